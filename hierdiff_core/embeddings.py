@@ -1,0 +1,71 @@
+"""The embeddings of a prompt set, checked once so that no later stage has to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .noise import text_key
+
+
+@dataclass(frozen=True, eq=False)
+class PromptEmbeddings:
+    """Image embeddings that a prior predicts for N prompts.
+
+    Attributes
+    ----------
+    positive : (N, D) float32 tensor, on the CPU   conditional embeddings
+    negative : (N, D) float32 tensor, on the CPU   unconditional embeddings, for classifier-free guidance
+    prompts : tuple of N str                       the texts, for display and for the noise keys
+
+    Raises
+    ------
+    ValueError  if there is no prompt, the shapes differ, or an embedding is NaN, infinite or zero.
+    """
+
+    positive: torch.Tensor
+    negative: torch.Tensor
+    prompts: Sequence[str] = field(default=())
+
+    def __post_init__(self):
+        for name in ("positive", "negative"):
+            rows = torch.as_tensor(getattr(self, name)).detach().to("cpu", torch.float32)
+            object.__setattr__(self, name, rows)
+        prompts = self.prompts or [f"prompt {i}" for i in range(len(self.positive))]
+        object.__setattr__(self, "prompts", tuple(prompts))
+        self._check()
+
+    def _check(self):
+        if self.positive.ndim != 2 or 0 in self.positive.shape:
+            raise ValueError(f"positive must have shape (N, D) with N >= 1; got {tuple(self.positive.shape)}")
+        if self.negative.shape != self.positive.shape:
+            raise ValueError(
+                f"negative must have the shape of positive, {tuple(self.positive.shape)}; "
+                f"got {tuple(self.negative.shape)}"
+            )
+        if len(self.prompts) != len(self.positive):
+            raise ValueError(f"prompts must name each embedding: {len(self.prompts)} names, {len(self)} embeddings")
+        self._refuse(~torch.isfinite(self.positive).all(dim=1), "holds NaN or infinity; use precision fp32 or bf16")
+        self._refuse(~torch.isfinite(self.negative).all(dim=1), "has a negative with NaN or infinity; use fp32 or bf16")
+        self._refuse(~self.positive.any(dim=1), "is zero and has no direction to compare; reword or drop that prompt")
+
+    def _refuse(self, bad, reason):
+        for i in torch.nonzero(bad).flatten().tolist():
+            raise ValueError(f'the embedding of prompt {i} ("{self.prompts[i]}") {reason}')
+
+    def __len__(self):
+        return len(self.positive)
+
+    @property
+    def width(self):
+        """Numbers per embedding, D."""
+        return self.positive.shape[1]
+
+    @property
+    def keys(self):
+        """list of N int   noise key of each prompt; it depends on the text alone, never on the position"""
+        return [text_key(prompt) for prompt in self.prompts]
+
+    def stacked(self):
+        """(2, N, D) float32 tensor   positive, then negative, as the paper stacks them"""
+        return torch.stack([self.positive, self.negative])

@@ -1,0 +1,303 @@
+"""Kandinsky 2.2 through diffusers: prompts -> embeddings, embeddings and a plan -> latents -> images.
+
+A prior is a `diffusers.KandinskyV22PriorPipeline`, a decoder a `diffusers.KandinskyV22Pipeline`; any folder that
+these load will do. Mathematics outside the networks is in float32, whatever precision the networks have.
+"""
+
+import math
+
+import torch
+
+from .embeddings import PromptEmbeddings
+from .microbatch import LARGEST_AUTO, MicroBatches, auto_micro_batch
+from .noise import FIRST_LATENT, branch_keys, keyed_generator, keyed_noise, text_key
+from .sampling import gather_history, sample_branches
+from .schedulers import learns_variance, make_scheduler, predicted_original, takes_generator
+
+PRIOR_NOISE = ("per prompt", "shared")
+
+
+def embed_prompts(
+    prior,
+    prompts,
+    *,
+    negative_prompt="",
+    num_steps=25,
+    guidance=4.0,
+    seed=0,
+    noise="per prompt",
+    batch_size=0,
+    on_step=None,
+):
+    """Predict image embeddings for prompts.
+
+    Parameters
+    ----------
+    prior : KandinskyV22PriorPipeline
+    prompts : N str, N >= 1
+    negative_prompt : str   "" takes the embedding of a black image as negative, as the paper does
+    num_steps : int         denoising steps of the prior
+    guidance : float        classifier-free guidance of the prior; 1 is none
+    seed : int in 0 ... 2**64 - 1
+    noise : "per prompt" or "shared"
+        Each prompt's own noise (the paper), or one noise for all, which leaves only the texts to tell the
+        embeddings apart: they come closer and share more steps.
+    batch_size : int        prompts per call; 0 chooses (one at a time on a CPU, where this makes an embedding
+        independent of the other prompts to the bit)
+    on_step : callable      called with no argument after every step of every batch
+
+    Returns
+    -------
+    embeddings : PromptEmbeddings   in the order of `prompts`; equal prompts have equal embeddings
+
+    Raises
+    ------
+    ValueError  if there are no prompts, one is empty, or an embedding comes out NaN or zero.
+
+    Source: Decatur et al. 2025, Algorithm 1, line 1.
+    """
+    prompts = check_prompts(prompts)
+    if noise not in PRIOR_NOISE:
+        raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps of the prior must be at least 1; got {num_steps}")
+    texts = list(dict.fromkeys(prompts))
+
+    def embed(rows):
+        batch = texts[rows]
+        negatives = [negative_prompt] * len(batch) if negative_prompt else None
+        keys = [0 if noise == "shared" else text_key(text) for text in batch + (negatives or [])]
+        output = prior(
+            batch,
+            negative_prompt=negatives,
+            num_inference_steps=num_steps,
+            guidance_scale=guidance,
+            generator=[keyed_generator(seed, key, FIRST_LATENT) for key in keys],
+            callback_on_step_end=lambda *_: on_step() or {} if on_step else {},
+        )
+        return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
+
+    prior.set_progress_bar_config(disable=True)
+    rows = MicroBatches(batch_size or prior_batch_size(prior)).map(embed, len(texts))  # (distinct texts, 2, D)
+    rows = rows[[texts.index(prompt) for prompt in prompts]] if len(texts) < len(prompts) else rows
+    return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts)
+
+
+def prior_batch_size(prior):
+    """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
+    return 1 if prior.device.type == "cpu" else LARGEST_AUTO
+
+
+def check_prompts(prompts):
+    """tuple of str; `ValueError` when there is none or one is empty."""
+    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    if not prompts:
+        raise ValueError("there are no prompts; write at least one line")
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(f"prompt {i} must be a text that is not empty; got {prompt!r}")
+    return prompts
+
+
+def truncated_prompts(prior, prompts):
+    """Indices of the prompts that are longer than the prior's text encoder reads (the rest is cut off)."""
+    longest = prior.tokenizer.model_max_length
+    return [i for i, text in enumerate(prompts) if len(prior.tokenizer(text).input_ids) > longest]
+
+
+@torch.no_grad()
+def sample(
+    decoder,
+    embeddings,
+    plan,
+    *,
+    seed=0,
+    guidance=4.0,
+    scheduler="DDPM",
+    width=512,
+    height=512,
+    micro_batch=0,
+    latents=None,
+    noise=None,
+    on_step=None,
+    before_call=None,
+):
+    """Denoise a set of images that share their early steps.
+
+    Parameters
+    ----------
+    decoder : KandinskyV22Pipeline
+    embeddings : PromptEmbeddings   N prompts
+    plan : Plan                     for N prompts and K steps
+    seed : int in 0 ... 2**64 - 1
+    guidance : float                classifier-free guidance; 1 or less skips the unconditional pass
+    scheduler : str                 a key of `SCHEDULERS`
+    width, height : int             pixels, multiples of `size_multiple(decoder)`
+    micro_batch : int               branches per UNet call; 0 chooses from free memory. It halves when memory runs
+        out. On a CPU it is always 1: the images are then the same to the bit, whatever is asked for
+    latents : (1, C, height / f, width / f) tensor   initial latent, already scaled by the scheduler's
+        `init_noise_sigma`; drawn from `noise` when None (f = MoVQ's scale factor)
+    noise : noise source            see `hierdiff_core.noise`; `keyed_noise(seed)` when None
+    on_step : callable              ``on_step(k, x0)`` after each step, with the clean latents (C, ...) that the
+        step's branches are heading for
+    before_call : callable          called before every UNet call; may raise to stop
+
+    Returns
+    -------
+    latents : (N, C, height / f, width / f) float32 tensor   in prompt order, on the decoder's device
+
+    Raises
+    ------
+    ValueError  before any UNet call, if the inputs do not fit each other.
+
+    Source: Decatur et al. 2025, Algorithm 1.
+    """
+    check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch, guidance)
+    scheduler = make_scheduler(scheduler, decoder.scheduler.config, plan.num_steps)
+    noise = noise or keyed_noise(seed)
+    device = decoder.unet.device
+    f = decoder.movq_scale_factor
+    shape = (1, decoder.unet.config.in_channels, height // f, width // f)
+    if latents is None:
+        latents = first_latent(shape, noise) * scheduler.init_noise_sigma
+    elif latents.shape != shape:
+        raise ValueError(f"latents must have shape {shape} for {width}x{height} pixels; got {tuple(latents.shape)}")
+    if device.type == "cpu" or not micro_batch:
+        micro_batch = auto_micro_batch(device, unet_bytes_per_row(decoder.unet, *shape[2:]))
+    denoiser = Denoiser(
+        decoder.unet, scheduler, plan, embeddings.keys, guidance, noise, MicroBatches(micro_batch, before_call), on_step
+    )
+    return sample_branches(denoiser, latents.to(device, torch.float32), plan, embeddings.stacked().to(device))
+
+
+def first_latent(shape, noise):
+    """The noise that all branches start from: float32, on the CPU."""
+    from diffusers.utils.torch_utils import randn_tensor
+
+    generator = noise(FIRST_LATENT, [0])
+    on_cpu = randn_tensor(shape, generator=generator, device=torch.device("cpu"), dtype=torch.float32)
+    return on_cpu
+
+
+class Denoiser:
+    """One denoising step of all branches: guided UNet in micro-batches, then one step of the scheduler."""
+
+    def __init__(self, unet, scheduler, plan, prompt_keys, guidance, noise, batches, on_step=None):
+        self.unet = unet
+        self.scheduler = scheduler
+        self.plan = plan
+        self.prompt_keys = prompt_keys
+        self.guidance = guidance
+        self.noise = noise
+        self.batches = batches
+        self.on_step = on_step
+
+    def __call__(self, latents, k, embeddings):
+        step, t, channels = self.plan.steps[k], self.scheduler.timesteps[k], latents.shape[1]
+        if k and step.num_clusters > self.plan.steps[k - 1].num_clusters:
+            gather_history(self.scheduler, torch.as_tensor(step.parents), latents.shape[1:])
+        scaled = self.scheduler.scale_model_input(latents, t)
+        prediction = self.batches.map(lambda rows: self.predict(scaled[rows], t, embeddings[:, rows]), len(latents))
+        noise_prediction = prediction[:, :channels]
+        x0 = self.on_step and predicted_original(self.scheduler, scaled, t, noise_prediction)
+        options = {}
+        if takes_generator(self.scheduler):
+            options["generator"] = self.noise(k, branch_keys(step.labels, self.prompt_keys))
+        output = prediction if learns_variance(self.scheduler) else noise_prediction
+        latents = self.scheduler.step(output, t, latents, **options).prev_sample
+        if self.on_step:
+            self.on_step(k, x0)
+        return latents
+
+    def predict(self, latents, t, embeddings):
+        """Noise (and variance) prediction after guidance: (B, C or 2C, h, w) float32.
+
+        Guidance moves the noise alone; the variance is the conditional pass's, as in `KandinskyV22Pipeline`.
+        """
+        positive, negative = embeddings.to(self.unet.dtype)
+        latents = latents.to(self.unet.dtype)
+        if self.guidance <= 1:
+            return self.evaluate(latents, t, positive)
+        both = self.evaluate(torch.cat([latents, latents]), t, torch.cat([negative, positive]))
+        noise, variance = both.split([latents.shape[1], both.shape[1] - latents.shape[1]], dim=1)
+        unconditional, conditional = noise.chunk(2)
+        guided = unconditional + self.guidance * (conditional - unconditional)
+        return torch.cat([guided, variance.chunk(2)[1]], dim=1)
+
+    def evaluate(self, latents, t, image_embeds):
+        conditions = {"image_embeds": image_embeds}
+        return self.unet(
+            latents, t, encoder_hidden_states=None, added_cond_kwargs=conditions, return_dict=False
+        )[0].float()
+
+
+@torch.no_grad()
+def decode(decoder, latents, micro_batch=0, before_call=None):
+    """Decode latents to pictures with MoVQ, in batches; the pictures leave the device.
+
+    Parameters
+    ----------
+    decoder : KandinskyV22Pipeline
+    latents : (N, C, h, w) float tensor
+    micro_batch : int   latents per call; 0 chooses from free memory
+
+    Returns
+    -------
+    images : (N, f h, f w, 3) float32 tensor on the CPU   in 0 ... 1
+    """
+    movq = decoder.movq
+    if movq.device.type == "cpu" or not micro_batch:
+        micro_batch = auto_micro_batch(movq.device, movq_bytes_per_row(movq, *latents.shape[2:]))
+
+    def decode_rows(rows):
+        z = latents[rows].to(movq.device, movq.dtype)
+        return to_images(movq.decode(z, force_not_quantize=True, return_dict=False)[0])
+
+    return MicroBatches(micro_batch, before_call).map(decode_rows, len(latents))
+
+
+def to_images(pixels):
+    """(N, 3, H, W) in -1 ... 1 on any device -> (N, H, W, 3) float32 in 0 ... 1 on the CPU."""
+    return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().contiguous()
+
+
+def size_multiple(decoder):
+    """Pixels that width and height must be multiples of: MoVQ's factor, then the UNet's."""
+    return decoder.movq_scale_factor**2
+
+
+def check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch=0, guidance=4.0):
+    """Raise `ValueError` when the inputs of `sample` do not fit each other."""
+    if plan.num_prompts != len(embeddings):
+        raise ValueError(
+            f"the plan is for {plan.num_prompts} prompts, but there are {len(embeddings)} embeddings; "
+            "make the linkage and the schedule from these embeddings"
+        )
+    expected = decoder.unet.config.encoder_hid_dim
+    if embeddings.width != expected:
+        raise ValueError(
+            f"embeddings are {embeddings.width} wide, but this decoder takes {expected}; "
+            "use the prior that belongs to the decoder"
+        )
+    multiple = size_multiple(decoder)
+    for name, value in (("width", width), ("height", height)):
+        if value < multiple or value % multiple:
+            below = max(multiple, value // multiple * multiple)
+            raise ValueError(
+                f"{name} must be a multiple of {multiple} pixels; got {value}, use {below} or {below + multiple}"
+            )
+    if micro_batch < 0:
+        raise ValueError(f"micro_batch must be 0 (choose from free memory) or more; got {micro_batch}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number; got {guidance}")
+
+
+def unet_bytes_per_row(unet, height, width):
+    """Estimate of the device memory of one branch's guidance pair in the UNet; height, width in latent pixels."""
+    return 2 * height * width * unet.config.block_out_channels[0] * unet.dtype.itemsize * 24
+
+
+def movq_bytes_per_row(movq, height, width):
+    """Estimate of the device memory of decoding one latent with MoVQ; height, width in latent pixels."""
+    factor = 2 ** (len(movq.config.block_out_channels) - 1)
+    return height * width * factor**2 * movq.config.block_out_channels[0] * movq.dtype.itemsize * 8

@@ -1,0 +1,112 @@
+"""Hierarchical clustering of prompt embeddings: embeddings -> Z, then Z and a height -> flat clusters.
+
+Legend: N prompts, D embedding width, Z linkage matrix in SciPy's layout.
+"""
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
+from scipy.spatial.distance import pdist
+
+METRICS = ("cosine", "chord")
+
+# Distances of unequal embeddings stay above zero: rounding must not merge two prompts into one leaf.
+SMALLEST_DISTANCE = np.finfo(np.float64).eps
+
+
+def ward_linkage(positive, metric="cosine"):
+    """Cluster embeddings with Ward linkage.
+
+    Parameters
+    ----------
+    positive : (N, D) array or tensor   one embedding a prompt, finite and not zero
+    metric : "cosine" or "chord"
+        "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
+        vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error.
+
+    Returns
+    -------
+    Z : (N-1, 4) float64   linkage matrix, SciPy layout; equal embeddings merge at height exactly 0
+
+    Raises
+    ------
+    ValueError  if `metric` is unknown or an embedding is missing, not finite or zero.
+
+    Notes
+    -----
+    Ward's method assumes Euclidean distances. "cosine" is not one; the paper uses it all the same, and the
+    heights still grow from merge to merge (tests/test_linkage.py).
+
+    Source: Decatur et al. 2025, Algorithm 1, lines 2-3.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
+    vectors = _as_vectors(positive)
+    if len(vectors) == 1:
+        return np.empty((0, 4))
+    return linkage(_condensed_distances(vectors, metric), method="ward")
+
+
+def flat_clusters(Z, t):
+    """Cut a linkage matrix into flat clusters at height `t`.
+
+    Parameters
+    ----------
+    Z : (N-1, 4) float64   linkage matrix, SciPy layout
+    t : float >= 0         height, in Z's own metric
+
+    Returns
+    -------
+    labels : (N,) int64    0-based, contiguous, one for each prompt in order; numbered as SciPy's `fcluster` does
+
+    Raises
+    ------
+    ValueError  if `t` is negative or not a number, or `Z` is not a valid linkage.
+
+    Source: Decatur et al. 2025, Algorithm 1, lines 4-10.
+    """
+    if not t >= 0:
+        raise ValueError(f"t must be a height >= 0; got {t}")
+    Z = check_linkage(Z)
+    if len(Z) == 0:
+        return np.zeros(1, dtype=np.int64)
+    return fcluster(Z, t, criterion="distance").astype(np.int64) - 1
+
+
+def check_linkage(Z):
+    """Return `Z` as a float64 array, or raise `ValueError` when it is not a monotone SciPy linkage matrix."""
+    Z = np.asarray(Z, dtype=np.float64)
+    if Z.ndim != 2 or Z.shape[1] != 4:
+        raise ValueError(f"Z must be a linkage matrix of shape (N-1, 4); got shape {Z.shape}")
+    if not np.isfinite(Z).all():
+        raise ValueError("Z must be finite; it holds NaN or infinity")
+    if len(Z):
+        is_valid_linkage(Z, throw=True, name="Z")
+        if (np.diff(Z[:, 2]) < 0).any():
+            raise ValueError("Z must have heights that do not decrease; sort the merges or use ward_linkage")
+    return Z
+
+
+def _as_vectors(positive):
+    """(N, D) float64, every row finite and longer than 0."""
+    if hasattr(positive, "detach"):
+        positive = positive.detach().float().cpu().numpy()
+    vectors = np.asarray(positive, dtype=np.float64)
+    if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
+        raise ValueError(f"positive must have shape (N, D) with N >= 1; got {vectors.shape}")
+    for i, row in enumerate(vectors):
+        if not np.isfinite(row).all():
+            raise ValueError(f"embedding {i} holds NaN or infinity; embed that prompt again, in a wider precision")
+        if not row.any():
+            raise ValueError(f"embedding {i} is zero and has no direction to compare; reword or drop that prompt")
+    return vectors
+
+
+def _condensed_distances(vectors, metric):
+    """(N(N-1)/2,) float64, exactly 0 for equal rows and only for them."""
+    if metric == "cosine":
+        condensed = pdist(vectors, "cosine")
+    else:
+        condensed = pdist(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), "euclidean")
+    _, group = np.unique(vectors, axis=0, return_inverse=True)
+    equal = pdist(group.reshape(-1, 1), "cityblock") == 0
+    return np.where(equal, 0.0, np.maximum(condensed, SMALLEST_DISTANCE))

@@ -1,0 +1,79 @@
+"""Evaluate many rows in batches that fit the memory."""
+
+import torch
+
+# Larger batches gain little speed and cost memory (the paper's code uses 32 too).
+LARGEST_AUTO = 32
+
+
+class MicroBatches:
+    """Batch size that halves when memory runs out, and stays there.
+
+    Parameters
+    ----------
+    limit : int >= 1          rows per call to begin with
+    before_call : callable    called before every evaluation; may raise to stop (a user's cancel)
+    """
+
+    def __init__(self, limit, before_call=None):
+        self.limit = limit
+        self.before_call = before_call or (lambda: None)
+
+    def map(self, evaluate, num_rows):
+        """Concatenate ``evaluate(slice)`` over slices that cover `num_rows` rows.
+
+        Raises
+        ------
+        torch.OutOfMemoryError  if a single row does not fit.
+        """
+        outputs, start = [], 0
+        while start < num_rows:
+            rows = slice(start, min(start + self.limit, num_rows))
+            self.before_call()
+            output = self._try(evaluate, rows)
+            if output is None:
+                self.limit = max(1, (rows.stop - rows.start) // 2)
+                continue
+            outputs.append(output)
+            start = rows.stop
+        return torch.cat(outputs)
+
+    def _try(self, evaluate, rows):
+        """`evaluate(rows)`, or None when memory ran out and fewer rows may still fit."""
+        try:
+            return evaluate(rows)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if rows.stop - rows.start == 1:
+                raise torch.OutOfMemoryError(
+                    "a single latent does not fit in memory; lower width and height, or free memory first"
+                ) from error
+        return None  # after the handler, so that the failed call's tensors are released before the next try
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that device or host memory ran out (backends differ in how)."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def auto_micro_batch(device, bytes_per_row, largest=LARGEST_AUTO):
+    """Rows per call from the device's free memory, 1 ... `largest`; always 1 on a CPU.
+
+    On a CPU larger batches gain little, and single rows make each picture independent of the others to the bit.
+    """
+    if device.type == "cpu":
+        return 1
+    return max(1, min(largest, int(0.8 * free_memory(device) / bytes_per_row)))
+
+
+def free_memory(device):
+    """Bytes that tensors may still take on an accelerator, the allocator's own reserve included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return 8 * 2**30  # no portable way to ask; an out-of-memory error halves the batch

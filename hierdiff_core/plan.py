@@ -1,0 +1,161 @@
+"""The plan: which prompts share which latent at which step. Numbers only, no latents."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .linkage import check_linkage, flat_clusters
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """The flat clusters of one denoising step.
+
+    Attributes
+    ----------
+    labels : (N,) int64     cluster of each prompt, 0-based, contiguous
+    first : (C,) int64      first prompt of each cluster
+    counts : (C,) int64     prompts in each cluster
+    parents : (C,) int64    row of the previous step's latents that each cluster is copied from
+    """
+
+    labels: np.ndarray
+    first: np.ndarray
+    counts: np.ndarray
+    parents: np.ndarray
+
+    @property
+    def num_clusters(self):
+        return len(self.counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """A cluster for as long as its members stay the same: one edge of the tree.
+
+    Attributes
+    ----------
+    start, stop : int         steps start ... stop - 1 are denoised with these members
+    cluster : int             its label at step stop - 1
+    parent : int or None      index of the branch that it split from, None for a root
+    members : (M,) int64      indices of its prompts
+    """
+
+    start: int
+    stop: int
+    cluster: int
+    parent: int | None
+    members: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All steps of a run. Made by `build_plan`.
+
+    Attributes
+    ----------
+    thresholds : (K,) float64   non-increasing, the last is 0
+    steps : tuple of K Step
+    """
+
+    thresholds: np.ndarray
+    steps: tuple[Step, ...]
+
+    @property
+    def num_steps(self):
+        return len(self.steps)
+
+    @property
+    def num_prompts(self):
+        return len(self.steps[-1].labels)
+
+    @property
+    def tau(self):
+        return float(self.thresholds[0])
+
+    @property
+    def clusters_per_step(self):
+        """(K,) int64 number of latents that each step denoises."""
+        return np.array([step.num_clusters for step in self.steps])
+
+    @property
+    def nfe(self):
+        """UNet rows of the whole run (a guidance pair counts as one)."""
+        return int(self.clusters_per_step.sum())
+
+    @property
+    def saved(self):
+        """Share of UNet rows saved against `num_prompts` separate runs, 0 ... 1."""
+        return 1 - self.nfe / (self.num_prompts * self.num_steps)
+
+    @cached_property
+    def branches(self):
+        """tuple of Branch   parents before children."""
+        branches, current = [], []  # current: index into `branches` of each cluster of the step before
+        for k, step in enumerate(self.steps):
+            split = np.bincount(step.parents, minlength=len(current) or 1) > 1
+            previous, current = current, []
+            for c, parent in enumerate(step.parents):
+                if k == 0 or split[parent]:
+                    members = np.flatnonzero(step.labels == c)
+                    branches.append([k, k + 1, c, previous[parent] if k else None, members])
+                    current.append(len(branches) - 1)
+                else:
+                    current.append(previous[parent])
+                    branches[current[-1]][1:3] = k + 1, c
+        return tuple(Branch(*fields) for fields in branches)
+
+
+def build_plan(Z, thresholds):
+    """Cut `Z` at each threshold and link every cluster to its parent.
+
+    Parameters
+    ----------
+    Z : (N-1, 4) float64         linkage matrix; (0, 4) for a single prompt
+    thresholds : (K,) float >= 0   non-increasing, ending at 0
+
+    Returns
+    -------
+    plan : Plan
+
+    Raises
+    ------
+    ValueError  if `Z` is no linkage matrix or the thresholds rise, are negative, not finite, or do not end at 0.
+
+    Notes
+    -----
+    Prompts with equal embeddings merge at height 0 and stay one cluster to the end; `plan.steps[-1].labels`
+    fans its latent out to each of them.
+
+    Source: Decatur et al. 2025, Algorithm 1, lines 4-10.
+    """
+    Z = check_linkage(Z)
+    thresholds = _check_thresholds(thresholds)
+    previous = np.zeros(len(Z) + 1, dtype=np.int64)  # one cluster holds every prompt before the first step
+    steps = []
+    for t in thresholds:
+        labels = flat_clusters(Z, t)
+        _, first, counts = np.unique(labels, return_index=True, return_counts=True)
+        steps.append(Step(labels, first, counts, parents=previous[first]))
+        previous = labels
+    return Plan(thresholds, tuple(steps))
+
+
+def _check_thresholds(thresholds):
+    thresholds = np.array(thresholds, dtype=np.float64)
+    if thresholds.ndim != 1 or len(thresholds) == 0:
+        raise ValueError(f"thresholds must have shape (K,) with K >= 1; got {thresholds.shape}")
+    if not (np.isfinite(thresholds).all() and (thresholds >= 0).all()):
+        raise ValueError("thresholds must be finite heights >= 0")
+    rises = np.flatnonzero(np.diff(thresholds) > 0)
+    if len(rises):
+        k = rises[0] + 1
+        raise ValueError(
+            f"thresholds must not increase; step {k} rises from {thresholds[k - 1]:.4g} to {thresholds[k]:.4g}"
+        )
+    if thresholds[-1] != 0:
+        raise ValueError(
+            f"thresholds must end at 0, where every prompt has a latent of its own; the last is {thresholds[-1]:.4g}"
+        )
+    return thresholds

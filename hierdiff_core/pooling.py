@@ -1,0 +1,32 @@
+"""Means over the members of each cluster."""
+
+import torch
+
+
+def cluster_means(values, labels, counts):
+    """Mean of the rows of each cluster.
+
+    Parameters
+    ----------
+    values : (N, ...) float tensor
+    labels : (N,) int64      cluster of each row, 0-based, contiguous
+    counts : (C,) int64      rows in each cluster
+
+    Returns
+    -------
+    means : (C, ...) float32 tensor   on the device of `values`
+
+    Notes
+    -----
+    Sums of float32 values are kept in float64, where they are exact for all practical counts: the mean does not
+    depend on the order of the prompts. Counts are integers; the paper's code keeps them in the embeddings'
+    precision, and float16 cannot hold 2049. (Apple's MPS has no float64 and sums in float32.)
+
+    Source: Decatur et al. 2025, Algorithm 1, line 12.
+    """
+    exact = torch.float32 if values.device.type == "mps" else torch.float64
+    labels = torch.as_tensor(labels, device=values.device)
+    counts = torch.as_tensor(counts, device=values.device)
+    sums = torch.zeros((len(counts), *values.shape[1:]), dtype=exact, device=values.device)
+    sums.index_add_(0, labels, values.to(exact))
+    return (sums / counts.view(-1, *[1] * (values.ndim - 1))).float()

@@ -1,0 +1,67 @@
+"""Small pictures of unfinished branches."""
+
+import torch
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+# Longest side, in latent pixels, at which branches are kept for the tree: 32 decode to 256 picture pixels.
+LARGEST_KEPT = 32
+
+
+def colour_patches(size=256, patch=32, seed=0):
+    """(1, size, size, 3) float32 in 0 ... 1: smooth random colours to fit a latent-to-RGB map on."""
+    generator = torch.Generator().manual_seed(seed)
+    colours = torch.rand((1, 3, size // patch, size // patch), generator=generator)
+    colours = (1.6 * colours - 0.3).clamp(0, 1)  # black, white and pure colours must be among them
+    return interpolate(colours, size=(size, size), mode="bilinear").permute(0, 2, 3, 1).contiguous()
+
+
+def fit_latent_rgb(pictures, latents):
+    """Least-squares linear map from latent channels to colours.
+
+    Parameters
+    ----------
+    pictures : (B, H, W, 3) float tensor in 0 ... 1
+    latents : (B, C, h, w) float tensor   the pictures as the autoencoder sees them
+
+    Returns
+    -------
+    factors : (C + 1, 3) float32 tensor on the CPU   the last row is the bias
+    """
+    latents = latents.float().cpu()
+    colours = adaptive_avg_pool2d(pictures.float().cpu().permute(0, 3, 1, 2), latents.shape[2:])
+    inputs = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
+    return torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).flatten(0, 2)).solution
+
+
+def latents_to_rgb(latents, factors):
+    """(B, C, h, w) latents -> (B, h, w, 3) uint8 on the CPU, by a map from `fit_latent_rgb`."""
+    factors = factors.to(latents)
+    rgb = latents.permute(0, 2, 3, 1) @ factors[:-1] + factors[-1]
+    return (rgb.clamp(0, 1) * 255).byte().cpu()
+
+
+class BranchLatents:
+    """Keeps the clean latent that each branch is heading for at its last step. An `on_step` callback.
+
+    Attributes
+    ----------
+    latents : list of (C, h, w) tensor   by index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side
+    """
+
+    def __init__(self, plan):
+        self.latents = [None] * len(plan.branches)
+        self._ending = [[] for _ in plan.steps]
+        for index, branch in enumerate(plan.branches):
+            self._ending[branch.stop - 1].append((index, branch.cluster))
+
+    def __call__(self, k, x0):
+        if not self._ending[k]:
+            return
+        indices, clusters = zip(*self._ending[k], strict=True)
+        kept = x0[torch.tensor(clusters, device=x0.device)]
+        shrink = LARGEST_KEPT / max(kept.shape[2:])
+        if shrink < 1:
+            kept = interpolate(kept, scale_factor=shrink, mode="area")
+        for index, latent in zip(indices, kept.cpu(), strict=True):
+            self.latents[index] = latent

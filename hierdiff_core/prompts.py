@@ -1,0 +1,78 @@
+"""Prompt sets from text: one prompt a line, with alternatives in braces."""
+
+import itertools
+import re
+
+ESCAPED = {r"\{": "\ue000", r"\|": "\ue001", r"\}": "\ue002", r"\#": "\ue003"}  # private-use stand-ins
+
+
+def parse_prompts(text):
+    """Prompts of a text.
+
+    Blank lines and lines that begin with ``#`` are skipped. ``{a|b}`` stands for each of its alternatives; a line
+    with several such groups gives all combinations, the last group changing fastest. Groups may be nested, and
+    ``\\{``, ``\\|``, ``\\}``, ``\\#`` stand for the characters themselves.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    prompts : list of str
+
+    Raises
+    ------
+    ValueError  if a brace is not closed or not opened (the message names the line).
+    """
+    prompts = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        for escape, stand_in in ESCAPED.items():
+            line = line.replace(escape, stand_in)
+        prompts += [_restore(variant) for variant in _expand(line, number)]
+    return [prompt for prompt in prompts if prompt]
+
+
+def _expand(line, number):
+    """All combinations of a line's groups, innermost groups first."""
+    pieces = re.split(r"([{}|])", line)
+    variants, end = _alternatives(pieces, 0, number, depth=0)
+    if end != len(pieces):
+        raise ValueError(f"line {number}: '}}' without '{{' before it; write \\}} for the character itself")
+    return variants
+
+
+def _alternatives(pieces, i, number, depth):
+    """Variants of pieces[i:] up to the brace that closes this group, and the index after it."""
+    done, parts = [], []  # finished alternatives; choices for each part of the current one
+    while i < len(pieces):
+        piece = pieces[i]
+        i += 1
+        if piece == "{":
+            variants, i = _alternatives(pieces, i, number, depth + 1)
+            parts.append(variants)
+        elif piece == "|" and depth:
+            done += _combine(parts)
+            parts = []
+        elif piece == "}" and depth:
+            return done + _combine(parts), i
+        elif piece == "}":
+            return done + _combine(parts), i - 1
+        else:
+            parts.append([piece])
+    if depth:
+        raise ValueError(f"line {number}: '{{' is not closed; write \\{{ for the character itself")
+    return _combine(parts), i
+
+
+def _combine(parts):
+    return ["".join(choice) for choice in itertools.product(*parts)]
+
+
+def _restore(prompt):
+    for escape, stand_in in ESCAPED.items():
+        prompt = prompt.replace(stand_in, escape[1])
+    return " ".join(prompt.split())

@@ -1,0 +1,31 @@
+"""The nodes, one file for each user action. The only package that imports ComfyUI."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .decoder import DecoderLoader
+from .linkage import WardLinkage
+from .prior import PriorEmbedding, PriorLoader
+from .prompts import PromptSet
+from .sampler import BranchingSampler
+from .schedule import ThresholdSchedule
+from .sheet import ContactSheet
+
+NODES: list[type[io.ComfyNode]] = [
+    PromptSet,
+    PriorLoader,
+    PriorEmbedding,
+    WardLinkage,
+    ThresholdSchedule,
+    DecoderLoader,
+    BranchingSampler,
+    ContactSheet,
+]
+
+
+class HierDiffExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> HierDiffExtension:
+    return HierDiffExtension()

@@ -1,0 +1,68 @@
+"""Ward Linkage: embeddings -> a tree of prompts."""
+
+from typing import NamedTuple
+
+import numpy as np
+from comfy_api.latest import io
+
+from ..hierdiff_core.figures import draw_dendrogram
+from ..hierdiff_core.linkage import METRICS, ward_linkage
+from . import types
+from .show import image_tensor, show
+
+
+class Linkage(NamedTuple):
+    """What HIERDIFF_LINKAGE carries: the linkage matrix and what its leaves are."""
+
+    Z: np.ndarray
+    metric: str
+    prompts: tuple[str, ...]
+
+
+class WardLinkage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffWardLinkage",
+            display_name="Ward Linkage",
+            category="HierDiff",
+            description="Stage 2: hierarchical clustering of the embeddings. Similar prompts join low in the tree.",
+            inputs=[
+                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding."),
+                io.Combo.Input(
+                    "metric",
+                    options=list(METRICS),
+                    default=METRICS[0],
+                    tooltip="cosine: 1 - cos of the angle (the paper). chord: straight distance of unit vectors, for "
+                    "which Ward's heights measure the squared error of sharing.",
+                ),
+            ],
+            outputs=[
+                types.Linkage.Output(display_name="linkage", tooltip="For Threshold Schedule."),
+                io.Image.Output(display_name="dendrogram", tooltip="Picture of the tree; heights on the axis."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, embeddings, metric):
+        Z = ward_linkage(embeddings.positive, metric)
+        picture = image_tensor(draw_dendrogram(Z, embeddings.prompts))
+        linkage = Linkage(Z, metric, embeddings.prompts)
+        return io.NodeOutput(linkage, picture, ui=show(cls, describe(linkage), picture))
+
+
+def describe(linkage):
+    """What the tree looks like, in words."""
+    heights = linkage.Z[:, 2]
+    if not len(heights):
+        return "1 prompt: nothing to share"
+    equal = int((heights == 0).sum())
+    lines = [
+        f"{len(linkage.prompts)} prompts, {linkage.metric} distance",
+        f"merge heights: lowest {heights[heights > 0].min(initial=np.inf) if equal < len(heights) else 0:.4g}, "
+        f"median {np.median(heights):.4g}, root {heights[-1]:.4g}",
+    ]
+    if equal:
+        lines.append(f"{equal} prompt{'s' if equal > 1 else ''} equal to another: one picture serves both")
+    return "\n".join(lines)

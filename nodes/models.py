@@ -1,0 +1,112 @@
+"""Kandinsky folders, and models under the host's memory management."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+import torch
+
+from ..hierdiff_core.loading import BUNDLED, PRIOR_CLASS, check_folder, pipeline_class
+
+BUNDLED_NAME = "emoji-kandinsky (bundled)"
+PRECISIONS = ["auto", "fp32", "fp16", "bf16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A diffusers pipeline whose networks the host moves to the device and may evict.
+
+    Attributes
+    ----------
+    pipeline : KandinskyV22PriorPipeline or KandinskyV22Pipeline
+    patcher : ModelPatcher of the networks that the stage runs
+    name : str           as the user chose it
+    suitable : dict      name -> [lowest, highest] settings that suit the model
+    vae : VAE or None    MoVQ, for a decoder
+    latent_rgb : tensor or None   factors for previews, for a decoder
+    """
+
+    pipeline: object
+    patcher: object
+    name: str
+    suitable: dict = field(default_factory=dict)
+    vae: object = None
+    latent_rgb: object = None
+
+    def load(self, memory_required=0):
+        """Bring the networks to the device, whole, with room for `memory_required` bytes beside them."""
+        comfy.model_management.load_models_gpu(
+            [self.patcher], memory_required=memory_required, force_full_load=True
+        )
+
+
+def model_names(class_name):
+    """Choices of a loader: the bundled model, then the fitting folders under models/diffusers."""
+    names = [name for name, path in _diffusers_folders().items() if pipeline_class(path) == class_name]
+    return [BUNDLED_NAME, *sorted(names)]
+
+
+def model_folder(name, class_name):
+    """Folder of a choice.
+
+    Raises
+    ------
+    ValueError  if it is missing (with the command that puts it there) or is no Kandinsky 2.2 model.
+    """
+    part = "prior" if class_name == PRIOR_CLASS else "decoder"
+    if name == BUNDLED_NAME:
+        return BUNDLED / part
+    path = _diffusers_folders().get(name)
+    if path is None:
+        raise ValueError(
+            f"there is no folder '{name}' with a model_index.json under models/diffusers. "
+            f"This command, typed in the ComfyUI folder, puts the Kandinsky 2.2 {part} there: "
+            f"hf download kandinsky-community/kandinsky-2-2-{part} "
+            f"--local-dir models/diffusers/kandinsky-2-2-{part} (then press R to refresh the list)"
+        )
+    check_folder(path, class_name)
+    return path
+
+
+def validate_model(name, class_name):
+    """True, or the reason why the model cannot be loaded: for a loader's `validate_inputs`."""
+    try:
+        model_folder(name, class_name)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def choose_dtype(precision):
+    """Weight precision: the user's, or what the host would take for a diffusion model on its device."""
+    if precision != "auto":
+        return DTYPES[precision]
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_management.unet_dtype(device, supported_dtypes=[torch.float16, torch.bfloat16, torch.float32])
+
+
+def make_patcher(*networks):
+    """Put networks under the host's memory management; they start on its offload device."""
+    # the host writes attributes such as `device`, which diffusers models do not let it write
+    container = torch.nn.ModuleList(networks).eval().requires_grad_(False)
+    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher_class(
+        container,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def _diffusers_folders():
+    """dict of relative name -> Path of every folder with a model_index.json under models/diffusers."""
+    folders = {}
+    for root in folder_paths.get_folder_paths("diffusers"):
+        for path, subfolders, files in os.walk(root, followlinks=True):
+            if "model_index.json" in files:
+                folders.setdefault(Path(path).relative_to(root).as_posix(), Path(path))
+                subfolders.clear()  # the networks' own folders
+    return folders

@@ -1,0 +1,120 @@
+"""Load Kandinsky 2.2 Prior, and Prior Embedding: prompts -> image embeddings."""
+
+from comfy_api.latest import io
+
+from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_batch_size, truncated_prompts
+from ..hierdiff_core.loading import PRIOR_CLASS, load_prior, suitable_settings
+from . import types
+from .models import PRECISIONS, LoadedModel, choose_dtype, make_patcher, model_folder, model_names, validate_model
+from .show import Progress, show, unsuitable
+
+
+class PriorLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffPriorLoader",
+            display_name="Load Kandinsky 2.2 Prior",
+            category="HierDiff",
+            description="Loads the network that predicts an image embedding for a prompt.",
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=model_names(PRIOR_CLASS),
+                    tooltip="The small bundled model, or a folder in diffusers layout under models/diffusers.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=PRECISIONS,
+                    default="auto",
+                    tooltip="Precision of the weights. auto: what ComfyUI takes on this device (fp32 on a CPU).",
+                ),
+            ],
+            outputs=[types.Prior.Output(display_name="prior", tooltip="For Prior Embedding.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model):
+        return validate_model(model, PRIOR_CLASS)
+
+    @classmethod
+    def execute(cls, model, precision):
+        folder = model_folder(model, PRIOR_CLASS)
+        pipeline = load_prior(folder, choose_dtype(precision))
+        patcher = make_patcher(pipeline.prior, pipeline.text_encoder, pipeline.image_encoder)
+        return io.NodeOutput(LoadedModel(pipeline, patcher, model, suitable_settings(folder)))
+
+
+class PriorEmbedding(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffPriorEmbedding",
+            display_name="Prior Embedding",
+            category="HierDiff",
+            description="Stage 1: the prior predicts an image embedding for every prompt, in batches.",
+            inputs=[
+                types.Prior.Input("prior", tooltip="From Load Kandinsky 2.2 Prior."),
+                types.Prompts.Input("prompts", tooltip="From Prompt Set."),
+                io.String.Input(
+                    "negative_prompt",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=False,
+                    tooltip="What to steer away from, for all prompts. Empty: the embedding of a black image (the paper).",
+                ),
+                io.Int.Input(
+                    "steps", default=25, min=1, max=1000, tooltip="Denoising steps of the prior. They cost little."
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=4.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance of the prior. Kandinsky: 4. The bundled model: 1.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the prior's noise. A prompt's embedding does not depend on the other prompts.",
+                ),
+                io.Combo.Input(
+                    "noise",
+                    options=list(PRIOR_NOISE),
+                    default=PRIOR_NOISE[0],
+                    tooltip="per prompt: each prompt's own noise (the paper). shared: one noise for all; embeddings of "
+                    "similar prompts come closer and share more steps.",
+                ),
+            ],
+            outputs=[
+                types.Embeddings.Output(
+                    display_name="embeddings", tooltip="A positive and a negative embedding for every prompt."
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
+        prior.load()
+        batches = -(-len(set(prompts)) // prior_batch_size(prior.pipeline))
+        progress = Progress(batches * steps)
+        embeddings = embed_prompts(
+            prior.pipeline,
+            prompts,
+            negative_prompt=negative_prompt.strip(),
+            num_steps=steps,
+            guidance=guidance,
+            seed=seed,
+            noise=noise,
+            on_step=lambda: progress.advance(1),
+        )
+        lines = [f"{len(prompts)} embeddings, {embeddings.width} numbers each ({len(set(prompts))} distinct prompts)"]
+        lines += unsuitable(prior, guidance=guidance, steps=steps)
+        for i in truncated_prompts(prior.pipeline, prompts):
+            lines.append(f"⚠ prompt {i} is longer than the text encoder reads; its end is ignored: {prompts[i][:60]}…")
+        return io.NodeOutput(embeddings, ui=show(cls, "\n".join(lines)))

@@ -1,0 +1,134 @@
+"""Hierarchical Branching Sampler: embeddings and a plan -> latents."""
+
+import time
+
+import comfy.model_management
+import torch
+from comfy_api.latest import io
+from PIL import Image
+
+from ..hierdiff_core.figures import draw_tree, preview_grid
+from ..hierdiff_core.kandinsky import check_sample_inputs, sample, unet_bytes_per_row
+from ..hierdiff_core.microbatch import LARGEST_AUTO
+from ..hierdiff_core.previews import BranchLatents, latents_to_rgb
+from ..hierdiff_core.schedulers import SCHEDULERS
+from . import types
+from .show import Progress, image_tensor, show, unsuitable
+
+
+class BranchingSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffBranchingSampler",
+            display_name="Hierarchical Branching Sampler",
+            category="HierDiff",
+            description="Stage 4: denoises one latent per cluster; latents branch as the clusters split.",
+            inputs=[
+                types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),
+                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding: those that the plan was made from."),
+                types.Plan.Input("plan", tooltip="From Threshold Schedule."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise. A picture does not depend on the micro-batch or the order of the prompts.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=10.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance. The paper: 10. The bundled model: 2 to 4. 1 or less: none.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(SCHEDULERS),
+                    default="DDPM",
+                    tooltip="The step from noise to less noise. DDPM is the paper's and what Kandinsky was trained with.",
+                ),
+                io.Int.Input(
+                    "width", default=512, min=64, max=4096, step=64, tooltip="Width of each picture, in pixels."
+                ),
+                io.Int.Input(
+                    "height", default=512, min=64, max=4096, step=64, tooltip="Height of each picture, in pixels."
+                ),
+                io.Int.Input(
+                    "micro_batch",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Branches per UNet call. 0: as many as free memory allows. Halved when memory runs out.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
+                io.Image.Output(display_name="tree", tooltip="The tree, with a picture of each branch where it splits."),
+                io.String.Output(display_name="report", tooltip="Rows spent and saved, time, warnings."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, decoder, embeddings, plan, seed, guidance, scheduler, width, height, micro_batch):
+        check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance)
+        f = decoder.pipeline.movq_scale_factor
+        row = unet_bytes_per_row(decoder.pipeline.unet, height // f, width // f)
+        decoder.load(memory_required=row * min(micro_batch or LARGEST_AUTO, plan.num_prompts))
+        progress = Progress(plan.nfe)
+        branches = BranchLatents(plan)
+
+        def on_step(k, x0):
+            branches(k, x0)
+            progress.advance(plan.steps[k].num_clusters, lambda: preview(x0, decoder.latent_rgb))
+
+        began = time.monotonic()
+        latents = sample(
+            decoder.pipeline,
+            embeddings,
+            plan,
+            seed=seed,
+            guidance=guidance,
+            scheduler=scheduler,
+            width=width,
+            height=height,
+            micro_batch=micro_batch,
+            on_step=on_step,
+            before_call=progress.check_cancelled,
+        ).to(comfy.model_management.intermediate_device())
+        report = describe(plan, time.monotonic() - began, scheduler)
+        warnings = unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps)
+        report = "\n".join([report, *warnings])
+        tree = image_tensor(draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted)))
+        return io.NodeOutput({"samples": latents}, tree, report, ui=show(cls, report, tree))
+
+
+def preview(x0, factors):
+    """Grid of small pictures of the branches, from their clean latents."""
+    return preview_grid([Image.fromarray(rgb) for rgb in latents_to_rgb(x0, factors).numpy()])
+
+
+def pictures(decoder, branches, wanted):
+    """MoVQ's pictures of the branches with these indices."""
+    if not wanted:
+        return []
+    images = decoder.vae.decode(torch.stack([branches.latents[i] for i in wanted]))
+    return [Image.fromarray((image * 255).round().byte().cpu().numpy()) for image in images]
+
+
+def describe(plan, seconds, scheduler):
+    """What was spent and saved, in words."""
+    standard = plan.num_prompts * plan.num_steps
+    shared = sum(len(branch.members) > 1 for branch in plan.branches)
+    return "\n".join(
+        [
+            f"{plan.num_prompts} pictures, {plan.num_steps} {scheduler} steps, tau {plan.tau:.5g}",
+            f"UNet rows: {plan.nfe} instead of {standard}, {plan.saved:.1%} saved",
+            f"rows per picture: {plan.nfe / plan.num_prompts:.1f} instead of {plan.num_steps}",
+            f"{shared} shared branch{'es' if shared != 1 else ''}, {len(plan.branches) - shared} of a single prompt",
+            f"sampling took {seconds:.1f} s",
+        ]
+    )

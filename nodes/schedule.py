@@ -1,0 +1,86 @@
+"""Threshold Schedule: a tree and a budget -> which prompts share which step."""
+
+from comfy_api.latest import io
+
+from ..hierdiff_core.figures import draw_schedule
+from ..hierdiff_core.plan import build_plan
+from ..hierdiff_core.schedule import linear_thresholds, reachable_saving, tau_for_root_share, tau_for_saving
+from . import types
+from .show import image_tensor, show
+
+MODES = ["tau", "root share", "saving"]
+
+
+class ThresholdSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffThresholdSchedule",
+            display_name="Threshold Schedule",
+            category="HierDiff",
+            description="Stage 3: a threshold that falls over the steps cuts the tree into ever smaller clusters.",
+            inputs=[
+                types.Linkage.Input("linkage", tooltip="From Ward Linkage."),
+                io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Denoising steps per image."),
+                io.Combo.Input(
+                    "mode",
+                    options=MODES,
+                    default=MODES[0],
+                    tooltip="What value means. tau: height of the first threshold (the paper). root share: the same as "
+                    "a share of the tree's height. saving: share of UNet rows to save.",
+                ),
+                io.Float.Input(
+                    "value",
+                    default=1.0,
+                    min=0.0,
+                    max=10000.0,
+                    step=0.01,
+                    round=0.0001,
+                    tooltip="tau: a height, 1 in the paper, 0 shares nothing. root share: 1 begins with one cluster. "
+                    "saving: 0.6 saves 60 % of the UNet rows.",
+                ),
+                io.Int.Input(
+                    "private_steps",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    tooltip="The last steps that every prompt takes alone.",
+                ),
+            ],
+            outputs=[
+                types.Plan.Output(display_name="plan", tooltip="For Hierarchical Branching Sampler."),
+                io.Image.Output(display_name="plot", tooltip="Threshold and clusters over the steps."),
+                io.Float.Output(display_name="saved", tooltip="Share of UNet rows saved, 0 to 1."),
+                io.Int.Output(display_name="nfe", tooltip="UNet rows of the whole set (a guidance pair counts as one)."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, linkage, steps, mode, value, private_steps):
+        Z = linkage.Z
+        if mode == "saving":
+            tau = tau_for_saving(Z, steps, value, private_steps)
+        else:
+            tau = tau_for_root_share(Z, value) if mode == "root share" else value
+        plan = build_plan(Z, linear_thresholds(steps, tau, private_steps))
+        picture = image_tensor(draw_schedule(plan))
+        text = describe(plan, Z, private_steps)
+        return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=show(cls, text, picture))
+
+
+def describe(plan, Z, private_steps):
+    """Budget of a plan, in words."""
+    least, greatest = reachable_saving(Z, plan.num_steps, private_steps)
+    share = f" ({plan.tau / Z[-1, 2]:.1%} of the root height)" if len(Z) and Z[-1, 2] > 0 else ""
+    clusters = plan.clusters_per_step
+    lines = [
+        f"saves {plan.saved:.1%} of the UNet rows",
+        f"{plan.nfe} rows instead of {plan.num_prompts * plan.num_steps}; "
+        f"between {least:.1%} and {greatest:.1%} can be saved here",
+        f"tau {plan.tau:.5g}{share}",
+        f"clusters: {clusters[0]} at the first step, {clusters[len(clusters) // 2]} half-way, {clusters[-1]} at the last",
+    ]
+    if plan.num_steps == 1:
+        lines.append("⚠ one step leaves nothing to share: use more steps")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""What a node shows of its result: text and pictures in the graph, progress while it runs."""
+
+import time
+
+import comfy.model_management
+import comfy.utils
+import numpy as np
+import torch
+from comfy_api.latest import ui
+from server import PromptServer
+
+PREVIEW_SIZE = 512
+SECONDS_BETWEEN_PREVIEWS = 0.3
+LONGEST_LIST = 40
+
+
+def image_tensor(picture):
+    """PIL picture -> ComfyUI IMAGE, (1, H, W, 3) float32 in 0 ... 1."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+
+
+def show(cls, text, image=None, **extra):
+    """`ui` of a node: `text` in the node and in the history, and a picture below it.
+
+    Parameters
+    ----------
+    cls : the running node class, with the hidden input unique_id
+    text : str
+    image : (B, H, W, 3) tensor or None
+    extra : lists   more entries for the history
+    """
+    if PromptServer.instance is not None and cls.hidden.unique_id is not None:
+        PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+    pictures = ui.PreviewImage(image, cls=cls).as_dict() if image is not None else {}
+    return {**pictures, "text": (text,), **extra}
+
+
+def numbered(lines):
+    """Lines with numbers from 0, cut after `LONGEST_LIST`."""
+    shown = [f"{i}  {line}" for i, line in enumerate(lines[:LONGEST_LIST])]
+    more = len(lines) - LONGEST_LIST
+    return "\n".join(shown + ([f"… and {more} more"] if more > 0 else []))
+
+
+def unsuitable(model, **settings):
+    """Warnings, one a line, for settings outside of what suits a model; nothing is changed."""
+    lines = []
+    for name, value in settings.items():
+        low, high = model.suitable.get(name, (value, value))
+        if not low <= value <= high:
+            wanted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            lines.append(f"⚠ {name} {value:g} does not suit {model.name}: use {wanted}")
+    return lines
+
+
+class Progress:
+    """The node's progress bar; stops the run when the user cancels."""
+
+    def __init__(self, total):
+        self.total = total
+        self.value = 0
+        self.bar = comfy.utils.ProgressBar(total)
+        self._last_preview = 0.0
+
+    def check_cancelled(self):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def advance(self, amount, draw_preview=None):
+        """Move on by `amount`; `draw_preview() -> PIL picture` is called when a new preview is due."""
+        self.check_cancelled()
+        self.value = min(self.value + amount, self.total)
+        preview = None
+        now = time.monotonic()
+        if draw_preview and (now - self._last_preview > SECONDS_BETWEEN_PREVIEWS or self.value == self.total):
+            preview = ("JPEG", draw_preview(), PREVIEW_SIZE)
+            self._last_preview = now
+        self.bar.update_absolute(self.value, self.total, preview)
