@@ -10,7 +10,7 @@ BUNDLED = Path(__file__).parent.parent / "models" / "emoji-kandinsky"
 PRIOR_CLASS = "KandinskyV22PriorPipeline"
 DECODER_CLASS = "KandinskyV22Pipeline"
 
-# A model may carry a file of this name beside its model_index.json: {"guidance": [2, 4], ...}.
+# A model may carry a file of this name beside its model_index.json: {"guidance": [lowest, recommended, highest], ...}.
 SETTINGS_FILE = "suitable_settings.json"
 
 NETWORKS = {PRIOR_CLASS: ("prior", "image_encoder", "text_encoder"), DECODER_CLASS: ("unet", "movq")}
@@ -65,7 +65,7 @@ def pipeline_class(folder):
 
 
 def suitable_settings(folder):
-    """Settings that suit a model: dict of name -> [lowest, highest], empty when its folder says nothing."""
+    """Settings that suit a model: dict of name -> [lowest, recommended, highest], empty when its folder says nothing."""
     path = Path(folder) / SETTINGS_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -73,7 +73,9 @@ def suitable_settings(folder):
 def _weights_variant(folder, network):
     files = [path.name for path in (folder / network).glob("*.safetensors")]
     if not files:
-        pickles = [path.name for path in (folder / network).glob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pth")]
+        pickles = [
+            path.name for path in (folder / network).glob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pth")
+        ]
         reason = f"only pickle files ({', '.join(pickles)}), which can run code" if pickles else "no weights"
         raise ValueError(
             f"{folder.name}/{network} has {reason}; HierDiff loads safetensors only: download the .safetensors files"

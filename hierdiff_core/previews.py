@@ -1,6 +1,7 @@
 """Small pictures of unfinished branches."""
 
 import torch
+from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 # Longest side, in latent pixels, at which branches are kept for the tree: 32 decode to 256 picture pixels.
@@ -41,6 +42,11 @@ def latents_to_rgb(latents, factors):
     return (rgb.clamp(0, 1) * 255).byte().cpu()
 
 
+def to_pictures(images):
+    """(N, H, W, 3) float tensor in 0 ... 1 -> list of N PIL pictures."""
+    return [Image.fromarray(pixels) for pixels in (images * 255).round().byte().cpu().numpy()]
+
+
 class BranchLatents:
     """Keeps the clean latent that each branch is heading for at its last step. An `on_step` callback.
 
@@ -65,3 +71,7 @@ class BranchLatents:
             kept = interpolate(kept, scale_factor=shrink, mode="area")
         for index, latent in zip(indices, kept.cpu(), strict=True):
             self.latents[index] = latent
+
+    def stacked(self, indices):
+        """(B, C, h, w) tensor   the latents of the branches with these indices"""
+        return torch.stack([self.latents[index] for index in indices])

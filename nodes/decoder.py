@@ -20,7 +20,7 @@ class DecoderLoader(io.ComfyNode):
             node_id="HierDiffDecoderLoader",
             display_name="Load Kandinsky 2.2 Decoder",
             category="HierDiff",
-            description="Loads the UNet that turns embeddings into latents, and MoVQ, which turns latents into pictures.",
+            description="Loads the UNet (embeddings to latents) and MoVQ (latents to pictures).",
             inputs=[
                 io.Combo.Input(
                     "model",

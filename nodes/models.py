@@ -25,7 +25,7 @@ class LoadedModel:
     pipeline : KandinskyV22PriorPipeline or KandinskyV22Pipeline
     patcher : ModelPatcher of the networks that the stage runs
     name : str           as the user chose it
-    suitable : dict      name -> [lowest, highest] settings that suit the model
+    suitable : dict      name -> [lowest, recommended, highest] setting that suits the model
     vae : VAE or None    MoVQ, for a decoder
     latent_rgb : tensor or None   factors for previews, for a decoder
     """
@@ -39,9 +39,7 @@ class LoadedModel:
 
     def load(self, memory_required=0):
         """Bring the networks to the device, whole, with room for `memory_required` bytes beside them."""
-        comfy.model_management.load_models_gpu(
-            [self.patcher], memory_required=memory_required, force_full_load=True
-        )
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=memory_required, force_full_load=True)
 
 
 def model_names(class_name):

@@ -61,7 +61,8 @@ class PriorEmbedding(io.ComfyNode):
                     default="",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="What to steer away from, for all prompts. Empty: the embedding of a black image (the paper).",
+                    tooltip="What to steer away from, in all prompts. Empty: the embedding of a black image, "
+                    "as in the paper.",
                 ),
                 io.Int.Input(
                     "steps", default=25, min=1, max=1000, tooltip="Denoising steps of the prior. They cost little."

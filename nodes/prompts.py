@@ -23,7 +23,7 @@ class PromptSet(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=False,  # the front end must not draw one alternative at random
                     default="",
-                    placeholder="a red {apple|pear}, {photo|drawing}\n# one prompt a line; {a|b} gives all combinations",
+                    placeholder="a red {apple|pear}, {photo|drawing}\n# one prompt a line; {a|b}: all combinations",
                     tooltip="One prompt per line. Blank lines and lines that begin with # are skipped. "
                     "{a|b} expands to all combinations; \\{ \\| \\} are the characters themselves.",
                 ),
@@ -38,7 +38,9 @@ class PromptSet(io.ComfyNode):
             outputs=[
                 types.Prompts.Output(display_name="prompts", tooltip="The set, for Prior Embedding and Contact Sheet."),
                 io.String.Output(
-                    display_name="texts", is_output_list=True, tooltip="Each prompt, as a list of texts for other nodes."
+                    display_name="texts",
+                    is_output_list=True,
+                    tooltip="The prompts as a list, for other nodes.",
                 ),
                 io.Int.Output(display_name="count", tooltip="How many prompts there are."),
             ],

@@ -3,14 +3,13 @@
 import time
 
 import comfy.model_management
-import torch
 from comfy_api.latest import io
 from PIL import Image
 
 from ..hierdiff_core.figures import draw_tree, preview_grid
 from ..hierdiff_core.kandinsky import check_sample_inputs, sample, unet_bytes_per_row
 from ..hierdiff_core.microbatch import LARGEST_AUTO
-from ..hierdiff_core.previews import BranchLatents, latents_to_rgb
+from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.schedulers import SCHEDULERS
 from . import types
 from .show import Progress, image_tensor, show, unsuitable
@@ -26,7 +25,7 @@ class BranchingSampler(io.ComfyNode):
             description="Stage 4: denoises one latent per cluster; latents branch as the clusters split.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),
-                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding: those that the plan was made from."),
+                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding; the plan must be made from them."),
                 types.Plan.Input("plan", tooltip="From Threshold Schedule."),
                 io.Int.Input(
                     "seed",
@@ -34,7 +33,7 @@ class BranchingSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Seed of the noise. A picture does not depend on the micro-batch or the order of the prompts.",
+                    tooltip="Seed of the noise. Neither micro-batch nor order of the prompts changes a picture.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -48,7 +47,7 @@ class BranchingSampler(io.ComfyNode):
                     "scheduler",
                     options=list(SCHEDULERS),
                     default="DDPM",
-                    tooltip="The step from noise to less noise. DDPM is the paper's and what Kandinsky was trained with.",
+                    tooltip="How noise is removed at each step. DDPM is the paper's, and Kandinsky's own.",
                 ),
                 io.Int.Input(
                     "width", default=512, min=64, max=4096, step=64, tooltip="Width of each picture, in pixels."
@@ -66,7 +65,7 @@ class BranchingSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
-                io.Image.Output(display_name="tree", tooltip="The tree, with a picture of each branch where it splits."),
+                io.Image.Output(display_name="tree", tooltip="The tree, with a picture of each branch at its split."),
                 io.String.Output(display_name="report", tooltip="Rows spent and saved, time, warnings."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -113,10 +112,7 @@ def preview(x0, factors):
 
 def pictures(decoder, branches, wanted):
     """MoVQ's pictures of the branches with these indices."""
-    if not wanted:
-        return []
-    images = decoder.vae.decode(torch.stack([branches.latents[i] for i in wanted]))
-    return [Image.fromarray((image * 255).round().byte().cpu().numpy()) for image in images]
+    return to_pictures(decoder.vae.decode(branches.stacked(wanted))) if wanted else []
 
 
 def describe(plan, seconds, scheduler):

@@ -51,7 +51,7 @@ class ThresholdSchedule(io.ComfyNode):
                 types.Plan.Output(display_name="plan", tooltip="For Hierarchical Branching Sampler."),
                 io.Image.Output(display_name="plot", tooltip="Threshold and clusters over the steps."),
                 io.Float.Output(display_name="saved", tooltip="Share of UNet rows saved, 0 to 1."),
-                io.Int.Output(display_name="nfe", tooltip="UNet rows of the whole set (a guidance pair counts as one)."),
+                io.Int.Output(display_name="nfe", tooltip="UNet rows of the whole set; a guidance pair is one."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -79,7 +79,7 @@ def describe(plan, Z, private_steps):
         f"{plan.nfe} rows instead of {plan.num_prompts * plan.num_steps}; "
         f"between {least:.1%} and {greatest:.1%} can be saved here",
         f"tau {plan.tau:.5g}{share}",
-        f"clusters: {clusters[0]} at the first step, {clusters[len(clusters) // 2]} half-way, {clusters[-1]} at the last",
+        f"clusters: {clusters[0]} at first, {clusters[len(clusters) // 2]} half-way, {clusters[-1]} at last",
     ]
     if plan.num_steps == 1:
         lines.append("⚠ one step leaves nothing to share: use more steps")

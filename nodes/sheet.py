@@ -1,9 +1,9 @@
 """Contact Sheet: all pictures of a set, each with its prompt."""
 
 from comfy_api.latest import io
-from PIL import Image
 
 from ..hierdiff_core.figures import contact_sheet
+from ..hierdiff_core.previews import to_pictures
 from . import types
 from .show import image_tensor, show
 
@@ -28,6 +28,5 @@ class ContactSheet(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, prompts, columns):
-        pictures = [Image.fromarray((image * 255).round().byte().cpu().numpy()) for image in images]
-        sheet = image_tensor(contact_sheet(pictures, prompts, columns))
+        sheet = image_tensor(contact_sheet(to_pictures(images), prompts, columns))
         return io.NodeOutput(sheet, ui=show(cls, f"{len(prompts)} images", sheet))

@@ -46,7 +46,7 @@ def unsuitable(model, **settings):
     """Warnings, one a line, for settings outside of what suits a model; nothing is changed."""
     lines = []
     for name, value in settings.items():
-        low, high = model.suitable.get(name, (value, value))
+        low, _, high = model.suitable.get(name, (value, value, value))
         if not low <= value <= high:
             wanted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
             lines.append(f"⚠ {name} {value:g} does not suit {model.name}: use {wanted}")

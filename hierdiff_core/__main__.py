@@ -1,0 +1,212 @@
+"""The whole pipeline without ComfyUI.
+
+python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from . import (
+    build_plan,
+    decode,
+    embed_prompts,
+    linear_thresholds,
+    load_decoder,
+    load_prior,
+    reachable_saving,
+    sample,
+    tau_for_root_share,
+    tau_for_saving,
+    ward_linkage,
+)
+from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
+from .kandinsky import PRIOR_NOISE, check_prompts
+from .linkage import METRICS
+from .loading import BUNDLED, suitable_settings
+from .previews import BranchLatents, to_pictures
+from .prompts import parse_prompts
+from .schedulers import SCHEDULERS
+
+REPORT = "report.json"
+
+
+def parse_arguments(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m hierdiff_core",
+        description="Draw a set of images from a set of prompts that share their early denoising steps.",
+    )
+    parser.add_argument("prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations")
+    parser.add_argument("--file", type=Path, help="text file with a prompt per line")
+    parser.add_argument("--out", type=Path, default=Path("hierdiff_output"), help="folder for pictures and report.json")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier set in the folder")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--saving", type=float, help="share of UNet rows to save (0.5 when no budget is given)")
+    budget.add_argument("--tau", type=float, help="first threshold, in the metric's own height")
+    budget.add_argument("--root-share", type=float, help="first threshold, as a share of the tree's height")
+    parser.add_argument("--prior", type=Path, default=BUNDLED / "prior", help="prior folder (diffusers layout)")
+    parser.add_argument("--decoder", type=Path, default=BUNDLED / "decoder", help="decoder folder (diffusers layout)")
+    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--metric", choices=METRICS, default=METRICS[0])
+    parser.add_argument("--prior-noise", choices=PRIOR_NOISE, default=PRIOR_NOISE[0])
+    parser.add_argument("--prior-steps", type=int, default=25)
+    parser.add_argument("--prior-guidance", type=float, help="default: what suits the model, else 4")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--private-steps", type=int, default=1, help="last steps that every prompt takes alone")
+    parser.add_argument("--guidance", type=float, help="default: what suits the model, else 10")
+    parser.add_argument("--scheduler", choices=list(SCHEDULERS), default="DDPM")
+    parser.add_argument("--width", type=int, help="pixels; default: what suits the model, else 512")
+    parser.add_argument("--height", type=int, help="pixels; default: what suits the model, else 512")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--micro-batch", type=int, default=0, help="branches per UNet call; 0 chooses")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    fill_defaults(options)
+    return options
+
+
+def fill_defaults(options):
+    """Settings that were not given: what suits the model, else Kandinsky's and the paper's."""
+
+    def recommended(settings, name, otherwise):
+        return settings[name][1] if name in settings else otherwise
+
+    prior, decoder = suitable_settings(options.prior), suitable_settings(options.decoder)
+    defaults = {
+        "prior_guidance": recommended(prior, "guidance", 4.0),
+        "guidance": recommended(decoder, "guidance", 10.0),
+        "width": recommended(decoder, "width", 512),
+        "height": recommended(decoder, "height", 512),
+    }
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.saving is None and options.tau is None and options.root_share is None:
+        options.saving = 0.5
+
+
+def read_prompts(options):
+    lines = list(options.prompts)
+    if options.file:
+        lines += options.file.read_text(encoding="utf-8").splitlines()
+    return check_prompts(parse_prompts("\n".join(lines)))
+
+
+def make_plan(Z, options):
+    if options.saving is not None:
+        most = reachable_saving(Z, options.steps, options.private_steps)[1]
+        if options.saving > most:
+            tell(f"{len(Z) + 1} prompts in {options.steps} steps can save {most:.2%} at most, not {options.saving:.2%}")
+        tau = tau_for_saving(Z, options.steps, min(options.saving, most), options.private_steps)
+    else:
+        tau = tau_for_root_share(Z, options.root_share) if options.tau is None else options.tau
+    return build_plan(Z, linear_thresholds(options.steps, tau, options.private_steps))
+
+
+def run(options):
+    """Embed, cluster, sample, decode and write; returns the report."""
+    prompts = read_prompts(options)
+    prepare_folder(options)
+    began = time.monotonic()
+    prior = load_prior(options.prior, device=options.device)
+    embeddings = embed_prompts(
+        prior,
+        prompts,
+        negative_prompt=options.negative_prompt,
+        num_steps=options.prior_steps,
+        guidance=options.prior_guidance,
+        seed=options.seed,
+        noise=options.prior_noise,
+    )
+    del prior
+    Z = ward_linkage(embeddings.positive, options.metric)
+    plan = make_plan(Z, options)
+    decoder = load_decoder(options.decoder, device=options.device)
+    branches = BranchLatents(plan)
+    with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar:
+
+        def on_step(k, x0):
+            branches(k, x0)
+            bar.update(plan.steps[k].num_clusters)
+
+        latents = sample(
+            decoder,
+            embeddings,
+            plan,
+            seed=options.seed,
+            guidance=options.guidance,
+            scheduler=options.scheduler,
+            width=options.width,
+            height=options.height,
+            micro_batch=options.micro_batch,
+            on_step=on_step,
+        )
+    images = to_pictures(decode(decoder, latents))
+    files = save_images(images, options.out)
+    figures = {
+        "contact_sheet": contact_sheet(images, prompts),
+        "dendrogram": draw_dendrogram(Z, prompts, plan.tau),
+        "schedule": draw_schedule(plan),
+        "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
+    }
+    for name, figure in figures.items():
+        figure.save(options.out / f"{name}.png")
+    report = make_report(options, prompts, plan, files, time.monotonic() - began)
+    (options.out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+    return report
+
+
+def prepare_folder(options):
+    """Make the output folder; an earlier set in it is not overwritten unless that is asked for."""
+    if (options.out / REPORT).exists() and not options.overwrite:
+        raise ValueError(f"{options.out} holds a set already; choose another folder with --out, or add --overwrite")
+    options.out.mkdir(parents=True, exist_ok=True)
+
+
+def tell(message):
+    print(f"hierdiff: {message}", file=sys.stderr)
+
+
+def save_images(images, folder):
+    """Write pictures as 0000.png, 0001.png, … in prompt order; returns the names."""
+    names = [f"{i:04d}.png" for i in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        image.save(folder / name)
+    return names
+
+
+def make_report(options, prompts, plan, files, seconds):
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    return {
+        "images": [{"file": file, "prompt": prompt} for file, prompt in zip(files, prompts, strict=True)],
+        "tau": plan.tau,
+        "nfe": plan.nfe,
+        "nfe_standard": plan.num_prompts * plan.num_steps,
+        "saved": plan.saved,
+        "clusters_per_step": plan.clusters_per_step.tolist(),
+        "seconds": round(seconds, 2),
+        "settings": {key: value for key, value in settings.items() if key != "prompts"},
+    }
+
+
+def main(arguments=None):
+    options = parse_arguments(arguments)
+    try:
+        report = run(options)
+    except (ValueError, OSError) as error:
+        tell(error)
+        return 1
+    print(
+        f"{len(report['images'])} pictures in {options.out}: {report['nfe']} UNet rows instead of "
+        f"{report['nfe_standard']}, {report['saved']:.1%} saved, {report['seconds']:.1f} s"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

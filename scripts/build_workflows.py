@@ -1,0 +1,189 @@
+"""Write the workflows that the pack ships, from the descriptions below.
+
+Node inputs, outputs and widget order come from a running server's /object_info, so they cannot drift from the nodes.
+
+    python scripts/build_workflows.py
+"""
+
+import json
+import uuid
+
+from comfyui_host import REPO_ROOT, ComfyServer
+
+WORKFLOWS = REPO_ROOT / "workflows"
+VERSION = "0.1.0"
+COLUMN, GAP, TITLE = 330, 50, 30
+STAGE_COLORS = {"load": "#353535", "prompts": "#2a363b", "plan": "#223b33", "sample": "#3b2f22"}
+
+EMOJI = """# emoji name, style (one prompt a line; {a|b} gives all combinations)
+{cat face|tiger face|fox face|red apple|strawberry|fire engine}, {noto|twemoji|flat|3d|line art} style"""
+PRODUCTS = """# one prompt a line; {a|b} gives all combinations
+product photo of a ceramic {mug|teapot|vase|bowl}, {white|sage green|terracotta|cobalt blue} glaze, soft light"""
+
+NOTES = {
+    "prior": """### 1 Prior Embedding
+A text-to-image *prior* predicts, for every prompt, the image embedding that its picture would have. Prompts whose
+pictures will look alike get embeddings that lie close together.""",
+    "linkage": """### 2 Ward Linkage
+Hierarchical clustering of the embeddings. In the dendrogram, prompts that join low (at the right) are alike and can
+share many steps.""",
+    "schedule": """### 3 Threshold Schedule
+A threshold that falls over the steps cuts the tree into ever smaller clusters. `mode`: **saving** = share of UNet rows
+to save, **tau** = the paper's absolute height, **root share** = tau relative to the tree.""",
+    "sampler": """### 4 Hierarchical Branching Sampler
+One latent stands for one cluster. When a cluster splits, its latent is copied, and every prompt ends with a picture of
+its own. The latents go to ComfyUI's own **VAE Decode**.""",
+}
+
+
+def describe(prior, decoder, prompts, prior_guidance, schedule, guidance, size, about):
+    """Nodes of the four-stage graph: name -> (type, widget values, links, column, height, stage)."""
+    return {
+        "about": ("MarkdownNote", [about], {}, 0, 220, None),
+        "prompts": ("HierDiffPromptSet", [prompts], {}, 0, 300, "prompts"),
+        "load_prior": ("HierDiffPriorLoader", [prior, "auto"], {}, 1, 90, "load"),
+        "embed": (
+            "HierDiffPriorEmbedding",
+            ["", 25, prior_guidance, 0, "fixed", "per prompt"],
+            {"prior": ("load_prior", 0), "prompts": ("prompts", 0)},
+            1,
+            330,
+            "prompts",
+        ),
+        "note_prior": ("MarkdownNote", [NOTES["prior"]], {}, 1, 150, None),
+        "linkage": ("HierDiffWardLinkage", ["cosine"], {"embeddings": ("embed", 0)}, 2, 520, "plan"),
+        "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
+        "schedule": ("HierDiffThresholdSchedule", schedule, {"linkage": ("linkage", 0)}, 3, 520, "plan"),
+        "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
+        "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 4, 110, "load"),
+        "sampler": (
+            "HierDiffBranchingSampler",
+            [0, "fixed", guidance, "DDPM", size, size, 0],
+            {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
+            4,
+            640,
+            "sample",
+        ),
+        "note_sampler": ("MarkdownNote", [NOTES["sampler"]], {}, 4, 150, None),
+        "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load_decoder", 1)}, 5, 50, "sample"),
+        "sheet": (
+            "HierDiffContactSheet",
+            [0],
+            {"images": ("decode", 0), "prompts": ("prompts", 0)},
+            5,
+            420,
+            "sample",
+        ),
+        "save": ("SaveImage", ["HierDiff"], {"images": ("decode", 0)}, 5, 420, "sample"),
+    }
+
+
+def build(nodes, object_info):
+    """A graph in ComfyUI's file format 0.4."""
+    ids = {name: i for i, name in enumerate(nodes, start=1)}
+    links, built, heights = [], [], {}
+    for order, (name, (type_, values, inputs, column, height, stage)) in enumerate(nodes.items()):
+        y = heights.get(column, 0)
+        heights[column] = y + height + TITLE + GAP
+        node = {
+            "id": ids[name],
+            "type": type_,
+            "pos": [column * (COLUMN + GAP), y],
+            "size": [COLUMN, height],
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+            "properties": {},
+            "widgets_values": values,
+        }
+        if stage:
+            node |= {"color": STAGE_COLORS[stage]}
+        if type_ != "MarkdownNote":
+            describe_sockets(node, object_info[type_], {key: ids[source] for key, (source, _) in inputs.items()})
+            for slot in node["inputs"]:
+                if slot["name"] in inputs:
+                    source, output = inputs[slot["name"]]
+                    slot["link"] = len(links) + 1
+                    position = node["inputs"].index(slot)
+                    links.append([slot["link"], ids[source], output, ids[name], position, slot["type"]])
+        built.append(node)
+    for link, source, output, *_ in links:
+        outputs = next(node for node in built if node["id"] == source)["outputs"]
+        outputs[output]["links"] = [*(outputs[output]["links"] or []), link]
+    return built, links
+
+
+def describe_sockets(node, info, linked):
+    """Fill in a node's sockets and its properties from the server's description."""
+    pack = {"cnr_id": "hierdiff", "ver": VERSION} if node["type"].startswith("HierDiff") else {"cnr_id": "comfy-core"}
+    node["properties"] = {**pack, "Node name for S&R": node["type"]}
+    for kind in ("required", "optional"):
+        for name in info["input_order"].get(kind, []):
+            type_, options = (*info["input"][kind][name], {})[:2]
+            widget = isinstance(type_, list) or type_ in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+            if widget and not options.get("forceInput"):
+                continue
+            shape = {"shape": 7} if kind == "optional" else {}
+            node["inputs"].append({"name": name, "type": type_, "link": None, **shape})
+    for i, type_ in enumerate(info["output"]):
+        shape = {"shape": 6} if info["output_is_list"][i] else {}
+        node["outputs"].append({"name": info["output_name"][i], "type": type_, "links": None, **shape})
+
+
+def write(name, nodes, object_info):
+    built, links = build(nodes, object_info)
+    graph = {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"hierdiff/{name}")),
+        "revision": 0,
+        "last_node_id": len(built),
+        "last_link_id": len(links),
+        "nodes": built,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {"ds": {"scale": 0.6, "offset": [40, 80]}},
+        "version": 0.4,
+    }
+    path = WORKFLOWS / f"{name}.json"
+    path.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(path.relative_to(REPO_ROOT))
+
+
+QUICKSTART_ABOUT = """## HierDiff quick start
+Runs on the small bundled model: nothing to download. Press **Run**. 30 emoji are drawn for 40 % of the UNet rows that
+30 separate runs would cost.
+
+The bundled model wants prior guidance 1, decoder guidance 2 to 4 and 128×128 pixels."""
+
+KANDINSKY_ABOUT = """## HierDiff with Kandinsky 2.2
+The paper's settings: 40 steps, τ = 1, guidance 10, DDPM. Put the model there first, in the ComfyUI folder:
+
+`hf download kandinsky-community/kandinsky-2-2-prior --local-dir models/diffusers/kandinsky-2-2-prior`
+
+`hf download kandinsky-community/kandinsky-2-2-decoder --local-dir models/diffusers/kandinsky-2-2-decoder`"""
+
+
+def main():
+    WORKFLOWS.mkdir(exist_ok=True)
+    bundled = "emoji-kandinsky (bundled)"
+    with ComfyServer() as server:
+        info = server.object_info()
+    quickstart = describe(bundled, bundled, EMOJI, 1.0, [40, "saving", 0.6, 1], 3.0, 128, QUICKSTART_ABOUT)
+    kandinsky = describe(
+        "kandinsky-2-2-prior",
+        "kandinsky-2-2-decoder",
+        PRODUCTS,
+        4.0,
+        [40, "tau", 1.0, 1],
+        10.0,
+        512,
+        KANDINSKY_ABOUT,
+    )
+    write("hierdiff_quickstart", quickstart, info)
+    write("hierdiff_kandinsky22", kandinsky, info)
+
+
+if __name__ == "__main__":
+    main()
