@@ -101,7 +101,9 @@ class BranchingSampler(io.ComfyNode):
         report = describe(plan, time.monotonic() - began, scheduler)
         warnings = unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps)
         report = "\n".join([report, *warnings])
-        tree = image_tensor(draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted)))
+        drawing = draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted))
+        progress.finish(drawing)
+        tree = image_tensor(drawing)
         return io.NodeOutput({"samples": latents}, tree, report, ui=show(cls, report, tree))
 
 

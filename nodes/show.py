@@ -11,6 +11,7 @@ from server import PromptServer
 
 PREVIEW_SIZE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.3
+FINAL_PREVIEW_SIZE = 1024
 LONGEST_LIST = 40
 
 
@@ -75,3 +76,7 @@ class Progress:
             preview = ("JPEG", draw_preview(), PREVIEW_SIZE)
             self._last_preview = now
         self.bar.update_absolute(self.value, self.total, preview)
+
+    def finish(self, picture):
+        """Leave a PIL picture in the node: the front end goes on showing the last preview."""
+        self.bar.update_absolute(self.total, self.total, ("JPEG", picture, FINAL_PREVIEW_SIZE))
