@@ -1,0 +1,140 @@
+"""On a CUDA device: run with `make test ARGS="-m gpu"`. Left out elsewhere, since continuous integration has none."""
+
+import numpy as np
+import pytest
+import torch
+from comfyui_host import ComfyServer
+from graphs import pictures as server_pictures
+from graphs import small_graph
+
+from hierdiff_core import (
+    build_plan,
+    decode,
+    embed_prompts,
+    linear_thresholds,
+    load_decoder,
+    load_prior,
+    sample,
+    tau_for_saving,
+    ward_linkage,
+)
+
+pytestmark = pytest.mark.gpu
+
+PROMPTS = [
+    f"{name}, {style} style"
+    for name in ("cat face", "tiger face", "red apple", "fire engine")
+    for style in ("noto", "twemoji", "flat", "3d")
+]
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    return embed_prompts(load_prior(), PROMPTS, guidance=1.0)
+
+
+@pytest.fixture(scope="module")
+def plan(embeddings):
+    Z = ward_linkage(embeddings.positive)
+    return build_plan(Z, linear_thresholds(20, tau_for_saving(Z, 20, 0.5)))
+
+
+def pictures(decoder, embeddings, plan, **options):
+    latents = sample(decoder, embeddings, plan, guidance=3.0, width=128, height=128, **options)
+    return decode(decoder, latents)
+
+
+@pytest.fixture(scope="module")
+def on_cpu(embeddings, plan):
+    return pictures(load_decoder(), embeddings, plan)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, 0.01), (torch.float16, 0.02), (torch.bfloat16, 0.05)], ids=str
+)
+def test_gpu_draws_the_pictures_of_the_cpu(embeddings, plan, on_cpu, dtype, bound):
+    made = pictures(load_decoder(dtype=dtype, device="cuda"), embeddings, plan)
+    assert (made - on_cpu).abs().mean() < bound
+
+
+def test_two_runs_are_identical(embeddings, plan):
+    decoder = load_decoder(dtype=torch.float16, device="cuda")
+    assert torch.equal(pictures(decoder, embeddings, plan), pictures(decoder, embeddings, plan))
+
+
+def test_micro_batch_changes_nothing_beyond_rounding(embeddings, plan):
+    decoder = load_decoder(dtype=torch.float32, device="cuda")
+    whole = pictures(decoder, embeddings, plan, micro_batch=16)
+    for micro_batch in (1, 3):
+        assert (pictures(decoder, embeddings, plan, micro_batch=micro_batch) - whole).abs().max() < 0.02
+
+
+def test_prior_in_half_precision_keeps_the_clusters(embeddings):
+    made = embed_prompts(load_prior(dtype=torch.float16, device="cuda"), PROMPTS, guidance=1.0)
+    assert torch.cosine_similarity(made.positive, embeddings.positive).min() > 0.99
+
+
+def test_out_of_memory_halves_the_batch(embeddings, plan):
+    decoder = load_decoder(dtype=torch.float32, device="cuda")
+    expected = pictures(decoder, embeddings, plan, micro_batch=1)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    one_row = peak_of_one_row(decoder, embeddings, plan)
+    allowed = torch.cuda.memory_allocated() + 6 * one_row  # 16 rows do not fit
+    torch.cuda.set_per_process_memory_fraction(allowed / total)
+    try:
+        made = sample(decoder, embeddings, plan, guidance=3.0, width=128, height=128, micro_batch=16)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert (decode(decoder, made) - expected).abs().max() < 0.02
+
+
+def peak_of_one_row(decoder, embeddings, plan):
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    sample(decoder, embeddings, plan, guidance=3.0, width=128, height=128, micro_batch=1)
+    torch.cuda.empty_cache()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def test_host_evicts_our_models_for_others_and_reloads_them(tmp_path):
+    """Runs, fills the device with other models through the host's memory management, and runs again."""
+    hog = tmp_path / "custom_nodes" / "hog"
+    hog.mkdir(parents=True)
+    (hog / "__init__.py").write_text(HOG)
+    fill = {"fill": {"class_type": "FillDevice", "inputs": {"after": ["sheet", 0]}}}
+    with ComfyServer(base_dir=tmp_path, device_args=[]) as server:
+        first = server.run(small_graph() | fill)
+        loaded_before, *loaded_after = first["outputs"]["fill"]["loaded"]
+        assert any("ModuleList" in name for name in loaded_before), loaded_before
+        assert loaded_after == ["Linear"]
+        again = server.run(small_graph(**{"plan.value": 0.41}) | fill)  # the same plan; loaders come from the cache
+        assert any("ModuleList" in name for name in again["outputs"]["fill"]["loaded"][0])
+        pairs = zip(server_pictures(server, first, "save"), server_pictures(server, again, "save"), strict=True)
+        assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+HOG = '''
+import comfy.model_management as mm
+import comfy.model_patcher
+import torch
+
+class FillDevice:
+    """Loads a model that needs all the memory there is, as a large checkpoint of another pack does."""
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"after": ("IMAGE",)}}
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "fill", True, "test"
+
+    def fill(self, after):
+        names = lambda: [m.model.model.__class__.__name__ for m in mm.current_loaded_models]
+        before = names()
+        device = mm.get_torch_device()
+        free = mm.get_free_memory(device)
+        model = torch.nn.Linear(1024, 1024)
+        patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+        mm.load_models_gpu([patcher], memory_required=free * 2)
+        return {"ui": {"loaded": [before, *names()]}}
+
+NODE_CLASS_MAPPINGS = {"FillDevice": FillDevice}
+'''
