@@ -65,7 +65,7 @@ def pipeline_class(folder):
 
 
 def suitable_settings(folder):
-    """Settings that suit a model: dict of name -> [lowest, recommended, highest], empty when its folder says nothing."""
+    """Settings that suit a model: dict of name -> [lowest, recommended, highest]; empty if its folder says nothing."""
     path = Path(folder) / SETTINGS_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 

@@ -56,7 +56,7 @@ class BranchLatents:
     """
 
     def __init__(self, plan):
-        self.latents = [None] * len(plan.branches)
+        self.latents: list[torch.Tensor | None] = [None] * len(plan.branches)
         self._ending = [[] for _ in plan.steps]
         for index, branch in enumerate(plan.branches):
             self._ending[branch.stop - 1].append((index, branch.cluster))

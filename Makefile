@@ -1,0 +1,50 @@
+# `make` lists the targets. Everything is installed into .venv (packages) and .comfyui (the ComfyUI that the demo and
+# the tests run); set COMFYUI_DIR to use a ComfyUI of your own.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo serve test lint clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+# More arguments, as in `make demo ARGS=--gpu` or `make test ARGS="-m 'not host' -x"`.
+ARGS ?=
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## install everything into .venv and fetch ComfyUI (the first time: some minutes)
+
+demo: $(STAMP)  ## run the quick-start workflow in ComfyUI; pictures and report go to demo_output/
+	$(BIN)/python scripts/demo.py $(ARGS)
+
+serve: $(STAMP)  ## run ComfyUI with this pack on http://127.0.0.1:8188
+	$(BIN)/python scripts/comfyui_host.py serve $(ARGS)
+
+test: $(STAMP)  ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:  ## remove what the other targets made, but for demo_output/
+	rm -rf $(VENV) .comfyui .pytest_cache .ruff_cache .hypothesis test_artifacts
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The interpreter, made once; a new Python version needs `make clean`.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is not a Python 3.10 or later; install one, or name it: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "error: $(PYTHON) has no venv; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+
+# One pip call for everything, so that it picks a torch and a torchvision that fit each other.
+$(STAMP): requirements.txt requirements-dev.txt scripts/comfyui_host.py | $(BIN)/python
+	$(BIN)/python scripts/comfyui_host.py requirements > $(VENV)/host-requirements.txt
+	$(BIN)/python -m pip install -r $(VENV)/host-requirements.txt -r requirements.txt -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,61 @@
+"""Make every picture of the README and of the template browser, from a run of the quick-start workflow.
+
+python scripts/make_pictures.py
+"""
+
+import io
+
+from comfyui_host import REPO_ROOT, ComfyServer
+from demo import WORKFLOW, Results, collect, convert, load_workflow
+from PIL import Image
+
+IMAGES = REPO_ROOT / "docs" / "images"
+FEW = "{tiger face|cat face|strawberry}, {noto|twemoji|flat|line art} style"
+README_WIDTH, THUMBNAIL, ICON = 1000, 512, 400
+
+
+def run_quickstart(server, text=None):
+    """Files of the quick start's results, by name, as PIL pictures; `text` replaces its prompts."""
+    prompt = convert(server, load_workflow(WORKFLOW))
+    for node in prompt.values():
+        if text and node["class_type"] == "HierDiffPromptSet":
+            node["inputs"]["text"] = text
+    entry = server.run(prompt)
+    files = collect(server, Results(prompt, entry["outputs"]))
+    return {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in files.items() if name.endswith(".png")}
+
+
+def narrowed(picture, width):
+    return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+
+
+def square(picture, side):
+    """The largest square from the top left corner, `side` pixels wide."""
+    length = min(picture.size)
+    return picture.crop((0, 0, length, length)).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def icon(pictures):
+    """Four pictures of the set as one square."""
+    canvas = Image.new("RGB", (ICON, ICON), "white")
+    for i, picture in enumerate(pictures):
+        canvas.paste(picture.resize((ICON // 2, ICON // 2), Image.Resampling.LANCZOS), (i % 2 * 200, i // 2 * 200))
+    return canvas
+
+
+def main():
+    with ComfyServer() as server:
+        made = run_quickstart(server)
+        few = run_quickstart(server, FEW)
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for name, picture in {"tree": few["tree.png"], "contact_sheet": made["contact_sheet.png"]}.items():
+        narrowed(picture, README_WIDTH).save(IMAGES / f"{name}.png", optimize=True)
+    pictures = [picture for name, picture in made.items() if name[0].isdigit()]
+    icon([pictures[i] for i in (6, 11, 15, 28)]).save(REPO_ROOT / "docs" / "icon.png", optimize=True)
+    thumbnails = {"hierdiff_quickstart": made["contact_sheet.png"], "hierdiff_kandinsky22": few["tree.png"]}
+    for name, picture in thumbnails.items():
+        square(picture, THUMBNAIL).save(REPO_ROOT / "workflows" / f"{name}.jpg", quality=90)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Fixtures for all tests: the repository's paths, and a real ComfyUI with this pack in it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+# At the end, so that the pack's `nodes` folder can never hide the `nodes` module of a ComfyUI imported by a test.
+sys.path += [str(REPO_ROOT), str(REPO_ROOT / "scripts"), str(REPO_ROOT / "tests")]
+
+from comfyui_host import ComfyServer  # noqa: E402
+
+SERVER_LOG_LINES = 60
+
+
+class _RootIsNoPackage:
+    """Keeps pytest from importing the repository's own `__init__.py`, which only works inside ComfyUI."""
+
+    @staticmethod
+    def pytest_collect_directory(path, parent):
+        return pytest.Dir.from_parent(parent, path=path) if path == REPO_ROOT else None
+
+
+def pytest_configure(config):
+    # As a plugin: a conftest's own hook is not asked about the folder above it.
+    config.pluginmanager.register(_RootIsNoPackage())
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return REPO_ROOT
+
+
+@pytest.fixture(scope="session")
+def comfy(tmp_path_factory):
+    """A running ComfyUI with this pack, shared by all tests of the session."""
+    with ComfyServer(base_dir=tmp_path_factory.mktemp("comfyui")) as server:
+        yield server
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Show the end of the server's log with each failed test that used a server."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, ComfyServer) and value.base_dir is not None:
+                tail = "\n".join(value.log_text().splitlines()[-SERVER_LOG_LINES:])
+                report.sections.append((f"end of ComfyUI's log (fixture {name})", tail))
+    return report

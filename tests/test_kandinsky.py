@@ -1,0 +1,423 @@
+"""The bundled model end to end: against diffusers' own pipelines, and against itself where nothing is shared."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hierdiff_core import (
+    PromptEmbeddings,
+    build_plan,
+    decode,
+    embed_prompts,
+    linear_thresholds,
+    load_decoder,
+    load_prior,
+    sample,
+    ward_linkage,
+)
+from hierdiff_core.kandinsky import Denoiser, prior_batch_size, size_multiple, truncated_prompts
+from hierdiff_core.microbatch import MicroBatches
+from hierdiff_core.noise import FIRST_LATENT, keyed_generator, keyed_noise, text_key
+from hierdiff_core.sampling import sample_branches
+from hierdiff_core.schedulers import SCHEDULERS, make_scheduler
+
+SMALL = {"width": 64, "height": 64}
+SHARED_TAU = 1.2  # between the heights of the six prompts: clusters split at several steps
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The model is so small that more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return load_prior()
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return load_decoder()
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    reference = np.load(Path(__file__).parent / "data" / "reference_images.npz")
+    return PromptEmbeddings(*torch.from_numpy(reference["E"]), prompts=reference["prompts"].tolist())
+
+
+@pytest.fixture
+def unet_forbidden(decoder, monkeypatch):
+    def forward(*args, **kwargs):
+        pytest.fail("the UNet was called")
+
+    monkeypatch.setattr(decoder.unet, "forward", forward)
+
+
+def make_plan(embeddings, num_steps, tau=SHARED_TAU):
+    return build_plan(ward_linkage(embeddings.positive), linear_thresholds(num_steps, tau))
+
+
+def select(embeddings, rows):
+    prompts = [embeddings.prompts[i] for i in rows]
+    return PromptEmbeddings(embeddings.positive[rows], embeddings.negative[rows], prompts)
+
+
+# --- one prompt: the pipeline itself ---
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_one_prompt_equals_the_diffusers_pipeline_to_the_bit(decoder, embeddings, guidance):
+    one = select(embeddings, [1])
+    generator = torch.Generator().manual_seed(3)
+    options = {"guidance": guidance, "width": 128, "height": 128}
+    latents = sample(decoder, one, make_plan(one, 4, tau=0), noise=lambda k, branches: generator, **options)
+    expected = decoder(
+        one.positive,
+        one.negative,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        width=128,
+        height=128,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+    ).images
+    assert torch.equal(latents, expected)
+
+
+def test_pictures_equal_the_diffusers_pipeline_to_the_bit(decoder, embeddings):
+    one = select(embeddings, [0])
+    generator = torch.Generator().manual_seed(5)
+    latents = sample(decoder, one, make_plan(one, 2, tau=0), noise=lambda k, branches: generator, width=128, height=64)
+    expected = decoder(
+        one.positive,
+        one.negative,
+        num_inference_steps=2,
+        width=128,
+        height=64,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images
+    pictures = decode(decoder, latents)
+    assert pictures.shape == (1, 64, 128, 3)
+    assert np.array_equal(pictures.numpy(), expected)
+
+
+def test_decoding_many_equals_decoding_each(decoder):
+    latents = 3 * torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    pictures = decode(decoder, latents, micro_batch=2)
+    assert pictures.dtype == torch.float32
+    assert pictures.min() >= 0
+    assert pictures.max() <= 1
+    for latent, picture in zip(latents, pictures, strict=True):
+        assert torch.equal(decode(decoder, latent[None])[0], picture)
+
+
+# --- sets ---
+
+
+def test_without_sharing_each_picture_equals_its_own_run_to_the_bit(decoder, embeddings):
+    together = sample(decoder, embeddings, make_plan(embeddings, 3, tau=0), seed=8, **SMALL)
+    for i in range(len(embeddings)):
+        one = select(embeddings, [i])
+        alone = sample(decoder, one, make_plan(one, 3, tau=0), seed=8, **SMALL)
+        assert torch.equal(alone[0], together[i])
+
+
+def test_order_of_the_prompts_does_not_change_their_latents_by_a_bit(decoder, embeddings):
+    order = [3, 5, 0, 4, 2, 1]
+    latents = sample(decoder, embeddings, make_plan(embeddings, 5), seed=8, **SMALL)
+    permuted = select(embeddings, order)
+    plan = make_plan(permuted, 5)
+    assert 1 < plan.steps[2].num_clusters < 6
+    assert torch.equal(sample(decoder, permuted, plan, seed=8, **SMALL), latents[order])
+
+
+def test_equal_prompts_share_their_latents_to_the_end(decoder, embeddings):
+    doubled = select(embeddings, [0, 4, 0])
+    plan = make_plan(doubled, 3)
+    latents = sample(decoder, doubled, plan, **SMALL)
+    assert plan.steps[-1].num_clusters == 2
+    assert torch.equal(latents[0], latents[2])
+    assert not torch.equal(latents[0], latents[1])
+
+
+def test_micro_batch_does_not_change_a_bit_on_a_cpu(decoder, embeddings):
+    plan = make_plan(embeddings, 3)
+    one, three, chosen = (sample(decoder, embeddings, plan, micro_batch=size, **SMALL) for size in (1, 3, 0))
+    assert torch.equal(one, three)
+    assert torch.equal(one, chosen)
+
+
+def test_branches_evaluated_in_batches_agree_with_one_at_a_time(decoder, embeddings):
+    plan = make_plan(embeddings, 4)
+
+    def run(limit):
+        scheduler = make_scheduler("DDPM", decoder.scheduler.config, plan.num_steps)
+        denoiser = Denoiser(
+            decoder.unet, scheduler, plan, embeddings.keys, 4.0, keyed_noise(1), MicroBatches(limit), None
+        )
+        first = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            return sample_branches(denoiser, first, plan, embeddings.stacked())
+
+    one, five = run(1), run(5)
+    assert plan.steps[-1].num_clusters > 5
+    torch.testing.assert_close(one, five, rtol=0, atol=1e-3)
+
+
+def test_unet_evaluates_exactly_the_rows_that_the_plan_counts(decoder, embeddings, monkeypatch):
+    rows = []
+    forward = decoder.unet.forward
+    monkeypatch.setattr(decoder.unet, "forward", lambda x, *a, **kw: rows.append(len(x)) or forward(x, *a, **kw))
+    plan, calls = make_plan(embeddings, 4), []
+    sample(decoder, embeddings, plan, guidance=4.0, before_call=lambda: calls.append(1), **SMALL)
+    assert sum(rows) == 2 * plan.nfe  # a guidance pair is two rows of a batch, counted once
+    assert len(calls) == len(rows)
+    rows.clear()
+    sample(decoder, embeddings, plan, guidance=1.0, **SMALL)
+    assert sum(rows) == plan.nfe < 6 * 4
+
+
+def test_before_call_may_stop_the_run(decoder, embeddings, unet_forbidden):
+    class Cancelled(Exception):
+        pass
+
+    def cancel():
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        sample(decoder, embeddings, make_plan(embeddings, 3), before_call=cancel, **SMALL)
+
+
+@pytest.mark.parametrize("scheduler", ["DDPM", "Euler ancestral", "DPM++ 2M"])
+def test_seed_decides_the_latents_and_the_global_generator_is_left_alone(decoder, embeddings, scheduler):
+    two = select(embeddings, [0, 2])
+    plan = make_plan(two, 3)
+    state = torch.random.get_rng_state()
+    first, again, other = (sample(decoder, two, plan, seed=s, scheduler=scheduler, **SMALL) for s in (1, 1, 2**63))
+    assert torch.equal(first, again)
+    assert (first - other).abs().amax(dim=(1, 2, 3)).min() > 0.1
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# --- schedulers ---
+
+
+@torch.no_grad()
+def carry_each_prompt(decoder, scheduler, embeddings, plan, *, seed, guidance):
+    """Algorithm 1 without branching: N rows all the way, each given its cluster's mean embeddings and noise.
+
+    Returns the final latents and the list of each step's clean latents, both (N, C, h, w).
+    """
+    scheduler = make_scheduler(scheduler, decoder.scheduler.config, plan.num_steps)
+    first = torch.randn(1, 4, 8, 8, generator=keyed_generator(seed, 0, FIRST_LATENT))
+    x, clean = first.repeat(plan.num_prompts, 1, 1, 1) * scheduler.init_noise_sigma, []
+    for k, (step, t) in enumerate(zip(plan.steps, scheduler.timesteps, strict=True)):
+        members = [np.flatnonzero(step.labels == c) for c in step.labels]  # of each prompt's cluster
+        positive, negative = (
+            torch.stack([side[rows].double().mean(dim=0).float() for rows in members])
+            for side in (embeddings.positive, embeddings.negative)
+        )
+        keys = [min(embeddings.keys[i] for i in rows) for rows in members]
+        scaled = scheduler.scale_model_input(x, t)
+        pairs = [
+            decoder.unet(row.repeat(2, 1, 1, 1), t, None, added_cond_kwargs={"image_embeds": torch.stack(pair)}).sample
+            for row, *pair in zip(scaled, negative, positive, strict=True)
+        ]
+        unconditional, conditional = torch.stack(pairs)[:, :, :4].unbind(dim=1)
+        variance = torch.stack(pairs)[:, 1, 4:]
+        noise = unconditional + guidance * (conditional - unconditional)
+        signal = scheduler.alphas_cumprod[int(t)]
+        clean.append((scaled - (1 - signal) ** 0.5 * noise) / signal**0.5)
+        deterministic = type(scheduler).__name__ == "UniPCMultistepScheduler"  # its step takes no generator
+        options = {} if deterministic else {"generator": [keyed_generator(seed, key, k) for key in keys]}
+        output = torch.cat([noise, variance], dim=1) if type(scheduler).__name__ == "DDPMScheduler" else noise
+        x = scheduler.step(output, t, x, **options).prev_sample
+    return x, clean
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_branching_equals_carrying_every_prompt_in_a_row_of_its_own(decoder, embeddings, scheduler):
+    plan = make_plan(embeddings, 7)
+    sizes = plan.clusters_per_step
+    assert (np.diff(sizes) > 0).sum() >= 3  # so that histories branch in mid-run, at more than one step
+    clean = []
+    latents = sample(
+        decoder, embeddings, plan, seed=4, scheduler=scheduler, on_step=lambda k, x0: clean.append(x0), **SMALL
+    )
+    expected, expected_clean = carry_each_prompt(decoder, scheduler, embeddings, plan, seed=4, guidance=4.0)
+    for step, x0, rows in zip(plan.steps, clean, expected_clean, strict=True):
+        assert len(x0) == step.num_clusters
+        torch.testing.assert_close(x0[step.labels], rows, rtol=0, atol=1e-5)
+    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "DPM++ 2M", "UniPC"])
+def test_clean_latents_of_the_last_step_are_the_result(decoder, embeddings, scheduler):
+    clean = {}
+    plan = make_plan(embeddings, 3)
+    latents = sample(decoder, embeddings, plan, scheduler=scheduler, on_step=clean.__setitem__, **SMALL)
+    expected = clean[2][plan.steps[-1].labels]
+    if scheduler == "DDIM":  # the only one of these that clips
+        limit = decoder.scheduler.config.clip_sample_range
+        expected = expected.clamp(-limit, limit)
+    assert list(clean) == [0, 1, 2]
+    torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
+
+
+# --- inputs that do not fit ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 100}, "width must be a multiple of 64 pixels; got 100, use 64 or 128"),
+        ({"height": 0}, "height must be a multiple of 64 pixels; got 0, use 64 or 128"),
+        ({"height": -64}, "height must be a multiple"),
+        ({"micro_batch": -1}, "micro_batch must be 0 .* got -1"),
+        ({"scheduler": "Heun"}, "scheduler must be one of DDPM, .* got 'Heun'"),
+        ({"guidance": float("nan")}, "guidance must be a finite number; got nan"),
+        ({"latents": torch.zeros(6, 4, 8, 8)}, r"latents must have shape \(1, 4, 8, 8\) .* got \(6, 4, 8, 8\)"),
+        ({"latents": torch.zeros(1, 4, 16, 16)}, r"latents must have shape \(1, 4, 8, 8\)"),
+    ],
+)
+def test_bad_settings_are_refused_before_the_unet_runs(decoder, embeddings, unet_forbidden, change, message):
+    with pytest.raises(ValueError, match=message):
+        sample(decoder, embeddings, make_plan(embeddings, 3), **{**SMALL, **change})
+
+
+def test_embeddings_of_another_width_are_refused_before_the_unet_runs(decoder, unet_forbidden):
+    wide = PromptEmbeddings(torch.eye(3, 1280), torch.eye(3, 1280))
+    with pytest.raises(ValueError, match="embeddings are 1280 wide, but this decoder takes 128"):
+        sample(decoder, wide, make_plan(wide, 3), **SMALL)
+
+
+def test_plan_of_another_set_is_refused_before_the_unet_runs(decoder, embeddings, unet_forbidden):
+    plan = make_plan(select(embeddings, [0, 1, 2]), 3)
+    with pytest.raises(ValueError, match="the plan is for 3 prompts, but there are 6 embeddings"):
+        sample(decoder, embeddings, plan, **SMALL)
+
+
+def test_more_steps_than_the_decoder_knows_are_refused_before_the_unet_runs(decoder, embeddings, unet_forbidden):
+    one = select(embeddings, [0])
+    with pytest.raises(ValueError, match="1001 steps are more than the 1000"):
+        sample(decoder, one, make_plan(one, 1001, tau=0), **SMALL)
+
+
+def test_size_multiple_is_what_the_bundled_decoder_needs(decoder):
+    assert size_multiple(decoder) == 64
+
+
+# --- the prior ---
+
+
+PROMPTS = ["tiger face, noto style", "tiger face, flat style", "red apple, 3d style"]
+FAST = {"num_steps": 4, "guidance": 1.0}
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_embeddings_equal_the_diffusers_pipeline_to_the_bit(prior, guidance):
+    text = PROMPTS[0]
+    embeddings = embed_prompts(prior, [text], num_steps=4, guidance=guidance, seed=6)
+    generator = keyed_generator(6, text_key(text), FIRST_LATENT)
+    expected = prior(text, num_inference_steps=4, guidance_scale=guidance, generator=generator)
+    assert torch.equal(embeddings.positive, expected.image_embeds)
+    assert torch.equal(embeddings.negative, expected.negative_image_embeds)
+
+
+def test_negative_prompt_equals_the_diffusers_pipeline_to_the_bit(prior):
+    text, negative = PROMPTS[0], "blurry"
+    embeddings = embed_prompts(prior, [text], negative_prompt=negative, seed=6, num_steps=4, guidance=2.0)
+    generators = [keyed_generator(6, text_key(part), FIRST_LATENT) for part in (text, negative)]
+    expected = prior([text], [negative], num_inference_steps=4, guidance_scale=2.0, generator=generators)
+    assert torch.equal(embeddings.positive, expected.image_embeds)
+    assert torch.equal(embeddings.negative, expected.negative_image_embeds)
+
+
+def test_negative_prompt_changes_the_negatives_alone(prior):
+    plain = embed_prompts(prior, PROMPTS, **FAST)
+    steered = embed_prompts(prior, PROMPTS, negative_prompt="blurry", **FAST)
+    torch.testing.assert_close(steered.positive, plain.positive, rtol=1e-4, atol=1e-4)
+    assert (steered.negative - plain.negative).abs().max() > 0.1
+    assert torch.equal(plain.negative[0], plain.negative[2])
+
+
+def test_embedding_depends_on_no_other_prompt_to_the_bit(prior):
+    forward = embed_prompts(prior, PROMPTS, **FAST)
+    backward = embed_prompts(prior, PROMPTS[::-1], **FAST)
+    alone = embed_prompts(prior, PROMPTS[1], **FAST)
+    assert prior_batch_size(prior) == 1
+    assert torch.equal(forward.positive, backward.positive.flip(0))
+    assert torch.equal(forward.positive[1], alone.positive[0])
+    assert forward.prompts == tuple(PROMPTS)
+
+
+def test_equal_texts_have_equal_embeddings_and_are_embedded_once(prior):
+    steps = []
+    texts = [PROMPTS[0], PROMPTS[2], PROMPTS[0]]
+    embeddings = embed_prompts(prior, texts, on_step=lambda: steps.append(1), **FAST)
+    assert torch.equal(embeddings.positive[0], embeddings.positive[2])
+    assert not torch.equal(embeddings.positive[0], embeddings.positive[1])
+    assert len(steps) == 2 * FAST["num_steps"]
+    assert embeddings.prompts == tuple(texts)
+
+
+def test_embeddings_in_batches_agree_with_one_at_a_time(prior):
+    one, three = (embed_prompts(prior, PROMPTS, batch_size=size, **FAST) for size in (1, 3))
+    torch.testing.assert_close(three.positive, one.positive, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("noise", "same"), [("shared", True), ("per prompt", False)])
+def test_prompts_start_from_one_noise_only_where_it_is_shared(prior, monkeypatch, noise, same):
+    starts = []
+    forward = prior.prior.forward
+    monkeypatch.setattr(prior.prior, "forward", lambda x, *a, **kw: starts.append(x) or forward(x, *a, **kw))
+    embed_prompts(prior, PROMPTS[:2], noise=noise, num_steps=3, guidance=1.0)
+    first, second = starts[0], starts[3]
+    assert torch.equal(first, second) == same
+
+
+def test_shared_noise_brings_prompts_closer(prior, monkeypatch):
+    # the bundled prior hardly heeds its noise, so the comparison is made on a prior that returns it
+    monkeypatch.setattr(prior.prior, "forward", echo_with_a_trace_of_the_text)
+    apart, close = (embed_prompts(prior, PROMPTS, noise=noise, **FAST) for noise in ("per prompt", "shared"))
+    assert (ward_linkage(close.positive)[:, 2] < ward_linkage(apart.positive)[:, 2]).all()
+    assert (ward_linkage(close.positive)[:, 2] > 0).all()
+
+
+def echo_with_a_trace_of_the_text(latents, timestep, proj_embedding, **kwargs):
+    return SimpleNamespace(predicted_image_embedding=latents + 0.01 * proj_embedding)
+
+
+def test_seed_of_the_prior_decides_the_embeddings(prior):
+    first, again, other = (embed_prompts(prior, PROMPTS[0], seed=seed, **FAST) for seed in (1, 1, 2))
+    assert torch.equal(first.positive, again.positive)
+    assert (first.positive - other.positive).abs().max() > 1e-3  # the bundled prior hardly heeds its noise
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {}, "there are no prompts"),
+        (["a", "  "], {}, "prompt 1 must be a text that is not empty; got '  '"),
+        (["a", None], {}, "prompt 1 must be a text"),
+        (["a"], {"noise": "none"}, "noise must be one of per prompt, shared; got 'none'"),
+        (["a"], {"num_steps": 0}, "num_steps of the prior must be at least 1; got 0"),
+    ],
+)
+def test_bad_prompts_are_refused_before_the_prior_runs(prior, monkeypatch, prompts, options, message):
+    monkeypatch.setattr(prior.prior, "forward", lambda *a, **kw: pytest.fail("the prior was called"))
+    with pytest.raises(ValueError, match=message):
+        embed_prompts(prior, prompts, **options)
+
+
+def test_prompts_longer_than_the_text_encoder_are_named(prior):
+    assert truncated_prompts(prior, ["lion", "lion " * 60, "tiger"]) == [1]

@@ -1,0 +1,193 @@
+"""Properties of the plan that hold for every linkage and every falling schedule."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.cluster.hierarchy import is_isomorphic
+
+from hierdiff_core import build_plan, linear_thresholds, ward_linkage
+
+settings.register_profile("core", deadline=None, max_examples=60)
+settings.load_profile("core")
+
+# heights 0.12 (prompts 0 and 1), 0.20 (2 and 3), 0.35 (all)
+WORKED_EXAMPLE = np.array([[0, 1, 0.12, 2], [2, 3, 0.20, 2], [4, 5, 0.35, 4]])
+
+
+@st.composite
+def prompt_sets(draw):
+    """(N, 5) embeddings, some of them equal, and (K,) falling thresholds of any shape."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.integers(1, 16))
+    rows = rng.normal(size=(n, 5))
+    rows = np.concatenate([rows, rows[rng.integers(n, size=draw(st.integers(0, 3)))]])
+    falling = np.sort(rng.uniform(0, 3, size=draw(st.integers(0, 9))))[::-1]
+    return rows[rng.permutation(len(rows))], np.append(np.repeat(falling, draw(st.integers(1, 2))), 0)
+
+
+def plan_of(prompt_set):
+    rows, thresholds = prompt_set
+    return build_plan(ward_linkage(rows), thresholds)
+
+
+def test_worked_example_of_the_method():
+    plan = build_plan(WORKED_EXAMPLE, [0.40, 0.25, 0.15, 0.10, 0])
+    partitions = [{tuple(np.flatnonzero(s.labels == c)) for c in range(s.num_clusters)} for s in plan.steps]
+    assert partitions == [
+        {(0, 1, 2, 3)},
+        {(0, 1), (2, 3)},
+        {(0, 1), (2,), (3,)},
+        {(0,), (1,), (2,), (3,)},
+        {(0,), (1,), (2,), (3,)},
+    ]
+    assert plan.clusters_per_step.tolist() == [1, 2, 3, 4, 4]
+    assert plan.nfe == 14
+    assert plan.saved == pytest.approx(1 - 14 / 20)
+    assert plan.tau == 0.40
+    assert (plan.num_steps, plan.num_prompts) == (5, 4)
+
+
+def test_worked_example_has_one_branch_for_each_edge_of_the_tree():
+    plan = build_plan(WORKED_EXAMPLE, [0.40, 0.25, 0.15, 0.10, 0])
+    found = {tuple(b.members.tolist()): (b.start, b.stop, b.parent) for b in plan.branches}
+    index = {tuple(b.members.tolist()): i for i, b in enumerate(plan.branches)}
+    assert found == {
+        (0, 1, 2, 3): (0, 1, None),
+        (0, 1): (1, 3, index[0, 1, 2, 3]),
+        (2, 3): (1, 2, index[0, 1, 2, 3]),
+        (2,): (2, 5, index[2, 3]),
+        (3,): (2, 5, index[2, 3]),
+        (0,): (3, 5, index[0, 1]),
+        (1,): (3, 5, index[0, 1]),
+    }
+
+
+@given(prompt_sets())
+def test_cuts_nest(prompt_set):
+    plan = plan_of(prompt_set)
+    for before, step in zip(plan.steps, plan.steps[1:], strict=False):
+        for c in range(step.num_clusters):
+            assert len(set(before.labels[step.labels == c].tolist())) == 1
+
+
+@given(prompt_sets())
+def test_parent_of_a_cluster_is_where_its_members_were(prompt_set):
+    plan = plan_of(prompt_set)
+    before = np.zeros(plan.num_prompts, dtype=int)
+    for step in plan.steps:
+        assert step.parents.shape == (step.num_clusters,)
+        np.testing.assert_array_equal(step.parents[step.labels], before)
+        before = step.labels
+
+
+@given(prompt_sets())
+def test_first_and_counts_describe_the_labels(prompt_set):
+    for step in plan_of(prompt_set).steps:
+        for c in range(step.num_clusters):
+            members = np.flatnonzero(step.labels == c)
+            assert step.first[c] == members[0]
+            assert step.counts[c] == len(members)
+        assert step.counts.sum() == len(step.labels)
+
+
+@given(prompt_sets())
+def test_nfe_counts_the_distinct_latents_of_every_step(prompt_set):
+    plan = plan_of(prompt_set)
+    by_hand = sum(len(set(step.labels.tolist())) for step in plan.steps)
+    assert plan.nfe == by_hand == sum(plan.clusters_per_step)
+    assert plan.saved == 1 - by_hand / (plan.num_prompts * plan.num_steps)
+    assert 0 <= plan.saved <= 1
+
+
+@given(prompt_sets(), st.randoms(use_true_random=False))
+def test_order_of_the_prompts_does_not_change_the_clusters(prompt_set, random):
+    rows, thresholds = prompt_set
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    plan, permuted = plan_of(prompt_set), plan_of((rows[order], thresholds))
+    assert plan.nfe == permuted.nfe
+    for step, other in zip(plan.steps, permuted.steps, strict=True):
+        assert is_isomorphic(step.labels[order], other.labels)
+
+
+@given(prompt_sets(), st.integers(1, 8))
+def test_without_sharing_only_equal_prompts_are_together(prompt_set, num_steps):
+    rows, _ = prompt_set
+    plan = build_plan(ward_linkage(rows), linear_thresholds(num_steps, 0.0))
+    distinct = len(np.unique(rows, axis=0))
+    assert plan.clusters_per_step.tolist() == [distinct] * num_steps
+    assert plan.nfe == distinct * num_steps
+
+
+@given(prompt_sets())
+def test_every_prompt_ends_with_a_latent_that_only_its_equals_share(prompt_set):
+    rows, _ = prompt_set
+    labels = plan_of(prompt_set).steps[-1].labels
+    np.testing.assert_array_equal(labels[:, None] == labels, (rows[:, None] == rows).all(axis=-1))
+
+
+@given(prompt_sets())
+def test_branches_cover_every_cluster_of_every_step_once(prompt_set):
+    plan = plan_of(prompt_set)
+    cells = [(k, tuple(b.members.tolist())) for b in plan.branches for k in range(b.start, b.stop)]
+    expected = {
+        (k, tuple(np.flatnonzero(step.labels == c).tolist()))
+        for k, step in enumerate(plan.steps)
+        for c in range(step.num_clusters)
+    }
+    assert len(cells) == len(expected) == plan.nfe
+    assert set(cells) == expected
+    for branch in plan.branches:
+        assert (plan.steps[branch.stop - 1].labels[branch.members] == branch.cluster).all()
+
+
+@given(prompt_sets())
+def test_branches_start_where_their_parents_stop(prompt_set):
+    plan = plan_of(prompt_set)
+    for i, branch in enumerate(plan.branches):
+        if branch.parent is None:
+            assert branch.start == 0
+            continue
+        assert branch.parent < i
+        parent = plan.branches[branch.parent]
+        assert branch.start == parent.stop
+        assert set(branch.members.tolist()) < set(parent.members.tolist())
+    roots = [b.members for b in plan.branches if b.parent is None]
+    assert sorted(np.concatenate(roots).tolist()) == list(range(plan.num_prompts))
+
+
+def test_single_prompt_has_one_branch():
+    plan = build_plan(np.empty((0, 4)), linear_thresholds(4, 1.0))
+    assert plan.clusters_per_step.tolist() == [1, 1, 1, 1]
+    assert plan.saved == 0
+    assert [(b.start, b.stop, b.parent) for b in plan.branches] == [(0, 4, None)]
+
+
+def test_plan_keeps_its_thresholds_when_the_callers_change():
+    thresholds = linear_thresholds(3, 0.3)
+    plan = build_plan(WORKED_EXAMPLE, thresholds)
+    thresholds[:] = 9
+    assert plan.tau == 0.3
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ([0.5, 0.40, 0.45, 0], "thresholds must not increase; step 2 rises from 0.4 to 0.45"),
+        ([0.5, -0.1, 0], "thresholds must be finite heights >= 0"),
+        ([np.nan, 0], "thresholds must be finite heights >= 0"),
+        ([np.inf, 0], "thresholds must be finite heights >= 0"),
+        ([0.5, 0.25], "thresholds must end at 0, .* the last is 0.25"),
+        ([], r"thresholds must have shape \(K,\) with K >= 1; got \(0,\)"),
+        ([[0.5, 0]], r"thresholds must have shape \(K,\) with K >= 1; got \(1, 2\)"),
+    ],
+)
+def test_thresholds_that_do_not_fall_to_zero_are_refused(thresholds, message):
+    with pytest.raises(ValueError, match=message):
+        build_plan(WORKED_EXAMPLE, thresholds)
+
+
+def test_broken_linkage_is_refused():
+    with pytest.raises(ValueError, match="Z must be finite"):
+        build_plan([[0, 1, np.nan, 2]], [0.5, 0])

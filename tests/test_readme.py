@@ -1,0 +1,48 @@
+"""What the README shows must work as it stands."""
+
+import re
+
+import pytest
+
+
+@pytest.fixture
+def readme(repo_root):
+    return (repo_root / "README.md").read_text(encoding="utf-8")
+
+
+def test_library_example_draws_a_picture_per_prompt(readme):
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    names = {}
+    exec(example.replace("num_steps=40", "num_steps=5").replace("(40,", "(5,"), names)  # the same, quicker
+    assert names["images"].shape == (3, 128, 128, 3)
+    assert names["plan"].saved >= 0.4
+
+
+def test_pictures_and_pages_exist(readme, repo_root):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", readme)
+    assert len(links) >= 6
+    assert [link for link in links if not (repo_root / link).exists()] == []
+
+
+def test_every_node_is_described(readme, repo_root):
+    import json
+
+    contract = json.loads((repo_root / "tests" / "data" / "contract.json").read_text())
+    assert [node["display_name"] for node in contract.values() if f"**{node['display_name']}**" not in readme] == []
+    pages = {path.stem for path in (repo_root / "web" / "docs").glob("*.md")}
+    assert pages == set(contract)
+
+
+def test_versions_agree(repo_root):
+    version = re.search(r'^version = "(.+)"', (repo_root / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert f"## {version}" in (repo_root / "CHANGELOG.md").read_text()
+    for path in (repo_root / "workflows").glob("*.json"):
+        assert set(re.findall(r'"cnr_id": "hierdiff",\s+"ver": "([^"]+)"', path.read_text())) == {version}
+
+
+def test_requirements_are_those_of_the_library(repo_root):
+    listed = (repo_root / "requirements.txt").read_text().split()
+    project = re.search(
+        r"^dependencies = \[(.*?)\]", (repo_root / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert [f'"{name}"' for name in listed if f'"{name}"' not in project[1]] == []
