@@ -225,9 +225,8 @@ class Denoiser:
 
     def evaluate(self, latents, t, image_embeds):
         conditions = {"image_embeds": image_embeds}
-        return self.unet(latents, t, encoder_hidden_states=None, added_cond_kwargs=conditions, return_dict=False)[
-            0
-        ].float()
+        output = self.unet(latents, t, encoder_hidden_states=None, added_cond_kwargs=conditions)
+        return output.sample.float()
 
 
 @torch.no_grad()

@@ -85,12 +85,15 @@ def _weights_variant(folder, network):
 
 def _load(folder, class_name, dtype, device):
     variant = check_folder(folder, class_name)
-    import diffusers  # here, since it takes seconds to import and ComfyUI should start without them
+    # here, since they take seconds to import and ComfyUI should start without them
+    import diffusers
+    from packaging.version import Version
 
     device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+    dtype_name = "dtype" if Version(diffusers.__version__) >= Version("0.40") else "torch_dtype"
     pipeline = getattr(diffusers, class_name).from_pretrained(
-        str(folder), dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True
+        str(folder), variant=variant, use_safetensors=True, local_files_only=True, **{dtype_name: dtype}
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

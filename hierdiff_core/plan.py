@@ -29,6 +29,11 @@ class Step:
     def num_clusters(self):
         return len(self.counts)
 
+    @property
+    def members(self):
+        """list of C int64 arrays   indices of the prompts of each cluster"""
+        return np.split(np.argsort(self.labels, kind="stable"), np.cumsum(self.counts)[:-1])
+
 
 @dataclass(frozen=True, eq=False)
 class Branch:

@@ -1,7 +1,11 @@
 """Prompt sets from text: one prompt a line, with alternatives in braces."""
 
 import itertools
+import math
 import re
+
+# Alternatives multiply quickly; a line beyond this is a slip, and would fill the memory.
+MOST_PER_LINE = 10_000
 
 ESCAPED = {r"\{": "\ue000", r"\|": "\ue001", r"\}": "\ue002", r"\#": "\ue003"}  # private-use stand-ins
 
@@ -23,7 +27,8 @@ def parse_prompts(text):
 
     Raises
     ------
-    ValueError  if a brace is not closed or not opened (the message names the line).
+    ValueError  if a brace is not closed or not opened, or a line gives more than `MOST_PER_LINE` prompts (the
+        message names the line).
     """
     prompts = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -55,20 +60,22 @@ def _alternatives(pieces, i, number, depth):
             variants, i = _alternatives(pieces, i, number, depth + 1)
             parts.append(variants)
         elif piece == "|" and depth:
-            done += _combine(parts)
+            done += _combine(parts, number)
             parts = []
         elif piece == "}" and depth:
-            return done + _combine(parts), i
+            return done + _combine(parts, number), i
         elif piece == "}":
-            return done + _combine(parts), i - 1
+            return done + _combine(parts, number), i - 1
         else:
             parts.append([piece])
     if depth:
         raise ValueError(f"line {number}: '{{' is not closed; write \\{{ for the character itself")
-    return _combine(parts), i
+    return _combine(parts, number), i
 
 
-def _combine(parts):
+def _combine(parts, number):
+    if math.prod(map(len, parts)) > MOST_PER_LINE:
+        raise ValueError(f"line {number} gives more than {MOST_PER_LINE} prompts; use fewer alternatives")
     return ["".join(choice) for choice in itertools.product(*parts)]
 
 

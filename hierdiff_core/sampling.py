@@ -48,7 +48,7 @@ def gather_history(scheduler, parents, row_shape):
     """
 
     def gather(value):
-        if isinstance(value, torch.Tensor) and value.shape[1:] == row_shape and value.ndim == len(row_shape) + 1:
+        if isinstance(value, torch.Tensor) and value.shape[1:] == row_shape:
             return value[parents.to(value.device)]
         if isinstance(value, list):
             return [gather(item) for item in value]

@@ -6,7 +6,7 @@ from ..hierdiff_core.figures import draw_schedule
 from ..hierdiff_core.plan import build_plan
 from ..hierdiff_core.schedule import linear_thresholds, reachable_saving, tau_for_root_share, tau_for_saving
 from . import types
-from .show import image_tensor, show
+from .show import image_tensor, numbered, show
 
 MODES = ["tau", "root share", "saving"]
 
@@ -65,8 +65,15 @@ class ThresholdSchedule(io.ComfyNode):
             tau = tau_for_root_share(Z, value) if mode == "root share" else value
         plan = build_plan(Z, linear_thresholds(steps, tau, private_steps))
         picture = image_tensor(draw_schedule(plan))
-        text = describe(plan, Z, private_steps)
+        text = f"{describe(plan, Z, private_steps)}\n{first_clusters(plan, linkage.prompts)}"
         return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=show(cls, text, picture))
+
+
+def first_clusters(plan, prompts):
+    """The clusters of the first step and their prompts, largest first."""
+    members = sorted(plan.steps[0].members, key=len, reverse=True)
+    lines = [f"({len(rows)}) {', '.join(prompts[i] for i in rows)}" for rows in members]
+    return "clusters of the first step:\n" + numbered([line[:300] for line in lines])
 
 
 def describe(plan, Z, private_steps):

@@ -249,7 +249,8 @@ class ComfyServer:
         self.base_dir = Path(base_dir).resolve() if base_dir else None
         self.device_args = list(device_args)
         self.extra_args = list(extra_args)
-        self.env = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", **(env or {})}
+        # torch's threads spin while they wait for each other: on a busy machine that costs far more than it gains
+        self.env = {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "OMP_WAIT_POLICY": "PASSIVE", **(env or {})}
         self.python = python
         self.port = port
         self.start_timeout = start_timeout

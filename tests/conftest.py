@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads must not spin beside a server's
 REPO_ROOT = Path(__file__).resolve().parent.parent
 # At the end, so that the pack's `nodes` folder can never hide the `nodes` module of a ComfyUI imported by a test.
 sys.path += [str(REPO_ROOT), str(REPO_ROOT / "scripts"), str(REPO_ROOT / "tests")]

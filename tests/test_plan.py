@@ -88,6 +88,7 @@ def test_first_and_counts_describe_the_labels(prompt_set):
             members = np.flatnonzero(step.labels == c)
             assert step.first[c] == members[0]
             assert step.counts[c] == len(members)
+            np.testing.assert_array_equal(step.members[c], members)
         assert step.counts.sum() == len(step.labels)
 
 

@@ -93,3 +93,8 @@ def test_escaped_characters_stand_for_themselves(text, prompts):
 def test_error_names_the_line_with_the_unpaired_brace(text, message):
     with pytest.raises(ValueError, match=message):
         parse_prompts(text)
+
+
+def test_line_with_too_many_alternatives_is_refused_at_once():
+    with pytest.raises(ValueError, match="line 2 gives more than 10000 prompts"):
+        parse_prompts("fine\n" + "{a|b}" * 60)

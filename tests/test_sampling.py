@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hierdiff_core import build_plan, linear_thresholds, ward_linkage
+from hierdiff_core import Plan, Step, build_plan, linear_thresholds, ward_linkage
 from hierdiff_core.sampling import gather_history, sample_branches
 
 settings.register_profile("core", deadline=None, max_examples=60)
@@ -94,6 +94,15 @@ def test_latents_are_copied_from_the_parents():
     latents = sample_branches(write_down, torch.zeros(1, 1), plan, embeddings)
     assert [sorted(row) for row in received] == [[0], [4, 4], [402, 406, 406], [40202, 40202, 40605, 40607]]
     assert latents.flatten().tolist() == [4020201, 4020203, 4060505, 4060707]
+
+
+def test_clusters_may_be_numbered_in_any_order():
+    halves = Step(np.array([1, 0, 1, 0]), np.array([1, 0]), np.array([2, 2]), parents=np.array([0, 0]))
+    each = Step(np.array([0, 1, 3, 2]), np.array([0, 1, 3, 2]), np.ones(4, dtype=int), parents=np.array([1, 0, 0, 1]))
+    plan = Plan(np.array([1.0, 0.0]), (halves, each))
+    embeddings = torch.tensor([[[1.0], [3.0], [5.0], [7.0]]] * 2)
+    latents = sample_branches(lambda x, k, means: x * 10 + means[0], torch.zeros(1, 1), plan, embeddings)
+    assert latents.flatten().tolist() == [31, 53, 35, 57]
 
 
 def test_denoiser_sees_one_row_for_each_cluster_of_its_step():
