@@ -85,10 +85,11 @@ def test_latents_equal_the_paper_loop_written_out(path, one_thread):
         ward_linkage(embeddings.positive), linear_thresholds(int(reference["K"]), float(reference["tau"]))
     )
     assert plan.nfe == reference["nfe"]
+    decoder = load_decoder()  # before the seed: loading may draw from torch's global generator
     torch.manual_seed(int(reference["seed"]))
     assert torch.equal(torch.randn(x0.shape), x0)
     final = sample(
-        load_decoder(),
+        decoder,
         embeddings,
         plan,
         guidance=float(reference["guidance"]),
