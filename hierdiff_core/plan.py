@@ -62,10 +62,14 @@ class Plan:
     ----------
     thresholds : (K,) float64   non-increasing, the last is 0
     steps : tuple of K Step
+    Z : (N-1, 4) float64        the linkage matrix that was cut
+    prompt_keys : tuple of N int, or None   noise keys of the prompts, see `hierdiff_core.noise`
     """
 
     thresholds: np.ndarray
     steps: tuple[Step, ...]
+    Z: np.ndarray
+    prompt_keys: tuple[int, ...] | None = None
 
     @property
     def num_steps(self):
@@ -94,6 +98,14 @@ class Plan:
         """Share of UNet rows saved against `num_prompts` separate runs, 0 ... 1."""
         return 1 - self.nfe / (self.num_prompts * self.num_steps)
 
+    def resampled(self, num_steps):
+        """The plan for another number of steps, with thresholds interpolated over the same course."""
+        if num_steps == self.num_steps:
+            return self
+        places = np.linspace(0, self.num_steps - 1, num_steps) if num_steps > 1 else [self.num_steps - 1]
+        thresholds = np.interp(places, np.arange(self.num_steps), self.thresholds)
+        return build_plan(self.Z, thresholds, self.prompt_keys)
+
     @cached_property
     def branches(self):
         """tuple of Branch   parents before children."""
@@ -112,13 +124,14 @@ class Plan:
         return tuple(Branch(*fields) for fields in branches)
 
 
-def build_plan(Z, thresholds):
+def build_plan(Z, thresholds, prompt_keys=None):
     """Cut `Z` at each threshold and link every cluster to its parent.
 
     Parameters
     ----------
     Z : (N-1, 4) float64         linkage matrix; (0, 4) for a single prompt
     thresholds : (K,) float >= 0   non-increasing, ending at 0
+    prompt_keys : N ints, optional   kept in the plan for samplers that know no texts
 
     Returns
     -------
@@ -144,7 +157,7 @@ def build_plan(Z, thresholds):
         _, first, counts = np.unique(labels, return_index=True, return_counts=True)
         steps.append(Step(labels, first, counts, parents=previous[first]))
         previous = labels
-    return Plan(thresholds, tuple(steps))
+    return Plan(thresholds, tuple(steps), Z, tuple(prompt_keys) if prompt_keys is not None else None)
 
 
 def _check_thresholds(thresholds):

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..hierdiff_core.figures import draw_schedule
+from ..hierdiff_core.noise import text_key
 from ..hierdiff_core.plan import build_plan
 from ..hierdiff_core.schedule import linear_thresholds, reachable_saving, tau_for_root_share, tau_for_saving
 from . import types
@@ -63,7 +64,8 @@ class ThresholdSchedule(io.ComfyNode):
             tau = tau_for_saving(Z, steps, value, private_steps)
         else:
             tau = tau_for_root_share(Z, value) if mode == "root share" else value
-        plan = build_plan(Z, linear_thresholds(steps, tau, private_steps))
+        keys = [text_key(prompt) for prompt in linkage.prompts]
+        plan = build_plan(Z, linear_thresholds(steps, tau, private_steps), keys)
         picture = image_tensor(draw_schedule(plan))
         text = f"{describe(plan, Z, private_steps)}\n{first_clusters(plan, linkage.prompts)}"
         return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=show(cls, text, picture))

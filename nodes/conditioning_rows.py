@@ -1,0 +1,129 @@
+"""Rows of the host's conditioning: checked, averaged over clusters, sliced for micro-batches."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..hierdiff_core.pooling import cluster_means
+
+
+class Clusters(NamedTuple):
+    """Flat clusters numbered by first appearance, so that separate prompts keep their order.
+
+    labels : (N,) int64, first : (C,) int64, counts : (C,) int64, as in `plan.Step`
+    """
+
+    labels: np.ndarray
+    first: np.ndarray
+    counts: np.ndarray
+
+
+def in_prompt_order(step):
+    """`Clusters` of a plan's step."""
+    order = np.argsort(step.first)
+    rank = np.argsort(order)
+    return Clusters(rank[step.labels], step.first[order], step.counts[order])
+
+
+def rows_equal(tensor, clusters):
+    """Whether the rows (N, ...) of every cluster are the same to the bit."""
+    return torch.equal(tensor[clusters.first][clusters.labels], tensor)
+
+
+def check_conds(conds, name, run):
+    """Refuse conditioning that has neither 1 row nor N, or that cannot be shared.
+
+    Parameters
+    ----------
+    conds : list of dict   entries of one side, as a guider keeps them
+    name : str             "positive" or "negative"
+    run : SharingRun
+
+    Raises
+    ------
+    ValueError  naming the side, what was found and what to do.
+    """
+    n = run.plan.num_prompts
+    for entry in conds:
+        for key in ("cross_attn", "pooled_output"):
+            rows = entry.get(key)
+            if torch.is_tensor(rows) and rows.shape[0] not in (1, n):
+                raise ValueError(
+                    f"the {name} conditioning has {rows.shape[0]} rows ({key}), but the plan is for {n} prompts; "
+                    f"make it with CLIP Embedding from the same prompts, or give one row for all"
+                )
+        mask = entry.get("mask")
+        if torch.is_tensor(mask) and mask.ndim > 2 and mask.shape[0] > 1:
+            run.all_rows(mask, f"the mask of the {name} conditioning", "use one mask for all prompts")
+        _check_control(entry.get("control"), name)
+
+
+def _check_control(control, name):
+    while control is not None:
+        hint = getattr(control, "cond_hint_original", None)
+        if torch.is_tensor(hint) and hint.shape[0] > 1:
+            raise ValueError(
+                f"a ControlNet of the {name} conditioning has a batch of {hint.shape[0]} hint images; clusters share "
+                "a hint, so give it one image"
+            )
+        control = getattr(control, "previous_controlnet", None)
+
+
+def reduced_cond(entry, clusters):
+    """A copy of a conditioning entry with one row per cluster: the mean of its members' rows."""
+    reduced = dict(entry)
+    reduced["model_conds"] = {
+        name: _map_rows(cond, lambda rows, name=name: reduced_rows(rows, clusters, name))
+        for name, cond in entry["model_conds"].items()
+    }
+    mask = entry.get("mask")
+    if torch.is_tensor(mask) and mask.shape[0] == len(clusters.labels) > 1:
+        reduced["mask"] = mask[clusters.first]
+    return reduced
+
+
+def reduced_rows(rows, clusters, name):
+    """(1, ...) as it is, (N, ...) -> (C, ...) in the same dtype.
+
+    Means are taken over the members. Attention masks take the largest value: a token counts for a cluster if it counts
+    for a member. Rows of whole numbers have no mean and must be equal within a cluster.
+    """
+    n = len(clusters.labels)
+    if rows.shape[0] == 1:
+        return rows
+    if rows.shape[0] != n:
+        raise ValueError(f"conditioning '{name}' has {rows.shape[0]} rows; step sharing needs 1 or {n}")
+    if len(clusters.first) == n or rows_equal(rows, clusters):
+        return rows[clusters.first]
+    if "mask" in name:
+        return _largest(rows, clusters)
+    if not rows.is_floating_point():
+        raise ValueError(f"conditioning '{name}' differs between prompts of a cluster and has no mean ({rows.dtype})")
+    return cluster_means(rows.float(), clusters.labels, clusters.counts).to(rows.dtype)
+
+
+def _largest(rows, clusters):
+    return torch.stack([rows[torch.from_numpy(clusters.labels == c)].amax(dim=0) for c in range(len(clusters.first))])
+
+
+def sliced_cond(entry, rows, count):
+    """A copy of an entry with `count` rows that keeps the rows of a slice; single rows serve everywhere."""
+
+    def take(tensor):
+        return tensor[rows] if tensor.shape[0] == count > 1 else tensor
+
+    sliced = dict(entry)
+    sliced["model_conds"] = {name: _map_rows(cond, take) for name, cond in entry["model_conds"].items()}
+    if torch.is_tensor(entry.get("mask")):
+        sliced["mask"] = take(entry["mask"])
+    return sliced
+
+
+def _map_rows(cond, change):
+    """The host's COND object with `change` applied to its tensors; constants pass."""
+    if torch.is_tensor(cond.cond) and cond.cond.ndim > 0:
+        return cond._copy_with(change(cond.cond))
+    if isinstance(cond.cond, list) and all(torch.is_tensor(item) for item in cond.cond):
+        return cond._copy_with([change(item) for item in cond.cond])
+    return cond

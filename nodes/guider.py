@@ -1,0 +1,181 @@
+"""Step sharing for any MODEL: Hierarchical Guider, Shared Noise and Hierarchical KSampler."""
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from comfy_api.latest import io
+
+from . import types
+from .sharing import StepSharingGuider
+from .show import show
+
+PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
+MICRO_BATCH_TOOLTIP = "Clusters per model call. 0: all at once, split by ComfyUI's own estimate of memory."
+
+
+class Guider(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffGuider",
+            display_name="Hierarchical Guider",
+            category="HierDiff",
+            description="For SamplerCustomAdvanced, with any sampler: evaluates the model once per cluster of prompts.",
+            inputs=[
+                io.Model.Input("model", tooltip="Any model that ComfyUI loads, with its LoRAs and patches."),
+                io.Conditioning.Input("positive", tooltip="A row per prompt, from CLIP Embedding, or one row for all."),
+                io.Conditioning.Input("negative", tooltip="One row for all prompts, or a row per prompt."),
+                io.Float.Input(
+                    "cfg",
+                    default=8.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance. 1: no negative pass.",
+                ),
+                types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
+                io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
+            ],
+            outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced, with Shared Noise.")],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, negative, cfg, plan, micro_batch):
+        return io.NodeOutput(make_guider(model, positive, negative, cfg, plan, micro_batch))
+
+
+class SharedNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffSharedNoise",
+            display_name="Shared Noise",
+            category="HierDiff",
+            description="One starting noise for all prompts of a plan: what RandomNoise gives for a single latent.",
+            inputs=[
+                io.Int.Input(
+                    "noise_seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the starting noise, and of the noise that stochastic samplers add.",
+                ),
+                types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
+            ],
+            outputs=[io.Noise.Output(display_name="noise", tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(cls, noise_seed, plan):
+        return io.NodeOutput(OneNoise(noise_seed, plan.num_prompts))
+
+
+class OneNoise:
+    """The host's NOISE: one noise, repeated for N rows."""
+
+    def __init__(self, seed, num_prompts):
+        self.seed = seed
+        self.num_prompts = num_prompts
+
+    def generate_noise(self, input_latent):
+        one = comfy.sample.prepare_noise(input_latent["samples"][:1], self.seed)
+        return one.repeat(self.num_prompts, *[1] * (one.ndim - 1))
+
+
+class HierarchicalKSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffKSampler",
+            display_name="Hierarchical KSampler",
+            category="HierDiff",
+            description="ComfyUI's KSampler with shared steps: any model and sampler, the steps come from the plan.",
+            inputs=[
+                io.Model.Input("model", tooltip="Any model that ComfyUI loads, with its LoRAs and patches."),
+                io.Conditioning.Input("positive", tooltip="A row per prompt, from CLIP Embedding, or one row for all."),
+                io.Conditioning.Input("negative", tooltip="One row for all prompts, or a row per prompt."),
+                io.Latent.Input("latent_image", tooltip="One latent, which is repeated, or one for each prompt."),
+                types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the one starting noise, and of the noise that stochastic samplers add.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=8.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance. 1: no negative pass.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    tooltip="Any but dpm_adaptive.",
+                ),
+                io.Combo.Input(
+                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How sigmas fall over the steps."
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Less than 1 keeps some of the latent image (img2img).",
+                ),
+                io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
+                io.String.Output(display_name="report", tooltip="Model rows spent and saved."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        latent_image,
+        plan,
+        seed,
+        cfg,
+        sampler_name,
+        scheduler,
+        denoise,
+        micro_batch,
+    ):
+        latents = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
+        host = comfy.samplers.KSampler(model, plan.num_steps, model.load_device, sampler_name, scheduler, denoise)
+        guider = make_guider(model, positive, negative, cfg, plan, micro_batch)
+        samples, report = guider.sample_with_report(
+            OneNoise(seed, plan.num_prompts).generate_noise({"samples": latents}),
+            latents,
+            comfy.samplers.sampler_object(sampler_name),
+            host.sigmas,
+            latent_image.get("noise_mask"),
+            latent_preview.prepare_callback(model, len(host.sigmas) - 1),
+            not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed,
+        )
+        samples = samples.to(comfy.model_management.intermediate_device())
+        latent = {**latent_image, "samples": samples}
+        latent.pop("batch_index", None)  # of the input's rows, no longer of these
+        return io.NodeOutput(latent, report, ui=show(cls, report))
+
+
+def make_guider(model, positive, negative, cfg, plan, micro_batch):
+    guider = StepSharingGuider(model, plan, micro_batch)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider

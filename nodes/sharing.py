@@ -1,0 +1,272 @@
+"""Step sharing for the host's own samplers.
+
+The host's sampler runs on all N rows. The model is evaluated once for each cluster, on the cluster's mean
+conditioning, and the result is copied to the cluster's rows. They stay bit-identical until the cluster splits, so every
+sampler's history is right by construction.
+"""
+
+import copy
+import inspect
+
+import comfy.k_diffusion.sampling
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.samplers
+import torch
+
+from ..hierdiff_core.microbatch import MicroBatches
+from ..hierdiff_core.noise import branch_keys, keyed_generator
+from .conditioning_rows import check_conds, in_prompt_order, reduced_cond, rows_equal, sliced_cond
+
+WRAPPER_KEY = "hierdiff"
+# The host's samplers whose noise is a path: one Brownian tree for each branch.
+BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
+
+
+class StepSharingGuider(comfy.samplers.CFGGuider):
+    """A CFG guider that evaluates one row per cluster of a plan.
+
+    Parameters
+    ----------
+    model_patcher : ModelPatcher
+    plan : Plan             for N prompts; conditioning and latents have N rows or 1
+    micro_batch : int       clusters per model call; 0 as many as the host's estimate of memory allows
+
+    Notes
+    -----
+    Clusters are looked up by sigma and only ever refined: samplers may call the model several times a step.
+    """
+
+    def __init__(self, model_patcher, plan, micro_batch=0):
+        super().__init__(model_patcher)
+        self.plan = plan
+        self.micro_batch = micro_batch
+
+    def sample(self, *args, **kwargs):
+        return self.sample_with_report(*args, **kwargs)[0]
+
+    def sample_with_report(
+        self,
+        noise,
+        latent_image,
+        sampler,
+        sigmas,
+        denoise_mask=None,
+        callback=None,
+        disable_pbar=False,
+        seed=None,
+    ):
+        """The host's `CFGGuider.sample`, and in words what was spent.
+
+        Returns
+        -------
+        samples : (N, ...) tensor, report : str
+
+        Raises
+        ------
+        ValueError  before any model call, if something cannot be shared; it names what and how to mend it.
+        """
+        if sigmas.shape[-1] < 2:
+            return latent_image, "no steps: nothing was sampled"
+        check_model_options(self.model_options)
+        run = SharingRun(self.plan.resampled(len(sigmas) - 1), sigmas, self.micro_batch, seed or 0)
+        latent_image = run.all_rows(latent_image, "the latent batch", "give one latent, or one for each prompt")
+        noise = run.all_rows(noise, "the noise", "use Shared Noise")
+        if denoise_mask is not None and denoise_mask.shape[0] > 1:
+            run.all_rows(denoise_mask, "the noise mask", "use one mask for all prompts")
+        for name, conds in self.original_conds.items():
+            check_conds(conds, name, run)
+        guider = copy.copy(self)  # the host caches this object; a run's state must not stay on it
+        guider.run = run
+        shared = run.shared_sampler(sampler)
+        samples = super(StepSharingGuider, guider).sample(
+            noise, latent_image, shared, sigmas, denoise_mask, callback, disable_pbar, seed
+        )
+        return samples, run.report(self.plan)
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006  the host's signature
+        self.run.look_up(x, timestep)
+        options = comfy.model_patcher.create_model_options_clone(model_options)
+        comfy.patcher_extension.add_wrapper_with_key(
+            comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
+            WRAPPER_KEY,
+            self.run.calc_cond_batch,
+            options,
+            is_model_options=True,
+        )
+        return super().predict_noise(x, timestep, options, seed)
+
+
+def check_model_options(model_options):
+    """Refuse step caches: they would broadcast a trunk's residual onto its branches when a cluster splits."""
+    for name in ("easycache", "lazycache"):
+        if name in model_options.get("transformer_options", {}):
+            raise ValueError(
+                "EasyCache and LazyCache keep results of earlier steps by row and cannot follow clusters that split; "
+                "remove the cache node from the model that goes to the hierarchical guider"
+            )
+
+
+class SharingRun:
+    """State of one `sample` call: which clusters are current, their noise, and what was spent."""
+
+    def __init__(self, plan, sigmas, micro_batch, seed):
+        if (sigmas.diff() > 0).any():
+            raise ValueError("sigmas must fall from step to step; step sharing cannot run a sampler backwards")
+        if micro_batch < 0:
+            raise ValueError(f"micro_batch must be 0 (as many as fit) or more; got {micro_batch}")
+        self.plan = plan
+        self.sigmas = sigmas.detach().cpu().double()
+        self.micro_batch = micro_batch
+        self.seed = seed
+        self.keys = plan.prompt_keys or range(plan.num_prompts)
+        self.k = 0
+        self.clusters = in_prompt_order(plan.steps[0])
+        self.calls = self.rows = self.draws = 0
+        self.reduced = {}  # conditioning of the current clusters, by identity of the original
+        self.trees = {}  # Brownian trees by branch key
+        self.row = None  # one latent: shape, dtype and device of the noise
+
+    # --- which clusters ---
+
+    def look_up(self, x, timestep):
+        """Make the clusters of this sigma's step current; never back to coarser ones."""
+        self.row = x[:1]
+        sigma = float(timestep.flatten()[0])
+        # at sigmas[k] and below, down to sigmas[k + 1], the step is k; the slack is for float32 sigmas
+        k = int((self.sigmas[:-1] >= sigma * (1 - 1e-6)).sum()) - 1
+        if k > self.k:
+            finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
+            self.k = k
+            if finer:
+                self.clusters = in_prompt_order(self.plan.steps[k])
+                self.reduced = {}
+        self.calls += 1
+        self.rows += len(self.clusters.first)
+
+    def all_rows(self, tensor, name, fix):
+        """`tensor` with N rows that are equal within the first step's clusters."""
+        if tensor.is_nested:
+            raise ValueError(f"{name} is a nested latent (several media in one); step sharing takes one medium")
+        n = self.plan.num_prompts
+        if tensor.shape[0] == 1:
+            return tensor.expand(n, *tensor.shape[1:]).clone()
+        if tensor.shape[0] != n:
+            raise ValueError(f"{name} has {tensor.shape[0]} rows, but the plan is for {n} prompts; {fix}")
+        self.check_shared(tensor, name, fix)
+        return tensor
+
+    def check_shared(self, tensor, name, fix):
+        """Refuse rows that differ between prompts which the plan lets share a step."""
+        if not rows_equal(tensor, in_prompt_order(self.plan.steps[0])):
+            raise ValueError(f"{name} differs between prompts that share their first step; {fix}")
+
+    # --- the model ---
+
+    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kwargs):
+        """A CALC_COND_BATCH wrapper: one row per cluster goes in, and comes back for every prompt."""
+        clusters = self.clusters
+        alone = len(clusters.first) == self.plan.num_prompts
+        if alone and not self.micro_batch:
+            return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
+        x, t = x_in[clusters.first], timestep[clusters.first]
+        conds = [self.reduce(entries, x) for entries in conds]
+
+        def evaluate(rows):
+            part = [entries and [sliced_cond(entry, rows, len(x)) for entry in entries] for entries in conds]
+            return torch.stack(executor(model, part, x[rows], t[rows], model_options, *args, **kwargs), dim=1)
+
+        limit = self.micro_batch or len(x)
+        check = comfy.model_management.throw_exception_if_processing_interrupted
+        outputs = MicroBatches(limit, check).map(evaluate, len(x))  # (clusters, conds, ...)
+        labels = torch.as_tensor(clusters.labels, device=x.device)
+        return list(outputs[labels].unbind(dim=1))
+
+    def reduce(self, entries, x):
+        """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""
+        if entries is None:
+            return None
+        for entry in entries:
+            if id(entry) not in self.reduced:
+                self.reduced[id(entry)] = entry, reduced_cond(entry, self.clusters)
+        return [self.reduced[id(entry)][1] for entry in entries]
+
+    # --- noise ---
+
+    def shared_sampler(self, sampler):
+        """A copy of the host's sampler whose noise is the same for all rows of a cluster.
+
+        Raises
+        ------
+        ValueError  if the sampler couples rows or draws noise that cannot be replaced.
+        """
+        if not isinstance(sampler, comfy.samplers.KSAMPLER):
+            raise ValueError(f"{type(sampler).__name__} is not a k-diffusion sampler of ComfyUI; use KSamplerSelect")
+        function, options = sampler.sampler_function, dict(sampler.extra_options)
+        name = function.__name__
+        if "adaptive" in name:
+            raise ValueError("dpm_adaptive chooses its steps from the error of all rows together; use another sampler")
+        if options.get("s_churn", 0) > 0:
+            raise ValueError("s_churn > 0 draws noise for every row alone; set it to 0, or use an ancestral sampler")
+        if "noise_sampler" in options:
+            options["noise_sampler"] = self.repeated(options["noise_sampler"])
+        elif "noise_sampler" in inspect.signature(function).parameters:
+            options["noise_sampler"] = self.brownian_noise(name) if is_brownian(name) else self.white_noise
+        # without inpaint options the mask's noise is the run's own: the host's "random" one differs between rows
+        return comfy.samplers.KSAMPLER(function, options, {})
+
+    def white_noise(self, sigma, sigma_next):
+        """(N, ...) noise, a function of seed, branch and the number of the draw."""
+        draw = self.draws
+        self.draws += 1
+        return self.spread(lambda key: normal_like(self.row, keyed_generator(self.seed, key, draw)))
+
+    def brownian_noise(self, name):
+        positive = self.sigmas[self.sigmas > 0].float()
+
+        def noise(sigma, sigma_next):
+            return self.spread(lambda key: self.tree(key, positive, name.endswith("_gpu"))(sigma, sigma_next))
+
+        return noise
+
+    def tree(self, key, sigmas, on_device):
+        if key not in self.trees:
+            seed = keyed_generator(self.seed, key, 0).initial_seed()
+            self.trees[key] = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
+                self.row, sigmas.min(), sigmas.max(), seed=seed, cpu=not on_device
+            )
+        return self.trees[key]
+
+    def repeated(self, noise_sampler):
+        """Somebody else's noise, each cluster's first row for all of its rows."""
+        return lambda sigma, sigma_next: noise_sampler(sigma, sigma_next)[self.clusters.first][self.clusters.labels]
+
+    def spread(self, draw):
+        """(N, ...) from one draw per cluster."""
+        rows = torch.cat([draw(key) for key in branch_keys(self.clusters.labels, self.keys)])
+        return rows[torch.as_tensor(self.clusters.labels, device=rows.device)]
+
+    # --- what was spent ---
+
+    def report(self, plan):
+        standard = self.calls * self.plan.num_prompts
+        lines = [
+            f"{self.plan.num_prompts} latents, {self.plan.num_steps} steps, {self.calls} model calls",
+            f"model rows: {self.rows} instead of {standard}, {1 - self.rows / max(standard, 1):.1%} saved",
+        ]
+        if self.plan.num_steps != plan.num_steps:
+            lines.append(
+                f"the plan's {plan.num_steps} thresholds were resampled over the sampler's {self.plan.num_steps} steps"
+            )
+        return "\n".join(lines)
+
+
+def is_brownian(name):
+    """Whether a k-diffusion function of this name walks a Brownian path."""
+    return any(name.startswith(f"sample_{sampler}") for sampler in BROWNIAN)
+
+
+def normal_like(row, generator):
+    """(1, ...) normal noise from a CPU generator, on the row's device."""
+    return torch.randn(row.shape, generator=generator, dtype=row.dtype).to(row.device)
