@@ -2,8 +2,11 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .clip import ClipEmbedding
 from .decoder import DecoderLoader
+from .guider import Guider, HierarchicalKSampler, SharedNoise
 from .linkage import WardLinkage
+from .native_model import KandinskyModel
 from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
 from .sampler import BranchingSampler
@@ -19,6 +22,11 @@ NODES: list[type[io.ComfyNode]] = [
     DecoderLoader,
     BranchingSampler,
     ContactSheet,
+    KandinskyModel,
+    ClipEmbedding,
+    Guider,
+    SharedNoise,
+    HierarchicalKSampler,
 ]
 
 

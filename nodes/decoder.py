@@ -11,6 +11,7 @@ from ..hierdiff_core.loading import DECODER_CLASS, load_decoder, suitable_settin
 from ..hierdiff_core.previews import colour_patches, fit_latent_rgb
 from . import types
 from .models import PRECISIONS, LoadedModel, choose_dtype, make_patcher, model_folder, model_names, validate_model
+from .native_model import native_patcher
 
 
 class DecoderLoader(io.ComfyNode):
@@ -53,7 +54,8 @@ class DecoderLoader(io.ComfyNode):
         patches = colour_patches()
         latent_rgb = fit_latent_rgb(patches, vae.encode(patches))
         settings = suitable_settings(folder)
-        decoder = LoadedModel(pipeline, make_patcher(pipeline.unet), model, settings, vae, latent_rgb)
+        # the patcher of a MODEL from the start: were there two, the host would count the same weights twice
+        decoder = LoadedModel(pipeline, native_patcher(pipeline, latent_rgb), model, settings, vae, latent_rgb)
         return io.NodeOutput(decoder, vae)
 
 

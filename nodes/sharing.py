@@ -56,6 +56,7 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
         callback=None,
         disable_pbar=False,
         seed=None,
+        **host_options,
     ):
         """The host's `CFGGuider.sample`, and in words what was spent.
 
@@ -81,7 +82,7 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
         guider.run = run
         shared = run.shared_sampler(sampler)
         samples = super(StepSharingGuider, guider).sample(
-            noise, latent_image, shared, sigmas, denoise_mask, callback, disable_pbar, seed
+            noise, latent_image, shared, sigmas, denoise_mask, callback, disable_pbar, seed, **host_options
         )
         return samples, run.report(self.plan)
 
@@ -126,6 +127,7 @@ class SharingRun:
         self.calls = self.rows = self.draws = 0
         self.reduced = {}  # conditioning of the current clusters, by identity of the original
         self.trees = {}  # Brownian trees by branch key
+        self.by_call = False  # the sampler calls once per step, at sigmas of its own
         self.row = None  # one latent: shape, dtype and device of the noise
 
     # --- which clusters ---
@@ -133,9 +135,7 @@ class SharingRun:
     def look_up(self, x, timestep):
         """Make the clusters of this sigma's step current; never back to coarser ones."""
         self.row = x[:1]
-        sigma = float(timestep.flatten()[0])
-        # at sigmas[k] and below, down to sigmas[k + 1], the step is k; the slack is for float32 sigmas
-        k = int((self.sigmas[:-1] >= sigma * (1 - 1e-6)).sum()) - 1
+        k = min(self.calls, self.plan.num_steps - 1) if self.by_call else self.step_of(float(timestep.flatten()[0]))
         if k > self.k:
             finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
             self.k = k
@@ -144,6 +144,11 @@ class SharingRun:
                 self.reduced = {}
         self.calls += 1
         self.rows += len(self.clusters.first)
+
+    def step_of(self, sigma):
+        """The step that covers a sigma: from sigmas[k] down to above sigmas[k + 1] it is k."""
+        slack = 1 - 1e-6  # float32 sigmas
+        return int((self.sigmas[:-1] >= sigma * slack).sum()) - 1
 
     def all_rows(self, tensor, name, fix):
         """`tensor` with N rows that are equal within the first step's clusters."""
@@ -207,6 +212,7 @@ class SharingRun:
         name = function.__name__
         if "adaptive" in name:
             raise ValueError("dpm_adaptive chooses its steps from the error of all rows together; use another sampler")
+        self.by_call = "dpm_fast" in name  # it never comes to the last sigma, where every prompt is alone
         if options.get("s_churn", 0) > 0:
             raise ValueError("s_churn > 0 draws noise for every row alone; set it to 0, or use an ancestral sampler")
         if "noise_sampler" in options:

@@ -1,0 +1,201 @@
+"""CLIP Embedding: prompts -> a conditioning with a row per prompt, and the embeddings to cluster them by."""
+
+import torch
+from comfy_api.latest import io
+
+from ..hierdiff_core.embeddings import PromptEmbeddings
+from . import types
+from .conditioning import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
+from .show import Progress, show
+
+POOLED, TOKEN_MEAN = "pooled", "token mean"
+POOLING = ["auto", POOLED, TOKEN_MEAN]
+T5_NAMES = {"t5xxl", "pile_t5xl", "t5base", "mt5xl", "umt5xxl"}  # those that the node T5TokenizerOptions sets
+DROPPED_MASK = (
+    "⚠ shorter prompts were padded to {longest} tokens and masked. Models that do not heed the mask at every layer "
+    "(Z-Image, Lumina 2, in some versions of ComfyUI Qwen-Image) draw them a little differently than alone."
+)
+
+
+class ClipEmbedding(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffClipEmbedding",
+            display_name="CLIP Embedding",
+            category="HierDiff",
+            description="Encodes every prompt with the text encoder of a model: one conditioning for the whole set, "
+            "and the embeddings for Ward Linkage.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the model that draws the pictures."),
+                types.Prompts.Input("prompts", tooltip="From Prompt Set."),
+                io.Combo.Input(
+                    "pooling",
+                    options=POOLING,
+                    default=POOLING[0],
+                    tooltip="One vector per prompt, to compare prompts by. pooled: the encoder's own summary. "
+                    "token mean: the mean over the tokens. auto: pooled, if the encoder has it. "
+                    "The conditioning is not affected.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="One entry with a row per prompt, in the order of the prompts.",
+                ),
+                types.Embeddings.Output(display_name="embeddings", tooltip="One vector per prompt, for Ward Linkage."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, clip, prompts, pooling):
+        tokens, entries = encode_each(clip, prompts)
+        lengths = [entry[0].shape[1] for entry in entries]
+        lengthen = how_to_lengthen(clip, tokens, lengths)
+        conditioning = merge(entries, prompts, lengthen, how_to_fix(tokens, lengthen))
+        vectors, used = prompt_vectors(entries, prompts, pooling)
+        check_finite(vectors, prompts)
+        embeddings = PromptEmbeddings(vectors, torch.zeros_like(vectors), prompts)
+        text = describe(embeddings, used, conditioning, lengths)
+        return io.NodeOutput([conditioning], embeddings, ui=show(cls, text))
+
+
+# --- Encoding --------------------------------------------------------------------------------------------------------
+
+
+def encode_each(clip, prompts):
+    """Tokens and conditioning of every prompt, encoded alone, so that it does not depend on the others.
+
+    Returns
+    -------
+    tokens : list of N dict            encoder name -> chunks of (token, weight)
+    entries : list of N [cond, dict]   equal prompts share theirs
+    """
+    if clip is None:
+        raise ValueError(
+            "there is no CLIP: this checkpoint holds no text encoder. Load one with Load CLIP and connect it here."
+        )
+    distinct = list(dict.fromkeys(prompts))
+    progress = Progress(len(distinct))
+    encoded = {}
+    for prompt in distinct:
+        progress.check_cancelled()
+        tokens = clip.tokenize(prompt)
+        encoded[prompt] = tokens, only_entry(clip.encode_from_tokens_scheduled(tokens), prompt)
+        progress.advance(1)
+    return [encoded[prompt][0] for prompt in prompts], [encoded[prompt][1] for prompt in prompts]
+
+
+def only_entry(entries, prompt):
+    """The single entry of a prompt's conditioning."""
+    if len(entries) != 1:
+        raise ValueError(
+            f'"{prompt[:60]}" has {len(entries)} conditionings, one for each part of a schedule, because the CLIP has '
+            "scheduled hooks. Set schedule_clip to false in Set CLIP Hooks, or connect the CLIP without hooks."
+        )
+    return entries[0]
+
+
+def how_to_lengthen(clip, tokens, lengths):
+    """What `merge` may do with shorter prompts; see there why."""
+    if all(_is_chunked(t, length, tokens[0]) for t, length in zip(tokens, lengths, strict=True)):
+        return REPEAT
+    # only what the encoder was built to mask may be masked: such models know what to do with a mask
+    if any(getattr(module, "return_attention_masks", False) for module in _modules(clip)):
+        left = any(getattr(tokenizer, "pad_left", False) for tokenizer in vars(clip.tokenizer).values())
+        return PAD_LEFT if left else PAD_RIGHT
+    return REFUSE
+
+
+def how_to_fix(tokens, lengthen):
+    """What the user can do about lengths that `merge` refuses."""
+    if lengthen == REPEAT:
+        return "shorten the longest prompts, so that none needs more than 4 chunks of tokens"
+    t5 = [len(chunk) for t in tokens for name in T5_NAMES & t.keys() for chunk in t[name]]
+    if t5:
+        return (
+            "shorten the longest prompts, or put the node T5TokenizerOptions between the CLIP and this node, with "
+            f"min_length {max(t5)}: it pads all prompts to the same length, which changes the pictures a little"
+        )
+    return "use prompts with the same number of tokens"
+
+
+def _modules(clip):
+    model = getattr(clip, "cond_stage_model", None)
+    return model.modules() if isinstance(model, torch.nn.Module) else ()
+
+
+def _is_chunked(tokens, length, first):
+    """Whether a prompt's conditioning is nothing but whole chunks, of the size that the set's `first` prompt has.
+
+    Each of SDXL's two encoders reads all chunks, side by side. SD3 sets T5's tokens behind those of CLIP: there, the
+    sum of one encoder is not the whole length.
+    """
+    size = len(next(iter(first.values()))[0])
+    return all(
+        all(len(chunk) == size for chunk in chunks) and size * len(chunks) == length for chunks in tokens.values()
+    )
+
+
+# --- Embeddings ------------------------------------------------------------------------------------------------------
+
+
+def prompt_vectors(entries, prompts, pooling):
+    """(N, D) float32 vectors of the prompts' own conditionings, before any padding, and the pooling that was used."""
+    if pooling == TOKEN_MEAN:
+        return torch.cat([token_mean(*entry) for entry in entries]), TOKEN_MEAN
+    pooled = [values.get("pooled_output") for _, values in entries]
+    if pooling == "auto":
+        return prompt_vectors(entries, prompts, POOLED if _tells_apart(pooled, prompts) else TOKEN_MEAN)
+    for prompt, row in zip(prompts, pooled, strict=True):
+        if row is None or not row.any():
+            found = "no pooled output" if row is None else "a pooled output of zeros"
+            raise ValueError(f'this text encoder gives {found} for "{prompt[:60]}"; set pooling to "{TOKEN_MEAN}"')
+    return torch.cat(pooled).float(), POOLED
+
+
+def check_finite(vectors, prompts):
+    """Refuse NaN, with the fix for a text encoder."""
+    for prompt, row in zip(prompts, vectors, strict=True):
+        if not torch.isfinite(row).all():
+            raise ValueError(
+                f'the embedding of "{prompt[:60]}" holds NaN or infinity; start ComfyUI with --fp32-text-enc, or load '
+                "the text encoder from another file"
+            )
+
+
+def token_mean(cond, values):
+    """(1, D) float32   mean over the tokens that the encoder did not mask"""
+    cond = cond.float()
+    mask = values.get("attention_mask")
+    if mask is None or mask.shape != cond.shape[:2] or not mask.any():
+        return cond.mean(dim=1)
+    weights = mask.to(cond).unsqueeze(-1)  # (1, T, 1)
+    return (cond * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def _tells_apart(pooled, prompts):
+    """Whether pooled outputs can be compared: there, not zero, and not the same for different prompts."""
+    if any(row is None or not row.any() for row in pooled):
+        return False
+    return len(set(prompts)) == 1 or any(not torch.equal(row, pooled[0]) for row in pooled)
+
+
+def describe(embeddings, used, conditioning, lengths):
+    """What was encoded, in words."""
+    cond, values = conditioning
+    longest, distinct = max(lengths), len(set(embeddings.prompts))
+    lines = [
+        f"{len(embeddings)} prompt{'s' if len(embeddings) > 1 else ''} ({distinct} distinct)",
+        f"embeddings: {used}, {embeddings.width} numbers each",
+        f"tokens: {length_counts(lengths)}",
+        f"conditioning: {' × '.join(map(str, cond.shape))}",
+    ]
+    if min(lengths) < longest and "attention_mask" in values:
+        lines.append(DROPPED_MASK.format(longest=longest))
+    elif min(lengths) < longest:
+        lines.append(f"prompts were repeated to {cond.shape[1]} tokens, which cross-attention does not notice")
+    if distinct > 1 and not (embeddings.positive != embeddings.positive[0]).any():
+        lines.append("⚠ all embeddings are equal: these prompts look the same to this text encoder")
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""Small models of the host's own classes, with random weights, for tests that run its samplers in this process."""
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_patcher
+import comfy.ops
+import comfy.supported_models
+import torch
+
+WIDTH, TOKENS, POOLED = 16, 5, 24
+UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": WIDTH,
+    "num_heads": 2,
+    "num_head_channels": -1,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": False,
+    "adm_in_channels": None,
+    "use_temporal_attention": False,
+    "legacy": False,
+    "dtype": torch.float32,
+}
+CPU = torch.device("cpu")
+
+
+class PooledModel(comfy.model_base.BaseModel):
+    """Conditioned as SDXL is: by the pooled output and by sizes."""
+
+    def encode_adm(self, **kwargs):
+        pooled = kwargs["pooled_output"]
+        size = torch.full((pooled.shape[0], 8), kwargs.get("width", 768) / 1000)
+        return torch.cat([pooled.to(size), size], dim=1)
+
+
+def fill(module, seed=0):
+    """Random weights that keep activations finite (the host leaves weights unset until a file is loaded)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            scale = 0.6 / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.1
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+            if parameter.ndim == 1 and name.endswith("weight"):
+                parameter.add_(1)
+    return module.requires_grad_(False)
+
+
+def unet_model(pooled=False):
+    """ModelPatcher of a tiny UNet; with `pooled`, conditioned like SDXL."""
+    settings = {**UNET, "adm_in_channels": POOLED + 8, "num_classes": "sequential"} if pooled else dict(UNET)
+    config = comfy.supported_models.SD15(settings)
+    config.unet_config = settings
+    config.manual_cast_dtype = None
+    model = (PooledModel if pooled else comfy.model_base.BaseModel)(config, device=CPU)
+    fill(model.diffusion_model)
+    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
+def control_net():
+    """A tiny ControlNet for `unet_model()`, with a hint of 8 pixels per latent pixel."""
+    settings = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output")}
+    settings["operations"] = comfy.ops.disable_weight_init
+    network = fill(comfy.cldm.cldm.ControlNet(hint_channels=3, device=CPU, **settings), seed=1)
+    return comfy.controlnet.ControlNet(network, load_device=CPU)

@@ -1,0 +1,129 @@
+"""The guider and the KSampler with shared steps in a real server, on the bundled model as MODEL."""
+
+import re
+
+import numpy as np
+import pytest
+from comfyui_host import PromptFailed
+from graphs import pictures, small_graph
+
+pytestmark = pytest.mark.host
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def native_graph(**changes):
+    """Prompts, plan, and the Hierarchical KSampler on Kandinsky 2.2 as MODEL."""
+    graph = small_graph()
+    for name in ("sample", "sheet"):
+        del graph[name]
+    graph["model"] = node("HierDiffKandinskyModel", decoder=["load_decoder", 0], embeddings=["embed", 0])
+    graph["empty"] = node("EmptyLatentImage", width=128, height=128, batch_size=1)
+    graph["sample"] = node(
+        "HierDiffKSampler",
+        model=["model", 0],
+        positive=["model", 1],
+        negative=["model", 2],
+        latent_image=["empty", 0],
+        plan=["plan", 0],
+        seed=1,
+        cfg=3.0,
+        sampler_name="dpmpp_2m",
+        scheduler="normal",
+        denoise=1.0,
+        micro_batch=0,
+    )
+    for place, value in changes.items():
+        name, key = place.split(".")
+        graph[name]["inputs"][key] = value
+    return graph
+
+
+@pytest.fixture(scope="module")
+def shared_run(comfy):
+    return comfy.run(native_graph())
+
+
+def test_ksampler_draws_a_picture_per_prompt_and_reports_the_rows(comfy, shared_run):
+    made = pictures(comfy, shared_run, "save")
+    assert len(made) == 6
+    assert len({picture.tobytes() for picture in made}) == 6
+    report = shared_run["outputs"]["sample"]["text"][0]
+    spent, standard = map(int, re.search(r"model rows: (\d+) instead of (\d+)", report).groups())
+    plan = shared_run["outputs"]["plan"]["text"][0]
+    assert standard == 36
+    assert f"{spent} rows instead of 36" in plan
+
+
+def test_without_sharing_it_is_the_hosts_ksampler(comfy):
+    graph = native_graph(**{"plan.mode": "tau", "plan.value": 0.0})
+    graph["batch"] = node("RepeatLatentBatch", samples=["empty", 0], amount=6)
+    plain = {key: value for key, value in graph["sample"]["inputs"].items() if key not in ("plan", "micro_batch")}
+    graph["one"] = node("HierDiffSharedNoise", noise_seed=1, plan=["plan", 0])
+    graph["guider"] = node("CFGGuider", **{key: plain[key] for key in ("model", "positive", "negative", "cfg")})
+    graph["which"] = node("KSamplerSelect", sampler_name="dpmpp_2m")
+    graph["sigmas"] = node("BasicScheduler", model=["model", 0], scheduler="normal", steps=6, denoise=1.0)
+    graph["plain"] = node(
+        "SamplerCustomAdvanced",
+        noise=["one", 0],
+        guider=["guider", 0],
+        sampler=["which", 0],
+        sigmas=["sigmas", 0],
+        latent_image=["batch", 0],
+    )
+    graph["plain_decode"] = node("VAEDecode", samples=["plain", 0], vae=["load_decoder", 1])
+    graph["plain_save"] = node("SaveImage", images=["plain_decode", 0], filename_prefix="plain")
+    entry = comfy.run(graph)
+    for ours, theirs in zip(pictures(comfy, entry, "save"), pictures(comfy, entry, "plain_save"), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_guider_under_sampler_custom_advanced_equals_the_ksampler(comfy, shared_run):
+    graph = native_graph()
+    settings = graph.pop("sample")["inputs"]
+    keys = ("model", "positive", "negative", "cfg", "plan", "micro_batch")
+    graph["guider"] = node("HierDiffGuider", **{key: settings[key] for key in keys})
+    graph["one"] = node("HierDiffSharedNoise", noise_seed=1, plan=["plan", 0])
+    graph["which"] = node("KSamplerSelect", sampler_name="dpmpp_2m")
+    graph["sigmas"] = node("BasicScheduler", model=["model", 0], scheduler="normal", steps=6, denoise=1.0)
+    graph["sample"] = node(
+        "SamplerCustomAdvanced",
+        noise=["one", 0],
+        guider=["guider", 0],
+        sampler=["which", 0],
+        sigmas=["sigmas", 0],
+        latent_image=["empty", 0],
+    )
+    entry = comfy.run(graph)
+    for one, other in zip(pictures(comfy, shared_run, "save"), pictures(comfy, entry, "save"), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_cancel_is_answered_within_a_model_call(comfy):
+    import threading
+    import time
+
+    graph = native_graph(**{"plan.steps": 400, "plan.mode": "tau", "plan.value": 0.0})
+    prompt_id = comfy.queue(graph)
+    stop = threading.Timer(6, comfy.interrupt)
+    stop.start()
+    began = time.monotonic()
+    with pytest.raises(PromptFailed, match="interrupted"):
+        comfy.wait(prompt_id)
+    assert time.monotonic() - began < 20  # 2400 rows would take far longer
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample.sampler_name": "dpm_adaptive"}, "dpm_adaptive chooses its steps"),
+        ({"empty.batch_size": 4}, "the latent batch has 4 rows, but the plan is for 6 prompts"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_by_name(comfy, changes, message):
+    with pytest.raises(PromptFailed, match=message) as failure:
+        comfy.run(native_graph(**changes))
+    assert failure.value.node_id == "sample"
+    assert failure.value.exception_type == "ValueError"
