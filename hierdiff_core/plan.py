@@ -62,13 +62,13 @@ class Plan:
     ----------
     thresholds : (K,) float64   non-increasing, the last is 0
     steps : tuple of K Step
-    Z : (N-1, 4) float64        the linkage matrix that was cut
+    Z : (N-1, 4) float64        the linkage matrix that was cut; None for a plan made by hand
     prompt_keys : tuple of N int, or None   noise keys of the prompts, see `hierdiff_core.noise`
     """
 
     thresholds: np.ndarray
     steps: tuple[Step, ...]
-    Z: np.ndarray
+    Z: np.ndarray | None = None
     prompt_keys: tuple[int, ...] | None = None
 
     @property
@@ -99,9 +99,16 @@ class Plan:
         return 1 - self.nfe / (self.num_prompts * self.num_steps)
 
     def resampled(self, num_steps):
-        """The plan for another number of steps, with thresholds interpolated over the same course."""
+        """The plan for another number of steps, with thresholds interpolated over the same course.
+
+        Raises
+        ------
+        ValueError  if the plan does not know its linkage matrix.
+        """
         if num_steps == self.num_steps:
             return self
+        if self.Z is None:
+            raise ValueError("a plan without Z cannot be cut again; make it with build_plan")
         places = np.linspace(0, self.num_steps - 1, num_steps) if num_steps > 1 else [self.num_steps - 1]
         thresholds = np.interp(places, np.arange(self.num_steps), self.thresholds)
         return build_plan(self.Z, thresholds, self.prompt_keys)

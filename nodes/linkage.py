@@ -28,7 +28,7 @@ class WardLinkage(io.ComfyNode):
             category="HierDiff",
             description="Stage 2: hierarchical clustering of the embeddings. Similar prompts join low in the tree.",
             inputs=[
-                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding."),
+                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding or CLIP Embedding."),
                 io.Combo.Input(
                     "metric",
                     options=list(METRICS),

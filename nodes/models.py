@@ -87,12 +87,27 @@ def choose_dtype(precision):
     return comfy.model_management.unet_dtype(device, supported_dtypes=[torch.float16, torch.bfloat16, torch.float32])
 
 
+class WholeModelPatcher(comfy.model_patcher.ModelPatcher):
+    """Loads and unloads a model as one piece.
+
+    When memory is short the host's samplers load a part of the layers and rely on the host's own layer classes to
+    fetch the rest when they run. diffusers' layers cannot do that: they would fail on two devices. The base is the
+    plain patcher, as for the host's own models that cannot be split, and never the dynamic one of newer hosts, which
+    takes no full load.
+    """
+
+    def load(self, device_to=None, **options):
+        return super().load(device_to, **{**options, "full_load": True})
+
+    def partially_unload(self, *args, **kwargs):
+        return 0  # bytes freed: the host then unloads all of it
+
+
 def make_patcher(*networks):
     """Put networks under the host's memory management; they start on its offload device."""
     # the host writes attributes such as `device`, which diffusers models do not let it write
     container = torch.nn.ModuleList(networks).eval().requires_grad_(False)
-    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return patcher_class(
+    return WholeModelPatcher(
         container,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),

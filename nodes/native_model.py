@@ -13,6 +13,7 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky import unet_bytes_per_row
 from . import types
+from .models import WholeModelPatcher
 from .show import show
 
 # The host's names for diffusers' beta schedules: its "linear" is linear in the square root.
@@ -80,22 +81,6 @@ def native_patcher(pipeline, latent_rgb):
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-
-
-class WholeModelPatcher(comfy.model_patcher.ModelPatcher):
-    """Loads and unloads a model as one piece.
-
-    When memory is short the host's samplers load a part of the layers and rely on the host's own layer classes to
-    fetch the rest when they run. diffusers' layers cannot do that: they would fail on two devices. The base is the
-    plain patcher, as for the host's own models that cannot be split, and never the dynamic one of newer hosts, which
-    takes no full load.
-    """
-
-    def load(self, device_to=None, **options):
-        return super().load(device_to, **{**options, "full_load": True})
-
-    def partially_unload(self, *args, **kwargs):
-        return 0  # bytes freed: the host then unloads all of it
 
 
 class NativeKandinsky(comfy.model_base.BaseModel):

@@ -36,7 +36,7 @@ class PromptSet(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Prompts.Output(display_name="prompts", tooltip="The set, for Prior Embedding and Contact Sheet."),
+                types.Prompts.Output(display_name="prompts", tooltip="The set, for embedding and Contact Sheet."),
                 io.String.Output(
                     display_name="texts",
                     is_output_list=True,

@@ -78,6 +78,75 @@ def describe(prior, decoder, prompts, prior_guidance, schedule, guidance, size, 
     }
 
 
+ANY_MODEL_ABOUT = """## HierDiff with any model
+Load your own checkpoint (SD 1.5 here: then 512×512 pixels, cfg 7), add LoRAs between it and the nodes as usual. The
+model is called once per cluster of prompts; sampler and scheduler are ComfyUI's own."""
+
+CLIP_NOTE = """### 1 CLIP Embedding
+Encodes every prompt: one row of conditioning each, and a vector by which prompts are compared."""
+
+KSAMPLER_NOTE = """### 4 Hierarchical KSampler
+The host's KSampler on all prompts. Samplers of one or two evaluations a step (euler, heun, dpmpp_sde) take a split
+best; multistep ones (dpmpp_2m and its kin) overshoot where clusters split late: see docs/samplers.md."""
+
+
+def any_model():
+    """Nodes of the graph for a native model, as in `describe`."""
+    checkpoint = ("load", 0), ("load", 1), ("load", 2)
+    return {
+        "about": ("MarkdownNote", [ANY_MODEL_ABOUT], {}, 0, 180, None),
+        "prompts": ("HierDiffPromptSet", [PRODUCTS], {}, 0, 300, "prompts"),
+        "load": ("CheckpointLoaderSimple", ["v1-5-pruned-emaonly-fp16.safetensors"], {}, 1, 100, "load"),
+        "embed": (
+            "HierDiffClipEmbedding",
+            ["auto"],
+            {"clip": checkpoint[1], "prompts": ("prompts", 0)},
+            1,
+            220,
+            "prompts",
+        ),
+        "negative": ("CLIPTextEncode", ["blurry, text, watermark"], {"clip": checkpoint[1]}, 1, 120, "prompts"),
+        "note_embed": ("MarkdownNote", [CLIP_NOTE], {}, 1, 120, None),
+        "linkage": ("HierDiffWardLinkage", ["cosine"], {"embeddings": ("embed", 1)}, 2, 560, "plan"),
+        "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
+        "schedule": (
+            "HierDiffThresholdSchedule",
+            [30, "saving", 0.5, 1],
+            {"linkage": ("linkage", 0)},
+            3,
+            640,
+            "plan",
+        ),
+        "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
+        "empty": ("EmptyLatentImage", [512, 512, 1], {}, 4, 110, "load"),
+        "sampler": (
+            "HierDiffKSampler",
+            [0, "fixed", 7.0, "euler", "normal", 1.0, 0],
+            {
+                "model": checkpoint[0],
+                "positive": ("embed", 0),
+                "negative": ("negative", 0),
+                "latent_image": ("empty", 0),
+                "plan": ("schedule", 0),
+            },
+            4,
+            560,
+            "sample",
+        ),
+        "note_sampler": ("MarkdownNote", [KSAMPLER_NOTE], {}, 4, 170, None),
+        "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": checkpoint[2]}, 5, 50, "sample"),
+        "sheet": (
+            "HierDiffContactSheet",
+            [0],
+            {"images": ("decode", 0), "prompts": ("prompts", 0)},
+            5,
+            420,
+            "sample",
+        ),
+        "save": ("SaveImage", ["HierDiff"], {"images": ("decode", 0)}, 5, 420, "sample"),
+    }
+
+
 def build(nodes, object_info):
     """A graph in ComfyUI's file format 0.4."""
     ids = {name: i for i, name in enumerate(nodes, start=1)}
@@ -183,6 +252,7 @@ def main():
     )
     write("hierdiff_quickstart", quickstart, info)
     write("hierdiff_kandinsky22", kandinsky, info)
+    write("hierdiff_any_model", any_model(), info)
 
 
 if __name__ == "__main__":

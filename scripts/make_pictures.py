@@ -53,6 +53,7 @@ def main():
     pictures = [picture for name, picture in made.items() if name[0].isdigit()]
     icon([pictures[i] for i in (6, 11, 15, 28)]).save(REPO_ROOT / "docs" / "icon.png", optimize=True)
     thumbnails = {"hierdiff_quickstart": made["contact_sheet.png"], "hierdiff_kandinsky22": few["tree.png"]}
+    thumbnails["hierdiff_any_model"] = few["contact_sheet.png"]
     for name, picture in thumbnails.items():
         square(picture, THUMBNAIL).save(REPO_ROOT / "workflows" / f"{name}.jpg", quality=90)
 

@@ -63,3 +63,34 @@ def pictures(server, entry, node):
     """Pictures that a node put into the history, as (H, W, 3) uint8 arrays."""
     refs = entry["outputs"][node]["images"]
     return [np.asarray(Image.open(io.BytesIO(server.view(ref))).convert("RGB")) for ref in refs]
+
+
+def node(class_type, **inputs):
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def native_graph(**changes):
+    """Prompts, plan, and the Hierarchical KSampler on Kandinsky 2.2 as MODEL."""
+    graph = small_graph()
+    for name in ("sample", "sheet"):
+        del graph[name]
+    graph["model"] = node("HierDiffKandinskyModel", decoder=["load_decoder", 0], embeddings=["embed", 0])
+    graph["empty"] = node("EmptyLatentImage", width=128, height=128, batch_size=1)
+    graph["sample"] = node(
+        "HierDiffKSampler",
+        model=["model", 0],
+        positive=["model", 1],
+        negative=["model", 2],
+        latent_image=["empty", 0],
+        plan=["plan", 0],
+        seed=1,
+        cfg=3.0,
+        sampler_name="dpmpp_2m",
+        scheduler="normal",
+        denoise=1.0,
+        micro_batch=0,
+    )
+    for place, value in changes.items():
+        name, key = place.split(".")
+        graph[name]["inputs"][key] = value
+    return graph

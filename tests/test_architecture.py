@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "server"}
+HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"}
 CORE_FILES = sorted((ROOT / "hierdiff_core").rglob("*.py"))
 NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))
 

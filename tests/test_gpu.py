@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from comfyui_host import ComfyServer
+from graphs import native_graph, small_graph
 from graphs import pictures as server_pictures
-from graphs import small_graph
 
 from hierdiff_core import (
     build_plan,
@@ -112,6 +112,17 @@ def test_host_evicts_our_models_for_others_and_reloads_them(tmp_path):
         assert any("ModuleList" in name for name in again["outputs"]["fill"]["loaded"][0])
         pairs = zip(server_pictures(server, first, "save"), server_pictures(server, again, "save"), strict=True)
         assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_sde_gpu", "dpmpp_2m"])
+def test_ksampler_with_shared_steps_on_the_gpu(tmp_path, sampler):
+    with ComfyServer(base_dir=tmp_path, device_args=[]) as server:
+        one = server.run(native_graph(**{"sample.sampler_name": sampler}))
+        server.free()
+        other = server.run(native_graph(**{"sample.sampler_name": sampler, "sample.micro_batch": 2}))
+        pairs = zip(server_pictures(server, one, "save"), server_pictures(server, other, "save"), strict=True)
+        assert max(np.abs(a.astype(int) - b).mean() for a, b in pairs) < 2
+        assert "% saved" in one["outputs"]["sample"]["text"][0]
 
 
 HOG = '''

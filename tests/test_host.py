@@ -148,6 +148,14 @@ def test_kandinsky_workflow_runs_on_folders_under_models(comfy, repo_root):
             (diffusers / f"kandinsky-2-2-{part}").unlink()
 
 
+def test_workflow_for_any_model_only_lacks_its_checkpoint(comfy, repo_root):
+    workflow = json.loads((repo_root / "workflows" / "hierdiff_any_model.json").read_text(encoding="utf-8"))
+    with pytest.raises(HttpFailed) as failure:
+        comfy.queue(to_api(workflow, comfy.object_info()))
+    errors = [error for node in failure.value.body["node_errors"].values() for error in node["errors"]]
+    assert [error["extra_info"]["input_name"] for error in errors] == ["ckpt_name"]
+
+
 def test_pictures_are_those_of_the_library(comfy, small_run):
     prompts = small_run["outputs"]["set"]["prompts"]
     embeddings = embed_prompts(load_prior(), prompts, num_steps=5, guidance=1.0, seed=1)

@@ -5,40 +5,9 @@ import re
 import numpy as np
 import pytest
 from comfyui_host import PromptFailed
-from graphs import pictures, small_graph
+from graphs import native_graph, node, pictures
 
 pytestmark = pytest.mark.host
-
-
-def node(class_type, **inputs):
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def native_graph(**changes):
-    """Prompts, plan, and the Hierarchical KSampler on Kandinsky 2.2 as MODEL."""
-    graph = small_graph()
-    for name in ("sample", "sheet"):
-        del graph[name]
-    graph["model"] = node("HierDiffKandinskyModel", decoder=["load_decoder", 0], embeddings=["embed", 0])
-    graph["empty"] = node("EmptyLatentImage", width=128, height=128, batch_size=1)
-    graph["sample"] = node(
-        "HierDiffKSampler",
-        model=["model", 0],
-        positive=["model", 1],
-        negative=["model", 2],
-        latent_image=["empty", 0],
-        plan=["plan", 0],
-        seed=1,
-        cfg=3.0,
-        sampler_name="dpmpp_2m",
-        scheduler="normal",
-        denoise=1.0,
-        micro_batch=0,
-    )
-    for place, value in changes.items():
-        name, key = place.split(".")
-        graph[name]["inputs"][key] = value
-    return graph
 
 
 @pytest.fixture(scope="module")
