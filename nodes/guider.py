@@ -15,6 +15,25 @@ PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
 MICRO_BATCH_TOOLTIP = "Clusters per model call. 0: all at once, split by ComfyUI's own estimate of memory."
 
 
+def model_inputs():
+    return [
+        io.Model.Input("model", tooltip="Any model that ComfyUI loads, with its LoRAs and patches."),
+        io.Conditioning.Input("positive", tooltip="A row per prompt, from CLIP Embedding, or one row for all."),
+        io.Conditioning.Input("negative", tooltip="One row for all prompts, or a row per prompt."),
+    ]
+
+
+def cfg_input():
+    return io.Float.Input(
+        "cfg",
+        default=8.0,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+        tooltip="Classifier-free guidance. 1: no negative pass.",
+    )
+
+
 class Guider(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -24,17 +43,8 @@ class Guider(io.ComfyNode):
             category="HierDiff",
             description="For SamplerCustomAdvanced, with any sampler: evaluates the model once per cluster of prompts.",
             inputs=[
-                io.Model.Input("model", tooltip="Any model that ComfyUI loads, with its LoRAs and patches."),
-                io.Conditioning.Input("positive", tooltip="A row per prompt, from CLIP Embedding, or one row for all."),
-                io.Conditioning.Input("negative", tooltip="One row for all prompts, or a row per prompt."),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Classifier-free guidance. 1: no negative pass.",
-                ),
+                *model_inputs(),
+                cfg_input(),
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
             ],
@@ -94,9 +104,7 @@ class HierarchicalKSampler(io.ComfyNode):
             category="HierDiff",
             description="ComfyUI's KSampler with shared steps: any model and sampler, the steps come from the plan.",
             inputs=[
-                io.Model.Input("model", tooltip="Any model that ComfyUI loads, with its LoRAs and patches."),
-                io.Conditioning.Input("positive", tooltip="A row per prompt, from CLIP Embedding, or one row for all."),
-                io.Conditioning.Input("negative", tooltip="One row for all prompts, or a row per prompt."),
+                *model_inputs(),
                 io.Latent.Input("latent_image", tooltip="One latent, which is repeated, or one for each prompt."),
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
                 io.Int.Input(
@@ -107,14 +115,7 @@ class HierarchicalKSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the one starting noise, and of the noise that stochastic samplers add.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=8.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Classifier-free guidance. 1: no negative pass.",
-                ),
+                cfg_input(),
                 io.Combo.Input(
                     "sampler_name",
                     options=comfy.samplers.KSampler.SAMPLERS,

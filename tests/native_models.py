@@ -1,6 +1,7 @@
 """Small models of the host's own classes, with random weights, for tests that run its samplers in this process."""
 
 import comfy.cldm.cldm
+import comfy.conds
 import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_base
@@ -42,6 +43,21 @@ class PooledModel(comfy.model_base.BaseModel):
         return torch.cat([pooled.to(size), size], dim=1)
 
 
+class GuidedModel(comfy.model_base.BaseModel):
+    """Conditioned as Flux and Qwen-Image are: by a guidance number and a mask of the tokens."""
+
+    def extra_conds(self, **kwargs):
+        conds = super().extra_conds(**kwargs)
+        conds["guidance"] = comfy.conds.CONDRegular(torch.FloatTensor([kwargs.get("guidance", 3.5)]))
+        conds["attention_mask"] = comfy.conds.CONDRegular(kwargs["attention_mask"])
+        return conds
+
+    def _apply_model(self, x, t, c_concat, c_crossattn, *args, guidance, attention_mask, **kwargs):
+        assert guidance.shape[0] == attention_mask.shape[0] == x.shape[0]
+        masked = c_crossattn * attention_mask[..., None] * guidance[:, None, None]
+        return super()._apply_model(x, t, c_concat, masked, *args, **kwargs)
+
+
 def fill(module, seed=0):
     """Random weights that keep activations finite (the host leaves weights unset until a file is loaded)."""
     generator = torch.Generator().manual_seed(seed)
@@ -54,13 +70,14 @@ def fill(module, seed=0):
     return module.requires_grad_(False)
 
 
-def unet_model(pooled=False):
-    """ModelPatcher of a tiny UNet; with `pooled`, conditioned like SDXL."""
-    settings = {**UNET, "adm_in_channels": POOLED + 8, "num_classes": "sequential"} if pooled else dict(UNET)
+def unet_model(kind=comfy.model_base.BaseModel):
+    """ModelPatcher of a tiny UNet; `kind` is one of the classes above, or the host's plain model."""
+    pooled = {"adm_in_channels": POOLED + 8, "num_classes": "sequential"} if kind is PooledModel else {}
+    settings = {**UNET, **pooled}
     config = comfy.supported_models.SD15(settings)
     config.unet_config = settings
     config.manual_cast_dtype = None
-    model = (PooledModel if pooled else comfy.model_base.BaseModel)(config, device=CPU)
+    model = kind(config, device=CPU)
     fill(model.diffusion_model)
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 

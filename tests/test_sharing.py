@@ -309,10 +309,19 @@ def test_cfg_1_has_no_negative_pass(host, model, positive, negative, plans, samp
 
 
 def test_pooled_output_and_sizes_as_in_sdxl(host, positive, negative, plans):
-    model = host.native_models.unet_model(pooled=True)
+    model = host.native_models.unet_model(host.native_models.PooledModel)
     pooled = torch.randn(N, host.native_models.POOLED, generator=torch.Generator().manual_seed(3))
     positive = [[positive[0][0], {"pooled_output": pooled, "width": 512}]]
     negative = [[negative[0][0], {"pooled_output": torch.zeros(1, host.native_models.POOLED), "width": 512}]]
+    assert_right(host, model, positive, negative, plans)
+
+
+def test_guidance_and_attention_masks_as_in_flux_and_qwen_image(host, positive, negative, plans):
+    model = host.native_models.unet_model(host.native_models.GuidedModel)
+    lengths = torch.tensor([5, 4, 3, 5, 4, 5])
+    mask = (torch.arange(5)[None] < lengths[:, None]).float()
+    positive = [[positive[0][0] * mask[..., None], {"attention_mask": mask, "guidance": 2.0}]]
+    negative = [[negative[0][0], {"attention_mask": torch.ones(1, 5), "guidance": 2.0}]]
     assert_right(host, model, positive, negative, plans)
 
 
