@@ -65,13 +65,8 @@ class SharedNoise(io.ComfyNode):
             category="HierDiff",
             description="One starting noise for all prompts of a plan: what RandomNoise gives for a single latent.",
             inputs=[
-                io.Int.Input(
-                    "noise_seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the starting noise, and of the noise that stochastic samplers add.",
+                types.seed_input(
+                    "noise_seed", tooltip="Seed of the starting noise, and of the noise that stochastic samplers add."
                 ),
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
             ],
@@ -107,13 +102,8 @@ class HierarchicalKSampler(io.ComfyNode):
                 *model_inputs(),
                 io.Latent.Input("latent_image", tooltip="One latent, which is repeated, or one for each prompt."),
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the one starting noise, and of the noise that stochastic samplers add.",
+                types.seed_input(
+                    "seed", tooltip="Seed of the one starting noise, and of the noise that stochastic samplers add."
                 ),
                 cfg_input(),
                 io.Combo.Input(

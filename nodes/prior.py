@@ -75,12 +75,8 @@ class PriorEmbedding(io.ComfyNode):
                     step=0.1,
                     tooltip="Classifier-free guidance of the prior. Kandinsky: 4. The bundled model: 1.",
                 ),
-                io.Int.Input(
+                types.seed_input(
                     "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
                     tooltip="Seed of the prior's noise. A prompt's embedding does not depend on the other prompts.",
                 ),
                 io.Combo.Input(

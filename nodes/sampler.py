@@ -27,13 +27,8 @@ class BranchingSampler(io.ComfyNode):
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),
                 types.Embeddings.Input("embeddings", tooltip="From Prior Embedding; the plan must be made from them."),
                 types.Plan.Input("plan", tooltip="From Threshold Schedule."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise. Neither micro-batch nor order of the prompts changes a picture.",
+                types.seed_input(
+                    "seed", tooltip="Seed of the noise. Neither micro-batch nor order of the prompts changes a picture."
                 ),
                 io.Float.Input(
                     "guidance",

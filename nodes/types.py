@@ -1,4 +1,4 @@
-"""The pack's own socket types. Their names are permanent: saved workflows match them as strings."""
+"""The pack's own socket types, and the seed input. Names are permanent: workflows match sockets as strings."""
 
 from comfy_api.latest import io
 
@@ -8,3 +8,8 @@ Embeddings = io.Custom("HIERDIFF_EMBEDDINGS")  # hierdiff_core.PromptEmbeddings
 Linkage = io.Custom("HIERDIFF_LINKAGE")  # linkage.Linkage
 Plan = io.Custom("HIERDIFF_PLAN")  # hierdiff_core.Plan
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline
+
+
+def seed_input(name, tooltip):
+    """A seed as the host's own samplers take it, which may change after each run."""
+    return io.Int.Input(name, default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
