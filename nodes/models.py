@@ -107,8 +107,13 @@ def make_patcher(*networks):
     """Put networks under the host's memory management; they start on its offload device."""
     # the host writes attributes such as `device`, which diffusers models do not let it write
     container = torch.nn.ModuleList(networks).eval().requires_grad_(False)
+    return whole_patcher(container)
+
+
+def whole_patcher(model):
+    """The patcher of a model that loads as one piece, on the host's devices for diffusion models."""
     return WholeModelPatcher(
-        container,
+        model,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )

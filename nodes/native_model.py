@@ -4,7 +4,6 @@ import logging
 
 import comfy.latent_formats
 import comfy.model_base
-import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models_base
 import torch
@@ -13,7 +12,7 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky import unet_bytes_per_row
 from . import types
-from .models import WholeModelPatcher
+from .models import whole_patcher
 from .show import show
 
 # The host's names for diffusers' beta schedules: its "linear" is linear in the square root.
@@ -76,11 +75,7 @@ def native_patcher(pipeline, latent_rgb):
     pipeline : KandinskyV22Pipeline
     latent_rgb : (C + 1, 3) tensor   from `fit_latent_rgb`, for the host's previews
     """
-    return WholeModelPatcher(
-        NativeKandinsky(pipeline, latent_rgb),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
+    return whole_patcher(NativeKandinsky(pipeline, latent_rgb))
 
 
 class NativeKandinsky(comfy.model_base.BaseModel):

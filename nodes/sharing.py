@@ -176,7 +176,7 @@ class SharingRun:
         if alone and not self.micro_batch:
             return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
         x, t = x_in[clusters.first], timestep[clusters.first]
-        conds = [self.reduce(entries, x) for entries in conds]
+        conds = [self.reduce(entries) for entries in conds]
 
         def evaluate(rows):
             part = [entries and [sliced_cond(entry, rows, len(x)) for entry in entries] for entries in conds]
@@ -188,7 +188,7 @@ class SharingRun:
         labels = torch.as_tensor(clusters.labels, device=x.device)
         return list(outputs[labels].unbind(dim=1))
 
-    def reduce(self, entries, x):
+    def reduce(self, entries):
         """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""
         if entries is None:
             return None

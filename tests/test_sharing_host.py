@@ -26,22 +26,29 @@ def test_ksampler_draws_a_picture_per_prompt_and_reports_the_rows(comfy, shared_
     assert f"{spent} rows instead of 36" in plan
 
 
+def custom_sampling(name, latent):
+    """SamplerCustomAdvanced as node `name`, with what the Hierarchical KSampler of `native_graph` does by itself."""
+    return {
+        "one": node("HierDiffSharedNoise", noise_seed=1, plan=["plan", 0]),
+        "which": node("KSamplerSelect", sampler_name="dpmpp_2m"),
+        "sigmas": node("BasicScheduler", model=["model", 0], scheduler="normal", steps=6, denoise=1.0),
+        name: node(
+            "SamplerCustomAdvanced",
+            noise=["one", 0],
+            guider=["guider", 0],
+            sampler=["which", 0],
+            sigmas=["sigmas", 0],
+            latent_image=latent,
+        ),
+    }
+
+
 def test_without_sharing_it_is_the_hosts_ksampler(comfy):
     graph = native_graph(**{"plan.mode": "tau", "plan.value": 0.0})
     graph["batch"] = node("RepeatLatentBatch", samples=["empty", 0], amount=6)
     plain = {key: value for key, value in graph["sample"]["inputs"].items() if key not in ("plan", "micro_batch")}
-    graph["one"] = node("HierDiffSharedNoise", noise_seed=1, plan=["plan", 0])
     graph["guider"] = node("CFGGuider", **{key: plain[key] for key in ("model", "positive", "negative", "cfg")})
-    graph["which"] = node("KSamplerSelect", sampler_name="dpmpp_2m")
-    graph["sigmas"] = node("BasicScheduler", model=["model", 0], scheduler="normal", steps=6, denoise=1.0)
-    graph["plain"] = node(
-        "SamplerCustomAdvanced",
-        noise=["one", 0],
-        guider=["guider", 0],
-        sampler=["which", 0],
-        sigmas=["sigmas", 0],
-        latent_image=["batch", 0],
-    )
+    graph |= custom_sampling("plain", latent=["batch", 0])
     graph["plain_decode"] = node("VAEDecode", samples=["plain", 0], vae=["load_decoder", 1])
     graph["plain_save"] = node("SaveImage", images=["plain_decode", 0], filename_prefix="plain")
     entry = comfy.run(graph)
@@ -54,17 +61,7 @@ def test_guider_under_sampler_custom_advanced_equals_the_ksampler(comfy, shared_
     settings = graph.pop("sample")["inputs"]
     keys = ("model", "positive", "negative", "cfg", "plan", "micro_batch")
     graph["guider"] = node("HierDiffGuider", **{key: settings[key] for key in keys})
-    graph["one"] = node("HierDiffSharedNoise", noise_seed=1, plan=["plan", 0])
-    graph["which"] = node("KSamplerSelect", sampler_name="dpmpp_2m")
-    graph["sigmas"] = node("BasicScheduler", model=["model", 0], scheduler="normal", steps=6, denoise=1.0)
-    graph["sample"] = node(
-        "SamplerCustomAdvanced",
-        noise=["one", 0],
-        guider=["guider", 0],
-        sampler=["which", 0],
-        sigmas=["sigmas", 0],
-        latent_image=["empty", 0],
-    )
+    graph |= custom_sampling("sample", latent=["empty", 0])
     entry = comfy.run(graph)
     for one, other in zip(pictures(comfy, shared_run, "save"), pictures(comfy, entry, "save"), strict=True):
         assert np.array_equal(one, other)
