@@ -16,13 +16,16 @@ from . import (
     build_plan,
     decode,
     embed_prompts,
-    linear_thresholds,
+    falling_shape,
     load_decoder,
     load_prior,
+    merge_errors,
     reachable_saving,
+    read_sensitivity,
     sample,
     tau_for_root_share,
     tau_for_saving,
+    thresholds_at,
     ward_linkage,
 )
 from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
@@ -31,9 +34,11 @@ from .linkage import METRICS
 from .loading import BUNDLED, suitable_settings
 from .previews import BranchLatents, to_pictures
 from .prompts import parse_prompts
+from .schedule import SHAPES
 from .schedulers import SCHEDULERS
 
 REPORT = "report.json"
+SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
 
 def parse_arguments(arguments=None):
@@ -58,6 +63,17 @@ def parse_arguments(arguments=None):
     parser.add_argument("--prior-guidance", type=float, help="default: what suits the model, else 4")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--private-steps", type=int, default=1, help="last steps that every prompt takes alone")
+    parser.add_argument("--shape", choices=SHAPES, default=SHAPES[0], help="how the threshold falls")
+    parser.add_argument("--power", type=float, default=2.0, help="exponent of shape power; 1 is the straight line")
+    parser.add_argument(
+        "--sensitivity",
+        type=Path,
+        metavar="FILE",
+        help=f"what Calibrate Schedule saved, for shape calibrated; default: the decoder's {SENSITIVITY}, if any",
+    )
+    parser.add_argument(
+        "--rescale-means", action="store_true", help="stretch mean embeddings to their members' mean length"
+    )
     parser.add_argument("--guidance", type=float, help="default: what suits the model, else 10")
     parser.add_argument("--scheduler", choices=list(SCHEDULERS), default="DDPM")
     parser.add_argument("--width", type=int, help="pixels; default: what suits the model, else 512")
@@ -88,6 +104,8 @@ def fill_defaults(options):
             setattr(options, name, value)
     if options.saving is None and options.tau is None and options.root_share is None:
         options.saving = 0.5
+    if options.sensitivity is None and (options.decoder / SENSITIVITY).is_file():
+        options.sensitivity = options.decoder / SENSITIVITY
 
 
 def read_prompts(options):
@@ -97,20 +115,38 @@ def read_prompts(options):
     return check_prompts(parse_prompts("\n".join(lines)))
 
 
-def make_plan(Z, options):
+def make_shape(options, sensitivity):
+    """How the threshold falls; refused here, before models are loaded, when something is missing."""
+    calibrated = options.shape == "calibrated"
+    if calibrated and sensitivity is None:
+        raise ValueError(
+            f"--shape calibrated needs the model's sensitivity, and {options.decoder} has no {SENSITIVITY}; name one "
+            "that Calibrate Schedule has saved with --sensitivity, or choose another shape"
+        )
+    weights = sensitivity.weights(options.steps) if calibrated else None
+    return falling_shape(
+        options.steps, options.shape, options.private_steps, power=options.power, weights=weights, metric=options.metric
+    )
+
+
+def make_plan(positive, shape, sensitivity, options):
+    Z = ward_linkage(positive, options.metric)
     if options.saving is not None:
-        most = reachable_saving(Z, options.steps, options.private_steps)[1]
+        most = reachable_saving(Z, shape)[1]
         if options.saving > most:
             tell(f"{len(Z) + 1} prompts in {options.steps} steps can save {most:.2%} at most, not {options.saving:.2%}")
-        tau = tau_for_saving(Z, options.steps, min(options.saving, most), options.private_steps)
+        tau = tau_for_saving(Z, shape, min(options.saving, most))
     else:
         tau = tau_for_root_share(Z, options.root_share) if options.tau is None else options.tau
-    return build_plan(Z, linear_thresholds(options.steps, tau, options.private_steps))
+    thresholds = thresholds_at(tau, shape, Z if options.shape == "calibrated" else None)
+    return build_plan(Z, thresholds, merge_errors=merge_errors(Z, positive), sensitivity=sensitivity)
 
 
 def run(options):
     """Embed, cluster, sample, decode and write; returns the report."""
     prompts = read_prompts(options)
+    sensitivity = read_sensitivity(options.sensitivity) if options.sensitivity else None
+    shape = make_shape(options, sensitivity)
     prepare_folder(options)
     began = time.monotonic()
     prior = load_prior(options.prior, device=options.device)
@@ -124,8 +160,7 @@ def run(options):
         noise=options.prior_noise,
     )
     del prior
-    Z = ward_linkage(embeddings.positive, options.metric)
-    plan = make_plan(Z, options)
+    plan = make_plan(embeddings.positive, shape, sensitivity, options)
     decoder = load_decoder(options.decoder, device=options.device)
     branches = BranchLatents(plan)
     with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar:
@@ -144,13 +179,14 @@ def run(options):
             width=options.width,
             height=options.height,
             micro_batch=options.micro_batch,
+            rescale_means=options.rescale_means,
             on_step=on_step,
         )
     images = to_pictures(decode(decoder, latents))
     files = save_images(images, options.out)
     figures = {
         "contact_sheet": contact_sheet(images, prompts),
-        "dendrogram": draw_dendrogram(Z, prompts, plan.tau),
+        "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
         "schedule": draw_schedule(plan),
         "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
     }
@@ -188,6 +224,8 @@ def make_report(options, prompts, plan, files, seconds):
         "nfe": plan.nfe,
         "nfe_standard": plan.num_prompts * plan.num_steps,
         "saved": plan.saved,
+        "expected_distortion": plan.distortion,
+        "expected_distortion_straight_line": None if plan.distortion is None else plan.straight_line().distortion,
         "clusters_per_step": plan.clusters_per_step.tolist(),
         "seconds": round(seconds, 2),
         "settings": {key: value for key, value in settings.items() if key != "prompts"},

@@ -14,7 +14,7 @@ from .linkage import check_linkage, flat_clusters
 from .sheets import contact_sheet, preview_grid
 from .tree import draw_tree
 
-__all__ = ["contact_sheet", "draw_dendrogram", "draw_schedule", "draw_tree", "preview_grid"]
+__all__ = ["contact_sheet", "draw_dendrogram", "draw_schedule", "draw_sensitivity", "draw_tree", "preview_grid"]
 
 LIGHT = "#d5dae1"
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black and the pale yellow
@@ -24,6 +24,7 @@ WIDTH = 1000  # pixels
 MAX_HEIGHT = 4000
 NAME_WIDTH = 420
 SMALLEST_NAMED_ROW = 11
+LOWEST_DRAWN = 1e-6  # sensitivities below this share of the largest are cut off
 FAR_TAU = 1.5  # times the root's height: a larger tau is named at the edge instead of stretching the axis
 
 
@@ -107,6 +108,40 @@ def draw_schedule(plan):
         figure,
         f"NFE {plan.nfe} of N·K = {plan.num_prompts} × {plan.num_steps} = {whole}: {100 * plan.saved:.1f} % saved",
     )
+    return _picture(figure)
+
+
+def draw_sensitivity(sensitivity):
+    """Draw how much the final latents change when the first steps are shared, and what each step adds.
+
+    Parameters
+    ----------
+    sensitivity : Sensitivity
+
+    Returns
+    -------
+    picture : PIL.Image.Image   RGB, 1000 x 640 pixels; both axes of values are logarithmic
+    """
+    steps = sensitivity.num_steps
+    G, weights = sensitivity.cumulative(steps), sensitivity.weights(steps)
+    top = 10 ** math.ceil(math.log10(G[-1]))
+    edges, limits = np.arange(steps + 1), (top * LOWEST_DRAWN, top)
+    figure = _figure(WIDTH, 640)
+    upper = _axes(figure, (80, 362, WIDTH - 104, 200), (0, steps), limits)
+    lower = _axes(figure, (80, 62, WIDTH - 104, 200), (0, steps), limits)
+    for axes in upper, lower:
+        axes.set_yscale("log")
+        _decades(axes.yaxis, *limits)
+        _ticks(axes.xaxis, 10, whole=True)
+    upper.plot(edges[1:], G[1:], color=INK, linewidth=2, linestyle="-", marker="")
+    seen = sensitivity.change >= limits[0]
+    dots = {"color": PALETTE[0], "linestyle": "", "marker": "o", "markersize": 7, "clip_on": False}
+    upper.plot(sensitivity.shared_steps[seen], sensitivity.change[seen], **dots)
+    lower.stairs(np.maximum(weights, limits[0]), edges, baseline=limits[0], fill=True, color=PALETTE[0], linewidth=0)
+    _text(figure, 22, 582, "change of the final latent when the first steps are shared; dots: measured", 14, color=INK)
+    _text(figure, 22, 282, "sensitivity w of each step", 14, color=INK)
+    _text(figure, WIDTH - 24, 22, "denoising step", 13, ha="right")
+    _title(figure, f"Sensitivity of {sensitivity.settings.get('model', 'the model')}, {steps} steps")
     return _picture(figure)
 
 
@@ -257,6 +292,25 @@ def _ticks(axis, count, whole=False):
     names = [f"{v:.10g}" for v in values]
     font = FontProperties(fname=base_font(), size=12)
     axis.set_ticks(values, labels=names, fontproperties=font, color=MUTED, parse_math=False, usetex=False)
+
+
+def _decades(axis, low, high):
+    """Ticks at powers of ten of a logarithmic axis, every second one where they are many."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.ticker import NullLocator
+
+    powers = range(round(math.log10(low)), round(math.log10(high)) + 1, 2)
+    font = FontProperties(fname=base_font(), size=12)
+    names = [f"{10.0**power:g}" for power in powers]
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticks(
+        [10.0**power for power in powers],
+        labels=names,
+        fontproperties=font,
+        color=MUTED,
+        parse_math=False,
+        usetex=False,
+    )
 
 
 def _text(artist, x, y, text, size, transform=None, path=None, color=MUTED, **options):

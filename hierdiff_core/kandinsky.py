@@ -117,6 +117,7 @@ def sample(
     width=512,
     height=512,
     micro_batch=0,
+    rescale_means=False,
     latents=None,
     noise=None,
     on_step=None,
@@ -135,6 +136,8 @@ def sample(
     width, height : int             pixels, multiples of `size_multiple(decoder)`
     micro_batch : int               branches per UNet call; 0 chooses from free memory. It halves when memory runs
         out. On a CPU it is always 1: the images are then the same to the bit, whatever is asked for
+    rescale_means : bool            stretch each cluster's mean embedding to the mean length of its members; the paper
+        takes the mean as it is
     latents : (1, C, height / f, width / f) tensor   initial latent, already scaled by the scheduler's
         `init_noise_sigma`; drawn from `noise` when None (f = MoVQ's scale factor)
     noise : noise source            see `hierdiff_core.noise`; `keyed_noise(seed)` when None
@@ -167,7 +170,8 @@ def sample(
     denoiser = Denoiser(
         decoder.unet, scheduler, plan, embeddings.keys, guidance, noise, MicroBatches(micro_batch, before_call), on_step
     )
-    return sample_branches(denoiser, latents.to(device, torch.float32), plan, embeddings.stacked().to(device))
+    latents = latents.to(device, torch.float32)
+    return sample_branches(denoiser, latents, plan, embeddings.stacked().to(device), rescale_means)
 
 
 def first_latent(shape, noise):

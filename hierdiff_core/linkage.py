@@ -72,6 +72,33 @@ def flat_clusters(Z, t):
     return fcluster(Z, t, criterion="distance").astype(np.int64) - 1
 
 
+def merge_errors(Z, positive):
+    """How much each merge adds to the squared error of sharing.
+
+    Parameters
+    ----------
+    Z : (N-1, 4) float64           linkage matrix
+    positive : (N, D) array or tensor   the embeddings
+
+    Returns
+    -------
+    errors : (N-1,) float64   increase of the sum of squared distances of the unit vectors from their clusters' means;
+        for "chord" this is height**2 / 2
+
+    Source: Ward 1963.
+    """
+    Z = check_linkage(Z)
+    vectors = _as_vectors(positive)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    counts, means = np.ones(2 * len(vectors) - 1), np.concatenate([vectors, np.empty((len(Z), vectors.shape[1]))])
+    errors = np.empty(len(Z))
+    for j, (a, b) in enumerate(Z[:, :2].astype(np.int64)):
+        node, total = len(vectors) + j, counts[a] + counts[b]
+        errors[j] = counts[a] * counts[b] / total * np.square(means[a] - means[b]).sum()
+        means[node], counts[node] = (counts[a] * means[a] + counts[b] * means[b]) / total, total
+    return errors
+
+
 def check_linkage(Z):
     """Return `Z` as a float64 array, or raise `ValueError` when it is not a monotone SciPy linkage matrix."""
     Z = np.asarray(Z, dtype=np.float64)

@@ -58,6 +58,20 @@ def keyed_noise(seed):
     return noise
 
 
+def common_noise(seed):
+    """Noise source that gives all branches of a step the same draw: runs then differ by their conditioning alone.
+
+    Parameters
+    ----------
+    seed : int in 0 ... 2**64 - 1
+    """
+
+    def noise(k, branches):
+        return [keyed_generator(seed, 0, k) for _ in branches]
+
+    return noise
+
+
 def keyed_generator(seed, branch, step):
     """CPU `torch.Generator` seeded by a hash of three ints."""
     return torch.Generator("cpu").manual_seed(_hash(f"{seed} {branch} {step}".encode()) % 2**32)

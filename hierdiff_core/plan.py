@@ -6,6 +6,8 @@ from functools import cached_property
 import numpy as np
 
 from .linkage import check_linkage, flat_clusters
+from .schedule import falling_shape, tau_for_saving, thresholds_at
+from .sensitivity import Sensitivity
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +66,16 @@ class Plan:
     steps : tuple of K Step
     Z : (N-1, 4) float64        the linkage matrix that was cut; None for a plan made by hand
     prompt_keys : tuple of N int, or None   noise keys of the prompts, see `hierdiff_core.noise`
+    merge_errors : (N-1,) float64, or None   squared error that each merge adds, see `linkage.merge_errors`
+    sensitivity : Sensitivity, or None      of the model that will draw
     """
 
     thresholds: np.ndarray
     steps: tuple[Step, ...]
     Z: np.ndarray | None = None
     prompt_keys: tuple[int, ...] | None = None
+    merge_errors: np.ndarray | None = None
+    sensitivity: Sensitivity | None = None
 
     @property
     def num_steps(self):
@@ -98,6 +104,28 @@ class Plan:
         """Share of UNet rows saved against `num_prompts` separate runs, 0 ... 1."""
         return 1 - self.nfe / (self.num_prompts * self.num_steps)
 
+    @property
+    def distortion(self):
+        """Expected squared change of a picture's final latent (mean over its elements) against a run that shares
+        nothing: sum_k w_k SSE_k / N. None for a plan that knows no merge errors or no sensitivity.
+        """
+        if self.Z is None or self.merge_errors is None or self.sensitivity is None:
+            return None
+        shared = self.Z[:, 2] <= self.thresholds[:, None]  # (K, N-1)
+        sse = shared @ self.merge_errors
+        return float(self.sensitivity.weights(self.num_steps) @ sse / self.num_prompts)
+
+    def straight_line(self):
+        """The paper's straight line for the same tree, spending the same rows (or fewer, where heights tie).
+
+        Raises
+        ------
+        ValueError  if the plan does not know its linkage matrix.
+        """
+        shape = falling_shape(self.num_steps)
+        thresholds = thresholds_at(tau_for_saving(self._known_linkage(), shape, self.saved), shape)
+        return self._cut_again(thresholds)
+
     def resampled(self, num_steps):
         """The plan for another number of steps, with thresholds interpolated over the same course.
 
@@ -107,11 +135,18 @@ class Plan:
         """
         if num_steps == self.num_steps:
             return self
-        if self.Z is None:
-            raise ValueError("a plan without Z cannot be cut again; make it with build_plan")
+        self._known_linkage()
         places = np.linspace(0, self.num_steps - 1, num_steps) if num_steps > 1 else [self.num_steps - 1]
         thresholds = np.interp(places, np.arange(self.num_steps), self.thresholds)
-        return build_plan(self.Z, thresholds, self.prompt_keys)
+        return self._cut_again(thresholds)
+
+    def _cut_again(self, thresholds):
+        return build_plan(self._known_linkage(), thresholds, self.prompt_keys, self.merge_errors, self.sensitivity)
+
+    def _known_linkage(self):
+        if self.Z is None:
+            raise ValueError("a plan without Z cannot be cut again; make it with build_plan")
+        return self.Z
 
     @cached_property
     def branches(self):
@@ -131,7 +166,7 @@ class Plan:
         return tuple(Branch(*fields) for fields in branches)
 
 
-def build_plan(Z, thresholds, prompt_keys=None):
+def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=None):
     """Cut `Z` at each threshold and link every cluster to its parent.
 
     Parameters
@@ -139,6 +174,7 @@ def build_plan(Z, thresholds, prompt_keys=None):
     Z : (N-1, 4) float64         linkage matrix; (0, 4) for a single prompt
     thresholds : (K,) float >= 0   non-increasing, ending at 0
     prompt_keys : N ints, optional   kept in the plan for samplers that know no texts
+    merge_errors : (N-1,) float64, optional, and sensitivity : Sensitivity, optional   for `Plan.distortion`
 
     Returns
     -------
@@ -164,7 +200,8 @@ def build_plan(Z, thresholds, prompt_keys=None):
         _, first, counts = np.unique(labels, return_index=True, return_counts=True)
         steps.append(Step(labels, first, counts, parents=previous[first]))
         previous = labels
-    return Plan(thresholds, tuple(steps), Z, tuple(prompt_keys) if prompt_keys is not None else None)
+    keys = tuple(prompt_keys) if prompt_keys is not None else None
+    return Plan(thresholds, tuple(steps), Z, keys, merge_errors, sensitivity)
 
 
 def _check_thresholds(thresholds):

@@ -30,3 +30,25 @@ def cluster_means(values, labels, counts):
     sums = torch.zeros((len(counts), *values.shape[1:]), dtype=exact, device=values.device)
     sums.index_add_(0, labels, values.to(exact))
     return (sums / counts.view(-1, *[1] * (values.ndim - 1))).float()
+
+
+def rescaled_means(values, labels, counts):
+    """Cluster means at the length of their members.
+
+    A mean of vectors that point apart is shorter than they are. Each mean is stretched to the mean length of its
+    members.
+
+    Parameters
+    ----------
+    values : (N, ..., D) float tensor
+    labels, counts : as in `cluster_means`
+
+    Returns
+    -------
+    means : (C, ..., D) float32 tensor   of a single member: the member itself
+    """
+    means = cluster_means(values, labels, counts)
+    lengths = cluster_means(values.float().norm(dim=-1, keepdim=True), labels, counts)
+    stretch = lengths / means.norm(dim=-1, keepdim=True)
+    keep = torch.as_tensor(counts == 1, device=means.device).view(-1, *[1] * (means.ndim - 1))
+    return torch.where(keep | ~torch.isfinite(stretch), means, means * stretch)

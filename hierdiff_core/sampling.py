@@ -2,10 +2,10 @@
 
 import torch
 
-from .pooling import cluster_means
+from .pooling import cluster_means, rescaled_means
 
 
-def sample_branches(denoise, latents, plan, embeddings):
+def sample_branches(denoise, latents, plan, embeddings, rescale_means=False):
     """Denoise one latent per cluster and step, copying latents from parent to child as clusters split.
 
     Parameters
@@ -15,6 +15,7 @@ def sample_branches(denoise, latents, plan, embeddings):
     latents : (1, ...) tensor             the initial noise, shared by all prompts
     plan : Plan
     embeddings : (2, N, D) float tensor   positive, then negative
+    rescale_means : bool   stretch means to the mean length of their members; the paper does not
 
     Returns
     -------
@@ -24,12 +25,13 @@ def sample_branches(denoise, latents, plan, embeddings):
     """
     if embeddings.shape[1] != plan.num_prompts:
         raise ValueError(f"the plan is for {plan.num_prompts} prompts, but there are {embeddings.shape[1]} embeddings")
+    pool = rescaled_means if rescale_means else cluster_means
     means = None
     for k, step in enumerate(plan.steps):
         # clusters nest: as many as before means the same ones
         if means is None or step.num_clusters != means.shape[1]:
             latents = latents[torch.as_tensor(step.parents, device=latents.device)]
-            means = cluster_means(embeddings.transpose(0, 1), step.labels, step.counts).transpose(0, 1)
+            means = pool(embeddings.transpose(0, 1), step.labels, step.counts).transpose(0, 1)
         latents = denoise(latents, k, means)
     return latents[torch.as_tensor(plan.steps[-1].labels, device=latents.device)]
 

@@ -1,17 +1,108 @@
 """Falling thresholds, and the threshold that meets a budget of UNet rows.
 
 Legend: K steps, tau = threshold at the first step, s_k = falling shape from 1 to 0, phi_k = tau * s_k,
-NFE = number of function evaluations = sum over the steps of the number of clusters.
+NFE = number of function evaluations = sum over the steps of the number of clusters,
+w_k = how much an error of the conditioning at step k shows in the final image.
 """
 
 import math
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
-from .linkage import check_linkage
+from .linkage import METRICS, check_linkage
+
+SHAPES = ("linear", "cosine", "power", "calibrated")
 
 # Thresholds are products of rounded floats: stay this far (relatively) above the height that has to merge.
 CLEARANCE = 1e-9
+# Weights below this share of the largest count as equal: quotients of rounding errors shape no schedule.
+FAINTEST = 1e-12
+
+
+def falling_shape(num_steps, name="linear", private_steps=1, *, power=2.0, weights=None, metric="chord"):
+    """How the threshold falls from its first value to 0: s_k, of which phi_k = tau * s_k.
+
+    Parameters
+    ----------
+    num_steps : int >= 1       denoising steps K
+    name : "linear", "cosine", "power" or "calibrated"
+        "linear" is the paper's straight line r_k = 1 - k / (K - 1); "cosine" is (1 - cos(pi r)) / 2; "power" is
+        r ** power; "calibrated" spends a budget where it shows, see `calibrated_shape`
+    private_steps : int >= 1   how many last steps have threshold 0, so that every prompt takes them alone
+    power : float > 0          exponent of "power"; 1 is the straight line
+    weights : (K,) float       w_k of "calibrated", from `Sensitivity.weights(num_steps)`
+    metric : str               the linkage's metric, for "calibrated"
+
+    Returns
+    -------
+    shape : (K,) float64   non-increasing, from 1 to 0 (with one step, or private steps only: all 0)
+
+    Raises
+    ------
+    ValueError  if a value is out of range, or `weights` are missing.
+
+    Source: Decatur et al. 2025, equation 7, for "linear".
+    """
+    _check_steps(num_steps, private_steps)
+    if name not in SHAPES:
+        raise ValueError(f"shape must be one of {', '.join(SHAPES)}; got {name!r}")
+    line = np.linspace(0, 1, num_steps)[::-1]
+    if name == "cosine":
+        shape = (1 - np.cos(np.pi * line)) / 2
+    elif name == "power":
+        if not (math.isfinite(power) and power > 0):
+            raise ValueError(f"power must be a finite number above 0; got {power}")
+        shape = line**power
+    elif name == "calibrated":
+        if weights is None or len(weights) != num_steps:
+            raise ValueError(
+                "shape 'calibrated' needs the model's sensitivity at each step; measure it with Calibrate Schedule or "
+                "load one with Load Sensitivity, or choose another shape"
+            )
+        shape = calibrated_shape(weights, private_steps, metric)
+    else:
+        shape = line.copy()
+    shape[num_steps - private_steps :] = 0
+    return shape
+
+
+def calibrated_shape(weights, private_steps=1, metric="chord"):
+    """The shape for which a budget of UNet rows leaves the least expected distortion.
+
+    Parameters
+    ----------
+    weights : (K,) float >= 0   w_k, see `hierdiff_core.sensitivity`
+    private_steps : int >= 1    the last steps, which are not shared
+    metric : "chord" or "cosine"
+
+    Returns
+    -------
+    shape : (K,) float64
+
+    Notes
+    -----
+    With "chord", a merge at height h adds h**2 / 2 to the squared error SSE_k of the conditioning, so that
+    sum_k (w_k SSE_k + lambda clusters_k) is least when each merge is cut where w_k h**2 / 2 = lambda:
+    phi_k = sqrt(2 lambda / w_k). Clusters that were split cannot join again, so w_k must not fall: each merge's best
+    step lies on the lower convex hull of the running sum of w_k, whose slopes are the isotonic regression of w_k.
+    Every NFE that a tau of this shape reaches is reached with the least sum_k w_k SSE_k of all nested clusterings
+    along the tree (tests/test_schedule.py searches them all).
+
+    "cosine" heights are squared chord heights, halved, as far as pairs of prompts go: there phi_k is taken as
+    proportional to 1 / w_k, which is not exact.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise ValueError("weights must be finite, not negative and not all 0; calibrate again")
+    shape = np.zeros(len(weights))
+    shared = weights[: len(weights) - private_steps]
+    if len(shared):
+        rising = np.maximum(isotonic_regression(shared).x, FAINTEST * weights.max())
+        shape[: len(shared)] = (rising[0] / rising) ** (0.5 if metric == "chord" else 1.0)
+    return shape
 
 
 def linear_thresholds(num_steps, tau, private_steps=1):
@@ -39,11 +130,29 @@ def linear_thresholds(num_steps, tau, private_steps=1):
     Source: Decatur et al. 2025, equation 7 and Algorithm 1.
     """
     _check_steps(num_steps, private_steps)
-    if not (math.isfinite(tau) and tau >= 0):
-        raise ValueError(f"tau must be a finite height >= 0; got {tau}")
+    _check_tau(tau)
     thresholds = np.linspace(0, tau, num_steps)[::-1].copy()
     thresholds[num_steps - private_steps :] = 0
     return thresholds
+
+
+def thresholds_at(tau, shape, Z=None):
+    """phi_k = tau * s_k.
+
+    Parameters
+    ----------
+    tau : float >= 0      threshold at the first step, in the linkage's own metric
+    shape : (K,) float    from `falling_shape`
+    Z : linkage matrix, optional   thresholds are cut off at its root, which changes no cluster. Calibrated shapes span
+        many powers of ten, and what lies above the root says nothing
+
+    Returns
+    -------
+    thresholds : (K,) float64
+    """
+    _check_tau(tau)
+    thresholds = tau * np.asarray(shape, dtype=np.float64)
+    return thresholds if Z is None else np.minimum(thresholds, tau_for_root_share(Z, 1.0))
 
 
 def tau_for_root_share(Z, share):
@@ -64,30 +173,33 @@ def tau_for_root_share(Z, share):
     return float(share * Z[-1, 2]) if len(Z) else 0.0
 
 
-def reachable_saving(Z, num_steps, private_steps=1):
-    """Least and greatest share of UNet rows that some `tau` of the straight line saves.
+def reachable_saving(Z, shape):
+    """Least and greatest share of UNet rows that some `tau` saves.
+
+    Parameters
+    ----------
+    Z : (N-1, 4) float64   linkage matrix
+    shape : (K,) float     from `falling_shape`
 
     Returns
     -------
     least, greatest : float   in 0 ... 1; `least` is above 0 where prompts have equal embeddings
     """
-    heights = check_linkage(Z)[:, 2]
-    _check_steps(num_steps, private_steps)
+    heights, num_steps = check_linkage(Z)[:, 2], len(shape)
     rows = (len(heights) + 1) * num_steps
     equal = np.count_nonzero(heights == 0)
     apart = len(heights) - equal
-    return equal * num_steps / rows, (equal * num_steps + apart * (num_steps - private_steps)) / rows
+    return equal * num_steps / rows, (equal * num_steps + apart * np.count_nonzero(shape)) / rows
 
 
-def tau_for_saving(Z, num_steps, saving, private_steps=1):
-    """Smallest `tau` for which the straight line saves at least the share `saving` of the UNet rows.
+def tau_for_saving(Z, shape, saving):
+    """Smallest `tau` for which thresholds of this shape save at least the share `saving` of the UNet rows.
 
     Parameters
     ----------
     Z : (N-1, 4) float64        linkage matrix
-    num_steps : int >= 1        denoising steps K
+    shape : (K,) float          from `falling_shape`
     saving : float in 0 ... 1   1 - NFE / (N K)
-    private_steps : int >= 1    as in `linear_thresholds`
 
     Returns
     -------
@@ -103,21 +215,26 @@ def tau_for_saving(Z, num_steps, saving, private_steps=1):
     with breakpoints h_j / s_k, so tau is an order statistic. Breakpoints that tie fall together: what is saved
     may be a little more than was asked for, and `Plan.saved` says how much.
     """
-    least, greatest = reachable_saving(Z, num_steps, private_steps)
+    shape = np.asarray(shape, dtype=np.float64)
+    least, greatest = reachable_saving(Z, shape)
     if not 0 <= saving <= greatest + CLEARANCE:
         raise ValueError(
-            f"saving must lie between 0 and {greatest:.4f} for this set ({len(Z) + 1} prompts, {num_steps} steps, "
-            f"{private_steps} private); got {saving}. Lower it, or add steps or prompts"
+            f"saving must lie between 0 and {greatest:.4f} for this set ({len(Z) + 1} prompts, {len(shape)} steps, "
+            f"{np.count_nonzero(shape == 0)} private); got {saving}. Lower it, or add steps or prompts"
         )
     heights = np.asarray(Z, dtype=np.float64)[:, 2]
-    shape = linear_thresholds(num_steps, 1.0, private_steps)
     breakpoints = np.divide.outer(heights[heights > 0], shape[shape > 0]).ravel()
     # rows to do without, beyond those of equal embeddings; rounded down where float error alone asks for one more
-    rows = math.ceil((saving - least) * (len(heights) + 1) * num_steps - CLEARANCE)
+    rows = math.ceil((saving - least) * (len(heights) + 1) * len(shape) - CLEARANCE)
     if rows <= 0:
         return 0.0
     rows = min(rows, len(breakpoints))
     return float(np.partition(breakpoints, rows - 1)[rows - 1] * (1 + CLEARANCE))
+
+
+def _check_tau(tau):
+    if not (math.isfinite(tau) and tau >= 0):
+        raise ValueError(f"tau must be a finite height >= 0; got {tau}")
 
 
 def _check_steps(num_steps, private_steps):

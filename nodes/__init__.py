@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .calibration import Calibrate, CalibrateModel, SensitivityLoader
 from .clip import ClipEmbedding
 from .decoder import DecoderLoader
 from .guider import Guider, HierarchicalKSampler, SharedNoise
@@ -27,6 +28,9 @@ NODES: list[type[io.ComfyNode]] = [
     Guider,
     SharedNoise,
     HierarchicalKSampler,
+    Calibrate,
+    CalibrateModel,
+    SensitivityLoader,
 ]
 
 

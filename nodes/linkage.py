@@ -6,17 +6,18 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..hierdiff_core.figures import draw_dendrogram
-from ..hierdiff_core.linkage import METRICS, ward_linkage
+from ..hierdiff_core.linkage import METRICS, merge_errors, ward_linkage
 from . import types
 from .show import image_tensor, show
 
 
 class Linkage(NamedTuple):
-    """What HIERDIFF_LINKAGE carries: the linkage matrix and what its leaves are."""
+    """What HIERDIFF_LINKAGE carries: the linkage matrix, what its leaves are, and what each merge costs."""
 
     Z: np.ndarray
     metric: str
     prompts: tuple[str, ...]
+    errors: np.ndarray
 
 
 class WardLinkage(io.ComfyNode):
@@ -48,7 +49,7 @@ class WardLinkage(io.ComfyNode):
     def execute(cls, embeddings, metric):
         Z = ward_linkage(embeddings.positive, metric)
         picture = image_tensor(draw_dendrogram(Z, embeddings.prompts))
-        linkage = Linkage(Z, metric, embeddings.prompts)
+        linkage = Linkage(Z, metric, embeddings.prompts, merge_errors(Z, embeddings.positive))
         return io.NodeOutput(linkage, picture, ui=show(cls, describe(linkage), picture))
 
 

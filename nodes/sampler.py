@@ -12,7 +12,7 @@ from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.schedulers import SCHEDULERS
 from . import types
-from .show import Progress, image_tensor, show, unsuitable
+from .show import Progress, distortion, image_tensor, show, unsuitable
 
 
 class BranchingSampler(io.ComfyNode):
@@ -57,6 +57,13 @@ class BranchingSampler(io.ComfyNode):
                     max=4096,
                     tooltip="Branches per UNet call. 0: as many as free memory allows. Halved when memory runs out.",
                 ),
+                io.Boolean.Input(
+                    "rescale_means",
+                    default=False,
+                    optional=True,
+                    tooltip="Stretch the mean embedding of each cluster to the mean length of its members. "
+                    "The paper takes the mean as it is.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -67,7 +74,19 @@ class BranchingSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, decoder, embeddings, plan, seed, guidance, scheduler, width, height, micro_batch):
+    def execute(
+        cls,
+        decoder,
+        embeddings,
+        plan,
+        seed,
+        guidance,
+        scheduler,
+        width,
+        height,
+        micro_batch,
+        rescale_means=False,
+    ):
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance)
         f = decoder.pipeline.movq_scale_factor
         row = unet_bytes_per_row(decoder.pipeline.unet, height // f, width // f)
@@ -90,6 +109,7 @@ class BranchingSampler(io.ComfyNode):
             width=width,
             height=height,
             micro_batch=micro_batch,
+            rescale_means=rescale_means,
             on_step=on_step,
             before_call=progress.check_cancelled,
         ).to(comfy.model_management.intermediate_device())
@@ -121,6 +141,7 @@ def describe(plan, seconds, scheduler):
             f"{plan.num_prompts} pictures, {plan.num_steps} {scheduler} steps, tau {plan.tau:.5g}",
             f"UNet rows: {plan.nfe} instead of {standard}, {plan.saved:.1%} saved",
             f"rows per picture: {plan.nfe / plan.num_prompts:.1f} instead of {plan.num_steps}",
+            *distortion(plan),
             f"{shared} shared branch{'es' if shared != 1 else ''}, {len(plan.branches) - shared} of a single prompt",
             f"sampling took {seconds:.1f} s",
         ]

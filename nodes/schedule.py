@@ -5,9 +5,16 @@ from comfy_api.latest import io
 from ..hierdiff_core.figures import draw_schedule
 from ..hierdiff_core.noise import text_key
 from ..hierdiff_core.plan import build_plan
-from ..hierdiff_core.schedule import linear_thresholds, reachable_saving, tau_for_root_share, tau_for_saving
+from ..hierdiff_core.schedule import (
+    SHAPES,
+    falling_shape,
+    reachable_saving,
+    tau_for_root_share,
+    tau_for_saving,
+    thresholds_at,
+)
 from . import types
-from .show import image_tensor, numbered, show
+from .show import distortion, image_tensor, numbered, show
 
 MODES = ["tau", "root share", "saving"]
 
@@ -47,6 +54,29 @@ class ThresholdSchedule(io.ComfyNode):
                     max=1000,
                     tooltip="The last steps that every prompt takes alone.",
                 ),
+                io.Combo.Input(
+                    "shape",
+                    options=list(SHAPES),
+                    default=SHAPES[0],
+                    optional=True,
+                    tooltip="How the threshold falls. linear: the paper's straight line. cosine, power: faster, so "
+                    "that the last steps share less. calibrated: as the model's sensitivity says.",
+                ),
+                types.Sensitivity.Input(
+                    "sensitivity",
+                    optional=True,
+                    tooltip="From Calibrate Schedule or Load Sensitivity: for shape calibrated, and for the expected "
+                    "distortion in the reports.",
+                ),
+                io.Float.Input(
+                    "power",
+                    default=2.0,
+                    min=0.1,
+                    max=20.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Exponent of shape power. 1: the straight line. Higher: the threshold falls earlier.",
+                ),
             ],
             outputs=[
                 types.Plan.Output(display_name="plan", tooltip="For Hierarchical Branching Sampler."),
@@ -58,16 +88,19 @@ class ThresholdSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, linkage, steps, mode, value, private_steps):
+    def execute(cls, linkage, steps, mode, value, private_steps, shape=SHAPES[0], sensitivity=None, power=2.0):
         Z = linkage.Z
+        weights = sensitivity.weights(steps) if sensitivity is not None else None
+        falling = falling_shape(steps, shape, private_steps, power=power, weights=weights, metric=linkage.metric)
         if mode == "saving":
-            tau = tau_for_saving(Z, steps, value, private_steps)
+            tau = tau_for_saving(Z, falling, value)
         else:
             tau = tau_for_root_share(Z, value) if mode == "root share" else value
+        thresholds = thresholds_at(tau, falling, Z if shape == "calibrated" else None)
         keys = [text_key(prompt) for prompt in linkage.prompts]
-        plan = build_plan(Z, linear_thresholds(steps, tau, private_steps), keys)
+        plan = build_plan(Z, thresholds, keys, linkage.errors, sensitivity)
         picture = image_tensor(draw_schedule(plan))
-        text = f"{describe(plan, Z, private_steps)}\n{first_clusters(plan, linkage.prompts)}"
+        text = "\n".join([*describe(plan, falling), *distortion(plan), first_clusters(plan, linkage.prompts)])
         return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=show(cls, text, picture))
 
 
@@ -78,9 +111,10 @@ def first_clusters(plan, prompts):
     return "clusters of the first step:\n" + numbered([line[:300] for line in lines])
 
 
-def describe(plan, Z, private_steps):
-    """Budget of a plan, in words."""
-    least, greatest = reachable_saving(Z, plan.num_steps, private_steps)
+def describe(plan, shape):
+    """Budget of a plan, in lines."""
+    Z = plan.Z
+    least, greatest = reachable_saving(Z, shape)
     share = f" ({plan.tau / Z[-1, 2]:.1%} of the root height)" if len(Z) and Z[-1, 2] > 0 else ""
     clusters = plan.clusters_per_step
     lines = [
@@ -92,4 +126,4 @@ def describe(plan, Z, private_steps):
     ]
     if plan.num_steps == 1:
         lines.append("⚠ one step leaves nothing to share: use more steps")
-    return "\n".join(lines)
+    return lines

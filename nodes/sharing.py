@@ -18,6 +18,7 @@ import torch
 from ..hierdiff_core.microbatch import MicroBatches
 from ..hierdiff_core.noise import branch_keys, keyed_generator
 from .conditioning_rows import check_conds, in_prompt_order, reduced_cond, rows_equal, sliced_cond
+from .show import distortion
 
 WRAPPER_KEY = "hierdiff"
 # The host's samplers whose noise is a path: one Brownian tree for each branch.
@@ -265,7 +266,7 @@ class SharingRun:
             lines.append(
                 f"the plan's {plan.num_steps} thresholds were resampled over the sampler's {self.plan.num_steps} steps"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *distortion(self.plan)])
 
 
 def is_brownian(name):

@@ -30,10 +30,15 @@ def show(cls, text, image=None, **extra):
     image : (B, H, W, 3) tensor or None
     extra : lists   more entries for the history
     """
-    if PromptServer.instance is not None and cls.hidden.unique_id is not None:
-        PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+    tell(cls, text)
     pictures = ui.PreviewImage(image, cls=cls).as_dict() if image is not None else {}
     return {**pictures, "text": (text,), **extra}
+
+
+def tell(cls, text):
+    """Show `text` in a node while it runs."""
+    if PromptServer.instance is not None and cls.hidden.unique_id is not None:
+        PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
 
 
 def numbered(lines):
@@ -51,6 +56,19 @@ def unsuitable(model, **settings):
         if not low <= value <= high:
             wanted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
             lines.append(f"⚠ {name} {value:g} does not suit {model.name}: use {wanted}")
+    return lines
+
+
+def distortion(plan):
+    """Lines on what sharing is expected to change, for a plan that knows the model's sensitivity."""
+    if plan.distortion is None:
+        return []
+    line = plan.straight_line()
+    unit = "per picture (mean squared change of the latent)"
+    lines = [f"expected distortion {plan.distortion:.3g} {unit}"]
+    if plan.distortion > 0:
+        times = line.distortion / plan.distortion
+        lines.append(f"the straight line with {line.nfe} rows: {line.distortion:.3g}, {times:.2g} times as much")
     return lines
 
 

@@ -6,6 +6,7 @@ Prompts = io.Custom("HIERDIFF_PROMPTS")  # tuple of str
 Prior = io.Custom("HIERDIFF_PRIOR")  # models.LoadedModel of a KandinskyV22PriorPipeline
 Embeddings = io.Custom("HIERDIFF_EMBEDDINGS")  # hierdiff_core.PromptEmbeddings
 Linkage = io.Custom("HIERDIFF_LINKAGE")  # linkage.Linkage
+Sensitivity = io.Custom("HIERDIFF_SENSITIVITY")  # hierdiff_core.Sensitivity
 Plan = io.Custom("HIERDIFF_PLAN")  # hierdiff_core.Plan
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline
 

@@ -127,6 +127,7 @@ def _widget_inputs(node: dict, info: dict) -> dict:
         return {}  # values of widgets that only show something
     while len(values) > len(places) and values[-1] is None:
         values = values[:-1]  # a widget that is not saved leaves a hole
+    values = [*values, *_later_defaults(places[len(values) :], info)]
     if len(values) != len(places):
         expected = ", ".join(name or "(front end)" for name in places)
         raise WorkflowError(
@@ -134,6 +135,16 @@ def _widget_inputs(node: dict, info: dict) -> dict:
             "The workflow was saved with another version of the node: open it in ComfyUI, check it and save it again."
         )
     return {name: _wrapped(value) for name, value in zip(places, values, strict=True) if name is not None}
+
+
+def _later_defaults(places: list[str | None], info: dict) -> list:
+    """Defaults of the last widgets where all of these are optional inputs with a default, as later versions add them.
+
+    The front end then keeps each widget's default, too.
+    """
+    optional = info["input"].get("optional") or {}
+    known = [name is not None and "default" in _options(optional.get(name, [])) for name in places]
+    return [_options(optional[name])["default"] for name in places if name is not None] if all(known) else []
 
 
 def _wrapped(value: object) -> object:

@@ -1,7 +1,10 @@
 """The four stages as a small graph for a server, and what comes back."""
 
+import asyncio
 import io
+import json
 
+import aiohttp
 import numpy as np
 from PIL import Image
 
@@ -53,9 +56,14 @@ def small_graph(**changes):
         },
         "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "test"}},
     }
+    return changed(graph, changes)
+
+
+def changed(graph, changes):
+    """A graph with other inputs, {"node.input": value}."""
     for place, value in changes.items():
-        node, name = place.split(".")
-        graph[node]["inputs"][name] = value
+        name, key = place.split(".")
+        graph[name]["inputs"][key] = value
     return graph
 
 
@@ -63,6 +71,26 @@ def pictures(server, entry, node):
     """Pictures that a node put into the history, as (H, W, 3) uint8 arrays."""
     refs = entry["outputs"][node]["images"]
     return [np.asarray(Image.open(io.BytesIO(server.view(ref))).convert("RGB")) for ref in refs]
+
+
+async def messages_of(server, graph, stop_when=None):
+    """JSON messages and binary events (type, data) that the browser would receive while a graph runs."""
+    events, binary = [], []
+    url = f"ws://127.0.0.1:{server.port}/ws?clientId=test"
+    async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
+        prompt_id = await asyncio.to_thread(server.queue, graph, "test")
+        async for message in socket:
+            if message.type == aiohttp.WSMsgType.BINARY:
+                binary.append((int.from_bytes(message.data[:4], "big"), message.data[4:]))
+                continue
+            event = json.loads(message.data)
+            events.append(event)
+            if stop_when and stop_when(event):
+                await asyncio.to_thread(server.interrupt)
+                stop_when = None
+            ended = event["type"] in ("execution_success", "execution_error", "execution_interrupted")
+            if ended and event["data"].get("prompt_id") == prompt_id:
+                return events, binary
 
 
 def node(class_type, **inputs):
@@ -90,7 +118,50 @@ def native_graph(**changes):
         denoise=1.0,
         micro_batch=0,
     )
-    for place, value in changes.items():
-        name, key = place.split(".")
-        graph[name]["inputs"][key] = value
-    return graph
+    return changed(graph, changes)
+
+
+def calibration_graph(**changes):
+    """Calibrate Schedule on the bundled model, with few pairs and steps."""
+    graph = {
+        name: item for name, item in small_graph().items() if name in ("set", "load_prior", "embed", "load_decoder")
+    }
+    graph["calibrate"] = node(
+        "HierDiffCalibrate",
+        decoder=["load_decoder", 0],
+        embeddings=["embed", 0],
+        steps=6,
+        seed=1,
+        guidance=3.0,
+        scheduler="DDPM",
+        samples=2,
+        resolution=3,
+        width=128,
+        height=128,
+        name="small",
+    )
+    return changed(graph, changes)
+
+
+def native_calibration_graph(**changes):
+    """Calibrate Schedule for MODEL on Kandinsky 2.2 as MODEL, the same pairs and steps."""
+    graph = native_graph()
+    for name in ("sample", "decode", "save", "link", "plan"):
+        del graph[name]
+    graph["calibrate"] = node(
+        "HierDiffCalibrateModel",
+        model=["model", 0],
+        positive=["model", 1],
+        negative=["model", 2],
+        embeddings=["embed", 0],
+        latent_image=["empty", 0],
+        steps=6,
+        seed=1,
+        cfg=3.0,
+        sampler_name="euler",
+        scheduler="normal",
+        samples=2,
+        resolution=3,
+        name="small native",
+    )
+    return changed(graph, changes)

@@ -1,13 +1,37 @@
 """`python -m hierdiff_core`: the pipeline without ComfyUI."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
 
+import hierdiff_core.__main__ as command_line
+from hierdiff_core import Sensitivity, write_sensitivity
 from hierdiff_core.__main__ import main
+from hierdiff_core.loading import BUNDLED
 
 QUICK = ["--steps", "5", "--prior-steps", "3"]
+ANIMALS = ["{tiger|lion|cat} face, {noto|flat} style", "--width", "64", "--height", "64", *QUICK]
+
+
+@pytest.fixture
+def decoder(tmp_path):
+    """A copy of the bundled decoder that nobody has calibrated."""
+    return shutil.copytree(BUNDLED / "decoder", tmp_path / "decoder", ignore=shutil.ignore_patterns("sensitivity.json"))
+
+
+@pytest.fixture
+def models_forbidden(monkeypatch):
+    for name in ("load_prior", "load_decoder"):
+        monkeypatch.setattr(command_line, name, lambda *args, **kwargs: pytest.fail("a model was loaded"))
+
+
+def draw(folder, *arguments):
+    """The report and the pictures of a run."""
+    assert main([*ANIMALS, "--out", str(folder), *map(str, arguments)]) == 0
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return report, [Image.open(folder / image["file"]).tobytes() for image in report["images"]]
 
 
 def test_two_prompts_give_pictures_plots_and_a_report(tmp_path, capsys):
@@ -58,3 +82,50 @@ def test_an_earlier_set_is_not_overwritten(tmp_path, capsys):
 def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
     assert main([*arguments, "--out", str(tmp_path / "set"), *QUICK]) == 1
     assert message in capsys.readouterr().err
+
+
+# --- the shape of the schedule
+
+
+def test_calibrated_schedule_finds_the_decoders_sensitivity_and_reports_what_it_leaves(tmp_path, decoder):
+    write_sensitivity(Sensitivity(10, [2, 4, 6, 8, 10], [1e-4, 1e-3, 0.01, 0.1, 1]), decoder / "sensitivity.json")
+    options = ["--decoder", decoder, "--metric", "chord", "--saving", 0.4]
+    calibrated, _ = draw(tmp_path / "set", *options, "--shape", "calibrated")
+    assert 0 < calibrated["expected_distortion"] < calibrated["expected_distortion_straight_line"]
+    assert calibrated["saved"] >= 0.4
+    assert calibrated["settings"]["sensitivity"] == str(decoder / "sensitivity.json")
+    line, _ = draw(tmp_path / "line", *options)
+    assert line["expected_distortion"] == pytest.approx(line["expected_distortion_straight_line"])
+    assert line["expected_distortion"] > calibrated["expected_distortion"]
+
+
+def test_report_without_a_sensitivity_expects_nothing_and_rescaled_means_change_pictures(tmp_path, decoder):
+    options = ["--decoder", decoder, "--root-share", 1, "--shape", "power", "--power", 30]
+    report, pictures = draw(tmp_path / "plain", *options)
+    assert report["expected_distortion"] is None
+    assert report["expected_distortion_straight_line"] is None
+    assert report["clusters_per_step"] == [1, 6, 6, 6, 6]
+    assert report["settings"]["rescale_means"] is False
+    rescaled, others = draw(tmp_path / "rescaled", *options, "--rescale-means")
+    assert rescaled["settings"]["rescale_means"] is True
+    assert all(picture != other for picture, other in zip(pictures, others, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shape", "calibrated"], "--shape calibrated needs the model's sensitivity, and {decoder} has no sensi"),
+        (["--shape", "calibrated", "--sensitivity", "{folder}/none.json"], "none.json holds no sensitivity"),
+        (["--sensitivity", "{decoder}/model_index.json"], "model_index.json holds no sensitivity"),
+        (["--shape", "power", "--power", "0"], "power must be a finite number above 0; got 0.0"),
+        (["--private-steps", "6"], "private_steps must lie between 1 and the number of steps (5); got 6"),
+    ],
+)
+def test_schedule_that_cannot_be_made_is_refused_before_models_are_loaded(
+    tmp_path, capsys, decoder, models_forbidden, arguments, message
+):
+    names = {"decoder": decoder, "folder": tmp_path}
+    arguments = [argument.format(**names) for argument in arguments]
+    assert main(["a", "b", "--decoder", str(decoder), "--out", str(tmp_path / "set"), *arguments, *QUICK]) == 1
+    assert message.format(**names) in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()

@@ -16,10 +16,20 @@ from PIL import Image, ImageChops, ImageDraw
 from scipy.cluster.hierarchy import dendrogram
 
 from hierdiff_core import figures, lettering, sheets, tree
-from hierdiff_core.figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree, preview_grid
+from hierdiff_core.figures import (
+    contact_sheet,
+    draw_dendrogram,
+    draw_schedule,
+    draw_sensitivity,
+    draw_tree,
+    preview_grid,
+)
 from hierdiff_core.linkage import flat_clusters, ward_linkage
 from hierdiff_core.plan import build_plan
 from hierdiff_core.schedule import linear_thresholds
+from hierdiff_core.sensitivity import Sensitivity
+
+MEASURED = Sensitivity(40, [11, 20, 30, 36, 39, 40], [1e-4, 1e-3, 1e-2, 0.2, 0.5, 1.0], {"model": "a small model"})
 
 
 def embeddings(n, seed=0, groups=None):
@@ -185,7 +195,7 @@ def test_dendrogram_errors():
 
 def test_others_matplotlib_defaults_change_nothing():
     Z, plan = ward_linkage(embeddings(6)), make_plan(6)
-    plain = [draw_dendrogram(Z, names(6), 0.1), draw_schedule(plan)]
+    plain = [draw_dendrogram(Z, names(6), 0.1), draw_schedule(plan), draw_sensitivity(MEASURED)]
     theirs = {
         "text.usetex": True,
         "font.size": 30,
@@ -196,7 +206,7 @@ def test_others_matplotlib_defaults_change_nothing():
         "lines.linewidth": 9,
     }
     with matplotlib.style.context("dark_background"), matplotlib.rc_context(theirs):
-        styled = [draw_dendrogram(Z, names(6), 0.1), draw_schedule(plan)]
+        styled = [draw_dendrogram(Z, names(6), 0.1), draw_schedule(plan), draw_sensitivity(MEASURED)]
     for a, b in zip(plain, styled, strict=True):
         assert a.size == b.size
         assert a.tobytes() == b.tobytes()
@@ -238,6 +248,46 @@ def test_schedule_of_any_length_has_whole_ticks(num_steps, drawn):
         ticks = axes.get_xticks()
         assert len(ticks) >= 1
         assert (ticks == ticks.round()).all()
+
+
+# --- sensitivity
+
+
+def test_sensitivity_shows_what_was_measured_and_what_each_step_adds(drawn):
+    picture = draw_sensitivity(MEASURED)
+    assert (picture.mode, picture.size) == ("RGB", (1000, 640))
+    upper, lower = drawn[0].axes
+    curve, dots = upper.lines
+    np.testing.assert_array_equal(dots.get_xydata(), np.stack([MEASURED.shared_steps, MEASURED.change], axis=1))
+    np.testing.assert_array_equal(curve.get_ydata(), MEASURED.cumulative(40)[1:])
+    np.testing.assert_array_equal(lower.patches[0].get_data().values, MEASURED.weights(40))
+    assert (upper.get_yscale(), lower.get_yscale()) == ("log", "log")
+    assert "Sensitivity of a small model, 40 steps" in figure_texts(drawn[0])
+
+
+def test_dot_of_the_last_step_is_whole():
+    picture = draw_sensitivity(Sensitivity(2, [2], [1.0])).crop((0, 0, 1000, 300))
+    left, top, right, bottom = extent(picture, (0x00, 0x72, 0xB2))
+    assert right - left == pytest.approx(7, abs=2)
+    assert bottom - top == pytest.approx(7, abs=2)
+
+
+def test_steps_that_add_next_to_nothing_have_no_bar():
+    picture = draw_sensitivity(Sensitivity(4, [1, 2, 3, 4], [0, 0, 0, 1.0])).crop((0, 340, 1000, 640))
+    left, _, right, _ = extent(picture, (0x00, 0x72, 0xB2))
+    assert left > 740
+    assert right <= 980
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 1000])
+def test_sensitivity_of_any_length_has_whole_steps_and_powers_of_ten(num_steps, drawn):
+    draw_sensitivity(Sensitivity(num_steps, [num_steps], [3e-5]))
+    for axes in drawn[0].axes:
+        ticks, powers = axes.get_xticks(), np.log10(axes.get_yticks())
+        assert len(ticks) >= 1
+        assert (ticks == ticks.round()).all()
+        np.testing.assert_allclose(powers, powers.round(), atol=1e-9)
+        assert len(powers) >= 3
 
 
 # --- tree

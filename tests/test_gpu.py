@@ -11,11 +11,12 @@ from hierdiff_core import (
     build_plan,
     decode,
     embed_prompts,
-    linear_thresholds,
+    falling_shape,
     load_decoder,
     load_prior,
     sample,
     tau_for_saving,
+    thresholds_at,
     ward_linkage,
 )
 
@@ -36,7 +37,8 @@ def embeddings():
 @pytest.fixture(scope="module")
 def plan(embeddings):
     Z = ward_linkage(embeddings.positive)
-    return build_plan(Z, linear_thresholds(20, tau_for_saving(Z, 20, 0.5)))
+    shape = falling_shape(20)
+    return build_plan(Z, thresholds_at(tau_for_saving(Z, shape, 0.5), shape))
 
 
 def pictures(decoder, embeddings, plan, **options):

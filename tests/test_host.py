@@ -5,11 +5,10 @@ import io
 import json
 import time
 
-import aiohttp
 import numpy as np
 import pytest
 from comfyui_host import HttpFailed, PromptFailed
-from graphs import BUNDLED, pictures, small_graph
+from graphs import BUNDLED, messages_of, pictures, small_graph
 from PIL import Image
 from workflow_api import to_api
 
@@ -17,18 +16,19 @@ from hierdiff_core import (
     build_plan,
     decode,
     embed_prompts,
-    linear_thresholds,
+    falling_shape,
     load_decoder,
     load_prior,
     sample,
     tau_for_saving,
+    thresholds_at,
     ward_linkage,
 )
 from hierdiff_core.previews import to_pictures
 
 pytestmark = pytest.mark.host
 
-PREVIEW_IMAGE, TEXT = 1, 3  # ComfyUI's binary event types
+TEXT = 3  # ComfyUI's binary event type
 
 
 def text(entry, node):
@@ -66,7 +66,7 @@ def test_nodes_are_the_public_contract(comfy, repo_root):
             assert found == type_, (node_id, name)
             assert default is None or options["default"] == default, (node_id, name)
         for name, choices in promised.get("options", {}).items():
-            assert node["input"]["required"][name][1]["options"] == choices
+            assert node["input"]["optional" if name in optional else "required"][name][1]["options"] == choices
         assert list(zip(node["output_name"], node["output"], strict=True)) == [tuple(o) for o in promised["outputs"]]
         assert node["output_is_list"] == promised.get("output_is_list", [False] * len(promised["outputs"]))
 
@@ -117,6 +117,34 @@ def test_quickstart_makes_a_picture_per_prompt(comfy, repo_root):
         assert picture.std() > 5
 
 
+def test_workflow_of_the_first_version_runs_as_before(comfy, repo_root):
+    path = repo_root / "tests" / "data" / "quickstart_0.1.0.json"
+    workflow, info = json.loads(path.read_text(encoding="utf-8")), comfy.object_info()
+    prompt = to_api(workflow, info)
+    added = {"shape": "linear", "power": 2.0, "rescale_means": False}
+    before = {node_id: dict(node["inputs"]) for node_id, node in to_api(workflow, without(info, added)).items()}
+    for node_id, node in prompt.items():
+        new = {name: node["inputs"].pop(name) for name in added if name in node["inputs"]}
+        assert new.items() <= added.items()
+        assert node["inputs"] == before[node_id]
+    small = {"steps": 6, "text": "{red|green} {apple|pear}"}
+    for node in prompt.values():
+        node["inputs"].update({name: value for name, value in small.items() if name in node["inputs"]})
+    entry = comfy.run(prompt)
+    by_type = {node["class_type"]: node_id for node_id, node in prompt.items()}
+    assert len(pictures(comfy, entry, by_type["SaveImage"])) == 4
+
+
+def without(info, names):
+    """A server's description of its nodes, without optional inputs of these names."""
+    old = json.loads(json.dumps(info))
+    for node in old.values():
+        for name in names:
+            if node["input"].get("optional", {}).pop(name, None):
+                node["input_order"]["optional"].remove(name)
+    return old
+
+
 def test_kandinsky_workflow_runs_on_folders_under_models(comfy, repo_root):
     workflow = json.loads((repo_root / "workflows" / "hierdiff_kandinsky22.json").read_text(encoding="utf-8"))
     prompt = to_api(workflow, comfy.object_info())
@@ -160,7 +188,8 @@ def test_pictures_are_those_of_the_library(comfy, small_run):
     prompts = small_run["outputs"]["set"]["prompts"]
     embeddings = embed_prompts(load_prior(), prompts, num_steps=5, guidance=1.0, seed=1)
     Z = ward_linkage(embeddings.positive)
-    plan = build_plan(Z, linear_thresholds(6, tau_for_saving(Z, 6, 0.4)))
+    shape = falling_shape(6)
+    plan = build_plan(Z, thresholds_at(tau_for_saving(Z, shape, 0.4), shape))
     decoder = load_decoder()
     latents = sample(decoder, embeddings, plan, seed=1, guidance=3.0, width=128, height=128)
     expected = [np.asarray(picture, dtype=int) for picture in to_pictures(decode(decoder, latents))]
@@ -199,6 +228,19 @@ def test_pictures_survive_eviction_of_the_models(comfy, small_run):
     assert not cached_nodes(entry)
     for before, after in zip(pictures(comfy, small_run, "save"), pictures(comfy, entry, "save"), strict=True):
         assert np.array_equal(before, after)
+
+
+def test_rescaled_means_change_the_pictures_of_a_shared_run(comfy, small_run):
+    rescaled = comfy.run(small_graph(**{"sample.rescale_means": True}))
+    pairs = list(zip(pictures(comfy, small_run, "save"), pictures(comfy, rescaled, "save"), strict=True))
+    assert any(not np.array_equal(one, other) for one, other in pairs)
+    assert all(abs(one.astype(int) - other).mean() < 20 for one, other in pairs)  # and leave them what they are
+    alone = {"plan.mode": "tau", "plan.value": 0.0}
+    plain, unshared = (
+        comfy.run(small_graph(**alone, **{"sample.rescale_means": rescale})) for rescale in (False, True)
+    )
+    for one, other in zip(pictures(comfy, plain, "save"), pictures(comfy, unshared, "save"), strict=True):
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "Euler ancestral", "DPM++ 2M", "UniPC"])
@@ -354,26 +396,6 @@ def test_folder_outside_of_models_is_refused_without_its_path(comfy, name):
 
 
 # --- Progress, previews, cancel --------------------------------------------------------------------------------------
-
-
-async def messages_of(server, graph, stop_when=None):
-    """JSON messages and binary event types that the browser would receive while a graph runs."""
-    events, binary = [], []
-    url = f"ws://127.0.0.1:{server.port}/ws?clientId=test"
-    async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
-        prompt_id = await asyncio.to_thread(server.queue, graph, "test")
-        async for message in socket:
-            if message.type == aiohttp.WSMsgType.BINARY:
-                binary.append((int.from_bytes(message.data[:4], "big"), message.data[4:]))
-                continue
-            event = json.loads(message.data)
-            events.append(event)
-            if stop_when and stop_when(event):
-                await asyncio.to_thread(server.interrupt)
-                stop_when = None
-            ended = event["type"] in ("execution_success", "execution_error", "execution_interrupted")
-            if ended and event["data"].get("prompt_id") == prompt_id:
-                return events, binary
 
 
 def test_sampler_reports_progress_and_previews(comfy):

@@ -149,6 +149,14 @@ def test_equal_prompts_share_their_latents_to_the_end(decoder, embeddings):
     assert not torch.equal(latents[0], latents[1])
 
 
+def test_rescaled_means_change_shared_pictures_and_no_others(decoder, embeddings):
+    shared, alone = make_plan(embeddings, 3), make_plan(embeddings, 3, tau=0)
+    plain, rescaled = (sample(decoder, embeddings, shared, rescale_means=flag, **SMALL) for flag in (False, True))
+    assert (plain - rescaled).abs().amax(dim=(1, 2, 3)).min() > 1e-3
+    plain, rescaled = (sample(decoder, embeddings, alone, rescale_means=flag, **SMALL) for flag in (False, True))
+    assert torch.equal(plain, rescaled)
+
+
 def test_micro_batch_does_not_change_a_bit_on_a_cpu(decoder, embeddings):
     plan = make_plan(embeddings, 3)
     one, three, chosen = (sample(decoder, embeddings, plan, micro_batch=size, **SMALL) for size in (1, 3, 0))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, is_isomorphic, linkage
 from scipy.spatial.distance import pdist
 
-from hierdiff_core.linkage import METRICS, check_linkage, flat_clusters, ward_linkage
+from hierdiff_core.linkage import METRICS, check_linkage, flat_clusters, merge_errors, ward_linkage
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -47,6 +47,35 @@ def test_chord_heights_account_for_the_squared_error_of_any_cut(seed, n, share):
     error = sum(((unit[labels == c] - unit[labels == c].mean(axis=0)) ** 2).sum() for c in set(labels.tolist()))
     merged = Z[Z[:, 2] <= t, 2]
     assert (merged**2).sum() / 2 == pytest.approx(error, abs=1e-9)
+
+
+@given(seeds, sizes, st.integers(0, 3))
+def test_chord_merges_cost_half_their_squared_height(seed, n, duplicates):
+    x = random_embeddings(seed, n, duplicates=duplicates)
+    Z = ward_linkage(x, "chord")
+    np.testing.assert_allclose(merge_errors(Z, x), Z[:, 2] ** 2 / 2, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(seed=seeds, n=sizes, duplicates=st.integers(0, 3))
+def test_errors_of_merges_add_up_to_the_squared_error_of_every_cut(metric, seed, n, duplicates):
+    x = random_embeddings(seed, n, duplicates=duplicates)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    Z = ward_linkage(x, metric)
+    errors = merge_errors(Z, x)
+    for height in Z[:, 2]:
+        labels = flat_clusters(Z, height)
+        error = sum(((unit[labels == c] - unit[labels == c].mean(axis=0)) ** 2).sum() for c in set(labels.tolist()))
+        assert errors[Z[:, 2] <= height].sum() == pytest.approx(error, abs=1e-12)
+    assert (errors >= 0).all()
+
+
+def test_errors_of_merges_do_not_depend_on_the_lengths_of_the_embeddings():
+    x = random_embeddings(0, 9)
+    Z = ward_linkage(x)
+    longer = torch.from_numpy(x * np.arange(1, 10)[:, None])
+    np.testing.assert_allclose(merge_errors(Z, longer), merge_errors(Z, x), rtol=1e-6)
+    assert merge_errors(np.empty((0, 4)), x[:1]).shape == (0,)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierdiff_core.noise import FIRST_LATENT, branch_keys, keyed_generator, keyed_noise, text_key
+from hierdiff_core.noise import FIRST_LATENT, branch_keys, common_noise, keyed_generator, keyed_noise, text_key
 
 
 def draw(generator):
@@ -43,6 +43,16 @@ def test_generators_stay_on_the_cpu_and_leave_the_global_one_alone():
     state = torch.random.get_rng_state()
     assert {generator.device.type for generator in keyed_noise(7)(0, [1, 2])} == {"cpu"}
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_common_noise_is_one_draw_for_all_branches_and_another_at_each_step_and_seed():
+    draws = {}
+    for seed, k in ((0, FIRST_LATENT), (0, 0), (0, 1), (1, 0), (2**64 - 1, 0)):
+        branches = [draw(generator) for generator in common_noise(seed)(k, [10, 20, 30])]
+        assert branches == [branches[0]] * 3
+        assert branches[0] == draw(*common_noise(seed)(k, [99]))
+        draws[seed, k] = tuple(branches[0])
+    assert len(set(draws.values())) == len(draws)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import is_isomorphic
 
-from hierdiff_core import build_plan, linear_thresholds, ward_linkage
+from hierdiff_core import (
+    Plan,
+    Sensitivity,
+    build_plan,
+    falling_shape,
+    linear_thresholds,
+    merge_errors,
+    reachable_saving,
+    tau_for_saving,
+    thresholds_at,
+    ward_linkage,
+)
+from hierdiff_core.linkage import METRICS
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -192,3 +204,99 @@ def test_thresholds_that_do_not_fall_to_zero_are_refused(thresholds, message):
 def test_broken_linkage_is_refused():
     with pytest.raises(ValueError, match="Z must be finite"):
         build_plan([[0, 1, np.nan, 2]], [0.5, 0])
+
+
+# --- what sharing is expected to change
+
+
+@st.composite
+def measured_plans(draw, metrics=METRICS, shape="linear"):
+    """Unit vectors, some of them equal, and a plan that knows their merge errors and a random sensitivity."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = rng.normal(size=(draw(st.integers(1, 14)), 5))
+    rows = np.concatenate([rows, rows[rng.integers(len(rows), size=draw(st.integers(0, 2)))]])
+    num_steps = draw(st.integers(1, 20))
+    changes = np.cumsum(10 ** rng.uniform(-draw(st.sampled_from([0, 1, 3])), 0, size=num_steps))
+    sensitivity = Sensitivity(num_steps, np.arange(1, num_steps + 1), changes)
+    metric = draw(st.sampled_from(metrics))
+    Z = ward_linkage(rows, metric)
+    falling = falling_shape(num_steps, shape, weights=sensitivity.weights(num_steps), metric=metric)
+    tau = tau_for_saving(Z, falling, draw(st.floats(0, 1)) * reachable_saving(Z, falling)[1])
+    plan = build_plan(Z, thresholds_at(tau, falling, Z), range(len(rows)), merge_errors(Z, rows), sensitivity)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True), plan
+
+
+@given(measured_plans())
+def test_distortion_is_the_weighted_squared_distance_of_prompts_from_their_clusters_means(measured):
+    unit, plan = measured
+    expected = 0.0
+    for weight, step in zip(plan.sensitivity.weights(plan.num_steps), plan.steps, strict=True):
+        means = np.stack([unit[step.labels == c].mean(axis=0) for c in step.labels])
+        expected += weight * ((unit - means) ** 2).sum() / len(unit)
+    assert plan.distortion == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(measured_plans(shape="calibrated"))
+def test_straight_line_spends_the_same_rows_on_the_same_tree(measured):
+    _, plan = measured
+    line = plan.straight_line()
+    assert line.nfe == plan.nfe
+    np.testing.assert_allclose(line.thresholds, linear_thresholds(plan.num_steps, line.tau), rtol=1e-12)
+    assert line.distortion is not None
+    assert line.prompt_keys == plan.prompt_keys
+
+
+@given(measured_plans(metrics=["chord"], shape="calibrated"))
+def test_calibrated_plan_changes_pictures_no_more_than_the_straight_line(measured):
+    _, plan = measured
+    assert plan.distortion <= plan.straight_line().distortion * (1 + 1e-9) + 1e-12
+
+
+def test_calibrated_plan_changes_pictures_far_less_where_the_last_steps_show_most():
+    rows = np.random.default_rng(0).normal(size=(30, 8))
+    Z, sensitivity = ward_linkage(rows, "chord"), Sensitivity(20, np.arange(1, 21), 1e-6 * 2.0 ** np.arange(20))
+    shape = falling_shape(20, "calibrated", weights=sensitivity.weights(20))
+    thresholds = thresholds_at(tau_for_saving(Z, shape, 0.5), shape, Z)
+    plan = build_plan(Z, thresholds, None, merge_errors(Z, rows), sensitivity)
+    assert plan.distortion < 0.5 * plan.straight_line().distortion
+
+
+def test_straight_line_never_spends_more_where_heights_tie():
+    Z = ward_linkage(np.eye(8))
+    shape = falling_shape(9, "power", power=3.0)
+    for saving in np.linspace(0, reachable_saving(Z, shape)[1], 12):
+        plan = build_plan(Z, thresholds_at(tau_for_saving(Z, shape, saving), shape))
+        assert plan.straight_line().nfe <= plan.nfe
+
+
+def test_nothing_shared_changes_nothing():
+    rows = np.random.default_rng(0).normal(size=(6, 4))
+    Z, sensitivity = ward_linkage(rows), Sensitivity(4, [2, 4], [0.1, 1])
+    plan = build_plan(Z, np.zeros(4), None, merge_errors(Z, rows), sensitivity)
+    assert plan.distortion == plan.straight_line().distortion == 0
+
+
+def test_distortion_of_a_plan_that_knows_too_little_is_none():
+    rows = np.random.default_rng(0).normal(size=(6, 4))
+    Z, thresholds = ward_linkage(rows), linear_thresholds(4, 1.0)
+    assert build_plan(Z, thresholds).distortion is None
+    assert build_plan(Z, thresholds, merge_errors=merge_errors(Z, rows)).distortion is None
+    assert build_plan(Z, thresholds, sensitivity=Sensitivity(4, [4], [1])).distortion is None
+    assert build_plan(Z, thresholds).straight_line().distortion is None
+
+
+def test_plan_made_by_hand_has_no_straight_line():
+    whole = build_plan(WORKED_EXAMPLE, linear_thresholds(3, 0.3))
+    with pytest.raises(ValueError, match="a plan without Z cannot be cut again; make it with build_plan"):
+        Plan(whole.thresholds, whole.steps).straight_line()
+
+
+@given(measured_plans(), st.integers(1, 30))
+def test_resampled_plan_still_knows_what_it_changes(measured, num_steps):
+    _, plan = measured
+    other = plan.resampled(num_steps)
+    assert other.num_steps == num_steps
+    assert other.merge_errors is plan.merge_errors
+    assert other.sensitivity is plan.sensitivity
+    assert other.prompt_keys == plan.prompt_keys
+    assert other.distortion >= 0

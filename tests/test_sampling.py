@@ -79,6 +79,19 @@ def test_equal_prompts_get_equal_latents_and_only_they(prompt_set):
             assert torch.equal(latents[i], latents[j]) == torch.equal(embeddings[:, i], embeddings[:, j])
 
 
+@given(prompt_sets())
+def test_rescaled_means_are_given_to_shared_branches_alone(prompt_set):
+    embeddings, num_steps, tau = prompt_set
+    alone = plan_of(embeddings, num_steps, 0)
+    plain, rescaled = (sample_branches(denoise, START, alone, embeddings, flag) for flag in (False, True))
+    torch.testing.assert_close(plain, rescaled, rtol=1e-4, atol=1e-5)  # members of a cluster are equal
+    plan, seen = plan_of(embeddings, num_steps, tau), []
+    sample_branches(lambda x, k, means: seen.append((k, means)) or x, START, plan, embeddings, True)
+    for k, means in seen:
+        lengths = [embeddings[:, rows].norm(dim=-1).mean(dim=1) for rows in plan.steps[k].members]
+        torch.testing.assert_close(means.norm(dim=-1), torch.stack(lengths, dim=1))
+
+
 def test_latents_are_copied_from_the_parents():
     # heights 0.12 (prompts 0 and 1), 0.20 (2 and 3), 0.35 (all)
     Z = np.array([[0, 1, 0.12, 2], [2, 3, 0.20, 2], [4, 5, 0.35, 4]])

@@ -209,6 +209,20 @@ def test_a_wrong_number_of_values_is_named(values):
         to_api(workflow(node(2, "Sampler", values=values)), OBJECT_INFO)
 
 
+def test_widgets_that_a_later_version_added_keep_their_defaults():
+    added = {"rescale": ["BOOLEAN", {"default": False}], "plan": ["PLAN"], "power": ["FLOAT", {"default": 2.0}]}
+    info = {"N": node_info({"steps": ["INT"]}, added)}
+    for values in ([7], [7, False], [7, False, 2.0]):
+        assert to_api(workflow(node(1, "N", values=values)), info)["1"]["inputs"] == {
+            "steps": 7,
+            "rescale": False,
+            "power": 2.0,
+        }
+    assert to_api(workflow(node(1, "N", values=[7, True])), info)["1"]["inputs"]["rescale"] is True
+    with pytest.raises(WorkflowError, match="0 widget values"):
+        to_api(workflow(node(1, "N")), info)
+
+
 def test_a_link_into_an_input_that_the_server_does_not_have_is_named():
     stale = node(9, "Save", [slot("pictures", link=1)], ["out"])
     with pytest.raises(WorkflowError, match=r"node 9 \(Save\): input 'pictures' is linked, but .* only images, prefix"):

@@ -1,0 +1,123 @@
+"""Sensitivity: what was measured, at any number of steps, and as a file."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hierdiff_core import Sensitivity, read_sensitivity, write_sensitivity
+
+settings.register_profile("core", deadline=None, max_examples=60)
+settings.load_profile("core")
+
+
+@st.composite
+def sensitivities(draw, rising=False):
+    """Measured at some steps of a run, over many powers of ten; with noise in the measurement unless `rising`."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    num_steps = draw(st.integers(1, 60))
+    before = rng.choice(num_steps - 1, size=draw(st.integers(0, num_steps - 1)), replace=False) + 1
+    shared = np.append(np.sort(before), num_steps)
+    change = 10 ** rng.uniform(-draw(st.sampled_from([0, 2, 8])), 3, size=len(shared))
+    return Sensitivity(num_steps, shared, np.sort(change) if rising else change)
+
+
+@given(sensitivities(rising=True))
+def test_measured_changes_are_met_at_the_steps_where_they_were_measured(sensitivity):
+    G = sensitivity.cumulative(sensitivity.num_steps)
+    above_rounding = np.maximum(sensitivity.change, 1e-9 * sensitivity.change.max())
+    np.testing.assert_allclose(G[sensitivity.shared_steps], above_rounding, rtol=1e-12)
+
+
+@given(sensitivities(), st.integers(1, 150))
+def test_change_grows_from_zero_to_the_largest_with_every_shared_step(sensitivity, num_steps):
+    G, weights = sensitivity.cumulative(num_steps), sensitivity.weights(num_steps)
+    assert G.shape == (num_steps + 1,)
+    assert weights.shape == (num_steps,)
+    assert G[0] == 0
+    assert (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(), sensitivity.change.max(), rtol=1e-12)
+
+
+@given(sensitivities())
+def test_twice_the_steps_split_each_steps_share_in_two(sensitivity):
+    few, many = (sensitivity.weights(n * sensitivity.num_steps) for n in (1, 2))
+    np.testing.assert_allclose(many.reshape(-1, 2).sum(axis=1), few, rtol=1e-9, atol=1e-12 * few.sum())
+
+
+def test_steps_between_two_measured_ones_are_interpolated_in_powers():
+    G = Sensitivity(4, [2, 4], [0.01, 1]).cumulative(8)
+    np.testing.assert_allclose(G, [0, 0.0025, 0.005, 0.0075, *10.0 ** np.arange(-2, 0.1, 0.5)])
+
+
+def test_steps_that_changed_nothing_weigh_almost_nothing():
+    weights = Sensitivity(4, [1, 2, 3, 4], [0, 0, 0, 5.0]).weights(4)
+    assert weights[3] == pytest.approx(5)
+    assert (weights[:3] < 1e-8).all()
+
+
+@given(sensitivities())
+def test_saved_and_loaded_it_is_the_same(tmp_path_factory, sensitivity):
+    path = tmp_path_factory.mktemp("sensitivity") / "a.json"
+    settings = {"model": "größer 虎", "guidance": 3.5, "pairs": 8}
+    write_sensitivity(Sensitivity(sensitivity.num_steps, sensitivity.shared_steps, sensitivity.change, settings), path)
+    loaded = read_sensitivity(path)
+    assert loaded.num_steps == sensitivity.num_steps
+    assert loaded.settings == settings
+    np.testing.assert_array_equal(loaded.shared_steps, sensitivity.shared_steps)
+    np.testing.assert_array_equal(loaded.change, sensitivity.change)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((4, [2, 4], [1]), r"shared_steps and change must be lists of one length; got \(2,\), \(1,\)"),
+        ((4, [], []), "shared_steps and change must be lists of one length"),
+        ((4, [[4]], [[1]]), "shared_steps and change must be lists of one length"),
+        ((4, [0, 4], [1, 2]), r"shared_steps must rise from 1 or more to num_steps; got \[0, 4\]"),
+        ((4, [2, 3], [1, 2]), r"shared_steps must rise from 1 or more to num_steps; got \[2, 3\]"),
+        ((4, [3, 2, 4], [1, 2, 3]), "shared_steps must rise"),
+        ((4, [2, 2, 4], [1, 2, 3]), "shared_steps must rise"),
+        ((4, [2, 4], [1, np.nan]), "change must be finite, not negative and not all 0"),
+        ((4, [2, 4], [1, np.inf]), "change must be finite"),
+        ((4, [2, 4], [-1, 1]), "change must be finite, not negative"),
+        ((4, [2, 4], [0, 0]), "not all 0; sharing changed no latent"),
+    ],
+)
+def test_values_that_cannot_be_measured_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Sensitivity(*values)
+
+
+GOOD = {"format": "hierdiff-sensitivity-1", "settings": {}, "num_steps": 2, "shared_steps": [2], "change": [1.0]}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("[1, 2]", "no attribute"),
+        ("{}", "its format is not hierdiff-sensitivity-1"),
+        (json.dumps({**GOOD, "format": "other"}), "its format is not"),
+        (json.dumps({"format": GOOD["format"]}), "num_steps"),
+        (json.dumps({**GOOD, "num_steps": "many"}), "shared_steps must rise"),
+        (json.dumps({**GOOD, "change": "abc"}), "could not convert"),
+        (json.dumps({**GOOD, "change": [float("nan")]}), "change must be finite"),
+        (json.dumps({**GOOD, "change": [None]}), "change must be finite"),
+        (json.dumps({**GOOD, "shared_steps": [10**30]}), "too large"),
+        ("ÿ".encode("latin-1"), "decode"),
+    ],
+)
+def test_error_names_the_file_that_holds_no_sensitivity(tmp_path, text, reason):
+    path = tmp_path / "broken.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=rf"broken\.json holds no sensitivity that .* has saved: .*{reason}"):
+        read_sensitivity(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.json holds no sensitivity"):
+        read_sensitivity(tmp_path / "nowhere.json")
