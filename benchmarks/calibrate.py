@@ -23,13 +23,13 @@ SETTINGS = {"num_steps": 40, "seed": 0, "guidance": 3.0, "scheduler": "DDPM", "w
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="few pairs, for a CPU")
+    parser.add_argument("--small", action="store_true", help="few prompts, for a CPU")
     parser.add_argument("--out", type=Path, default=BUNDLED / "decoder" / "sensitivity.json")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.allow_tf32 = False  # changes down to a billionth of the largest are measured
     embeddings = embed_prompts(load_prior(device=device), parse_prompts(CALIBRATION), guidance=1.0)
-    probe = {"samples": 2, "resolution": 4} if options.small else {"samples": 64, "resolution": 40}
+    probe = {"samples": 2, "resolution": 4} if options.small else {"samples": 100, "resolution": 40}
     began = time.monotonic()
     sensitivity = calibrate(load_decoder(device=device), embeddings, **SETTINGS, **probe, micro_batch=512)
     sensitivity.settings.update({"model": "emoji-kandinsky (bundled)", "width": 128, "height": 128})

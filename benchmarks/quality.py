@@ -9,6 +9,7 @@ docs/schedules.md, and writes quality.json (means and intervals) and quality.png
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -77,13 +78,18 @@ class Run:
     rescale: bool = False
 
 
+def asked(curve, saving):
+    """The last curve answers a question, and is not of the figure."""
+    return curve != "calibrated, cosine" or saving in QUESTION_SAVINGS
+
+
 def runs(savings):
-    main = [Run(curve, saving) for curve in ["standard", *CURVES] for saving in savings]
+    main = [Run(curve, saving) for curve in ["standard", *CURVES] for saving in savings if asked(curve, saving)]
     questions = [
         Run(curve, saving, noise, rescale)
         for curve, noise, rescale in itertools.product(("paper", "calibrated"), ("per prompt", "shared"), (False, True))
-        for saving in QUESTION_SAVINGS
-        if saving in savings
+        for saving in savings
+        if saving in QUESTION_SAVINGS
     ]
     return list(dict.fromkeys([*main, *questions]))
 
@@ -349,6 +355,8 @@ def main():
     parser.add_argument("--draw", type=Path, metavar="JSON", help="only draw the tables and the figure again")
     options = parser.parse_args()
     options.seeds = options.seeds or (1 if options.small else 4)
+    if not options.draw and importlib.util.find_spec("flip_evaluator") is None:
+        parser.error("FLIP is missing; install it: pip install flip-evaluator")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.draw:
         results = json.loads(options.draw.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """The tables and the figure of quality.py, from its results."""
 
-from math import inf, log10
+from math import log10
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,7 +14,7 @@ NAMES = {
     "power 2": "chord, power 2",
     "power 4": "chord, power 4",
     "calibrated": "chord, calibrated",
-    "calibrated, node's defaults": "chord, calibrated (8 pairs, 12 intervals)",
+    "calibrated, node's defaults": "chord, calibrated (8 prompts, 12 intervals)",
     "calibrated, cosine": "cosine, calibrated",
 }
 # curve -> colour and line of the figure; Okabe and Ito's colours
@@ -22,7 +22,7 @@ DRAWN = {
     "standard": ("#5f6b7a", "--"),
     "paper": ("#d55e00", "-"),
     "linear": ("#e69f00", "-"),
-    "power 2": ("#56b4e9", "-"),
+    "power 4": ("#56b4e9", "-"),
     "calibrated": ("#0072b2", "-"),
 }
 
@@ -43,7 +43,8 @@ def tables(results):
         table(runs, "Squared pixel error / chord, linear", "mse / linear", lambda v: spread(v, 1, 2)),
         table(runs, "CLIP similarity to the prompt's text", "clip_text", lambda v: f"{v[0]:.4f}"),
         table(runs, "CLIP similarity to the prior's embedding", "clip_prior", lambda v: f"{v[0]:.4f}"),
-        table(runs, "Expected / measured change of the latent", "expected", None),
+        table(runs, "Expected change of the latent", "expected", lambda v: f"{v[0]:.2g}"),
+        table(runs, "Measured change of the latent", "latent", lambda v: f"{v[0]:.2g}"),
         *questions(results["runs"]),
     ]
     return "\n\n".join(parts)
@@ -55,10 +56,7 @@ def table(runs, title, key, cell):
     lines.append("|---|" + "---|" * len(savings))
     for curve, name in NAMES.items():
         row = {run["saving"]: run for run in runs if run["curve"] == curve and key in run}
-        if row and key == "expected":
-            cells = [f"{run['expected'][0]:.2g} / {run['latent'][0]:.2g}" for _, run in sorted(row.items())]
-        else:
-            cells = [cell(row[saving][key]) if saving in row else "" for saving in savings]
+        cells = [cell(row[saving][key]) if saving in row else "" for saving in savings]
         if row:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -99,11 +97,7 @@ def spread(values, factor, digits):
 
 
 def psnr(values):
-    return f"{decibels(values[0]):.1f}"
-
-
-def decibels(mse):
-    return -10 * log10(mse) if mse > 0 else inf
+    return f"{-10 * log10(values[0]):.1f}" if values[0] > 0 else "∞"
 
 
 def draw(results):
@@ -113,14 +107,15 @@ def draw(results):
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for curve, (colour, style) in DRAWN.items():
-        points = sorted((run["rows"][0], run["mse"], run["clip_text"]) for run in runs if run["curve"] == curve)
+        points = sorted((run["rows"][0], run["flip"], run["clip_text"]) for run in runs if run["curve"] == curve)
         rows = [point[0] for point in points]
         look = {"color": colour, "linestyle": style, "marker": "o", "markersize": 4, "label": NAMES[curve]}
-        left.plot(rows, [decibels(point[1][0]) for point in points], **look)
-        bounds = [[decibels(point[1][side]) for point in points] for side in (2, 1)]
-        left.fill_between(rows, *bounds, color=colour, alpha=0.12, linewidth=0)
-        right.plot(rows, [point[2][0] for point in points], **look)
-    left.set(xlabel="UNet rows per picture", ylabel="PSNR to the picture of all steps, dB")
+        for axes, column in ((left, 1), (right, 2)):
+            value, low, high = zip(*(point[column] for point in points), strict=True)
+            axes.plot(rows, value, **look)
+            if axes is left:
+                axes.fill_between(rows, low, high, color=colour, alpha=0.15, linewidth=0)
+    left.set(xlabel="UNet rows per picture", ylabel="FLIP error to the picture of all steps", ylim=(0, None))
     right.set(xlabel="UNet rows per picture", ylabel="CLIP similarity to the prompt")
     for axes in left, right:
         axes.grid(alpha=0.3)

@@ -57,7 +57,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--prior", type=Path, default=BUNDLED / "prior", help="prior folder (diffusers layout)")
     parser.add_argument("--decoder", type=Path, default=BUNDLED / "decoder", help="decoder folder (diffusers layout)")
     parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--metric", choices=METRICS, default=METRICS[0])
+    parser.add_argument("--metric", choices=METRICS, default="chord", help="default: chord; the paper's is cosine")
     parser.add_argument("--prior-noise", choices=PRIOR_NOISE, default=PRIOR_NOISE[0])
     parser.add_argument("--prior-steps", type=int, default=25)
     parser.add_argument("--prior-guidance", type=float, help="default: what suits the model, else 4")

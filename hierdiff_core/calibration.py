@@ -1,6 +1,6 @@
-"""Measure a model's sensitivity: pairs of prompts share their first steps, and are compared with runs that share none.
+"""Measure a model's sensitivity: prompts share their first steps, and are compared with runs that share none.
 
-Legend: K steps, P pairs, B numbers of shared steps that are tried.
+Legend: K steps, S prompts that are sampled, B numbers of shared steps that are tried.
 """
 
 import numpy as np
@@ -8,57 +8,66 @@ import torch
 
 from .embeddings import PromptEmbeddings
 from .kandinsky import sample
-from .linkage import ward_linkage
+from .linkage import flat_clusters, ward_linkage
 from .noise import common_noise
 from .plan import Plan, Step
 from .sensitivity import Sensitivity
 
+SMALLEST_ERROR = 1e-12
+
 
 class Probe:
-    """Which pairs share how many steps, as one plan for one run.
+    """Prompts of one cluster, and how many steps they share, as one plan for one run.
 
     Parameters
     ----------
     positive : (N, D) tensor or array   embeddings of the prompts, N >= 2
     num_steps : int >= 1
-    samples : int >= 1                  pairs of prompts; fewer where the set has no more merges
+    samples : int >= 2                  prompts that are drawn; all of them where the set has no more
     resolution : int >= 1               how many numbers of shared steps are tried; at most K
-    seed : int                          which members of a merge are paired
+    seed : int                          which prompts of the set are drawn
 
     Attributes
     ----------
     shared_steps : (B,) int64   rising to K, closer and closer together
-    pairs : (P, 2) int64        indices of prompts
-    rows : (L,) int64           the prompt of each leaf of the plan, L = (B + 1) P 2
-    plan : Plan                 leaves in the order (shared steps, with none first; pair; side)
+    prompts : (S,) int64        indices of the prompts, from all parts of the set's tree
+    rows : (L,) int64           the prompt of each leaf of the plan, L = (B + 1) S
+    plan : Plan                 leaves in the order (shared steps, with none first; prompt)
+    squared_error : float       sum of squared distances of the prompts' unit vectors from their mean
 
     Raises
     ------
-    ValueError  if no two prompts have different embeddings.
+    ValueError  if a number is too small, or no two prompts have embeddings of different directions.
+
+    Notes
+    -----
+    One wide cluster, not many close pairs: the mean of two prompts already is a picture of one of them, which the other
+    does not always leave again, while the mean of many is of none. Early steps are shared by wide clusters
+    (docs/schedules.md has the comparison).
     """
 
     def __init__(self, positive, num_steps, samples=8, resolution=12, seed=0):
-        for name, value in (("steps", num_steps), ("samples", samples), ("resolution", resolution)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+        for name, value, least in (("steps", num_steps, 1), ("samples", samples, 2), ("resolution", resolution, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}")
         self.num_steps = num_steps
         self.shared_steps = probed_steps(num_steps, resolution)
-        self.pairs = probed_pairs(positive, samples, seed)
-        self.rows = np.tile(self.pairs.ravel(), len(self.shared_steps) + 1)
+        self.prompts = probed_prompts(positive, samples, seed)
+        self.rows = np.tile(self.prompts, len(self.shared_steps) + 1)
         self.plan = self._plan()
-        unit = torch.nn.functional.normalize(torch.as_tensor(np.asarray(positive)).double(), dim=1)
-        ends = unit[torch.as_tensor(self.pairs)]  # (P, 2, D)
-        # each of the two lies half their distance from their mean
-        self.squared_distance = float(((ends[:, 0] - ends[:, 1]) / 2).square().sum() * 2)
+        unit = torch.nn.functional.normalize(torch.as_tensor(np.asarray(positive))[self.prompts].double(), dim=1)
+        self.squared_error = float((unit - unit.mean(dim=0)).square().sum())
+        if self.squared_error < SMALLEST_ERROR:
+            raise ValueError("calibration compares prompts, and these point the same way; add prompts that differ")
 
     def _plan(self):
-        """Branches: a trunk for each pair, and from each number of shared steps on two of its own."""
-        counts, P = [0, *self.shared_steps], len(self.pairs)
+        """Branches: one trunk, and from each number of shared steps on one for each prompt."""
+        counts = [0, *self.shared_steps]
         previous = np.zeros(len(self.rows), dtype=np.int64)
         steps = []
         for k in range(self.num_steps):
-            labels = np.arange(len(self.rows)).reshape(len(counts), P, 2) + P
-            labels[[count > k for count in counts]] = np.arange(P)[:, None]
+            labels = np.arange(len(self.rows)).reshape(len(counts), -1) + 1
+            labels[[count > k for count in counts]] = 0
             _, first, labels, members = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
             labels = labels.ravel()
             steps.append(Step(labels, first, members, parents=previous[first]))
@@ -77,11 +86,11 @@ class Probe:
         ------
         ValueError  if the latents are not finite, or sharing changed none of them.
         """
-        latents = latents.detach().float().cpu().reshape(len(self.shared_steps) + 1, 2 * len(self.pairs), -1)
+        latents = latents.detach().float().cpu().reshape(len(self.shared_steps) + 1, len(self.prompts), -1)
         if not torch.isfinite(latents).all():
             raise ValueError("the final latents hold NaN or infinity; load the model in fp32 or bf16")
-        change = (latents[1:] - latents[0]).double().square().mean(dim=2).sum(dim=1) / self.squared_distance
-        settings = {"pairs": len(self.pairs), "rows": self.plan.nfe, **settings}
+        change = (latents[1:] - latents[0]).double().square().mean(dim=2).sum(dim=1) / self.squared_error
+        settings = {"prompts": len(self.prompts), "rows": self.plan.nfe, **settings}
         return Sensitivity(self.num_steps, self.shared_steps, change.numpy(), settings)
 
 
@@ -93,18 +102,17 @@ def probed_steps(num_steps, resolution):
     return np.append(num_steps - np.union1d(left, more)[::-1], num_steps).astype(np.int64)
 
 
-def probed_pairs(positive, samples, seed=0):
-    """(P, 2) int64: a member of each side of merges that are spread evenly over the tree's heights."""
+def probed_prompts(positive, samples, seed=0):
+    """(S,) int64: one prompt of each of S flat clusters, in the order of the prompts."""
     Z = ward_linkage(positive, "chord")
-    merges = np.flatnonzero(Z[:, 2] > 0)
-    if not len(merges):
+    distinct = np.count_nonzero(Z[:, 2]) + 1
+    if distinct < 2:
         raise ValueError("calibration compares prompts, and needs two with different embeddings; add prompts")
-    chosen = merges[np.unique(np.linspace(0, len(merges) - 1, min(samples, len(merges))).round().astype(np.int64))]
-    members = [[i] for i in range(len(Z) + 1)]
-    for a, b in Z[:, :2].astype(np.int64):
-        members.append(members[a] + members[b])
+    ranked = Z.copy()
+    ranked[:, 2] = np.arange(1, len(Z) + 1)  # heights may tie, and a cut between them would leave fewer clusters
+    labels = flat_clusters(ranked, len(Z) + 1 - min(samples, distinct))
     rng = np.random.default_rng(seed)
-    return np.array([[rng.choice(members[child]) for child in Z[j, :2].astype(np.int64)] for j in chosen])
+    return np.sort([rng.choice(np.flatnonzero(labels == label)) for label in np.unique(labels)])
 
 
 def calibrate(

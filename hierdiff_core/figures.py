@@ -124,7 +124,7 @@ def draw_sensitivity(sensitivity):
     """
     steps = sensitivity.num_steps
     G, weights = sensitivity.cumulative(steps), sensitivity.weights(steps)
-    top = 10 ** math.ceil(math.log10(G[-1]))
+    top = 10 ** math.ceil(math.log10(max(G[-1], sensitivity.change.max())))  # G is smoothed
     edges, limits = np.arange(steps + 1), (top * LOWEST_DRAWN, top)
     figure = _figure(WIDTH, 640)
     upper = _axes(figure, (80, 362, WIDTH - 104, 200), (0, steps), limits)
@@ -141,7 +141,8 @@ def draw_sensitivity(sensitivity):
     _text(figure, 22, 582, "change of the final latent when the first steps are shared; dots: measured", 14, color=INK)
     _text(figure, 22, 282, "sensitivity w of each step", 14, color=INK)
     _text(figure, WIDTH - 24, 22, "denoising step", 13, ha="right")
-    _title(figure, f"Sensitivity of {sensitivity.settings.get('model', 'the model')}, {steps} steps")
+    length = "1 step" if steps == 1 else f"{steps} steps"
+    _title(figure, f"Sensitivity of {sensitivity.settings.get('model', 'the model')}, {length}")
     return _picture(figure)
 
 

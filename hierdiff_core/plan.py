@@ -116,13 +116,13 @@ class Plan:
         return float(self.sensitivity.weights(self.num_steps) @ sse / self.num_prompts)
 
     def straight_line(self):
-        """The paper's straight line for the same tree, spending the same rows (or fewer, where heights tie).
+        """The paper's straight line for the same tree, private steps and rows (or fewer rows, where heights tie).
 
         Raises
         ------
         ValueError  if the plan does not know its linkage matrix.
         """
-        shape = falling_shape(self.num_steps)
+        shape = falling_shape(self.num_steps, private_steps=int((self.thresholds == 0).sum()))
         thresholds = thresholds_at(tau_for_saving(self._known_linkage(), shape, self.saved), shape)
         return self._cut_again(thresholds)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 FORMAT = "hierdiff-sensitivity-1"
 # Changes below this share of the largest are rounding errors of the networks.
@@ -61,15 +62,18 @@ class Sensitivity:
 
         Notes
         -----
-        log G is interpolated over the course of the run, k / K. Steps of another scheduler, or of sigmas that fall
-        in another way, lie elsewhere: calibrate with the scheduler that draws the pictures.
+        log G is made monotone by isotonic regression, then interpolated. For another number of steps the same number
+        of steps left counts, not the same share of the run: what mends an error are the steps that are left
+        (docs/schedules.md). This is a guess for models where that was not measured.
         """
-        change = np.maximum(np.maximum.accumulate(self.change), FAINTEST * self.change.max())
-        course = np.arange(num_steps + 1) / num_steps
-        places = self.shared_steps / self.num_steps
-        G = np.exp(np.interp(course, places, np.log(change)))
-        before = course < places[0]
-        G[before] = change[0] * course[before] / places[0]
+        change = np.log(np.maximum(self.change, FAINTEST * self.change.max()))
+        shared = np.arange(num_steps + 1)
+        places = self.shared_steps + num_steps - self.num_steps  # with as many steps left
+        G = np.exp(np.interp(shared, places, isotonic_regression(change).x))
+        if places[0] > 0:
+            before = shared < places[0]
+            G[before] = G[places[0]] * shared[before] / places[0]
+        G[0] = 0
         return G
 
     def weights(self, num_steps):

@@ -40,17 +40,47 @@ def register_folders():
 register_folders()
 
 
+def steps_input(default):
+    return io.Int.Input(
+        "steps",
+        default=default,
+        min=1,
+        max=1000,
+        tooltip="Denoising steps, as many as for the pictures. For another number the result is a guess by the steps "
+        "that are left: Threshold Schedule warns of it.",
+    )
+
+
+def seed_input():
+    """A seed that stays: a new one at each run would measure again each time."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=False,  # left out, the browser adds one to each input of this name
+        tooltip="Seed of the noise, and of the choice of prompts.",
+    )
+
+
 def probe_inputs():
-    """What both calibrating nodes ask for: how much to probe, and where to keep the result."""
+    """What both calibrating nodes ask for: how much to probe."""
     return [
-        io.Int.Input("samples", default=8, min=1, max=1000, tooltip="Pairs of prompts that are compared."),
+        io.Int.Input(
+            "samples",
+            default=8,
+            min=2,
+            max=1000,
+            tooltip="Prompts that share steps and are compared, chosen from all parts of the set. "
+            "More: a steadier result, at more cost.",
+        ),
         io.Int.Input(
             "resolution",
             default=12,
             min=1,
             max=1000,
-            tooltip="Step intervals probed, shorter towards the end; as many as steps: each step. "
-            "The cost in UNet rows is shown before it is spent.",
+            tooltip="How many numbers of shared steps are tried, closer together towards the end; as many as steps: "
+            "each. The cost is shown before it is spent.",
         ),
     ]
 
@@ -78,13 +108,13 @@ class Calibrate(io.ComfyNode):
             node_id="HierDiffCalibrate",
             display_name="Calibrate Schedule",
             category="HierDiff",
-            description="Measures once for a model at which steps sharing shows in the pictures: pairs of prompts "
+            description="Measures once for a model at which steps sharing shows in the pictures: prompts "
             "share ever more steps, and are compared with runs that share none.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),
                 types.Embeddings.Input("embeddings", tooltip="Prompts like those that will be drawn; two or more."),
-                io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Denoising steps, as for the pictures."),
-                types.seed_input("seed", tooltip="Seed of the noise, and of the choice of pairs."),
+                steps_input(40),
+                seed_input(),
                 io.Float.Input(
                     "guidance",
                     default=10.0,
@@ -156,8 +186,8 @@ class CalibrateModel(io.ComfyNode):
                 *model_inputs(),
                 types.Embeddings.Input("embeddings", tooltip="From CLIP Embedding, with the positive conditioning."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the pictures' size."),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Denoising steps, as for the pictures."),
-                types.seed_input("seed", tooltip="Seed of the noise, and of the choice of pairs."),
+                steps_input(20),
+                seed_input(),
                 cfg_input(),
                 io.Combo.Input(
                     "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As for the pictures."

@@ -115,11 +115,21 @@ class BranchingSampler(io.ComfyNode):
         ).to(comfy.model_management.intermediate_device())
         report = describe(plan, time.monotonic() - began, scheduler)
         warnings = unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps)
-        report = "\n".join([report, *warnings])
+        report = "\n".join([report, *warnings, *other_scheduler(plan, scheduler)])
         drawing = draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted))
         progress.finish(drawing)
         tree = image_tensor(drawing)
         return io.NodeOutput({"samples": latents}, tree, report, ui=show(cls, report, tree))
+
+
+def other_scheduler(plan, scheduler):
+    """A warning where the plan's sensitivity is of another scheduler."""
+    measured = plan.sensitivity and plan.sensitivity.settings.get("scheduler", scheduler)
+    if not measured or measured == scheduler:
+        return []
+    return [
+        f"⚠ the plan's sensitivity was measured with {measured}, not {scheduler}: calibrate with the same scheduler"
+    ]
 
 
 def preview(x0, factors):

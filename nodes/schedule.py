@@ -100,7 +100,8 @@ class ThresholdSchedule(io.ComfyNode):
         keys = [text_key(prompt) for prompt in linkage.prompts]
         plan = build_plan(Z, thresholds, keys, linkage.errors, sensitivity)
         picture = image_tensor(draw_schedule(plan))
-        text = "\n".join([*describe(plan, falling), *distortion(plan), first_clusters(plan, linkage.prompts)])
+        lines = [*describe(plan, falling), *distortion(plan), *other_steps(plan)]
+        text = "\n".join([*lines, first_clusters(plan, linkage.prompts)])
         return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=show(cls, text, picture))
 
 
@@ -109,6 +110,14 @@ def first_clusters(plan, prompts):
     members = sorted(plan.steps[0].members, key=len, reverse=True)
     lines = [f"({len(rows)}) {', '.join(prompts[i] for i in rows)}" for rows in members]
     return "clusters of the first step:\n" + numbered([line[:300] for line in lines])
+
+
+def other_steps(plan):
+    """A warning where the sensitivity is of runs of another length."""
+    measured = plan.sensitivity and plan.sensitivity.num_steps
+    if not measured or measured == plan.num_steps:
+        return []
+    return [f"⚠ the sensitivity was measured with {measured} steps, these are {plan.num_steps}: calibrate with as many"]
 
 
 def describe(plan, shape):

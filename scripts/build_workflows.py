@@ -30,14 +30,25 @@ share many steps.""",
     "schedule": """### 3 Threshold Schedule
 A threshold that falls over the steps cuts the tree into ever smaller clusters. `mode`: **saving** = share of UNet rows
 to save, **tau** = the paper's absolute height, **root share** = tau relative to the tree.""",
+    "sensitivity": """### One slider
+With `shape` **calibrated** and `mode` **saving**, `value` is all there is to choose: the rows go to the steps where
+sharing would show. The sensitivity is measured once for a model, by **Calibrate Schedule**.""",
     "sampler": """### 4 Hierarchical Branching Sampler
 One latent stands for one cluster. When a cluster splits, its latent is copied, and every prompt ends with a picture of
 its own. The latents go to ComfyUI's own **VAE Decode**.""",
 }
 
 
-def describe(prior, decoder, prompts, prior_guidance, schedule, guidance, size, about):
+def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance, size, about, sensitivity=None):
     """Nodes of the four-stage graph: name -> (type, widget values, links, column, height, stage)."""
+    plan_links = {"linkage": ("linkage", 0)}
+    calibrated = {}
+    if sensitivity:
+        plan_links["sensitivity"] = ("sensitivity", 0)
+        calibrated = {
+            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 380, "load"),
+            "note_sensitivity": ("MarkdownNote", [NOTES["sensitivity"]], {}, 3, 150, None),
+        }
     return {
         "about": ("MarkdownNote", [about], {}, 0, 220, None),
         "prompts": ("HierDiffPromptSet", [prompts], {}, 0, 300, "prompts"),
@@ -51,14 +62,15 @@ def describe(prior, decoder, prompts, prior_guidance, schedule, guidance, size, 
             "prompts",
         ),
         "note_prior": ("MarkdownNote", [NOTES["prior"]], {}, 1, 150, None),
-        "linkage": ("HierDiffWardLinkage", ["cosine"], {"embeddings": ("embed", 0)}, 2, 560, "plan"),
+        "linkage": ("HierDiffWardLinkage", [metric], {"embeddings": ("embed", 0)}, 2, 560, "plan"),
         "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
-        "schedule": ("HierDiffThresholdSchedule", schedule, {"linkage": ("linkage", 0)}, 3, 640, "plan"),
+        "schedule": ("HierDiffThresholdSchedule", schedule, plan_links, 3, 700, "plan"),
         "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
+        **calibrated,
         "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 4, 110, "load"),
         "sampler": (
             "HierDiffBranchingSampler",
-            [0, "fixed", guidance, "DDPM", size, size, 0],
+            [0, "fixed", guidance, "DDPM", size, size, 0, False],
             {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
             4,
             780,
@@ -107,14 +119,14 @@ def any_model():
         ),
         "negative": ("CLIPTextEncode", ["blurry, text, watermark"], {"clip": checkpoint[1]}, 1, 120, "prompts"),
         "note_embed": ("MarkdownNote", [CLIP_NOTE], {}, 1, 120, None),
-        "linkage": ("HierDiffWardLinkage", ["cosine"], {"embeddings": ("embed", 1)}, 2, 560, "plan"),
+        "linkage": ("HierDiffWardLinkage", ["chord"], {"embeddings": ("embed", 1)}, 2, 560, "plan"),
         "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
         "schedule": (
             "HierDiffThresholdSchedule",
-            [30, "saving", 0.5, 1],
+            [30, "saving", 0.5, 1, "linear", 2.0],
             {"linkage": ("linkage", 0)},
             3,
-            640,
+            700,
             "plan",
         ),
         "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
@@ -227,7 +239,10 @@ Runs on the small bundled model: nothing to download. Press **Run**. 30 emoji ar
 The bundled model wants prior guidance 1, decoder guidance 2 to 4 and 128×128 pixels."""
 
 KANDINSKY_ABOUT = """## HierDiff with Kandinsky 2.2
-The paper's settings: 40 steps, τ = 1, guidance 10, DDPM. Put the model there first, in the ComfyUI folder:
+The paper's settings: 40 steps, cosine, τ = 1, a straight line, guidance 10, DDPM. Once they run, try **chord** in Ward
+Linkage, and **saving** with a **calibrated** shape (Calibrate Schedule).
+
+Put the model there first, in the ComfyUI folder:
 
 `hf download kandinsky-community/kandinsky-2-2-prior --local-dir models/diffusers/kandinsky-2-2-prior`
 
@@ -239,13 +254,25 @@ def main():
     bundled = "emoji-kandinsky (bundled)"
     with ComfyServer() as server:
         info = server.object_info()
-    quickstart = describe(bundled, bundled, EMOJI, 1.0, [40, "saving", 0.6, 1], 3.0, 128, QUICKSTART_ABOUT)
+    quickstart = describe(
+        bundled,
+        bundled,
+        EMOJI,
+        1.0,
+        "chord",
+        [40, "saving", 0.6, 1, "calibrated", 2.0],
+        3.0,
+        128,
+        QUICKSTART_ABOUT,
+        sensitivity=bundled,
+    )
     kandinsky = describe(
         "kandinsky-2-2-prior",
         "kandinsky-2-2-decoder",
         PRODUCTS,
         4.0,
-        [40, "tau", 1.0, 1],
+        "cosine",
+        [40, "tau", 1.0, 1, "linear", 2.0],
         10.0,
         512,
         KANDINSKY_ABOUT,

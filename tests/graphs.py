@@ -122,7 +122,7 @@ def native_graph(**changes):
 
 
 def calibration_graph(**changes):
-    """Calibrate Schedule on the bundled model, with few pairs and steps."""
+    """Calibrate Schedule on the bundled model, with few prompts and steps."""
     graph = {
         name: item for name, item in small_graph().items() if name in ("set", "load_prior", "embed", "load_decoder")
     }
@@ -134,7 +134,7 @@ def calibration_graph(**changes):
         seed=1,
         guidance=3.0,
         scheduler="DDPM",
-        samples=2,
+        samples=3,
         resolution=3,
         width=128,
         height=128,
@@ -144,7 +144,7 @@ def calibration_graph(**changes):
 
 
 def native_calibration_graph(**changes):
-    """Calibrate Schedule for MODEL on Kandinsky 2.2 as MODEL, the same pairs and steps."""
+    """Calibrate Schedule for MODEL on Kandinsky 2.2 as MODEL, as few prompts and steps."""
     graph = native_graph()
     for name in ("sample", "decode", "save", "link", "plan"):
         del graph[name]
@@ -160,7 +160,7 @@ def native_calibration_graph(**changes):
         cfg=3.0,
         sampler_name="euler",
         scheduler="normal",
-        samples=2,
+        samples=3,
         resolution=3,
         name="small native",
     )

@@ -7,16 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.hierarchy import cut_tree
 
 from hierdiff_core import PromptEmbeddings, build_plan, calibrate, load_decoder, sample, ward_linkage
-from hierdiff_core.calibration import Probe, probed_pairs, probed_steps
+from hierdiff_core.calibration import Probe, probed_prompts, probed_steps
 from hierdiff_core.noise import common_noise
 from hierdiff_core.sampling import sample_branches
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
 
-TINY = {"samples": 2, "resolution": 3, "width": 64, "height": 64}
+TINY = {"samples": 3, "resolution": 3, "width": 64, "height": 64}
 
 
 @st.composite
@@ -32,13 +33,13 @@ def embeddings(draw):
 @st.composite
 def probes(draw):
     positive = draw(embeddings())
-    num_steps, samples, resolution = draw(st.integers(1, 12)), draw(st.integers(1, 5)), draw(st.integers(1, 14))
+    num_steps, samples, resolution = draw(st.integers(1, 12)), draw(st.integers(2, 8)), draw(st.integers(1, 14))
     return positive, Probe(positive, num_steps, samples, resolution, draw(st.integers(0, 2**64 - 1)))
 
 
 def of_leaves(probe, values):
-    """Values of the plan's leaves as (B + 1, P, 2, ...)."""
-    return values.reshape(len(probe.shared_steps) + 1, len(probe.pairs), 2, *values.shape[1:])
+    """Values of the plan's leaves as (B + 1, S, ...)."""
+    return values.reshape(len(probe.shared_steps) + 1, len(probe.prompts), *values.shape[1:])
 
 
 # --- which steps
@@ -61,26 +62,41 @@ def test_probed_steps_of_the_default_run():
     assert probed_steps(40, 1).tolist() == [40]
 
 
-# --- which pairs
+# --- which prompts
 
 
-@given(embeddings(), st.integers(1, 20), st.integers(0, 2**64 - 1))
-def test_pairs_are_prompts_that_differ_and_each_from_a_merge_of_its_own(positive, samples, seed):
-    pairs = probed_pairs(positive, samples, seed)
+@given(embeddings(), st.integers(2, 20), st.integers(0, 2**64 - 1))
+def test_prompts_are_one_of_each_flat_cluster(positive, samples, seed):
+    prompts = probed_prompts(positive, samples, seed)
     distinct = len(np.unique(positive.numpy(), axis=0))
-    assert pairs.shape == (min(samples, distinct - 1), 2)
-    assert (positive[pairs[:, 0]] != positive[pairs[:, 1]]).any(dim=1).all()
-    assert len({frozenset(pair) for pair in pairs.tolist()}) == len(pairs)
-    np.testing.assert_array_equal(pairs, probed_pairs(positive, samples, seed))
+    assert len(prompts) == min(samples, distinct)
+    assert (np.diff(prompts) > 0).all()
+    clusters = cut_tree(ward_linkage(positive, "chord"), n_clusters=len(prompts)).ravel()
+    assert sorted(clusters[prompts]) == list(range(len(prompts)))
+    np.testing.assert_array_equal(prompts, probed_prompts(positive, samples, seed))
 
 
-def test_pairs_come_from_both_sides_of_near_and_far_merges():
-    ends = torch.tensor([[1, 0.0], [1, 0.1], [0, 1], [0.1, 1]])  # two near pairs, far from each other
-    near, other, far = probed_pairs(ends, 3).tolist()
-    assert {frozenset(near), frozenset(other)} == {frozenset({0, 1}), frozenset({2, 3})}
-    assert sorted(i // 2 for i in far) == [0, 1]
-    (root,) = {frozenset(i // 2 for i in pair) for pair in probed_pairs(ends, 2)[1:].tolist()}
-    assert root == {0, 1}
+def test_prompts_come_from_all_parts_of_the_set_and_their_seed_matters():
+    part = np.array([0] * 10 + [1] * 2 + [2, 3])
+    ends = torch.eye(4)[part] + 0.05 * torch.randn(14, 4, generator=torch.Generator().manual_seed(0))
+    drawn = [probed_prompts(ends, 4, seed) for seed in range(100)]
+    assert all(part[prompts].tolist() == [0, 1, 2, 3] for prompts in drawn)
+    assert set(np.concatenate(drawn)) == set(range(14))
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+def test_prompts_that_are_all_as_far_apart_are_as_many_as_asked_for(count):
+    for samples in range(2, count + 1):
+        assert len(Probe(torch.eye(count), 5, samples).prompts) == samples
+
+
+@given(probes())
+def test_squared_error_is_that_of_the_unit_vectors_from_their_mean(problem):
+    positive, probe = problem
+    unit = positive[probe.prompts].double().numpy()
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    between = np.square(unit[:, None] - unit).sum()  # each two prompts, both ways
+    assert probe.squared_error == pytest.approx(between / (2 * len(unit)), rel=1e-9)
 
 
 @pytest.mark.parametrize("rows", [[[1.0, 2.0]], [[1.0, 2.0]] * 5])
@@ -89,27 +105,37 @@ def test_prompts_that_do_not_differ_are_refused(rows):
         Probe(torch.tensor(rows), 10)
 
 
-@pytest.mark.parametrize(("name", "argument"), [("steps", "num_steps"), ("samples",) * 2, ("resolution",) * 2])
-def test_settings_below_one_are_refused(name, argument):
-    with pytest.raises(ValueError, match=f"{name} must be at least 1; got 0"):
-        Probe(torch.eye(3), **{"num_steps": 5, argument: 0})
+@pytest.mark.parametrize("lengths", [[1, 2], [1, 3, 5, 7], list(range(1, 40))])
+def test_prompts_that_differ_in_length_only_are_refused(lengths):
+    rows = torch.outer(torch.tensor(lengths, dtype=torch.float32), torch.tensor([1.0, 0.3, -0.7]))
+    with pytest.raises(ValueError, match="these point the same way; add prompts that differ"):
+        Probe(rows, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "least"),
+    [("steps", "num_steps", 1), ("samples", "samples", 2), ("resolution", "resolution", 1)],
+)
+def test_settings_below_the_least_are_refused(name, argument, least):
+    assert Probe(torch.eye(3), **{"num_steps": 5, argument: least}).plan.nfe > 0
+    for value in (least - 1, -3):
+        with pytest.raises(ValueError, match=f"{name} must be at least {least}; got {value}"):
+            Probe(torch.eye(3), **{"num_steps": 5, argument: value})
 
 
 # --- the plan
 
 
 @given(probes())
-def test_each_pair_shares_the_steps_it_should_and_then_goes_alone(problem):
+def test_all_share_one_trunk_as_long_as_they_should_and_then_go_alone(problem):
     _, probe = problem
     counts = [0, *probe.shared_steps]
     for k, step in enumerate(probe.plan.steps):
         clusters = of_leaves(probe, step.labels)
-        trunks = [clusters[i] for i, count in enumerate(counts) if count > k]
-        alone = [clusters[i] for i, count in enumerate(counts) if count <= k]
-        trunk_of_pair = trunks[0][:, 0]
-        assert all((trunk == trunk_of_pair[:, None]).all() for trunk in trunks)
-        labels = np.concatenate([trunk_of_pair, *(part.ravel() for part in alone)])
-        assert sorted(labels) == list(range(step.num_clusters))  # no two of these in one cluster
+        shared = np.concatenate([clusters[i] for i, count in enumerate(counts) if count > k])
+        alone = np.concatenate([clusters[i] for i, count in enumerate(counts) if count <= k] or [shared[:0]])
+        assert len(set(shared)) == 1
+        assert sorted([shared[0], *alone]) == list(range(step.num_clusters))  # no two of these in one cluster
 
 
 @given(probes())
@@ -121,25 +147,44 @@ def test_plan_is_made_as_other_plans_are(problem):
         np.testing.assert_array_equal(step.counts, np.bincount(step.labels))
         np.testing.assert_array_equal(step.labels[step.first], np.arange(step.num_clusters))
         before = step.labels
-    assert probe.plan.num_prompts == len(probe.rows) == 2 * len(probe.pairs) * (len(probe.shared_steps) + 1)
+    assert probe.plan.num_prompts == len(probe.rows) == len(probe.prompts) * (len(probe.shared_steps) + 1)
 
 
 @given(probes())
-def test_cost_is_a_trunk_for_each_pair_and_two_rows_for_each_step_that_is_not_shared(problem):
+def test_cost_is_one_trunk_and_a_row_of_each_prompt_for_each_step_that_is_not_shared(problem):
     _, probe = problem
     alone = sum(probe.num_steps - count for count in [0, *probe.shared_steps])
-    assert probe.plan.nfe == len(probe.pairs) * (probe.num_steps + 2 * alone)
+    assert probe.plan.nfe == probe.num_steps + len(probe.prompts) * alone
+
+
+def test_cost_counted_by_hand():
+    probe = Probe(torch.eye(3), 5, samples=3, resolution=3)
+    assert probe.shared_steps.tolist() == [3, 4, 5]
+    trunk, unshared = 1, 3
+    assert probe.plan.clusters_per_step.tolist() == [
+        trunk + unshared,
+        trunk + unshared,
+        trunk + unshared,
+        trunk + unshared + 3,  # those who shared three
+        trunk + unshared + 3 + 3,
+    ]
+    assert probe.plan.nfe == 29
+
+
+@pytest.mark.parametrize(("num_steps", "rows"), [(40, 1176), (20, 756)])
+def test_cost_of_the_nodes_defaults(num_steps, rows):
+    assert Probe(torch.eye(30), num_steps).plan.nfe == rows  # as their help says
 
 
 @given(probes())
-def test_leaves_are_the_prompts_of_the_pairs(problem):
+def test_leaves_are_the_prompts_once_for_each_number_of_shared_steps(problem):
     positive, probe = problem
     prompts = [f"prompt {i}" for i in range(len(positive))]
     leaves = probe.leaves(PromptEmbeddings(positive, -positive, prompts))
     for part in of_leaves(probe, leaves.positive):
-        assert torch.equal(part, positive[torch.from_numpy(probe.pairs)])
+        assert torch.equal(part, positive[torch.from_numpy(probe.prompts)])
     assert torch.equal(leaves.negative, -leaves.positive)
-    assert leaves.prompts[:2] == tuple(prompts[i] for i in probe.pairs[0])
+    assert leaves.prompts == tuple(prompts[i] for i in probe.prompts) * (len(probe.shared_steps) + 1)
 
 
 # --- the measurement, on a model that is known
@@ -162,18 +207,18 @@ def test_linear_model_is_measured_exactly(problem, seed):
     np.testing.assert_allclose(measured.change, reach[probe.shared_steps - 1] ** 2 / 5, rtol=1e-3)
     assert measured.num_steps == probe.num_steps
     assert measured.shared_steps.tolist() == probe.shared_steps.tolist()
-    assert measured.settings == {"pairs": len(probe.pairs), "rows": probe.plan.nfe, "scheduler": "toy"}
+    assert measured.settings == {"prompts": len(probe.prompts), "rows": probe.plan.nfe, "scheduler": "toy"}
 
 
 @pytest.mark.parametrize(
     ("latents", "message"),
     [
-        (torch.full((16, 4, 2, 2), torch.nan), "the final latents hold NaN or infinity; load the model in fp32"),
-        (torch.zeros(16, 4, 2, 2), "sharing changed no latent"),
+        (torch.full((12, 4, 2, 2), torch.nan), "the final latents hold NaN or infinity; load the model in fp32"),
+        (torch.zeros(12, 4, 2, 2), "sharing changed no latent"),
     ],
 )
 def test_latents_that_say_nothing_are_refused(latents, message):
-    probe = Probe(torch.eye(3), 5, samples=2, resolution=3)
+    probe = Probe(torch.eye(3), 5, samples=3, resolution=3)
     with pytest.raises(ValueError, match=message):
         probe.sensitivity(latents)
 
@@ -200,21 +245,28 @@ def test_more_shared_steps_change_more_of_the_bundled_models_latents(decoder, fo
     assert (np.diff(measured.change) > 0).all()
     assert measured.change[0] > 0
     assert sum(steps) == measured.settings["rows"]
-    assert measured.settings == {"pairs": 2, "rows": 36, "scheduler": "DDPM", "guidance": 3.0, "seed": 0}
+    assert measured.settings == {"prompts": 3, "rows": 25, "scheduler": "DDPM", "guidance": 3.0, "seed": 0}
 
 
-def test_measured_change_is_that_of_two_runs_of_their_own(decoder, four):
-    two = PromptEmbeddings(four.positive[:2], four.negative[:2], four.prompts[:2])
-    measured = calibrate(decoder, two, 4, seed=7, guidance=3.0, **TINY)
-    Z = ward_linkage(two.positive, "chord")
+def test_each_fork_is_a_run_of_its_own(decoder, four):
     options = {"noise": common_noise(7), "guidance": 3.0, "width": 64, "height": 64}
-    shared, alone = (
-        sample(decoder, two, build_plan(Z, thresholds), **options) for thresholds in ([2, 2, 0, 0], [0] * 4)
-    )
-    squared_distances = Z[0, 2] ** 2 / 2
-    assert measured.shared_steps[0] == 2
-    expected = float((shared - alone).square().mean(dim=(1, 2, 3)).sum()) / squared_distances
-    assert measured.change[0] == pytest.approx(expected, rel=1e-4)
+    probe = Probe(four.positive, 4, samples=3, resolution=3, seed=7)
+    forks = of_leaves(probe, sample(decoder, probe.leaves(four), probe.plan, **options))
+    some = [four.prompts[i] for i in probe.prompts]
+    some = PromptEmbeddings(four.positive[probe.prompts], four.negative[probe.prompts], some)
+    Z = ward_linkage(some.positive, "chord")
+    runs = [
+        sample(decoder, some, build_plan(Z, [2.0] * shared + [0.0] * (4 - shared)), **options) for shared in (0, 2, 3)
+    ]
+    for fork, run in zip(forks[:3], runs, strict=True):
+        torch.testing.assert_close(fork, run, rtol=1e-4, atol=1e-4)
+    assert torch.equal(forks[3], forks[3][[0, 0, 0]])  # all steps shared: one picture for all
+    measured = calibrate(decoder, four, 4, seed=7, guidance=3.0, **TINY)
+    unit = torch.nn.functional.normalize(some.positive, dim=1)
+    squared_error = (unit - unit.mean(dim=0)).square().sum()
+    expected = [float((run - runs[0]).square().mean(dim=(1, 2, 3)).sum() / squared_error) for run in runs[1:]]
+    assert measured.shared_steps.tolist() == [2, 3, 4]
+    assert measured.change[:2].tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_calibration_is_the_same_every_time_and_its_seed_matters(decoder, four):

@@ -265,6 +265,19 @@ def test_sensitivity_shows_what_was_measured_and_what_each_step_adds(drawn):
     assert "Sensitivity of a small model, 40 steps" in figure_texts(drawn[0])
 
 
+def test_sensitivity_of_one_step_is_named_so(drawn):
+    draw_sensitivity(Sensitivity(1, [1], [1.0]))
+    assert "Sensitivity of the model, 1 step" in figure_texts(drawn[0])
+
+
+def test_measurements_that_fall_are_drawn_inside_the_axes(drawn):
+    draw_sensitivity(Sensitivity(4, [1, 2, 3, 4], [0.1, 20.0, 1.0, 0.5]))
+    _, dots = drawn[0].axes[0].lines
+    assert len(dots.get_ydata()) == 4
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low <= min(dots.get_ydata()) <= max(dots.get_ydata()) <= high
+
+
 def test_dot_of_the_last_step_is_whole():
     picture = draw_sensitivity(Sensitivity(2, [2], [1.0])).crop((0, 0, 1000, 300))
     left, top, right, bottom = extent(picture, (0x00, 0x72, 0xB2))

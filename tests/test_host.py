@@ -87,6 +87,12 @@ def test_seeds_can_change_after_each_run(comfy):
         assert info[node_id]["input"]["required"]["seed"][1]["control_after_generate"] is True
 
 
+def test_seed_of_a_calibration_stays(comfy):
+    info = comfy.object_info()
+    for node_id in ("HierDiffCalibrate", "HierDiffCalibrateModel"):  # left out, the browser would change it
+        assert info[node_id]["input"]["required"]["seed"][1]["control_after_generate"] is False
+
+
 def test_text_of_prompt_set_is_not_expanded_by_the_browser(comfy):
     assert comfy.object_info()["HierDiffPromptSet"]["input"]["required"]["text"][1]["dynamicPrompts"] is False
 

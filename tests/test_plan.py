@@ -211,7 +211,10 @@ def test_broken_linkage_is_refused():
 
 @st.composite
 def measured_plans(draw, metrics=METRICS, shape="linear"):
-    """Unit vectors, some of them equal, and a plan that knows their merge errors and a random sensitivity."""
+    """Unit vectors, some of them equal, and a plan that knows their merge errors and a random sensitivity.
+
+    With up to K private steps.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows = rng.normal(size=(draw(st.integers(1, 14)), 5))
     rows = np.concatenate([rows, rows[rng.integers(len(rows), size=draw(st.integers(0, 2)))]])
@@ -220,7 +223,8 @@ def measured_plans(draw, metrics=METRICS, shape="linear"):
     sensitivity = Sensitivity(num_steps, np.arange(1, num_steps + 1), changes)
     metric = draw(st.sampled_from(metrics))
     Z = ward_linkage(rows, metric)
-    falling = falling_shape(num_steps, shape, weights=sensitivity.weights(num_steps), metric=metric)
+    private_steps, weights = draw(st.integers(1, num_steps)), sensitivity.weights(num_steps)
+    falling = falling_shape(num_steps, shape, private_steps, weights=weights, metric=metric)
     tau = tau_for_saving(Z, falling, draw(st.floats(0, 1)) * reachable_saving(Z, falling)[1])
     plan = build_plan(Z, thresholds_at(tau, falling, Z), range(len(rows)), merge_errors(Z, rows), sensitivity)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), plan
@@ -241,7 +245,9 @@ def test_straight_line_spends_the_same_rows_on_the_same_tree(measured):
     _, plan = measured
     line = plan.straight_line()
     assert line.nfe == plan.nfe
-    np.testing.assert_allclose(line.thresholds, linear_thresholds(plan.num_steps, line.tau), rtol=1e-12)
+    private_steps = np.count_nonzero(plan.thresholds == 0)
+    expected = linear_thresholds(plan.num_steps, line.tau, private_steps)
+    np.testing.assert_allclose(line.thresholds, expected, rtol=1e-12)
     assert line.distortion is not None
     assert line.prompt_keys == plan.prompt_keys
 
@@ -261,9 +267,26 @@ def test_calibrated_plan_changes_pictures_far_less_where_the_last_steps_show_mos
     assert plan.distortion < 0.5 * plan.straight_line().distortion
 
 
-def test_straight_line_never_spends_more_where_heights_tie():
+@pytest.mark.parametrize("private_steps", range(1, 20))
+def test_calibrated_plan_is_no_worse_than_the_straight_line_with_as_many_private_steps(private_steps):
+    rows = np.random.default_rng(1).normal(size=(24, 8))
+    Z, sensitivity = ward_linkage(rows, "chord"), Sensitivity(20, np.arange(1, 21), 1e-6 * 2.0 ** np.arange(20))
+    shape = falling_shape(20, "calibrated", private_steps, weights=sensitivity.weights(20))
+    for saving in (0.1, 0.4, 0.7, 1.0):
+        saving *= reachable_saving(Z, shape)[1]
+        thresholds = thresholds_at(tau_for_saving(Z, shape, saving), shape, Z)
+        plan = build_plan(Z, thresholds, None, merge_errors(Z, rows), sensitivity)
+        line = plan.straight_line()
+        assert line.nfe == plan.nfe
+        assert (line.thresholds[20 - private_steps :] == 0).all()
+        assert (line.thresholds[: 20 - private_steps] > 0).all()
+        assert 0 < plan.distortion <= line.distortion * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("private_steps", [1, 4, 9])
+def test_straight_line_never_spends_more_where_heights_tie(private_steps):
     Z = ward_linkage(np.eye(8))
-    shape = falling_shape(9, "power", power=3.0)
+    shape = falling_shape(9, "power", private_steps, power=3.0)
     for saving in np.linspace(0, reachable_saving(Z, shape)[1], 12):
         plan = build_plan(Z, thresholds_at(tau_for_saving(Z, shape, saving), shape))
         assert plan.straight_line().nfe <= plan.nfe

@@ -32,24 +32,64 @@ def test_measured_changes_are_met_at_the_steps_where_they_were_measured(sensitiv
 
 
 @given(sensitivities(), st.integers(1, 150))
-def test_change_grows_from_zero_to_the_largest_with_every_shared_step(sensitivity, num_steps):
+def test_change_grows_from_zero_with_every_shared_step(sensitivity, num_steps):
     G, weights = sensitivity.cumulative(num_steps), sensitivity.weights(num_steps)
     assert G.shape == (num_steps + 1,)
     assert weights.shape == (num_steps,)
     assert G[0] == 0
     assert (weights >= 0).all()
-    np.testing.assert_allclose(weights.sum(), sensitivity.change.max(), rtol=1e-12)
+    assert G[-1] == pytest.approx(sensitivity.cumulative(sensitivity.num_steps)[-1], rel=1e-12)
+    assert G[-1] <= sensitivity.change.max() * (1 + 1e-12)
 
 
 @given(sensitivities())
-def test_twice_the_steps_split_each_steps_share_in_two(sensitivity):
-    few, many = (sensitivity.weights(n * sensitivity.num_steps) for n in (1, 2))
-    np.testing.assert_allclose(many.reshape(-1, 2).sum(axis=1), few, rtol=1e-9, atol=1e-12 * few.sum())
+def test_measured_changes_are_smoothed_to_the_nearest_that_do_not_fall(sensitivity):
+    logs = np.log(np.maximum(sensitivity.change, 1e-9 * sensitivity.change.max()))
+    n, sums = len(logs), np.append(0, np.cumsum(logs))
+
+    def mean(i, j):
+        return (sums[j + 1] - sums[i]) / (j + 1 - i)
+
+    # isotonic least squares by its formula: the largest of the smallest means of stretches around a point
+    nearest = [max(min(mean(i, j) for j in range(k, n)) for i in range(k + 1)) for k in range(n)]
+    G = sensitivity.cumulative(sensitivity.num_steps)[sensitivity.shared_steps]
+    np.testing.assert_allclose(np.log(G), nearest, atol=1e-9)
 
 
-def test_steps_between_two_measured_ones_are_interpolated_in_powers():
-    G = Sensitivity(4, [2, 4], [0.01, 1]).cumulative(8)
-    np.testing.assert_allclose(G, [0, 0.0025, 0.005, 0.0075, *10.0 ** np.arange(-2, 0.1, 0.5)])
+@pytest.mark.parametrize(
+    ("change", "smooth"),
+    [
+        ([1, 100, 10, 1000], [1, 1000**0.5, 1000**0.5, 1000]),
+        ([8, 4, 2, 16], [4, 4, 4, 16]),
+        ([1, 2, 8, 4], [1, 2, 32**0.5, 32**0.5]),
+        ([8, 4, 2, 1], [8**0.5] * 4),
+    ],
+)
+def test_measured_changes_that_fall_become_their_geometric_mean(change, smooth):
+    G = Sensitivity(8, [2, 4, 6, 8], change).cumulative(8)
+    np.testing.assert_allclose(G[[2, 4, 6, 8]], smooth, rtol=1e-12)
+
+
+@given(sensitivities(), st.integers(1, 150))
+def test_runs_of_any_length_are_the_same_where_as_many_steps_are_left(sensitivity, num_steps):
+    own, other = sensitivity.cumulative(sensitivity.num_steps), sensitivity.cumulative(num_steps)
+    measured = sensitivity.num_steps - sensitivity.shared_steps[0]  # steps left where the first measurement lies
+    left = np.arange(min(measured, num_steps - 1) + 1)
+    np.testing.assert_allclose(other[num_steps - left], own[sensitivity.num_steps - left], rtol=1e-12)
+    if num_steps > measured:
+        line = other[: num_steps - measured + 1]
+        np.testing.assert_allclose(line, np.linspace(0, line[-1], len(line)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "powers"),
+    [(3, [-1, -0.5, 0]), (4, [-1.5, -1, -0.5, 0]), (8, [-2, -1.5, -1, -0.5, 0]), (10, [-2, -1.5, -1, -0.5, 0])],
+)
+def test_steps_between_two_measured_ones_are_interpolated_in_powers(num_steps, powers):
+    G = Sensitivity(8, [4, 8], [0.01, 1]).cumulative(num_steps)
+    np.testing.assert_allclose(G[-len(powers) :], 10.0 ** np.array(powers))
+    before = num_steps + 1 - len(powers)
+    np.testing.assert_allclose(G[:before], G[before] * np.arange(before) / before)
 
 
 def test_steps_that_changed_nothing_weigh_almost_nothing():
@@ -61,7 +101,7 @@ def test_steps_that_changed_nothing_weigh_almost_nothing():
 @given(sensitivities())
 def test_saved_and_loaded_it_is_the_same(tmp_path_factory, sensitivity):
     path = tmp_path_factory.mktemp("sensitivity") / "a.json"
-    settings = {"model": "größer 虎", "guidance": 3.5, "pairs": 8}
+    settings = {"model": "größer 虎", "guidance": 3.5, "prompts": 8}
     write_sensitivity(Sensitivity(sensitivity.num_steps, sensitivity.shared_steps, sensitivity.change, settings), path)
     loaded = read_sensitivity(path)
     assert loaded.num_steps == sensitivity.num_steps
