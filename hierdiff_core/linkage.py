@@ -21,7 +21,8 @@ def ward_linkage(positive, metric="cosine"):
     positive : (N, D) array or tensor   one embedding a prompt, finite and not zero
     metric : "cosine" or "chord"
         "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
-        vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error.
+        vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
+        comes closer to full sampling (docs/schedules.md), and the nodes and the command line take it by default.
 
     Returns
     -------
