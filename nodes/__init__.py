@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .calibration import Calibrate, CalibrateModel, SensitivityLoader
+from .calibration import Calibrate, CalibrateModel
 from .clip import ClipEmbedding
 from .decoder import DecoderLoader
 from .guider import Guider, HierarchicalKSampler, SharedNoise
@@ -12,6 +12,7 @@ from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
 from .sampler import BranchingSampler
 from .schedule import ThresholdSchedule
+from .sensitivity import SensitivityLoader
 from .sheet import ContactSheet
 
 NODES: list[type[io.ComfyNode]] = [

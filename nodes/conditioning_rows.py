@@ -127,3 +127,24 @@ def _map_rows(cond, change):
     if isinstance(cond.cond, list) and all(torch.is_tensor(item) for item in cond.cond):
         return cond._copy_with([change(item) for item in cond.cond])
     return cond
+
+
+def rows_of(conditioning, rows, num_prompts, name):
+    """The host's CONDITIONING with these prompts' rows; entries with one row serve all.
+
+    Raises
+    ------
+    ValueError  if an entry has another number of rows.
+    """
+
+    def take(value):
+        many = torch.is_tensor(value) and value.ndim > 0 and value.shape[0] == num_prompts > 1
+        return value[rows] if many else value
+
+    for cond, _ in conditioning:
+        if cond.shape[0] not in (1, num_prompts):
+            raise ValueError(
+                f"the {name} conditioning has {cond.shape[0]} rows, but there are {num_prompts} embeddings; "
+                "make both with one CLIP Embedding, or give one row for all"
+            )
+    return [[take(cond), {key: take(value) for key, value in values.items()}] for cond, values in conditioning]

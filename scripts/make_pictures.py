@@ -14,12 +14,11 @@ FEW = "{tiger face|cat face|strawberry}, {noto|twemoji|flat|line art} style"
 README_WIDTH, THUMBNAIL, ICON = 1000, 512, 400
 
 
-def run_quickstart(server, text=None):
-    """Files of the quick start's results, by name, as PIL pictures; `text` replaces its prompts."""
+def run_quickstart(server, **changes):
+    """Files of the quick start's results, by name, as PIL pictures; `changes` replace inputs of any node."""
     prompt = convert(server, load_workflow(WORKFLOW))
     for node in prompt.values():
-        if text and node["class_type"] == "HierDiffPromptSet":
-            node["inputs"]["text"] = text
+        node["inputs"] |= {name: value for name, value in changes.items() if name in node["inputs"]}
     entry = server.run(prompt)
     files = collect(server, Results(prompt, entry["outputs"]))
     return {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in files.items() if name.endswith(".png")}
@@ -46,7 +45,7 @@ def icon(pictures):
 def main():
     with ComfyServer() as server:
         made = run_quickstart(server)
-        few = run_quickstart(server, FEW)
+        few = run_quickstart(server, text=FEW, shape="linear", metric="cosine")  # splits spread over the steps
     IMAGES.mkdir(parents=True, exist_ok=True)
     for name, picture in {"tree": few["tree.png"], "contact_sheet": made["contact_sheet.png"]}.items():
         narrowed(picture, README_WIDTH).save(IMAGES / f"{name}.png", optimize=True)

@@ -1,0 +1,129 @@
+"""Load Sensitivity, and where sensitivities lie."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..hierdiff_core.figures import draw_sensitivity
+from ..hierdiff_core.loading import BUNDLED
+from ..hierdiff_core.sensitivity import read_sensitivity
+from . import types
+from .models import BUNDLED_NAME
+from .show import image_tensor, show
+
+LONGEST_NAME = 100
+# Files lie in models/hierdiff_sensitivity; what is measured goes to the output folder, as the host's saved models do.
+CATEGORY = "hierdiff_sensitivity"
+BUNDLED_FILE = BUNDLED / "decoder" / "sensitivity.json"
+
+
+def register_folders():
+    """Tell the host where sensitivities lie, so that extra_model_paths.yaml may add places."""
+    for root in (folder_paths.models_dir, folder_paths.get_output_directory()):
+        folder_paths.add_model_folder_path(CATEGORY, os.path.join(root, CATEGORY))
+    folder_paths.folder_names_and_paths[CATEGORY][1].add(".json")
+
+
+register_folders()
+
+
+def outputs():
+    return [
+        types.Sensitivity.Output(display_name="sensitivity", tooltip="For Threshold Schedule, shape calibrated."),
+        io.Image.Output(display_name="plot", tooltip="At which steps sharing shows in the pictures."),
+    ]
+
+
+class SensitivityLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffSensitivityLoader",
+            display_name="Load Sensitivity",
+            category="HierDiff",
+            description="Loads what Calibrate Schedule has measured for a model.",
+            inputs=[
+                io.Combo.Input(
+                    "sensitivity",
+                    options=[BUNDLED_NAME, *folder_paths.get_filename_list(CATEGORY)],
+                    tooltip="The bundled model's, or a file in "
+                    f"models/{CATEGORY} or output/{CATEGORY}. It must be the model's and the scheduler's.",
+                ),
+            ],
+            outputs=outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, sensitivity):
+        try:
+            if sensitivity is not None:  # linked: not known yet
+                load_sensitivity(sensitivity)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, sensitivity):
+        # text: the host keeps it in the prompt, which it saves as JSON
+        return hashlib.sha256(sensitivity_file(sensitivity).read_bytes()).hexdigest()
+
+    @classmethod
+    def execute(cls, sensitivity):
+        found = load_sensitivity(sensitivity)
+        picture = image_tensor(draw_sensitivity(found))
+        return io.NodeOutput(found, picture, ui=show(cls, describe(found), picture))
+
+
+def sensitivity_file(name):
+    """Path of a choice of Load Sensitivity.
+
+    Raises
+    ------
+    ValueError  if there is none; it says how to make one.
+    """
+    if name == BUNDLED_NAME:
+        return BUNDLED_FILE
+    path = folder_paths.get_full_path(CATEGORY, name)
+    if path is None:
+        raise ValueError(
+            f"there is no sensitivity '{name}' under models/{CATEGORY} or output/{CATEGORY}; measure one with "
+            "Calibrate Schedule, or put the file there (then press R to refresh the list)"
+        )
+    return Path(path)
+
+
+def load_sensitivity(name):
+    """The `Sensitivity` of a choice; errors name the choice, not where it lies on the disk."""
+    path = sensitivity_file(name)
+    try:
+        return read_sensitivity(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(path), name)) from None
+
+
+def new_file(name):
+    """Path of a file that does not exist, or None for an empty name; refused before compute is spent."""
+    name = name.strip()
+    if not name:
+        return None
+    if set(name) & set('/\\:*?"<>|') or name.startswith("."):
+        raise ValueError(f'name must be a plain file name, without folders or any of :*?"<>|; got {name!r}')
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise ValueError(f"name must be at most {LONGEST_NAME} printable characters; got {name[:200]!r}")
+    folder, file, counter, _, _ = folder_paths.get_save_image_path(
+        f"{CATEGORY}/{name}", folder_paths.get_output_directory()
+    )
+    return Path(folder) / f"{file}_{counter:05}_.json"
+
+
+def describe(sensitivity):
+    """What a sensitivity says, in words."""
+    weights = sensitivity.weights(sensitivity.num_steps)
+    share = weights[::-1].cumsum() / weights.sum()
+    most = int((share < 0.9).sum()) + 1
+    settings = ", ".join(f"{name} {value}" for name, value in sensitivity.settings.items())
+    return f"{sensitivity.num_steps} steps; 90 % of the sensitivity lies in the last {most}\nmeasured with: {settings}"
