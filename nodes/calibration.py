@@ -9,12 +9,13 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.calibration import Probe, run_probe
 from ..hierdiff_core.figures import draw_sensitivity
-from ..hierdiff_core.kandinsky import check_sample_inputs, unet_bytes_per_row
+from ..hierdiff_core.kandinsky import check_sample_inputs
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.schedulers import SCHEDULERS
 from ..hierdiff_core.sensitivity import write_sensitivity
 from . import types
 from .conditioning_rows import rows_of
+from .decoder import load_unet
 from .guider import OneNoise, cfg_input, make_guider, model_inputs
 from .sensitivity import CATEGORY, describe, new_file, outputs
 from .show import Progress, image_tensor, show, tell, unsuitable
@@ -128,9 +129,7 @@ class Calibrate(io.ComfyNode):
         check_sample_inputs(pipeline, probe.leaves(embeddings), probe.plan, width, height, guidance=guidance)
         warnings = unsuitable(decoder, guidance=guidance, width=width, height=height, steps=steps)
         tell(cls, "\n".join([cost(probe, "UNet rows"), *warnings]))
-        f = pipeline.movq_scale_factor
-        row = unet_bytes_per_row(pipeline.unet, height // f, width // f)
-        decoder.load(memory_required=row * LARGEST_AUTO)
+        load_unet(decoder, width, height, min(LARGEST_AUTO, len(probe.rows)))
         progress = Progress(probe.plan.nfe)
         sensitivity = run_probe(
             probe,

@@ -6,7 +6,7 @@ import comfy.taesd.taesd
 import torch
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky import movq_bytes_per_row
+from ..hierdiff_core.kandinsky import movq_bytes_per_row, unet_bytes_per_row
 from ..hierdiff_core.loading import DECODER_CLASS, load_decoder, suitable_settings
 from ..hierdiff_core.previews import colour_patches, fit_latent_rgb
 from . import types
@@ -57,6 +57,12 @@ class DecoderLoader(io.ComfyNode):
         # the patcher of a MODEL from the start: were there two, the host would count the same weights twice
         decoder = LoadedModel(pipeline, native_patcher(pipeline, latent_rgb), model, settings, vae, latent_rgb)
         return io.NodeOutput(decoder, vae)
+
+
+def load_unet(decoder, width, height, rows):
+    """Bring a decoder's UNet to the device, with room for `rows` branches of this size in pixels."""
+    f = decoder.pipeline.movq_scale_factor
+    decoder.load(memory_required=rows * unet_bytes_per_row(decoder.pipeline.unet, height // f, width // f))
 
 
 class MoVQ(torch.nn.Module):

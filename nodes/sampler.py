@@ -7,11 +7,12 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..hierdiff_core.figures import draw_tree, preview_grid
-from ..hierdiff_core.kandinsky import check_sample_inputs, sample, unet_bytes_per_row
+from ..hierdiff_core.kandinsky import check_sample_inputs, sample
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.schedulers import SCHEDULERS
 from . import types
+from .decoder import load_unet
 from .show import Progress, distortion, image_tensor, show, unsuitable
 
 
@@ -88,9 +89,7 @@ class BranchingSampler(io.ComfyNode):
         rescale_means=False,
     ):
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance)
-        f = decoder.pipeline.movq_scale_factor
-        row = unet_bytes_per_row(decoder.pipeline.unet, height // f, width // f)
-        decoder.load(memory_required=row * min(micro_batch or LARGEST_AUTO, plan.num_prompts))
+        load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
         progress = Progress(plan.nfe)
         branches = BranchLatents(plan)
 
