@@ -11,6 +11,7 @@ from .native_model import KandinskyModel
 from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
 from .sampler import BranchingSampler
+from .save_set import SaveSet
 from .schedule import ThresholdSchedule
 from .sensitivity import SensitivityLoader
 from .sheet import ContactSheet
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     Calibrate,
     CalibrateModel,
     SensitivityLoader,
+    SaveSet,
 ]
 
 

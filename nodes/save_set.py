@@ -1,0 +1,190 @@
+"""Save Image Set: a file per prompt, with names and captions from the prompts."""
+
+import io as bytes_io
+import json
+import os
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+from comfy.cli_args import args
+from comfy_api.latest import io
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ..hierdiff_core.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
+from . import types
+from .show import Progress, show
+
+PICTURES_SHOWN = 16
+DECODED_AT_ONCE = 8  # on a GPU; one at a time on a CPU
+QUALITY = 95  # of webp and jpg
+EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F  # where the host's own nodes keep the prompt, and the workflow and below
+
+
+class SaveSet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="HierDiffSaveSet",
+            display_name="Save Image Set",
+            category="HierDiff",
+            description="Saves a file per prompt, with names and captions from the prompts. Overwrites nothing.",
+            is_output_node=True,
+            inputs=[
+                types.Prompts.Input("prompts", tooltip="From Prompt Set, one for each image, in the same order."),
+                io.String.Input(
+                    "folder",
+                    default="HierDiff set",
+                    tooltip="Folder below ComfyUI's output folder, made where it does not exist; a/b for subfolders.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="png",
+                    tooltip=f"png keeps every bit; webp and jpg have quality {QUALITY}. png and webp carry the workflow.",
+                ),
+                io.Combo.Input(
+                    "captions",
+                    options=list(CAPTIONS),
+                    default="none",
+                    tooltip="txt: the prompt in a .txt beside each image, as LoRA trainers read it. metadata.jsonl: "
+                    "one line for each image in one file, as the datasets library reads it.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="{index:04d}_{prompt}",
+                    tooltip="Name of each file. {index} counts from 0, {index:04d} with four digits; {prompt} is "
+                    "shortened, and characters that some file system forbids become _.",
+                ),
+                io.Image.Input("images", optional=True, tooltip="One image per prompt. Or connect latent and vae."),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="One latent per prompt, decoded and saved a few at a time: for large sets.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes the latent."),
+            ],
+            outputs=[
+                io.String.Output(display_name="folder", tooltip="The folder's full path."),
+                io.Int.Output(display_name="count", tooltip="How many images were saved."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder, name):
+        try:
+            if folder is not None:  # linked: not known yet
+                check_subfolder(folder)
+            if name is not None:
+                check_pattern(name)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, prompts, folder, format, captions, name, images=None, latent=None, vae=None):
+        check_pattern(name)
+        parts = check_subfolder(folder)
+        check_sources(len(prompts), images, latent, vae)
+        progress = Progress(len(prompts))
+        path = Path(os.path.abspath(folder_paths.get_output_directory()), *parts)
+        writer = SetWriter(path, captions, len(prompts))
+        metadata = png_metadata(cls) if format == "png" else exif_metadata(cls) if format == "webp" else None
+        pictures = split(images) if images is not None else decoded(latent["samples"], vae, progress)
+        size = ""
+        for index, (prompt, pixels) in enumerate(zip(prompts, pictures, strict=True)):
+            progress.check_cancelled()
+            picture = to_picture(pixels)
+            size = f"{picture.width} × {picture.height}, "
+            writer.add(file_stem(name, index, prompt), format, encode(picture, format, metadata), prompt)
+            progress.advance(1)
+        shown = [
+            {"filename": file, "subfolder": "/".join(parts), "type": "output"} for file in writer.files[:PICTURES_SHOWN]
+        ]
+        count = len(writer.files)
+        text = f"output/{'/'.join(parts)}\n{count} image{'s' * (count != 1)}, {size}{megabytes(writer.size)}"
+        return io.NodeOutput(str(path), count, ui=show(cls, text, images=shown))
+
+
+def check_sources(count, images, latent, vae):
+    """Refuse anything but as many images, or latents with a VAE, as prompts."""
+    if images is not None and latent is not None:
+        raise ValueError("connect images, or latent and vae, not both")
+    if images is None and latent is None:
+        raise ValueError("there is nothing to save: connect images, or latent and vae")
+    if images is None and vae is None:
+        raise ValueError("latent needs a vae to decode it: connect vae")
+    found, what = (len(images), "images") if images is not None else (len(latent["samples"]), "latents")
+    if found != count:
+        raise ValueError(
+            f"there must be as many {what} as prompts; got {found} {what} and {count} prompts. "
+            "Connect the prompts that they were made from, all of them and in the same order"
+        )
+
+
+def split(images):
+    yield from images
+
+
+def decoded(latents, vae, progress):
+    """Yield the image of each latent, a few decoded at a time; on a CPU one, whatever the others are."""
+    step = 1 if vae.device.type == "cpu" else DECODED_AT_ONCE
+    for start in range(0, len(latents), step):
+        progress.check_cancelled()
+        chunk = latents[start : start + step]
+        images = vae.decode(chunk)
+        images = images.reshape(-1, *images.shape[-3:])  # video models give frames
+        if len(images) != len(chunk):
+            raise ValueError(f"each latent must be one image; {len(chunk)} gave {len(images)}, as a video does")
+        yield from images
+
+
+def to_picture(pixels):
+    """(H, W, C) float tensor -> PIL picture, rounded down as the host's Save Image does."""
+    values = np.clip(255.0 * pixels.cpu().numpy(), 0, 255).astype(np.uint8)
+    return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+
+
+def encode(picture, format, metadata):
+    """Bytes of a picture file."""
+    buffer = bytes_io.BytesIO()
+    if format == "png":
+        picture.save(buffer, "PNG", pnginfo=metadata, compress_level=4)
+    elif format == "webp":
+        picture.save(buffer, "WEBP", quality=QUALITY, **({"exif": metadata} if metadata else {}))
+    else:
+        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def texts(cls):
+    """(key, JSON) of the prompt, and of what the front end sends along: the workflow."""
+    if args.disable_metadata or not cls.hidden:
+        return []
+    values = [("prompt", cls.hidden.prompt)] if cls.hidden.prompt is not None else []
+    return [(key, json.dumps(value)) for key, value in [*values, *(cls.hidden.extra_pnginfo or {}).items()]]
+
+
+def png_metadata(cls):
+    metadata = PngInfo()
+    for key, text in texts(cls):
+        metadata.add_text(key, text)
+    return metadata
+
+
+def exif_metadata(cls):
+    """EXIF as the host's nodes write it into webp, or None if there is nothing to write."""
+    exif, tag = Image.Exif(), EXIF_MAKE
+    for key, text in texts(cls):
+        if key == "prompt":
+            exif[EXIF_MODEL] = f"{key}:{text}"
+        else:
+            exif[tag] = f"{key}:{text}"
+            tag -= 1
+    return exif.tobytes() if len(exif) else None
+
+
+def megabytes(size):
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
