@@ -42,7 +42,7 @@ class SaveSet(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="png",
-                    tooltip=f"png keeps every bit; webp and jpg have quality {QUALITY}. png and webp carry the workflow.",
+                    tooltip=f"png keeps every bit; webp and jpg: quality {QUALITY}. png and webp carry the workflow.",
                 ),
                 io.Combo.Input(
                     "captions",

@@ -1,0 +1,105 @@
+"""Names, captions and files of a saved set."""
+
+import errno
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hierdiff_core import image_set
+from hierdiff_core.image_set import (
+    RESERVED,
+    FreeNames,
+    SetWriter,
+    caption_line,
+    check_pattern,
+    check_subfolder,
+    file_stem,
+    safe_name,
+)
+
+NASTY = st.one_of(
+    st.text(st.characters()), st.lists(st.sampled_from([*"./\\: ~", "..", "con", "COM1", "ü", "🍎"])).map("".join)
+)
+
+
+@given(NASTY)
+def test_safe_name_is_a_name_everywhere(text):
+    name = safe_name(text)
+    assert name
+    assert not set(name) & set('<>:"/\\|?*\n\t\0')
+    assert name.split(".")[0].rstrip().upper() not in RESERVED
+    assert name == name.strip(" .")
+    assert len(name.encode()) <= 200
+    assert len(name) <= 120
+
+
+@given(NASTY, st.sampled_from(["{prompt}", "{index:04d}_{prompt}", "{prompt} {index}"]))
+def test_file_stays_in_its_folder(tmp_path_factory, prompt, pattern):
+    folder = tmp_path_factory.getbasetemp()
+    assert (folder / f"{file_stem(pattern, 3, prompt)}.png").resolve().parent == folder.resolve()
+
+
+def test_unicode_is_kept():
+    assert file_stem("{index:04d}_{prompt}", 7, "ein grüner Apfel 🍏 / 苹果") == "0007_ein grüner Apfel 🍏 _ 苹果"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", "{seed}", "{}", "{0}", "{prompt.x}", "{index[0]}", "{prompt!r}", "{index", "{index:{prompt}}"]
+    + ["{index:999999999d}", "{prompt:>9}", "../{index}", "a\\{index}"],
+)
+def test_other_patterns_are_refused(pattern):
+    with pytest.raises(ValueError, match="name"):
+        check_pattern(pattern)
+
+
+@pytest.mark.parametrize("folder", ["", "/", "..", "a/../..", "/tmp", "C:\\x", "a//b", "a/.", "\\\\host\\x", "con"])
+def test_escapes_are_refused(folder):
+    with pytest.raises(ValueError, match="folder must be"):
+        check_subfolder(folder)
+
+
+def test_subfolders():
+    assert check_subfolder("sets/of today/") == ["sets", "of today"]
+
+
+def test_free_names_pass_over_pictures_and_captions():
+    names = FreeNames(["A.png", "a_2.txt", "b.csv"])
+    assert [names.take(stem) for stem in ("a", "a", "b", "B")] == ["a_3", "a_4", "b", "B_2"]
+
+
+def test_caption_line_is_one_line():
+    line = caption_line("a.png", "an apple\nand a \u2028 pear")
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == {"file_name": "a.png", "text": "an apple\nand a \u2028 pear"}
+
+
+@pytest.mark.parametrize("captions", ["txt", "metadata.jsonl"])
+def test_failure_keeps_what_is_written_and_leaves_no_part(tmp_path, monkeypatch, captions):
+    writer = SetWriter(tmp_path, captions, 3)
+    writer.add("a", "png", b"1", "one")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(image_set, "caption_text", full)
+    monkeypatch.setattr(image_set, "append", full)
+    with pytest.raises(OSError, match="No space left on device: 1 of 3 images were written to"):
+        writer.add("b", "png", b"2", "two")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_folder_that_is_a_file(tmp_path):
+    (tmp_path / "set").write_text("")
+    with pytest.raises(OSError, match="a file where a folder is needed.*0 of 2 images"):
+        SetWriter(tmp_path / "set", "none", 2)
+
+
+def test_metadata_without_a_last_line_end_is_continued(tmp_path):
+    (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "a.png"}')
+    SetWriter(tmp_path, "metadata.jsonl", 1).add("a", "png", b"1", "one")
+    names = [json.loads(line)["file_name"] for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert names == ["a.png", "a_2.png"]
