@@ -254,15 +254,15 @@ def write_new(path, data):
 
 def append(path, line):
     """Append a line to a file; when that fails the file is as long as before."""
-    with open(path, "a+b") as file:
+    with open(path, "a+b", buffering=0) as file:  # a buffer would be written again when it is closed
         before = file.seek(0, os.SEEK_END)
         if before:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 line = b"\n" + line
         try:
-            file.write(line)
-            file.flush()
+            while line:
+                line = line[file.write(line) :]
         except BaseException:
             os.truncate(path, before)
             raise

@@ -1,5 +1,6 @@
 """Names, captions and files of a saved set."""
 
+import contextlib
 import errno
 import json
 
@@ -47,8 +48,10 @@ def test_unicode_is_kept():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["", "{seed}", "{}", "{0}", "{prompt.x}", "{index[0]}", "{prompt!r}", "{index", "{index:{prompt}}"]
-    + ["{index:999999999d}", "{prompt:>9}", "../{index}", "a\\{index}"],
+    [
+        *("", "{seed}", "{}", "{0}", "{prompt.x}", "{index[0]}", "{prompt!r}", "{index", "{index:{prompt}}"),
+        *("{index:999999999d}", "{prompt:>9}", "../{index}", "a\\{index}"),
+    ],
 )
 def test_other_patterns_are_refused(pattern):
     with pytest.raises(ValueError, match="name"):
@@ -94,7 +97,7 @@ def test_failure_keeps_what_is_written_and_leaves_no_part(tmp_path, monkeypatch,
 
 def test_folder_that_is_a_file(tmp_path):
     (tmp_path / "set").write_text("")
-    with pytest.raises(OSError, match="a file where a folder is needed.*0 of 2 images"):
+    with pytest.raises(OSError, match=r"a file where a folder is needed.*0 of 2 images"):
         SetWriter(tmp_path / "set", "none", 2)
 
 
@@ -103,3 +106,39 @@ def test_metadata_without_a_last_line_end_is_continued(tmp_path):
     SetWriter(tmp_path, "metadata.jsonl", 1).add("a", "png", b"1", "one")
     names = [json.loads(line)["file_name"] for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
     assert names == ["a.png", "a_2.png"]
+
+
+@pytest.fixture
+def small_files():
+    """The system refuses to let a file grow beyond 100 bytes, as a full disk does."""
+    import resource  # POSIX
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextlib.contextmanager
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
+
+
+def test_picture_that_does_not_fit_leaves_nothing(tmp_path, small_files):
+    writer = SetWriter(tmp_path, "txt", 2)
+    writer.add("a", "png", b"1" * 50, "one")
+    with small_files(), pytest.raises(OSError, match="1 of 2 images were written to"):
+        writer.add("b", "png", b"2" * 5000, "two")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.txt"]
+
+
+def test_line_that_does_not_fit_leaves_the_others_and_no_picture(tmp_path, small_files):
+    writer = SetWriter(tmp_path, "metadata.jsonl", 2)
+    writer.add("a", "png", b"1", "one")
+    before = (tmp_path / "metadata.jsonl").read_bytes()
+    with small_files(), pytest.raises(OSError, match="1 of 2 images were written to"):
+        writer.add("b", "png", b"2", "two" * 100)
+    assert (tmp_path / "metadata.jsonl").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "metadata.jsonl"]

@@ -1,6 +1,8 @@
 """Save Image Set in this process and in a real ComfyUI."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,6 +67,19 @@ def test_wrong_inputs_are_refused_before_anything_is_written(save, images, tmp_p
         with pytest.raises(ValueError, match=wanted):
             save(**changes)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workflow_goes_into_webp_as_exif_and_nowhere_when_metadata_is_off(pack, images, tmp_path, monkeypatch, save):
+    from comfy.cli_args import args
+
+    module = sys.modules[f"{pack.__name__}.nodes.save_set"]
+    monkeypatch.setattr(module, "texts", lambda cls: [("prompt", '{"1": 2}'), ("workflow", "[]")])
+    save(format="webp", images=images)
+    exif = Image.open(tmp_path / "set" / "0000_an apple.webp").getexif()
+    assert dict(exif) == {0x0110: 'prompt:{"1": 2}', 0x010F: "workflow:[]"}
+    monkeypatch.undo()
+    monkeypatch.setattr(args, "disable_metadata", True)
+    assert module.texts(SimpleNamespace(hidden=SimpleNamespace(prompt={"1": 2}, extra_pnginfo={"workflow": []}))) == []
 
 
 @pytest.mark.host
