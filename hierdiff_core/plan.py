@@ -68,6 +68,7 @@ class Plan:
     prompt_keys : tuple of N int, or None   noise keys of the prompts, see `hierdiff_core.noise`
     merge_errors : (N-1,) float64, or None   squared error that each merge adds, see `linkage.merge_errors`
     sensitivity : Sensitivity, or None      of the model that will draw
+    prompts : tuple of N str, or None       for those who show the plan; nothing is looked up by them
     """
 
     thresholds: np.ndarray
@@ -76,6 +77,7 @@ class Plan:
     prompt_keys: tuple[int, ...] | None = None
     merge_errors: np.ndarray | None = None
     sensitivity: Sensitivity | None = None
+    prompts: tuple[str, ...] | None = None
 
     @property
     def num_steps(self):
@@ -141,7 +143,8 @@ class Plan:
         return self._cut_again(thresholds)
 
     def _cut_again(self, thresholds):
-        return build_plan(self._known_linkage(), thresholds, self.prompt_keys, self.merge_errors, self.sensitivity)
+        kept = self.prompt_keys, self.merge_errors, self.sensitivity, self.prompts
+        return build_plan(self._known_linkage(), thresholds, *kept)
 
     def _known_linkage(self):
         if self.Z is None:
@@ -166,7 +169,7 @@ class Plan:
         return tuple(Branch(*fields) for fields in branches)
 
 
-def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=None):
+def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=None, prompts=None):
     """Cut `Z` at each threshold and link every cluster to its parent.
 
     Parameters
@@ -174,6 +177,7 @@ def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=N
     Z : (N-1, 4) float64         linkage matrix; (0, 4) for a single prompt
     thresholds : (K,) float >= 0   non-increasing, ending at 0
     prompt_keys : N ints, optional   kept in the plan for samplers that know no texts
+    prompts : N str, optional        kept in the plan for those who show it
     merge_errors : (N-1,) float64, optional, and sensitivity : Sensitivity, optional   for `Plan.distortion`
 
     Returns
@@ -201,7 +205,8 @@ def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=N
         steps.append(Step(labels, first, counts, parents=previous[first]))
         previous = labels
     keys = tuple(prompt_keys) if prompt_keys is not None else None
-    return Plan(thresholds, tuple(steps), Z, keys, merge_errors, sensitivity)
+    texts = tuple(prompts) if prompts is not None else None
+    return Plan(thresholds, tuple(steps), Z, keys, merge_errors, sensitivity, texts)
 
 
 def _check_thresholds(thresholds):

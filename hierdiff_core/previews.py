@@ -1,5 +1,7 @@
 """Small pictures of unfinished branches."""
 
+import math
+
 import torch
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
@@ -42,6 +44,26 @@ def latents_to_rgb(latents, factors):
     return (rgb.clamp(0, 1) * 255).byte().cpu()
 
 
+def shrunk(latents, longest):
+    """(B, C, h, w) latents, averaged down to at most `longest` a side; never enlarged."""
+    scale = longest / max(latents.shape[2:])
+    if scale >= 1:
+        return latents
+    size = [max(1, round(n * scale)) for n in latents.shape[2:]]
+    return adaptive_avg_pool2d(latents, size)
+
+
+def tile_sheet(tiles):
+    """(B, h, w, 3) uint8 -> PIL picture of all of them without gaps, row by row, ceil(sqrt(B)) in a row."""
+    count, height, width, _ = tiles.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cells = torch.zeros(rows * columns, height, width, 3, dtype=torch.uint8)
+    cells[:count] = tiles
+    cells = cells.unflatten(0, (rows, columns)).transpose(1, 2)  # (rows, h, columns, w, 3)
+    return Image.fromarray(cells.reshape(rows * height, columns * width, 3).numpy())
+
+
 def to_pictures(images):
     """(N, H, W, 3) float tensor in 0 ... 1 -> list of N PIL pictures."""
     return [Image.fromarray(pixels) for pixels in (images * 255).round().byte().cpu().numpy()]
@@ -65,10 +87,7 @@ class BranchLatents:
         if not self._ending[k]:
             return
         indices, clusters = zip(*self._ending[k], strict=True)
-        kept = x0[torch.tensor(clusters, device=x0.device)]
-        shrink = LARGEST_KEPT / max(kept.shape[2:])
-        if shrink < 1:
-            kept = interpolate(kept, scale_factor=shrink, mode="area")
+        kept = shrunk(x0[torch.tensor(clusters, device=x0.device)], LARGEST_KEPT)
         for index, latent in zip(indices, kept.cpu(), strict=True):
             self.latents[index] = latent
 

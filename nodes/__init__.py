@@ -1,18 +1,21 @@
 """The nodes, one file for each user action. The only package that imports ComfyUI."""
 
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 from .calibration import Calibrate, CalibrateModel
 from .clip import ClipEmbedding
 from .decoder import DecoderLoader
 from .guider import Guider, HierarchicalKSampler, SharedNoise
 from .linkage import WardLinkage
+from .live import trees_of_client
 from .native_model import KandinskyModel
 from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
 from .sampler import BranchingSampler
 from .save_set import SaveSet
 from .schedule import ThresholdSchedule
+from .schedule_plot import shape_of_settings
 from .sensitivity import SensitivityLoader
 from .sheet import ContactSheet
 
@@ -43,4 +46,7 @@ class HierDiffExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> HierDiffExtension:
+    routes = PromptServer.instance.routes
+    routes.get("/hierdiff/trees")(trees_of_client)
+    routes.post("/hierdiff/shape")(shape_of_settings)
     return HierDiffExtension()

@@ -202,7 +202,7 @@ class CalibrateModel(io.ComfyNode):
         tell(cls, cost(probe, "model rows"))
         # the same key for all prompts: the same noise
         plan = dataclasses.replace(probe.plan, prompt_keys=(0,) * len(rows))
-        guider = make_guider(model, positive, negative, cfg, plan, LARGEST_AUTO)
+        guider = make_guider(model, positive, negative, cfg, plan, LARGEST_AUTO, show_tree=False)
         latents = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
         progress = Progress(probe.num_steps)
         latents, _ = guider.sample_with_report(

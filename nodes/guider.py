@@ -165,8 +165,8 @@ class HierarchicalKSampler(io.ComfyNode):
         return io.NodeOutput(latent, report, ui=show(cls, report))
 
 
-def make_guider(model, positive, negative, cfg, plan, micro_batch):
-    guider = StepSharingGuider(model, plan, micro_batch)
+def make_guider(model, positive, negative, cfg, plan, micro_batch, show_tree=True):
+    guider = StepSharingGuider(model, plan, micro_batch, show_tree)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider

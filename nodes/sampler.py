@@ -13,6 +13,7 @@ from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.schedulers import SCHEDULERS
 from . import types
 from .decoder import load_unet
+from .live import LiveTree, linear_colours
 from .show import Progress, distortion, image_tensor, show, unsuitable
 
 
@@ -92,30 +93,33 @@ class BranchingSampler(io.ComfyNode):
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
         progress = Progress(plan.nfe)
         branches = BranchLatents(plan)
-
-        def on_step(k, x0):
-            branches(k, x0)
-            progress.advance(plan.steps[k].num_clusters, lambda: preview(x0, decoder.latent_rgb))
-
+        spent = plan.clusters_per_step.cumsum()
         began = time.monotonic()
-        latents = sample(
-            decoder.pipeline,
-            embeddings,
-            plan,
-            seed=seed,
-            guidance=guidance,
-            scheduler=scheduler,
-            width=width,
-            height=height,
-            micro_batch=micro_batch,
-            rescale_means=rescale_means,
-            on_step=on_step,
-            before_call=progress.check_cancelled,
-        ).to(comfy.model_management.intermediate_device())
-        report = describe(plan, time.monotonic() - began, scheduler)
+        with LiveTree(plan, linear_colours(decoder.latent_rgb)) as live:
+
+            def on_step(k, x0):
+                branches(k, x0)
+                live.step(k, x0, spent[k], plan.num_prompts * (k + 1))
+                progress.advance(plan.steps[k].num_clusters, lambda: preview(x0, decoder.latent_rgb))
+
+            latents = sample(
+                decoder.pipeline,
+                embeddings,
+                plan,
+                seed=seed,
+                guidance=guidance,
+                scheduler=scheduler,
+                width=width,
+                height=height,
+                micro_batch=micro_batch,
+                rescale_means=rescale_means,
+                on_step=on_step,
+                before_call=progress.check_cancelled,
+            ).to(comfy.model_management.intermediate_device())
+            report = describe(plan, time.monotonic() - began, scheduler)
+            drawing = draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted, live))
         warnings = unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps)
         report = "\n".join([report, *warnings, *other_scheduler(plan, scheduler)])
-        drawing = draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted))
         progress.finish(drawing)
         tree = image_tensor(drawing)
         return io.NodeOutput({"samples": latents}, tree, report, ui=show(cls, report, tree))
@@ -136,9 +140,11 @@ def preview(x0, factors):
     return preview_grid([Image.fromarray(rgb) for rgb in latents_to_rgb(x0, factors).numpy()])
 
 
-def pictures(decoder, branches, wanted):
-    """MoVQ's pictures of the branches with these indices."""
-    return to_pictures(decoder.vae.decode(branches.stacked(wanted))) if wanted else []
+def pictures(decoder, branches, wanted, live):
+    """MoVQ's pictures of the branches with these indices, shown in the browser too."""
+    made = to_pictures(decoder.vae.decode(branches.stacked(wanted))) if wanted else []
+    live.show(wanted, made)
+    return made
 
 
 def describe(plan, seconds, scheduler):

@@ -14,6 +14,7 @@ from ..hierdiff_core.schedule import (
     thresholds_at,
 )
 from . import types
+from .schedule_plot import plot_data
 from .show import distortion, image_tensor, numbered, show
 
 MODES = ["tau", "root share", "saving"]
@@ -98,11 +99,12 @@ class ThresholdSchedule(io.ComfyNode):
             tau = tau_for_root_share(Z, value) if mode == "root share" else value
         thresholds = thresholds_at(tau, falling, Z if shape == "calibrated" else None)
         keys = [text_key(prompt) for prompt in linkage.prompts]
-        plan = build_plan(Z, thresholds, keys, linkage.errors, sensitivity)
+        plan = build_plan(Z, thresholds, keys, linkage.errors, sensitivity, linkage.prompts)
         picture = image_tensor(draw_schedule(plan))
         lines = [*describe(plan, falling), *distortion(plan), *other_steps(plan)]
         text = "\n".join([*lines, first_clusters(plan, linkage.prompts)])
-        return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=show(cls, text, picture))
+        shown = show(cls, text, picture, hierdiff_schedule=[plot_data(linkage, falling, sensitivity)])
+        return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=shown)
 
 
 def first_clusters(plan, prompts):

@@ -5,6 +5,7 @@ conditioning, and the result is copied to the cluster's rows. They stay bit-iden
 sampler's history is right by construction.
 """
 
+import contextlib
 import copy
 import inspect
 
@@ -18,6 +19,7 @@ import torch
 from ..hierdiff_core.microbatch import MicroBatches
 from ..hierdiff_core.noise import branch_keys, keyed_generator
 from .conditioning_rows import check_conds, in_prompt_order, reduced_cond, rows_equal, sliced_cond
+from .live import LiveTree, host_colours
 from .show import distortion
 
 WRAPPER_KEY = "hierdiff"
@@ -33,16 +35,18 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
     model_patcher : ModelPatcher
     plan : Plan             for N prompts; conditioning and latents have N rows or 1
     micro_batch : int       clusters per model call; 0 as many as the host's estimate of memory allows
+    show_tree : bool        the browser shows the branches in the node that samples
 
     Notes
     -----
     Clusters are looked up by sigma and only ever refined: samplers may call the model several times a step.
     """
 
-    def __init__(self, model_patcher, plan, micro_batch=0):
+    def __init__(self, model_patcher, plan, micro_batch=0, show_tree=True):
         super().__init__(model_patcher)
         self.plan = plan
         self.micro_batch = micro_batch
+        self.show_tree = show_tree
 
     def sample(self, *args, **kwargs):
         return self.sample_with_report(*args, **kwargs)[0]
@@ -82,9 +86,19 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
         guider = copy.copy(self)  # the host caches this object; a run's state must not stay on it
         guider.run = run
         shared = run.shared_sampler(sampler)
-        samples = super(StepSharingGuider, guider).sample(
-            noise, latent_image, shared, sigmas, denoise_mask, callback, disable_pbar, seed, **host_options
-        )
+        colours = host_colours(self.model_patcher.model.latent_format)
+        with LiveTree(run.plan, colours) if self.show_tree else contextlib.nullcontext() as live:
+            samples = super(StepSharingGuider, guider).sample(
+                noise,
+                latent_image,
+                shared,
+                sigmas,
+                denoise_mask,
+                run.watched(callback, live) if live else callback,
+                disable_pbar,
+                seed,
+                **host_options,
+            )
         return samples, run.report(self.plan)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006  the host's signature
@@ -255,6 +269,17 @@ class SharingRun:
         return rows[torch.as_tensor(self.clusters.labels, device=rows.device)]
 
     # --- what was spent ---
+
+    def watched(self, callback, live):
+        """The host's callback of each step, and a `LiveTree` beside it."""
+
+        def on_step(step, x0, x, total_steps):
+            first = torch.as_tensor(self.plan.steps[self.k].first, device=x0.device)
+            live.step(self.k, x0[first], self.rows, self.calls * self.plan.num_prompts)
+            if callback is not None:
+                callback(step, x0, x, total_steps)
+
+        return on_step
 
     def report(self, plan):
         standard = self.calls * self.plan.num_prompts

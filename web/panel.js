@@ -1,0 +1,89 @@
+// What the two widgets have in common: a framed panel with a status bar and a canvas that is sharp at any zoom.
+
+/** A panel's elements: {root, bar, status, view, content, canvas, note, announce}. */
+export function makePanel(label) {
+  const root = element("div", "hierdiff-panel");
+  root.tabIndex = 0;
+  root.setAttribute("role", "group");
+  root.setAttribute("aria-label", label);
+  const bar = element("div", "hierdiff-bar", root);
+  const status = element("div", "hierdiff-status", bar);
+  const view = element("div", "hierdiff-view", root);
+  const content = element("div", "hierdiff-content", view); // as high as all rows; the canvas stays in sight
+  const canvas = element("canvas", "", content);
+  const note = element("div", "hierdiff-note", view);
+  const announce = element("div", "hierdiff-hidden", root);
+  announce.setAttribute("aria-live", "polite");
+  return { root, bar, status, view, content, canvas, note, announce };
+}
+
+export function element(name, className, parent) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  parent?.append(made);
+  return made;
+}
+
+/** Give a canvas a size in CSS pixels and return its context, whose unit is a CSS pixel. */
+export function sized(canvas, width, height) {
+  const scale = 2 * Math.min(window.devicePixelRatio || 1, 2); // the graph may be zoomed in
+  if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(scale, 0, 0, scale, 0, 0);
+  return context;
+}
+
+/** The theme's colours, as they are now. */
+export function themeColors(root) {
+  const style = getComputedStyle(root);
+  const muted = getComputedStyle(document.documentElement).getPropertyValue("--descrip-text").trim();
+  return { ink: style.color, ground: style.backgroundColor, muted: muted || style.color };
+}
+
+/** Call `redraw` when the panel's size or the page's theme changes; returns a function that ends it. */
+export function watch(root, redraw) {
+  const sizes = new ResizeObserver(redraw);
+  sizes.observe(root);
+  const theme = new MutationObserver(redraw);
+  for (const target of [document.documentElement, document.body]) {
+    theme.observe(target, { attributes: true, attributeFilter: ["class", "style"] });
+  }
+  return () => {
+    sizes.disconnect();
+    theme.disconnect();
+  };
+}
+
+/** Let the graph go on panning and zooming under a panel, except where `keeps(event)` says that the panel scrolls. */
+export function passToGraph(root, app, keeps = () => false) {
+  root.addEventListener("wheel", (event) => {
+    if (keeps(event) && !event.ctrlKey) return event.stopPropagation();
+    event.preventDefault();
+    event.stopPropagation();
+    app.canvas.processMouseWheel(event);
+  }, { passive: false });
+  const middle = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
+  for (const [type, handler] of Object.entries(middle)) {
+    root.addEventListener(type, (event) => {
+      if (event.button === 1 || event.buttons & 4) app.canvas[handler](event);
+    });
+  }
+}
+
+/** Run `work` once in the next frame, however often it is asked for. */
+export function oncePerFrame(work) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      work();
+    });
+  };
+}

@@ -1,0 +1,81 @@
+// A budget against a tree: the arithmetic of hierdiff_core/schedule.py and plan.py for heights that are known.
+// The falling shapes themselves come from the server.
+
+const CLEARANCE = 1e-9; // as in hierdiff_core/schedule.py
+
+/** Number of entries of a rising list that are at most `value`. */
+function countAtMost(rising, value) {
+  let low = 0;
+  let high = rising.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (rising[middle] <= value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** What the last run knew of its tree, with a falling shape: plans for any budget follow from it. */
+export class Schedule {
+  /** @param data  {heights, errors, metric, falling, weights} of nodes/schedule_plot.py */
+  constructor({ heights, errors, falling, weights }, calibrated) {
+    Object.assign(this, { heights, falling, weights, calibrated });
+    this.prompts = heights.length + 1;
+    this.steps = falling.length;
+    this.root = heights.at(-1) ?? 0;
+    this.errorsUpTo = [0];
+    for (const error of errors) this.errorsUpTo.push(this.errorsUpTo.at(-1) + error);
+    const equal = countAtMost(heights, 0);
+    const shared = falling.filter((share) => share !== 0).length;
+    const rows = this.prompts * this.steps;
+    this.least = (equal * this.steps) / rows;
+    this.greatest = (equal * this.steps + (heights.length - equal) * shared) / rows;
+  }
+
+  /** Thresholds at which one more row is saved, rising. */
+  get breakpoints() {
+    if (!this.sorted) {
+      const shares = this.falling.filter((share) => share > 0);
+      const heights = this.heights.filter((height) => height > 0);
+      this.sorted = Float64Array.from(heights.flatMap((height) => shares.map((share) => height / share))).sort();
+    }
+    return this.sorted;
+  }
+
+  /** The smallest tau that saves at least this share of the rows. */
+  tauForSaving(saving) {
+    const rows = Math.ceil((saving - this.least) * this.prompts * this.steps - CLEARANCE);
+    if (rows <= 0 || !this.breakpoints.length) return 0;
+    return this.breakpoints[Math.min(rows, this.breakpoints.length) - 1] * (1 + CLEARANCE);
+  }
+
+  /** The plan that the node makes of its settings: mode is "tau", "root share" or "saving". */
+  plan(mode, value) {
+    let tau = value;
+    if (mode === "saving") tau = this.tauForSaving(value);
+    if (mode === "root share") tau = value * this.root;
+    const thresholds = this.falling.map((share) => tau * share);
+    const cut = this.calibrated ? thresholds.map((height) => Math.min(height, this.root)) : thresholds;
+    const merged = cut.map((height) => countAtMost(this.heights, height));
+    const clusters = merged.map((count) => this.prompts - count);
+    const rows = clusters.reduce((sum, count) => sum + count, 0);
+    const weighted = (total, count, k) => total + this.weights[k] * this.errorsUpTo[count];
+    return {
+      tau: cut[0],
+      thresholds: cut,
+      clusters,
+      rows,
+      standard: this.prompts * this.steps,
+      saved: 1 - rows / (this.prompts * this.steps),
+      distortion: this.weights ? merged.reduce(weighted, 0) / this.prompts : null,
+    };
+  }
+
+  /** The value of the node's widget (4 decimals, as it rounds) that saves about this share of the rows. */
+  valueFor(mode, saving) {
+    const wanted = Math.min(Math.max(saving, this.least), this.greatest);
+    if (mode === "saving") return Math.floor(wanted * 10000) / 10000; // never more than can be saved
+    const tau = this.tauForSaving(wanted);
+    return Math.ceil((mode === "root share" ? tau / (this.root || 1) : tau) * 10000) / 10000;
+  }
+}
