@@ -49,8 +49,8 @@ def shrunk(latents, longest):
     scale = longest / max(latents.shape[2:])
     if scale >= 1:
         return latents
-    size = [max(1, round(n * scale)) for n in latents.shape[2:]]
-    return adaptive_avg_pool2d(latents, size)
+    height, width = (max(1, round(n * scale)) for n in latents.shape[2:])
+    return adaptive_avg_pool2d(latents, (height, width))
 
 
 def tile_sheet(tiles):

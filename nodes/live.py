@@ -65,14 +65,18 @@ class LiveTree:
         self.last_sent = 0.0
 
     def __enter__(self):
+        if self.client is not None:  # or nobody can ask for it
+            self.keep()
+        self.send("begin", **self.beginning())
+        return self
+
+    def keep(self):
         key = self.client, self.workflow, self.node
         with _lock:
             _kept.pop(key, None)
             _kept[key] = self
             while len(_kept) > MOST_KEPT:
                 _kept.popitem(last=False)
-        self.send("begin", **self.beginning())
-        return self
 
     def __exit__(self, kind, *_):
         self.state = "done" if kind is None else "stopped"
@@ -107,11 +111,15 @@ class LiveTree:
             self.last_sent = time.monotonic()
 
     def keep_tiles(self, k, x0, ending_only):
-        """Draw the branches of step k, or only those that end with it and would never be drawn again."""
+        """Draw the branches of step k, or only those that end with it and would never be drawn again.
+
+        Also those of steps since the last call: some samplers report every other step.
+        """
         if self.to_rgb is None:
             return
-        alive = (self.starts <= k) & (self.stops > k)
-        wanted = np.flatnonzero(alive & (self.stops == k + 1) if ending_only else alive)
+        since = min(k, self.progress["step"])
+        alive = (self.starts <= k) & (self.stops > since)
+        wanted = np.flatnonzero(alive & (self.stops <= k + 1) if ending_only else alive)
         if not len(wanted):
             return
         rows = self.plan.steps[k].labels[self.first_members[wanted]]
@@ -128,8 +136,9 @@ class LiveTree:
         self.add_tiles(indices, torch.from_numpy(np.stack([np.asarray(picture) for picture in small])))
 
     def add_tiles(self, indices, rgb):
+        own = [picture.clone() for picture in rgb]  # a view would keep all the others in memory
         with _lock:
-            self.tiles.update(zip(indices, rgb, strict=True))
+            self.tiles.update(zip(indices, own, strict=True))
             self.unsent.update(indices)
 
     def new_tiles(self):
@@ -231,15 +240,22 @@ def running():
     if context is None or server is None:
         return None, None, None, None
     workflow = None
-    for item in list(server.prompt_queue.currently_running.values()):
-        if item[1] == context.prompt_id:
-            workflow = ((item[3].get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
+    for _, prompt_id, _, extra_data, *_ in list(server.prompt_queue.currently_running.values()):
+        if prompt_id == context.prompt_id:
+            workflow = id_of_workflow(extra_data)
     return server.client_id, str(context.node_id), workflow, context.prompt_id
+
+
+def id_of_workflow(extra_data):
+    """The id that the page gave the workflow; None for whatever else a program queued."""
+    for key in ("extra_pnginfo", "workflow", "id"):
+        extra_data = extra_data.get(key) if isinstance(extra_data, dict) else None
+    return extra_data if isinstance(extra_data, str) else None
 
 
 async def trees_of_client(request):
     """GET /hierdiff/trees?clientId=…: snapshots of the runs that this client queued."""
     client = request.query.get("clientId")
     with _lock:
-        trees = [tree for tree in _kept.values() if client and tree.client == client]
+        trees = [tree for tree in _kept.values() if tree.client == client]
     return web.json_response([tree.snapshot() for tree in trees])

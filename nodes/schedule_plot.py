@@ -3,8 +3,6 @@
 The mathematics of the shapes stays here. The page counts heights below thresholds: all that a new budget needs.
 """
 
-import json
-
 from aiohttp import web
 
 from ..hierdiff_core.schedule import falling_shape
@@ -12,6 +10,7 @@ from ..hierdiff_core.sensitivity import Sensitivity
 
 # Larger trees are not sent: every height would lie in the history of each run.
 MOST_PROMPTS = 10_000
+MOST_STEPS = 1000  # of the node's input
 
 
 def plot_data(linkage, falling, sensitivity):
@@ -55,8 +54,10 @@ async def shape_of_settings(request):
     """
     try:
         asked = await request.json()
-        sensitivity = Sensitivity(**asked["sensitivity"]) if asked["sensitivity"] else None
         steps = int(asked["steps"])
+        if not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"steps must lie between 1 and {MOST_STEPS}; got {steps}")
+        sensitivity = Sensitivity(**asked["sensitivity"]) if asked["sensitivity"] else None
         falling = falling_shape(
             steps,
             asked["shape"],
@@ -65,6 +66,6 @@ async def shape_of_settings(request):
             weights=sensitivity.weights(steps) if sensitivity else None,
             metric=asked["metric"],
         )
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         return web.json_response({"error": str(error)}, status=400)
     return web.json_response(shape_data(falling, sensitivity))

@@ -99,6 +99,8 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
                 seed,
                 **host_options,
             )
+            if live:
+                run.show_end(live, self.model_patcher.model, samples)
         return samples, run.report(self.plan)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006  the host's signature
@@ -274,12 +276,20 @@ class SharingRun:
         """The host's callback of each step, and a `LiveTree` beside it."""
 
         def on_step(step, x0, x, total_steps):
-            first = torch.as_tensor(self.plan.steps[self.k].first, device=x0.device)
-            live.step(self.k, x0[first], self.rows, self.calls * self.plan.num_prompts)
+            self.show_step(live, x0)
             if callback is not None:
                 callback(step, x0, x, total_steps)
 
         return on_step
+
+    def show_step(self, live, x0):
+        first = torch.as_tensor(self.plan.steps[self.k].first, device=x0.device)
+        live.step(self.k, x0[first], self.rows, self.calls * self.plan.num_prompts)
+
+    def show_end(self, live, model, samples):
+        """What came after the last callback: some samplers call the model again."""
+        if self.rows > live.progress["rows"]:
+            self.show_step(live, model.process_latent_in(samples))
 
     def report(self, plan):
         standard = self.calls * self.plan.num_prompts

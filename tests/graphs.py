@@ -121,6 +121,32 @@ def native_graph(**changes):
     return changed(graph, changes)
 
 
+def custom_sampling(name, latent):
+    """SamplerCustomAdvanced as node `name`, with what the Hierarchical KSampler of `native_graph` does by itself."""
+    return {
+        "one": node("HierDiffSharedNoise", noise_seed=1, plan=["plan", 0]),
+        "which": node("KSamplerSelect", sampler_name="dpmpp_2m"),
+        "sigmas": node("BasicScheduler", model=["model", 0], scheduler="normal", steps=6, denoise=1.0),
+        name: node(
+            "SamplerCustomAdvanced",
+            noise=["one", 0],
+            guider=["guider", 0],
+            sampler=["which", 0],
+            sigmas=["sigmas", 0],
+            latent_image=latent,
+        ),
+    }
+
+
+def guider_graph(**changes):
+    """`native_graph` with SamplerCustomAdvanced and the Hierarchical Guider in place of the KSampler."""
+    graph = native_graph()
+    settings = graph.pop("sample")["inputs"]
+    keys = ("model", "positive", "negative", "cfg", "plan", "micro_batch")
+    graph["guider"] = node("HierDiffGuider", **{key: settings[key] for key in keys})
+    return changed(graph | custom_sampling("sample", latent=["empty", 0]), changes)
+
+
 def calibration_graph(**changes):
     """Calibrate Schedule on the bundled model, with few prompts and steps."""
     graph = {

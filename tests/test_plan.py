@@ -184,6 +184,18 @@ def test_plan_keeps_its_thresholds_when_the_callers_change():
     assert plan.tau == 0.3
 
 
+def test_plan_keeps_the_prompts_when_it_is_cut_again():
+    prompts = ["cat", "dog", "red apple", "cat"]
+    plan = build_plan(WORKED_EXAMPLE, linear_thresholds(4, 0.3), prompts=prompts)
+    prompts[0] = "another"
+    kept = ("cat", "dog", "red apple", "cat")
+    assert plan.prompts == plan.resampled(9).prompts == plan.straight_line().prompts == kept
+
+
+def test_plan_needs_no_prompts():
+    assert build_plan(WORKED_EXAMPLE, linear_thresholds(4, 0.3)).prompts is None
+
+
 @pytest.mark.parametrize(
     ("thresholds", "message"),
     [

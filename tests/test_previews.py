@@ -11,6 +11,8 @@ from hierdiff_core.previews import (
     colour_patches,
     fit_latent_rgb,
     latents_to_rgb,
+    shrunk,
+    tile_sheet,
     to_pictures,
 )
 
@@ -56,6 +58,47 @@ def test_large_latents_are_kept_small(size):
     kept = BranchLatents(plan)
     kept(0, torch.ones(1, 4, *size))
     assert max(kept.latents[0].shape[1:]) == LARGEST_KEPT
+
+
+@pytest.mark.parametrize(
+    ("size", "longest", "expected"),
+    [
+        ((8, 8), 4, (4, 4)),
+        ((8, 16), 4, (2, 4)),
+        ((64, 100), 64, (41, 64)),  # sides that do not divide
+        ((1, 100), 10, (1, 10)),  # never to nothing
+        ((8, 6), 8, (8, 6)),
+        ((8, 6), 12, (8, 6)),  # never enlarged
+    ],
+)
+def test_shrunk_latents_keep_their_form_and_their_mean(size, longest, expected):
+    latents = torch.rand((3, 4, *size), generator=torch.Generator().manual_seed(0))
+    small = shrunk(latents, longest)
+    assert small.shape == (3, 4, *expected)
+    if size == expected:
+        assert torch.equal(small, latents)
+    torch.testing.assert_close(small.mean(dim=(2, 3)), latents.mean(dim=(2, 3)), atol=0.03, rtol=0)
+
+
+def test_shrunk_latents_are_means_of_blocks():
+    blocks = torch.arange(6.0).reshape(1, 1, 2, 3)
+    latents = blocks.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    latents[..., ::2] += 1
+    latents[..., 1::2] -= 1
+    torch.testing.assert_close(shrunk(latents, 3), blocks)
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (3, 2, 2), (4, 2, 2), (5, 2, 3), (12, 3, 4)]
+)
+def test_sheet_of_tiles_has_them_row_by_row_without_gaps(count, rows, columns):
+    tiles = torch.randint(1, 256, (count, 5, 7, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    sheet = np.asarray(tile_sheet(tiles))
+    assert sheet.shape == (rows * 5, columns * 7, 3)
+    for i in range(rows * columns):
+        top, left = i // columns * 5, i % columns * 7
+        cell = sheet[top : top + 5, left : left + 7]
+        assert np.array_equal(cell, tiles[i].numpy() if i < count else np.zeros_like(cell))
 
 
 def test_pictures_round_to_the_nearest_level():

@@ -3,6 +3,7 @@
 Runs the host in this process, on small models with random weights.
 """
 
+import contextlib
 import importlib
 import os
 import types
@@ -259,6 +260,65 @@ def test_table_in_the_docs_is_this_one(table, plans, repo_root):
     if os.environ.get("HIERDIFF_WRITE_DOCS"):
         page.write_text(written, encoding="utf-8")
     assert page.read_text(encoding="utf-8") == written
+
+
+# --- What the browser hears ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def recorded_trees(host):
+    """The live trees of the runs meanwhile."""
+    trees = []
+
+    class Recorded(host.sharing.LiveTree):
+        def __enter__(self):
+            trees.append(self)
+            return super().__enter__()
+
+    with mock.patch.object(host.sharing, "LiveTree", Recorded):
+        yield trees
+
+
+# with callbacks after each step, at its end, after every other, every third, and a call after the last of them
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "heunpp2", "dpm_fast", "sa_solver_pece"])
+def test_tree_in_the_browser_ends_with_what_the_report_says(host, model, positive, negative, plans, sampler):
+    with recorded_trees(host) as trees:
+        _, report, _ = run_shared(host, model, positive, negative, plans.shared, sampler)
+    (tree,) = trees
+    progress = tree.progress
+    assert tree.state == "done"
+    assert f"model rows: {progress['rows']} instead of {progress['standard']}," in report
+    assert (progress["step"], progress["clusters"]) == (K, N)
+    assert set(tree.tiles) == set(range(len(plans.shared.branches)))
+
+
+def test_tree_in_the_browser_ends_with_the_pictures_of_the_samples(host, model, positive, negative, plans):
+    with recorded_trees(host) as trees:
+        samples, _, _ = run_shared(host, model, positive, negative, plans.shared, "dpm_fast")
+    latents = model.model.process_latent_in(samples)
+    expected = host.sharing.host_colours(model.model.latent_format)(latents, 64)
+    ends = {int(b.members[0]): i for i, b in enumerate(plans.shared.branches) if b.stop == K}
+    for prompt, branch in ends.items():
+        assert torch.equal(trees[0].tiles[branch], expected[prompt])
+
+
+def test_failing_run_ends_the_tree_and_is_not_hidden(host, model, positive, negative, plans):
+    def fail(apply_model, args):
+        raise RuntimeError("broken weights")
+
+    failing = model.clone()
+    failing.set_model_unet_function_wrapper(fail)
+    with recorded_trees(host) as trees, pytest.raises(RuntimeError, match="broken weights"):
+        run_shared(host, failing, positive, negative, plans.shared)
+    assert [tree.state for tree in trees] == ["stopped"]
+
+
+def test_calibration_has_no_tree_in_the_browser(host, model, positive, negative, plans):
+    guider = host.guider.make_guider(model, positive, negative, 4.0, plans.shared, 0, show_tree=False)
+    euler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(host, model, "euler")
+    with recorded_trees(host) as trees:
+        guider.sample(one_noise(host), torch.zeros(1, 4, 8, 8), euler, sigmas, disable_pbar=True, seed=SEED)
+    assert trees == []
 
 
 # --- A prompt's picture is its own -----------------------------------------------------------------------------------

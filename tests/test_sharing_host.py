@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from comfyui_host import PromptFailed
-from graphs import native_graph, node, pictures
+from graphs import custom_sampling, guider_graph, native_graph, node, pictures
 
 pytestmark = pytest.mark.host
 
@@ -28,23 +28,6 @@ def test_ksampler_draws_a_picture_per_prompt_and_reports_the_rows(comfy):
     assert f"{spent} rows instead of 36" in plan
 
 
-def custom_sampling(name, latent):
-    """SamplerCustomAdvanced as node `name`, with what the Hierarchical KSampler of `native_graph` does by itself."""
-    return {
-        "one": node("HierDiffSharedNoise", noise_seed=1, plan=["plan", 0]),
-        "which": node("KSamplerSelect", sampler_name="dpmpp_2m"),
-        "sigmas": node("BasicScheduler", model=["model", 0], scheduler="normal", steps=6, denoise=1.0),
-        name: node(
-            "SamplerCustomAdvanced",
-            noise=["one", 0],
-            guider=["guider", 0],
-            sampler=["which", 0],
-            sigmas=["sigmas", 0],
-            latent_image=latent,
-        ),
-    }
-
-
 def test_without_sharing_it_is_the_hosts_ksampler(comfy):
     graph = native_graph(**{"plan.mode": "tau", "plan.value": 0.0})
     graph["batch"] = node("RepeatLatentBatch", samples=["empty", 0], amount=6)
@@ -59,12 +42,7 @@ def test_without_sharing_it_is_the_hosts_ksampler(comfy):
 
 
 def test_guider_under_sampler_custom_advanced_equals_the_ksampler(comfy, shared_run):
-    graph = native_graph()
-    settings = graph.pop("sample")["inputs"]
-    keys = ("model", "positive", "negative", "cfg", "plan", "micro_batch")
-    graph["guider"] = node("HierDiffGuider", **{key: settings[key] for key in keys})
-    graph |= custom_sampling("sample", latent=["empty", 0])
-    entry = comfy.run(graph)
+    entry = comfy.run(guider_graph())
     for one, other in zip(pictures(comfy, shared_run, "save"), pictures(comfy, entry, "save"), strict=True):
         assert np.array_equal(one, other)
 

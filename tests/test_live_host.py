@@ -1,0 +1,259 @@
+"""The growing tree and the plot of a schedule as a page gets them from a real server."""
+
+import asyncio
+import json
+import math
+import re
+from types import SimpleNamespace
+
+import aiohttp
+import numpy as np
+import pytest
+from comfyui_host import HttpFailed
+from graphs import guider_graph, messages_of, native_graph, pictures, small_graph
+from PIL import Image
+from trees import assert_forest, tiles_of
+
+from hierdiff_core import Sensitivity, falling_shape
+
+pytestmark = pytest.mark.host
+
+EVENT = "hierdiff.tree"
+SUBJECTS, STYLES = ("cat face", "tiger face", "red apple"), ("noto", "flat")
+GRAPHS = {"Branching Sampler": small_graph, "KSampler": native_graph, "SamplerCustomAdvanced": guider_graph}
+
+
+def trees_of(comfy, client):
+    return comfy.get(f"/hierdiff/trees?clientId={client}")
+
+
+def tree_messages(events):
+    return [event["data"] for event in events if event["type"] == EVENT]
+
+
+# --- The messages of a run -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=GRAPHS)
+def heard(comfy, request):
+    """What the page heard of a run that nothing was cached of, what the server kept of it, and the history's entry."""
+    graph = GRAPHS[request.param](**{"embed.seed": 40 + list(GRAPHS).index(request.param)})
+    events, _ = asyncio.run(messages_of(comfy, graph))
+    entry = comfy.wait(events[-1]["data"]["prompt_id"])
+    return SimpleNamespace(tree=tree_messages(events), kept=trees_of(comfy, "test"), entry=entry)
+
+
+def test_run_begins_with_the_tree_of_the_prompts(heard):
+    begin = heard.tree[0]
+    assert (begin["kind"], begin["node"], begin["steps"]) == ("begin", "sample", 6)
+    assert begin["prompt_id"] == heard.entry["prompt"][1]
+    assert begin["prompts"] == [f"{subject}, {style} style" for subject in SUBJECTS for style in STYLES]
+    assert_forest(begin)
+    assert len(begin["branches"]) > 6
+
+
+def test_progress_ends_with_the_numbers_of_the_plan(heard):
+    plan = heard.entry["outputs"]["plan"]["text"][0]
+    rows, standard = map(int, re.search(r"(\d+) rows instead of (\d+)", plan).groups())
+    begin, *progress, end = heard.tree
+    assert {message["run"] for message in heard.tree} == {begin["run"]}
+    assert [message["kind"] for message in progress] == ["progress"] * len(progress)
+    assert progress[0]["step"] == 1
+    assert [message["step"] for message in progress] == sorted({message["step"] for message in progress})
+    for message in progress:
+        step = message["step"]
+        lived = [start for start, stop, _, _ in begin["branches"] if start < step <= stop]
+        assert (message["clusters"], message["standard"]) == (len(lived), 6 * step)
+    assert (end["kind"], end["state"]) == ("end", "done")
+    assert (end["step"], end["clusters"], end["rows"], end["standard"]) == (6, 6, rows, standard)
+    assert progress[-1].items() >= {key: end[key] for key in ("step", "clusters", "rows", "standard")}.items()
+
+
+def small(picture):
+    return np.asarray(Image.fromarray(picture).resize((8, 8), Image.Resampling.BOX), dtype=float)
+
+
+def test_last_pictures_are_those_of_the_prompts(comfy, heard):
+    shown = {}
+    for message in heard.tree[1:]:
+        shown |= tiles_of(message["tiles"])
+    begin = heard.tree[0]
+    assert set(shown) == set(range(len(begin["branches"])))
+    saved = [small(picture) for picture in pictures(comfy, heard.entry, "save")]
+    for index, (_, _, _, members) in enumerate(begin["branches"]):
+        if members:
+            differences = [abs(small(shown[index]) - picture).mean() for picture in saved]
+            # linear colours tell the subjects apart, not yet the two styles of each
+            assert np.argmin(differences) // 2 == members[0] // 2
+
+
+def test_page_that_is_loaded_later_gets_the_whole_tree(heard):
+    (snapshot,) = [tree for tree in heard.kept if tree["run"] == heard.tree[0]["run"]]
+    assert snapshot["kind"] == "snapshot"
+    for message in (heard.tree[0], heard.tree[-1]):
+        assert all(snapshot[key] == message[key] for key in message if key not in ("kind", "tiles"))
+    assert set(tiles_of(snapshot["tiles"])) == set(range(len(snapshot["branches"])))
+
+
+def test_page_that_is_loaded_in_mid_run_gets_the_tree_so_far_and_hears_the_end(comfy):
+    graph = small_graph(**{"sample.seed": 50, "plan.steps": 500, "plan.mode": "root share", "plan.value": 1.0})
+    snapshots = []
+
+    def ask_then_stop(event):
+        if event["type"] != EVENT or event["data"]["kind"] != "progress":
+            return False
+        snapshots.extend(trees_of(comfy, "test"))
+        return True
+
+    events, _ = asyncio.run(messages_of(comfy, graph, ask_then_stop))
+    assert events[-1]["type"] == "execution_interrupted"
+    messages = tree_messages(events)
+    (snapshot,) = [tree for tree in snapshots if tree["run"] == messages[0]["run"]]
+    assert snapshot["state"] == "running"
+    assert snapshot["branches"] == messages[0]["branches"]
+    assert 1 <= snapshot["step"] < 500
+    assert {0} <= set(tiles_of(snapshot["tiles"])) < set(range(len(snapshot["branches"])))
+    end = messages[-1]
+    assert (end["kind"], end["state"]) == ("end", "stopped")
+    assert snapshot["rows"] <= end["rows"] < end["standard"] < 6 * 500
+    (kept,) = [tree for tree in trees_of(comfy, "test") if tree["run"] == end["run"]]
+    assert kept["state"] == "stopped"
+
+
+async def heard_by(comfy, client, graph, queued_by):
+    """Types of the JSON messages that a page hears while another program's prompt runs."""
+    types, queued = [], False
+    url = f"ws://127.0.0.1:{comfy.port}/ws?clientId={client}"
+    async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
+        prompt_id = await asyncio.to_thread(comfy.queue, graph, queued_by)
+        async for message in socket:
+            if message.type != aiohttp.WSMsgType.TEXT:
+                continue
+            event = json.loads(message.data)
+            types.append(event["type"])
+            if event["type"] == "status":  # everybody hears it
+                left = event["data"]["status"]["exec_info"]["queue_remaining"]
+                if queued and not left:
+                    return types, await asyncio.to_thread(comfy.wait, prompt_id)
+                queued = queued or left > 0
+
+
+@pytest.mark.parametrize(("queued_by", "hears"), [("page", True), ("another", False), (None, False)])
+def test_only_the_page_that_queued_a_run_hears_of_it(comfy, queued_by, hears):
+    graph = small_graph(**{"sample.seed": 51 + ["page", "another", None].index(queued_by)})
+    types, entry = asyncio.run(heard_by(comfy, "page", graph, queued_by))
+    assert "sample" in entry["outputs"]  # it did run
+    assert (EVENT in types) == hears
+
+
+def test_nobody_else_gets_the_tree(comfy, heard):
+    assert heard.kept
+    assert trees_of(comfy, "nobody") == trees_of(comfy, "") == comfy.get("/hierdiff/trees") == []
+
+
+def test_node_in_a_subgraph_has_its_path_and_the_workflow_its_id(comfy):
+    graph = json.loads(json.dumps(small_graph(**{"sample.seed": 54})).replace('"sample"', '"3:5"'))
+    workflow = {"extra_pnginfo": {"workflow": {"id": "flow"}}}
+    comfy.wait(comfy.queue(graph, "subgraph", workflow))
+    (tree,) = trees_of(comfy, "subgraph")
+    assert (tree["node"], tree["workflow"], tree["state"]) == ("3:5", "flow", "done")
+
+
+# --- The plot of a schedule ------------------------------------------------------------------------------------------
+
+SETTINGS = {"steps": 12, "shape": "linear", "private_steps": 2, "power": 3.0, "metric": "chord", "sensitivity": None}
+MEASURED = {"num_steps": 8, "shared_steps": [2, 5, 8], "change": [0.01, 0.2, 1.0]}
+
+
+def shape(comfy, **changes):
+    return comfy.post("/hierdiff/shape", {**SETTINGS, **changes})
+
+
+def test_plot_of_a_run_is_in_its_history(heard):
+    (data,) = heard.entry["outputs"]["plan"]["hierdiff_schedule"]
+    assert data["heights"] == sorted(data["heights"])
+    assert len(data["heights"]) == len(data["errors"]) == 5
+    assert data["falling"] == falling_shape(6).tolist()
+    assert (data["metric"], data["sensitivity"], data["weights"]) == ("cosine", None, None)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "power"])
+def test_falling_shapes_are_those_of_the_node(comfy, name):
+    expected = falling_shape(12, name, 2, power=3.0).tolist()
+    assert shape(comfy, shape=name) == {"falling": expected, "weights": None}
+    weights = Sensitivity(**MEASURED).weights(12).tolist()
+    assert shape(comfy, shape=name, sensitivity=MEASURED) == {"falling": expected, "weights": weights}
+
+
+@pytest.mark.parametrize("metric", ["chord", "cosine"])
+def test_calibrated_shape_is_that_of_the_node(comfy, metric):
+    weights = Sensitivity(**MEASURED).weights(12)
+    expected = falling_shape(12, "calibrated", 2, weights=weights, metric=metric)
+    made = shape(comfy, shape="calibrated", metric=metric, sensitivity=MEASURED)
+    assert made == {"falling": expected.tolist(), "weights": weights.tolist()}
+
+
+def refused(request, *args, **kwargs):
+    """The error of an answer with status 400."""
+    with pytest.raises(HttpFailed) as failure:
+        request(*args, **kwargs)
+    assert failure.value.status == 400
+    return failure.value.body["error"]
+
+
+BAD_SETTINGS = [
+    ({"steps": 0}, "steps must lie between 1 and 1000; got 0"),
+    ({"steps": -3}, "steps must lie between 1 and 1000; got -3"),
+    ({"steps": 1001}, "steps must lie between 1 and 1000; got 1001"),
+    ({"steps": 10**9}, "steps must lie between 1 and 1000; got 1000000000"),
+    ({"steps": 10**9, "shape": "calibrated", "sensitivity": MEASURED}, "steps must lie between 1 and 1000"),
+    ({"steps": "abc"}, "abc"),
+    ({"steps": math.nan}, "NaN"),
+    ({"steps": math.inf}, "infinity"),
+    ({"steps": None}, "NoneType"),
+    ({"steps": [4]}, "list"),
+    ({"private_steps": 0}, "private_steps must lie between 1 and the number of steps (12); got 0"),
+    ({"private_steps": 13}, "private_steps must lie between 1 and the number of steps (12); got 13"),
+    ({"private_steps": math.inf}, "infinity"),
+    ({"shape": "round"}, "shape must be one of linear, cosine, power, calibrated; got 'round'"),
+    ({"shape": ["linear"]}, "shape must be one of"),
+    ({"shape": "calibrated"}, "shape 'calibrated' needs the model's sensitivity"),
+    ({"shape": "calibrated", "metric": "taxi", "sensitivity": MEASURED}, "metric must be one of cosine, chord"),
+    ({"shape": "power", "power": 0}, "power must be a finite number above 0; got 0"),
+    ({"shape": "power", "power": math.nan}, "power must be a finite number above 0; got nan"),
+    ({"shape": "power", "power": "much"}, "much"),
+    ({"sensitivity": "much"}, "Sensitivity"),
+    ({"sensitivity": [1, 2]}, "Sensitivity"),
+    ({"sensitivity": {"num_steps": 8}}, "shared_steps"),
+    ({"sensitivity": {**MEASURED, "colour": 1}}, "colour"),
+    ({"sensitivity": {**MEASURED, "change": [1]}}, "shared_steps and change must be lists of one length"),
+    ({"sensitivity": {**MEASURED, "change": [0.1, math.nan, 1]}}, "change must be finite"),
+    ({"sensitivity": {**MEASURED, "change": "abc"}}, "abc"),
+    ({"sensitivity": {**MEASURED, "shared_steps": [5, 2, 8]}}, "shared_steps must rise"),
+    ({"sensitivity": {**MEASURED, "shared_steps": [2, 5, 10**30]}}, "int"),
+    ({"sensitivity": {**MEASURED, "num_steps": 8.0}}, "integer"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_SETTINGS, ids=lambda value: str(value)[:40])
+def test_settings_that_make_no_shape_are_refused_by_name(comfy, changes, message):
+    assert message in refused(shape, comfy, **changes)
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_settings_must_be_complete(comfy, key):
+    assert key in refused(comfy.post, "/hierdiff/shape", {k: v for k, v in SETTINGS.items() if k != key})
+
+
+# fmt: off
+GARBAGE = [
+    b"", b"steps=12", b"{", b"[]", b"null", b"12", b'"text"', b"\xff\xfe", b"[" * 100_000,
+    b'{"steps": ' + b"9" * 10_000 + b"}",
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:12]))
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=none-such"])
+def test_garbage_is_refused_at_once(comfy, body, kind):
+    assert refused(comfy._request, "POST", "/hierdiff/shape", body, kind, timeout=10)
