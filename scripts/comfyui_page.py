@@ -1,0 +1,292 @@
+"""ComfyUI's page in a real Chromium: for the tests of the browser and for the pictures that show the page.
+
+Needs Playwright (in requirements-dev.txt) and a Chromium: the system's, one named by CHROMIUM, or Playwright's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from comfyui_host import CACHE_DIR, ComfyServer
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, sync_playwright
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NO_BROWSER = """No Chromium was found. Install one, for example
+    apt-get install chromium                      (Debian, Ubuntu)
+    python -m playwright install chromium         (elsewhere, into Playwright's own folder)
+or name one: CHROMIUM=/path/to/chrome."""
+FRONT_END = "comfyui-frontend-package"
+# What the page does without being asked would hide what is to be seen.
+QUIET = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.InstalledVersion": "1.0.0",
+    "Comfy.Release.Status": "skipped",
+    "Comfy.Notification.ShowVersionUpdates": False,
+    "Comfy.Workflow.WarnBlueprintOverwrite": False,
+    "Comfy.VueNodes.Enabled": False,
+    "Comfy.Workflow.Persist": True,
+    "Comfy.Minimap.Visible": False,
+}
+PANELS = {"HierDiffThresholdSchedule": ".hierdiff-panel:not([data-state])"}
+# Errors of a new ComfyUI without this pack: files that do not exist yet, services that nobody asks in a test.
+OF_THE_HOST = (
+    r"Failed to load resource",  # the requests themselves are judged by `ComfyPage.refused`
+    r"Error loading core workflow templates",  # they are not installed here
+    r"violates the following Content Security Policy",
+    r"Refused to connect because it violates",
+    r"Cannot read properties of undefined \(reading 'id'\)\s+at onChange",  # settings, before a user is known
+    r"Failed to fetch (jobs|queue)",  # a front end newer than the server
+)
+
+
+def find_chromium(playwright: Playwright) -> str | None:
+    """Path of a Chromium; None lets Playwright take its own.
+
+    Raises
+    ------
+    RuntimeError  if there is none; the message says how to get one.
+    """
+    named = os.environ.get("CHROMIUM")
+    if named and not shutil.which(named):
+        raise RuntimeError(f"CHROMIUM is {named!r}, which is no program.\n{NO_BROWSER}")
+    for name in (named, *BROWSERS):
+        if name and (path := shutil.which(name)):
+            return path
+    if Path(playwright.chromium.executable_path).exists():
+        return None
+    raise RuntimeError(NO_BROWSER)
+
+
+def newest_front_end(cache_dir: Path = CACHE_DIR) -> Path:
+    """Folder of the newest front end that PyPI has, for ComfyUI's `--front-end-root`; fetched where it is not there.
+
+    Raises
+    ------
+    RuntimeError  if pip cannot download it.
+    """
+    folder = cache_dir / "front_ends"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="fetch-") as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", scratch, FRONT_END]
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if result.returncode or not wheels:
+            raise RuntimeError(f"pip could not download {FRONT_END}:\n{result.stdout[-2000:]}")
+        unpacked = folder / wheels[0].name.split("-")[1]
+        if not unpacked.exists():
+            with zipfile.ZipFile(wheels[0]) as archive:
+                archive.extractall(Path(scratch) / "wheel")
+            os.replace(Path(scratch) / "wheel" / "comfyui_frontend_package" / "static", unpacked)
+    return unpacked
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium, closed at the end."""
+    with sync_playwright() as playwright:
+        path = find_chromium(playwright)
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def comfyui_page(
+    browser: Browser, server: ComfyServer, *, settings: dict | None = None, **context
+) -> Iterator[ComfyPage]:
+    """ComfyUI's page in a window of its own.
+
+    Parameters
+    ----------
+    settings : ComfyUI's settings, beside those that keep the page quiet
+    context : Playwright's, such as `viewport`, `reduced_motion` or `device_scale_factor`
+    """
+    server.post("/settings", {**QUIET, **(settings or {})})
+    window = browser.new_context(**{"viewport": {"width": 1600, "height": 1000}, **context})
+    try:
+        page = ComfyPage(window.new_page(), server)
+        page.load()
+        yield page
+    finally:
+        window.close()
+
+
+class ComfyPage:
+    """ComfyUI's page, as a user would handle it.
+
+    Attributes
+    ----------
+    page : Playwright's page
+    errors : what the console said of errors, but for those of the host itself (`OF_THE_HOST`)
+    refused : requests for this pack's files and routes that failed
+    """
+
+    def __init__(self, page: Page, server: ComfyServer):
+        self.page = page
+        self.server = server
+        self.errors: list[str] = []
+        self.refused: list[str] = []
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self._note(f"{error}\n{error.stack or ''}"))
+        page.on("response", self._on_response)
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self._note(message.text)
+
+    def _note(self, error: str) -> None:
+        if not any(re.search(known, error) for known in OF_THE_HOST):
+            self.errors.append(error)
+
+    def _on_response(self, response) -> None:
+        if response.status >= 400 and "hierdiff" in response.url.lower():
+            self.refused.append(f"{response.status} {response.url}")
+
+    def load(self) -> None:
+        """Open the page, or load it again, and wait until the graph can be used."""
+        self.page.goto(self.server.url)
+        self.page.wait_for_function(
+            "window.app?.graph && window.app.extensionManager && app.extensions?.some((e) => e.name === 'hierdiff')"
+        )
+        self.page.wait_for_function("!document.querySelector('#vue-app .p-progressspinner')")
+        self.page.wait_for_timeout(500)  # workflows of the last time are opened a moment later
+
+    def evaluate(self, script: str, argument: Any = None) -> Any:
+        return self.page.evaluate(script, argument)
+
+    # --- workflows ---
+
+    def drop(self, name: str, data: bytes, kind: str) -> None:
+        """Drop a file onto the canvas, and wait for its workflow."""
+        before = self.evaluate("app.graph.id ?? app.rootGraph?.id")
+        transfer = self.page.evaluate_handle(
+            """([bytes, name, type]) => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
+                return transfer;
+            }""",
+            [list(data), name, kind],
+        )
+        self.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": transfer})
+        self.page.wait_for_function("(before) => (app.rootGraph ?? app.graph).id !== before", arg=before)
+        self.page.wait_for_timeout(300)
+
+    def drop_workflow(self, path: Path) -> None:
+        kind = {".json": "application/json", ".webp": "image/webp", ".png": "image/png"}[path.suffix]
+        self.drop(path.name, path.read_bytes(), kind)
+
+    def load_graph(self, workflow: dict) -> None:
+        """Open a workflow, as the page does with a file."""
+        self.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+        self.page.wait_for_timeout(300)
+
+    def serialized(self) -> dict:
+        return json.loads(self.evaluate("JSON.stringify((app.rootGraph ?? app.graph).serialize())"))
+
+    def node_of(self, node_type: str) -> int:
+        """Id of the first node of this type."""
+        return self.evaluate("(type) => app.graph.nodes.find((node) => node.type === type).id", node_type)
+
+    def set_value(self, node_type: str, name: str, value: object) -> None:
+        """Type a value into a widget."""
+        self.evaluate(
+            """([type, name, value]) => {
+                const node = app.graph.nodes.find((node) => node.type === type);
+                const widget = node.widgets.find((widget) => widget.name === name);
+                widget.value = value;
+                widget.callback?.(value, app.canvas, node);
+                app.graph.setDirtyCanvas(true, true);
+            }""",
+            [node_type, name, value],
+        )
+
+    def value_of(self, node_type: str, name: str) -> Any:
+        return self.evaluate(
+            """([type, name]) => app.graph.nodes.find((node) => node.type === type)
+                .widgets.find((widget) => widget.name === name).value""",
+            [node_type, name],
+        )
+
+    # --- runs ---
+
+    def queue(self) -> str:
+        """Press Run; the id of the prompt that was queued."""
+        known = {item[1] for item in self._queue()} | set(self.server.get("/history"))
+        self.evaluate("app.queuePrompt(0)")
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            new = ({item[1] for item in self._queue()} | set(self.server.get("/history"))) - known
+            if new:
+                return new.pop()
+            self.page.wait_for_timeout(50)
+        raise TimeoutError("the page queued nothing")
+
+    def _queue(self) -> list:
+        queue = self.server.get("/queue")
+        return queue["queue_running"] + queue["queue_pending"]
+
+    def run(self, timeout: float = 300.0) -> dict:
+        """Press Run and wait until the page knows that it has ended; the history's entry."""
+        entry = self.wait(self.queue(), timeout)
+        self.page.wait_for_timeout(300)
+        return entry
+
+    def wait(self, prompt_id: str, timeout: float = 300.0) -> dict:
+        """Wait for a queued prompt while the page goes on; errors as for `ComfyServer.wait`."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline and prompt_id not in self.server.get("/history"):
+            self.page.wait_for_timeout(100)  # the page's events are handled meanwhile
+        return self.server.wait(prompt_id, 10)
+
+    # --- what is seen ---
+
+    def show(self, *node_ids: int, margin: float = 30.0, zoom: float | None = None) -> dict:
+        """Bring nodes into sight (all of them where none is named); returns their place on the screen for `clip`."""
+        return self.evaluate(
+            """async ([ids, margin, zoom]) => {
+                const nodes = app.graph.nodes.filter((node) => !ids.length || ids.includes(node.id));
+                const lefts = nodes.map((node) => node.pos[0]);
+                const tops = nodes.map((node) => node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT);
+                const rights = nodes.map((node) => node.pos[0] + node.size[0]);
+                const bottoms = nodes.map((node) => node.pos[1] + (node.flags?.collapsed ? 0 : node.size[1]));
+                const [left, top] = [Math.min(...lefts) - margin, Math.min(...tops) - margin];
+                const [width, height] = [Math.max(...rights) + margin - left, Math.max(...bottoms) + margin - top];
+                const canvas = app.canvas.canvas.getBoundingClientRect();
+                const [side, bar] = [90, 110]; // the page's own bars lie over the canvas
+                const fits = Math.min((canvas.width - side - 20) / width, (canvas.height - bar - 20) / height);
+                const scale = Math.min(zoom ?? 1, fits);
+                const { ds } = app.canvas;
+                ds.scale = scale;
+                ds.offset[0] = side / scale - left;
+                ds.offset[1] = bar / scale - top;
+                app.canvas.setDirty(true, true);
+                for (let i = 0; i < 4; i++) await new Promise((next) => requestAnimationFrame(next));
+                return {
+                    x: canvas.left + side, y: canvas.top + bar, width: width * scale, height: height * scale,
+                };
+            }""",
+            [list(node_ids), margin, zoom],
+        )
+
+    def screenshot(self, path: Path | None = None, clip: dict | None = None) -> bytes:
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return self.page.screenshot(path=path, clip=clip)
+
+    def panel(self, node_type: str, index: int = 0):
+        """Playwright's locator of a node's panel."""
+        return self.page.locator(PANELS.get(node_type, ".hierdiff-panel[data-state]")).nth(index)
