@@ -17,6 +17,7 @@ from . import types
 from .conditioning_rows import rows_of
 from .decoder import load_unet
 from .guider import OneNoise, cfg_input, make_guider, model_inputs
+from .search import found_as
 from .sensitivity import CATEGORY, describe, new_file, outputs
 from .show import Progress, image_tensor, show, tell, unsuitable
 
@@ -82,6 +83,7 @@ class Calibrate(io.ComfyNode):
             node_id="HierDiffCalibrate",
             display_name="Calibrate Schedule",
             category="HierDiff",
+            **found_as("sensitivity", "measure"),
             description="Measures once for a model at which steps sharing shows in the pictures: prompts "
             "share ever more steps, and are compared with runs that share none.",
             inputs=[
@@ -153,6 +155,7 @@ class CalibrateModel(io.ComfyNode):
             node_id="HierDiffCalibrateModel",
             display_name="Calibrate Schedule for MODEL",
             category="HierDiff",
+            **found_as("sensitivity", "measure"),
             description="Calibrate Schedule for any model that ComfyUI loads, with its own samplers and schedulers.",
             inputs=[
                 *model_inputs(),

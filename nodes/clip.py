@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..hierdiff_core.embeddings import PromptEmbeddings
 from . import types
 from .conditioning import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
+from .search import found_as
 from .show import Progress, show
 
 POOLED, TOKEN_MEAN = "pooled", "token mean"
@@ -24,6 +25,7 @@ class ClipEmbedding(io.ComfyNode):
             node_id="HierDiffClipEmbedding",
             display_name="CLIP Embedding",
             category="HierDiff",
+            **found_as("batch prompts", "prompt list", "encode prompts", "clip text encode"),
             description="Encodes every prompt with the text encoder of a model: one conditioning for the whole set, "
             "and the embeddings for Ward Linkage.",
             inputs=[

@@ -12,6 +12,7 @@ from ..hierdiff_core.previews import colour_patches, fit_latent_rgb
 from . import types
 from .models import PRECISIONS, LoadedModel, choose_dtype, make_patcher, model_folder, model_names, validate_model
 from .native_model import native_patcher
+from .search import found_as
 
 
 class DecoderLoader(io.ComfyNode):
@@ -21,6 +22,7 @@ class DecoderLoader(io.ComfyNode):
             node_id="HierDiffDecoderLoader",
             display_name="Load Kandinsky 2.2 Decoder",
             category="HierDiff",
+            **found_as("kandinsky", "movq", "load unet"),
             description="Loads the UNet (embeddings to latents) and MoVQ (latents to pictures).",
             inputs=[
                 io.Combo.Input(

@@ -8,6 +8,7 @@ import latent_preview
 from comfy_api.latest import io
 
 from . import types
+from .search import found_as
 from .sharing import StepSharingGuider
 from .show import show
 
@@ -41,6 +42,7 @@ class Guider(io.ComfyNode):
             node_id="HierDiffGuider",
             display_name="Hierarchical Guider",
             category="HierDiff",
+            **found_as("batch prompts", "shared steps", "cfg guider"),
             description="For SamplerCustomAdvanced, with any sampler: evaluates the model once per cluster of prompts.",
             inputs=[
                 *model_inputs(),
@@ -63,6 +65,7 @@ class SharedNoise(io.ComfyNode):
             node_id="HierDiffSharedNoise",
             display_name="Shared Noise",
             category="HierDiff",
+            **found_as("random noise", "same noise"),
             description="One starting noise for all prompts of a plan: what RandomNoise gives for a single latent.",
             inputs=[
                 types.seed_input(
@@ -97,6 +100,7 @@ class HierarchicalKSampler(io.ComfyNode):
             node_id="HierDiffKSampler",
             display_name="Hierarchical KSampler",
             category="HierDiff",
+            **found_as("batch prompts", "ksampler", "shared steps", "sample set"),
             description="ComfyUI's KSampler with shared steps: any model and sampler, the steps come from the plan.",
             inputs=[
                 *model_inputs(),

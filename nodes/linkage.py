@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..hierdiff_core.figures import draw_dendrogram
 from ..hierdiff_core.linkage import METRICS, merge_errors, ward_linkage
 from . import types
+from .search import found_as
 from .show import image_tensor, show
 
 
@@ -27,6 +28,7 @@ class WardLinkage(io.ComfyNode):
             node_id="HierDiffWardLinkage",
             display_name="Ward Linkage",
             category="HierDiff",
+            **found_as("clustering", "hierarchical clustering", "dendrogram", "group prompts"),
             description="Stage 2: hierarchical clustering of the embeddings. Similar prompts join low in the tree.",
             inputs=[
                 types.Embeddings.Input("embeddings", tooltip="From Prior Embedding or CLIP Embedding."),

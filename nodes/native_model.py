@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from ..hierdiff_core.kandinsky import unet_bytes_per_row
 from . import types
 from .models import whole_patcher
+from .search import found_as
 from .show import show
 
 # The host's names for diffusers' beta schedules: its "linear" is linear in the square root.
@@ -26,6 +27,7 @@ class KandinskyModel(io.ComfyNode):
             node_id="HierDiffKandinskyModel",
             display_name="Kandinsky 2.2 as MODEL",
             category="HierDiff",
+            **found_as("kandinsky", "kandinsky to model"),
             description="The decoder for ComfyUI's own samplers and guiders, and the embeddings as its conditioning.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),

@@ -6,6 +6,7 @@ from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_batch_si
 from ..hierdiff_core.loading import PRIOR_CLASS, load_prior, suitable_settings
 from . import types
 from .models import PRECISIONS, LoadedModel, choose_dtype, make_patcher, model_folder, model_names, validate_model
+from .search import found_as
 from .show import Progress, show, unsuitable
 
 
@@ -16,6 +17,7 @@ class PriorLoader(io.ComfyNode):
             node_id="HierDiffPriorLoader",
             display_name="Load Kandinsky 2.2 Prior",
             category="HierDiff",
+            **found_as("kandinsky", "unclip", "load prior"),
             description="Loads the network that predicts an image embedding for a prompt.",
             inputs=[
                 io.Combo.Input(
@@ -52,6 +54,7 @@ class PriorEmbedding(io.ComfyNode):
             node_id="HierDiffPriorEmbedding",
             display_name="Prior Embedding",
             category="HierDiff",
+            **found_as("kandinsky", "image embedding", "unclip", "embed prompts"),
             description="Stage 1: the prior predicts an image embedding for every prompt, in batches.",
             inputs=[
                 types.Prior.Input("prior", tooltip="From Load Kandinsky 2.2 Prior."),

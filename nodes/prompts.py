@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..hierdiff_core.kandinsky import check_prompts
 from ..hierdiff_core.prompts import parse_prompts
 from . import types
+from .search import found_as
 from .show import numbered, show
 
 
@@ -15,6 +16,7 @@ class PromptSet(io.ComfyNode):
             node_id="HierDiffPromptSet",
             display_name="Prompt Set",
             category="HierDiff",
+            **found_as("batch prompts", "prompt list", "multiple prompts", "prompt combinations", "wildcards"),
             description="A set of prompts: one a line, {a|b} for all combinations, or a list from another node.",
             is_input_list=True,
             inputs=[

@@ -14,6 +14,7 @@ from ..hierdiff_core.schedulers import SCHEDULERS
 from . import types
 from .decoder import load_unet
 from .live import LiveTree, linear_colours
+from .search import found_as
 from .show import Progress, distortion, image_tensor, show, unsuitable
 
 
@@ -24,6 +25,7 @@ class BranchingSampler(io.ComfyNode):
             node_id="HierDiffBranchingSampler",
             display_name="Hierarchical Branching Sampler",
             category="HierDiff",
+            **found_as("kandinsky", "batch prompts", "sample set", "hierarchical diffusion", "shared steps"),
             description="Stage 4: denoises one latent per cluster; latents branch as the clusters split.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),

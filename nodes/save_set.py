@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..hierdiff_core.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
 from . import types
+from .search import found_as
 from .show import Progress, show
 
 PICTURES_SHOWN = 16
@@ -29,6 +30,7 @@ class SaveSet(io.ComfyNode):
             node_id="HierDiffSaveSet",
             display_name="Save Image Set",
             category="HierDiff",
+            **found_as("captions", "training set", "dataset", "lora", "save images"),
             description="Saves a file per prompt, with names and captions from the prompts. Overwrites nothing.",
             is_output_node=True,
             inputs=[

@@ -15,6 +15,7 @@ from ..hierdiff_core.schedule import (
 )
 from . import types
 from .schedule_plot import plot_data
+from .search import found_as
 from .show import distortion, image_tensor, numbered, show
 
 MODES = ["tau", "root share", "saving"]
@@ -27,6 +28,7 @@ class ThresholdSchedule(io.ComfyNode):
             node_id="HierDiffThresholdSchedule",
             display_name="Threshold Schedule",
             category="HierDiff",
+            **found_as("clustering", "budget", "save steps", "tau", "plan"),
             description="Stage 3: a threshold that falls over the steps cuts the tree into ever smaller clusters.",
             inputs=[
                 types.Linkage.Input("linkage", tooltip="From Ward Linkage."),

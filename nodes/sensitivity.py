@@ -12,6 +12,7 @@ from ..hierdiff_core.loading import BUNDLED
 from ..hierdiff_core.sensitivity import read_sensitivity
 from . import types
 from .models import BUNDLED_NAME
+from .search import found_as
 from .show import image_tensor, show
 
 LONGEST_NAME = 100
@@ -44,6 +45,7 @@ class SensitivityLoader(io.ComfyNode):
             node_id="HierDiffSensitivityLoader",
             display_name="Load Sensitivity",
             category="HierDiff",
+            **found_as("calibration", "calibrated"),
             description="Loads what Calibrate Schedule has measured for a model.",
             inputs=[
                 io.Combo.Input(

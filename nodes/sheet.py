@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..hierdiff_core.figures import contact_sheet
 from ..hierdiff_core.previews import to_pictures
 from . import types
+from .search import found_as
 from .show import image_tensor, show
 
 
@@ -15,6 +16,7 @@ class ContactSheet(io.ComfyNode):
             node_id="HierDiffContactSheet",
             display_name="Contact Sheet",
             category="HierDiff",
+            **found_as("image grid", "grid", "labels"),
             description="One picture of the whole set, each image with its prompt below it.",
             is_output_node=True,
             inputs=[

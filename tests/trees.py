@@ -7,6 +7,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from hierdiff_core import build_plan, falling_shape, tau_for_saving, thresholds_at, ward_linkage
+
 
 def tiles_of(sheets):
     """{branch: (h, w, 3) uint8 array} of the `tiles` of a message."""
@@ -35,3 +37,46 @@ def assert_forest(message):
         children = [parent for _, _, parent, _ in branches].count(i)
         assert children == 0 if stop == steps else children > 1
     assert sorted(member for branch in branches for member in branch[3]) == list(range(len(message["prompts"])))
+
+
+def synthetic_run(leaves, steps, node, workflow, side=48):
+    """Messages of a run with many leaves, as nodes/live.py sends them: begin, progress …, end.
+
+    The tree is a real plan of random embeddings; the pictures are one colour each.
+    """
+    plan = plan_of(np.random.default_rng(0).standard_normal((leaves, 16)), steps)
+    branches = [
+        [
+            int(branch.start),
+            int(branch.stop),
+            -1 if branch.parent is None else int(branch.parent),
+            branch.members.tolist() if branch.stop == steps else [],
+        ]
+        for branch in plan.branches
+    ]
+    known = {"node": node, "run": "synthetic", "workflow": workflow}
+    prompts = [f"prompt number {i} of many, in a style" for i in range(leaves)]
+    begin = {"kind": "begin", **known, "prompt_id": "synthetic", "steps": steps, "prompts": prompts}
+    messages, spent = [{**begin, "branches": branches}], plan.clusters_per_step.cumsum()
+    for k in range(steps):
+        alive = [i for i, branch in enumerate(plan.branches) if branch.start <= k < branch.stop]
+        numbers = {"step": k + 1, "clusters": len(alive), "rows": int(spent[k]), "standard": leaves * (k + 1)}
+        messages.append({"kind": "progress", **known, **numbers, "tiles": [coloured_sheet(alive, side)]})
+    return [*messages, {**messages[-1], "kind": "end", "state": "done", "tiles": []}]
+
+
+def plan_of(points, steps):
+    Z = ward_linkage(points, "chord")
+    shape = falling_shape(steps)
+    return build_plan(Z, thresholds_at(tau_for_saving(Z, shape, 0.5), shape))
+
+
+def coloured_sheet(branches, side):
+    columns = math.ceil(math.sqrt(len(branches)))
+    cells = np.zeros((math.ceil(len(branches) / columns), columns, 3), np.uint8)
+    for i, branch in enumerate(branches):
+        cells[divmod(i, columns)] = [branch * 37 % 256, branch * 91 % 256, branch * 151 % 256]
+    file = io.BytesIO()
+    Image.fromarray(cells.repeat(side, 0).repeat(side, 1)).save(file, "JPEG")
+    image = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return {"branches": branches, "width": side, "height": side, "columns": columns, "image": image}

@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { templateMenu } from "./menu.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
 import { stageColor } from "./stages.js";
 import { loadTexts, text } from "./texts.js";
@@ -147,13 +148,13 @@ function stylesheet() {
   document.head.append(link);
 }
 
+await loadTexts(api, app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? "en"); // the menu is made at once
+
 app.registerExtension({
   name: "hierdiff",
+  ...templateMenu(app, api),
 
-  async init() {
-    stylesheet();
-    await loadTexts(api, app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? "en");
-  },
+  init: stylesheet,
 
   async setup() {
     await fetchTrees();
@@ -163,9 +164,7 @@ app.registerExtension({
     const type = node.comfyClass;
     colorByStage(node);
     if (TREE_NODES.includes(type)) addTree(node);
-    if (type === SCHEDULE_NODE) {
-      addSchedule(node);
-    }
+    if (type === SCHEDULE_NODE) addSchedule(node);
   },
 
   loadedGraphNode(node) {

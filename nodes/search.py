@@ -1,0 +1,11 @@
+"""Other words under which the page's search finds a node, for hosts that know such words (ComfyUI 0.11 and later)."""
+
+import dataclasses
+
+from comfy_api.latest import io
+
+
+def found_as(*aliases):
+    """Arguments of `io.Schema`: none where the host would refuse them."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return {"search_aliases": list(aliases)} if "search_aliases" in known else {}

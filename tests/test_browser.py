@@ -1,0 +1,584 @@
+"""The page as users see it: a real Chromium, a real server, the front end that ComfyUI ships and the newest one.
+
+Each test leaves a screenshot in test_artifacts/browser.
+"""
+
+import copy
+import importlib
+import json
+import re
+
+import pytest
+from comfyui_host import REPO_ROOT, ComfyServer
+from comfyui_page import chromium, comfyui_page, newest_front_end
+from trees import synthetic_run
+
+from hierdiff_core import falling_shape, tau_for_saving
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+
+ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
+WORKFLOWS = REPO_ROOT / "workflows"
+SAMPLER, SCHEDULE = "HierDiffBranchingSampler", "HierDiffThresholdSchedule"
+FEW = "{cat face|tiger face|red apple}, {noto|flat} style"
+BUNDLED = "emoji-kandinsky (bundled)"
+TREE = ".hierdiff-panel[data-state]"
+PLOT = ".hierdiff-panel[data-rows]"
+
+
+# --- Servers, pages, workflows ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["installed", "newest"])
+def web(request, tmp_path_factory):
+    """A server with each front end."""
+    extra = ("--front-end-root", str(newest_front_end())) if request.param == "newest" else ()
+    with ComfyServer(base_dir=tmp_path_factory.mktemp(request.param), extra_args=extra) as server:
+        server.front_end = request.param
+        yield server
+
+
+@pytest.fixture
+def open_page(browser, web, request):
+    """Opens pages; afterwards each leaves a screenshot and must have met no error."""
+    pages = []
+
+    def open_one(**options):
+        manager = comfyui_page(browser, web, **options)
+        page = manager.__enter__()
+        pages.append((manager, page))
+        return page
+
+    yield open_one
+    name = re.sub(r"[^\w-]+", "_", request.node.name.removeprefix("test_"))
+    for i, (_, page) in enumerate(pages):
+        page.screenshot(ARTIFACTS / f"{name}{f'_{i}' if i else ''}.png")
+    for manager, _ in pages:
+        manager.__exit__(None, None, None)
+    for _, page in pages:
+        assert page.errors == []
+        assert page.refused == []
+
+
+def template(name, **values):
+    """A shipped workflow with other values in its widgets: {"NodeType.index": value}."""
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    for key, value in values.items():
+        node_type, index = key.split(".")
+        (node,) = [node for node in workflow["nodes"] if node["type"] == node_type]
+        node["widgets_values"][int(index)] = value
+    return workflow
+
+
+def small(seed=0, steps=12, **values):
+    """The quick start with six prompts and few steps; another seed is drawn anew."""
+    changes = {"HierDiffPromptSet.0": FEW, f"{SAMPLER}.0": seed, f"{SCHEDULE}.0": steps}
+    return template("hierdiff_quickstart", **changes, **values)
+
+
+def open_small(page, **changes):
+    page.drop("small.json", json.dumps(small(**changes)).encode(), "application/json")
+
+
+def states(page, selector=TREE):
+    return page.evaluate(
+        "(selector) => [...document.querySelectorAll(selector)].map((panel) => ({...panel.dataset}))", selector
+    )
+
+
+def until(page, state, selector=TREE, timeout=120_000):
+    """Wait for a tree in this state."""
+    page.page.wait_for_function(
+        "([selector, state]) => [...document.querySelectorAll(selector)].some((p) => p.dataset.state === state)",
+        arg=[selector, state],
+        timeout=timeout,
+    )
+
+
+def colours_drawn(page, selector):
+    """How many colours a panel's picture has."""
+    return page.evaluate(
+        """(selector) => {
+            const canvas = document.querySelector(`${selector} canvas`);
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            return new Set(new Uint32Array(data.buffer)).size;
+        }""",
+        selector,
+    )
+
+
+def rows_of(entry, node):
+    """(rows, standard) of Threshold Schedule's text in the history."""
+    text = entry["outputs"][str(node)]["text"][0]
+    return tuple(map(int, re.search(r"(\d+) rows instead of (\d+)", text).groups()))
+
+
+def show_synthetic(page, leaves, steps=20):
+    """Open the small workflow and let its sampler hear of a run that never was."""
+    workflow = small()
+    page.load_graph(workflow)
+    messages = synthetic_run(leaves, steps, str(page.node_of(SAMPLER)), workflow["id"])
+    for message in messages:
+        page.evaluate("(m) => window.comfyAPI.api.api.dispatchCustomEvent('hierdiff.tree', m)", message)
+    until(page, "done")
+    page.show(page.node_of(SAMPLER), zoom=1.2)
+    page.page.wait_for_timeout(900)
+    return messages
+
+
+# --- Templates, dropped onto the canvas and run ----------------------------------------------------------------------
+
+
+def watched(page):
+    """Queue the open workflow, note the numbers of its tree on the way, and wait until it is done."""
+    prompt_id, seen = page.queue(), []
+    while prompt_id not in page.server.get("/history"):
+        seen += [int(state["step"]) for state in states(page) if state["state"] == "running"]
+        page.page.wait_for_timeout(60)
+    page.server.wait(prompt_id, 10)
+    until(page, "done")
+    return seen
+
+
+def test_quick_start_grows_a_tree(open_page):
+    page = open_page()
+    page.drop_workflow(WORKFLOWS / "hierdiff_quickstart.json")
+    assert [state["state"] for state in states(page)] == ["none"]
+    seen = watched(page)
+    assert seen == sorted(seen)
+    assert len({step for step in seen if 0 < step < 40}) >= 3  # it grew while it was sampled
+    (state,) = states(page)
+    assert (state["state"], state["step"]) == ("done", "40")
+    panel = page.page.locator(TREE)
+    assert re.search(r"480 .* 1200 .*60\.0 %", panel.inner_text())
+    page.show(page.node_of(SAMPLER), page.node_of(SCHEDULE))
+    page.page.wait_for_timeout(800)
+    assert colours_drawn(page, TREE) > 500  # pictures of the branches among them
+
+
+def test_kandinsky_template_runs_once_its_models_are_there(open_page):
+    """The bundled model stands in for Kandinsky 2.2, which is not here."""
+    page = open_page()
+    page.drop_workflow(WORKFLOWS / "hierdiff_kandinsky22.json")
+    for node, name, value in [
+        ("HierDiffPriorLoader", "model", BUNDLED),
+        ("HierDiffDecoderLoader", "model", BUNDLED),
+        ("HierDiffPriorEmbedding", "guidance", 1.0),
+        (SAMPLER, "guidance", 3.0),
+        (SAMPLER, "width", 128),
+        (SAMPLER, "height", 128),
+        (SCHEDULE, "steps", 10),
+    ]:
+        page.set_value(node, name, value)
+    watched(page)
+    assert states(page)[0]["step"] == "10"
+
+
+def test_template_for_any_model_runs_with_a_checkpoint(open_page, web, pack):
+    """On random weights in SD 1.5's shapes."""
+    if web.front_end == "installed":
+        importlib.import_module("large_models").write_sd15_checkpoint(
+            web.base_dir / "models" / "checkpoints" / "v1-5-pruned-emaonly-fp16.safetensors"
+        )
+    page = open_page()
+    page.drop_workflow(WORKFLOWS / "hierdiff_any_model.json")
+    page.set_value("HierDiffPromptSet", "text", "a {red|green|blue} mug")
+    page.set_value(SCHEDULE, "steps", 3)
+    page.set_value("EmptyLatentImage", "width", 64)
+    page.set_value("EmptyLatentImage", "height", 64)
+    watched(page)
+    assert states(page)[0]["step"] == "3"
+
+
+# --- The tree under pointer and keys ---------------------------------------------------------------------------------
+
+
+def test_pointer_and_keys_tell_the_prompts_of_a_branch(open_page):
+    page = open_page()
+    show_synthetic(page, leaves=6)
+    view = page.page.locator(f"{TREE} .hierdiff-view")
+    box = view.bounding_box()
+    page.page.mouse.move(box["x"] + 30, box["y"] + box["height"] / 2)  # the trunk
+    tip = page.page.locator(".hierdiff-tip")
+    tip.wait_for(state="visible")
+    assert "6 prompts" in tip.inner_text()
+    assert "prompt number 3 of many" in tip.inner_text()
+    view.click(position={"x": 20, "y": 40})
+    root = page.page.locator(TREE)
+    assert root.evaluate("(panel) => document.activeElement === panel")
+    heard = root.locator("[aria-live]")
+    page.page.keyboard.press("Home")
+    assert heard.inner_text().count("style") == 6
+    page.page.keyboard.press("End")
+    assert heard.inner_text().count("style") == 1
+    first = heard.inner_text()
+    page.page.keyboard.press("ArrowDown")
+    assert heard.inner_text().count("style") == 1
+    assert heard.inner_text() != first
+    page.page.keyboard.press("ArrowLeft")
+    assert heard.inner_text().count("style") > 1
+    page.page.keyboard.press("Escape")
+    tip.wait_for(state="hidden")
+
+
+def test_rows_scroll_under_the_wheel_and_the_graph_zooms_elsewhere(open_page):
+    page = open_page()
+    show_synthetic(page, leaves=60)
+    page.page.locator(f"{TREE} button").click()
+    page.page.wait_for_timeout(300)
+    view = page.page.locator(f"{TREE} .hierdiff-view")
+    box = view.bounding_box()
+    page.page.mouse.move(box["x"] + 100, box["y"] + 60)
+    zoom = page.evaluate("app.canvas.ds.scale")
+    page.page.mouse.wheel(0, 200)
+    page.page.wait_for_timeout(300)
+    assert view.evaluate("(element) => element.scrollTop") > 50
+    assert page.evaluate("app.canvas.ds.scale") == zoom
+    page.page.locator(f"{TREE} button").click()  # the whole tree: nothing to scroll
+    page.page.mouse.move(box["x"] + 100, box["y"] + 60)
+    page.page.mouse.wheel(0, 200)
+    page.page.wait_for_timeout(300)
+    assert page.evaluate("app.canvas.ds.scale") != zoom
+
+
+# --- Stopped, reloaded, several, hidden ------------------------------------------------------------------------------
+
+
+def test_cancel_in_mid_run_stops_the_tree(open_page):
+    page = open_page()
+    open_small(page, seed=2, steps=400)
+    prompt_id = page.queue()
+    page.page.wait_for_function("(s) => Number(document.querySelector(s)?.dataset.step) >= 2", arg=TREE, timeout=60_000)
+    page.evaluate("app.extensionManager.command.execute('Comfy.Interrupt')")
+    until(page, "stopped")
+    (state,) = states(page)
+    assert 2 <= int(state["step"]) < 400
+    assert f"step {state['step']} of 400" in page.page.locator(TREE).inner_text()
+    messages = [name for name, _ in page.server.get(f"/history/{prompt_id}")[prompt_id]["status"]["messages"]]
+    assert messages[-1] == "execution_interrupted"
+
+
+def test_page_that_is_loaded_again_goes_on_with_the_tree(open_page):
+    page = open_page()
+    open_small(page, seed=3, steps=400)
+    page.queue()
+    page.page.wait_for_function("(s) => Number(document.querySelector(s)?.dataset.step) >= 2", arg=TREE, timeout=60_000)
+    before = int(states(page)[0]["step"])
+    page.page.wait_for_timeout(1500)  # the page saves its workflows now and then
+    page.load()
+    page.page.wait_for_function("(s) => Number(document.querySelector(s)?.dataset.step) >= 1", arg=TREE, timeout=60_000)
+    (state,) = states(page)
+    assert state["state"] == "running"
+    assert int(state["step"]) >= before
+    assert colours_drawn(page, TREE) > 50
+    now = int(states(page)[0]["step"])
+    page.page.wait_for_function(
+        "([s, step]) => Number(document.querySelector(s).dataset.step) > step", arg=[TREE, now], timeout=60_000
+    )
+    page.evaluate("app.extensionManager.command.execute('Comfy.Interrupt')")
+    until(page, "stopped")
+
+
+def with_second_sampler(workflow):
+    """The workflow with a copy of its sampler, whose latents nobody decodes: a preview shows its report."""
+    (sampler,) = [node for node in workflow["nodes"] if node["type"] == SAMPLER]
+    other, node, link = copy.deepcopy(sampler), workflow["last_node_id"], workflow["last_link_id"]
+    other |= {"id": node + 1, "pos": [sampler["pos"][0], sampler["pos"][1] + 1200]}
+    other["widgets_values"][0] += 100
+    for output in other["outputs"]:
+        output["links"] = []
+    for slot, socket in enumerate(other["inputs"]):
+        if socket.get("link") is None:
+            continue
+        link += 1
+        old = next(item for item in workflow["links"] if item[0] == socket["link"])
+        workflow["links"].append([link, old[1], old[2], node + 1, slot, old[5]])
+        source = next(item for item in workflow["nodes"] if item["id"] == old[1])
+        source["outputs"][old[2]]["links"].append(link)
+        socket["link"] = link
+    (decode,) = [item for item in workflow["nodes"] if item["type"] == "VAEDecode"]
+    shown = copy.deepcopy(next(item for item in workflow["nodes"] if item["type"] == "SaveImage"))
+    shown |= {"id": node + 2, "pos": [shown["pos"][0], shown["pos"][1] + 1200]}
+    slot = next(i for i, socket in enumerate(shown["inputs"]) if socket["name"] == "images")
+    shown["inputs"][slot]["link"] = link + 1
+    tree = next(i for i, output in enumerate(other["outputs"]) if output["name"] == "tree")
+    other["outputs"][tree]["links"] = [link + 1]
+    workflow["links"].append([link + 1, node + 1, tree, node + 2, slot, "IMAGE"])
+    workflow["nodes"] += [other, shown]
+    workflow |= {"last_node_id": node + 2, "last_link_id": link + 1}
+    assert decode
+    return workflow, node + 1
+
+
+def test_two_samplers_have_a_tree_each_and_a_collapsed_one_does_not_mind(open_page):
+    page = open_page()
+    workflow, second = with_second_sampler(small(seed=6))
+    page.drop("two.json", json.dumps(workflow).encode(), "application/json")
+    assert [state["state"] for state in states(page)] == ["none", "none"]
+    first = page.evaluate(
+        "([type, other]) => app.graph.nodes.find((n) => n.type === type && n.id !== other).id", [SAMPLER, second]
+    )
+    page.evaluate("(id) => app.graph.getNodeById(id).collapse()", first)
+    page.run()
+    until(page, "done")
+    page.evaluate("(id) => app.graph.getNodeById(id).collapse()", first)  # opens it again
+    page.show(first, second)
+    page.page.wait_for_timeout(800)
+    assert [(state["state"], state["step"]) for state in states(page)] == [("done", "12")] * 2
+
+
+def test_sampler_in_a_subgraph_grows_its_tree_inside(open_page):
+    page = open_page()
+    open_small(page, seed=7)
+    page.evaluate(
+        """(type) => {
+            const node = app.graph.nodes.find((node) => node.type === type);
+            const { subgraph, node: outer } = app.graph.convertToSubgraph(new Set([node]));
+            window.outer = outer ?? app.graph.nodes.find((node) => node.subgraph === subgraph);
+        }""",
+        SAMPLER,
+    )
+    page.run()
+    page.evaluate("app.canvas.openSubgraph(window.outer.subgraph, window.outer)")
+    until(page, "done")
+    page.page.wait_for_timeout(500)
+    page.show()
+    page.page.wait_for_timeout(800)
+    assert {state["step"] for state in states(page) if state["state"] == "done"} == {"12"}
+
+
+def test_sampler_behind_a_guider_gets_a_panel_with_its_first_run(open_page):
+    page = open_page()
+    page.drop_workflow(REPO_ROOT / "web" / "docs" / "HierDiffGuider" / "example.webp")
+    assert states(page) == []
+    page.run()
+    until(page, "done")
+    page.show(page.node_of("SamplerCustomAdvanced"))
+    page.page.wait_for_timeout(800)
+    assert colours_drawn(page, TREE) > 300
+
+
+def test_pack_works_without_its_scripts(browser, web):
+    with comfyui_page(browser, web) as page:
+        page.page.route(re.compile(r"/extensions/HierDiff/.*\.js"), lambda route: route.abort())
+        page.page.goto(web.url)
+        page.page.wait_for_function("window.app?.graph && window.app.extensionManager")
+        page.page.wait_for_timeout(1500)
+        page.load_graph(small(seed=8))
+        entry = page.run()
+        assert rows_of(entry, page.node_of(SCHEDULE))
+        assert states(page) == []
+
+
+# --- The budget, dragged ---------------------------------------------------------------------------------------------
+
+
+def test_budget_follows_the_pointer_and_the_next_run_spends_it(open_page):
+    page = open_page()
+    open_small(page, seed=9, steps=20)
+    entry = page.run()
+    node = page.node_of(SCHEDULE)
+    page.page.wait_for_selector(PLOT)
+    (before,) = states(page, PLOT)
+    assert int(before["rows"]) == rows_of(entry, node)[0]
+    page.show(node, zoom=1.2)
+    page.page.wait_for_timeout(600)
+    box = page.page.locator(f"{PLOT} canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
+    page.page.mouse.move(x, y)
+    page.page.mouse.down()
+    page.page.mouse.move(x, y + box["height"] * 0.12, steps=6)
+    (during,) = states(page, PLOT)
+    page.page.mouse.up()
+    assert float(during["saved"]) > float(before["saved"])
+    assert page.value_of(SCHEDULE, "value") == pytest.approx(float(during["saved"]), abs=0.05)
+    entry = page.run()
+    assert rows_of(entry, node)[0] == int(during["rows"])
+    assert states(page, PLOT)[0]["rows"] == during["rows"]
+
+
+def test_plot_counts_the_rows_that_the_plan_has(open_page):
+    """For every mode and shape, by the mathematics of the library, on the tree of one run."""
+    page = open_page()
+    open_small(page, seed=12, steps=15)
+    entry = page.run()
+    (data,) = entry["outputs"][str(page.node_of(SCHEDULE))]["hierdiff_schedule"]
+    heights = np.array(data["heights"])
+    page.set_value(SCHEDULE, "private_steps", 2)
+    for shape in ("linear", "power", "calibrated"):
+        page.set_value(SCHEDULE, "shape", shape)
+        weights = data["weights"] if shape == "calibrated" else None
+        falling = falling_shape(15, shape, 2, power=2.0, weights=weights, metric=data["metric"])
+        page.page.wait_for_timeout(500)
+        for mode, value in (("tau", 0.9), ("root share", 0.7), ("saving", 0.5)):
+            page.set_value(SCHEDULE, "mode", mode)
+            page.set_value(SCHEDULE, "value", value)
+            tau = tau_for_saving(chain(heights), falling, value) if mode == "saving" else value
+            tau = tau * heights[-1] if mode == "root share" else tau
+            rows = sum(len(heights) + 1 - (heights <= tau * share).sum() for share in falling)
+            assert states(page, PLOT)[0]["rows"] == str(rows), (shape, mode)
+
+
+def chain(heights):
+    """A linkage matrix with these heights: each merge adds one leaf."""
+    n = len(heights) + 1
+    return np.array([[n + j - 1 if j else 0, j + 1, height, j + 2] for j, height in enumerate(heights)], dtype=float)
+
+
+def test_budget_moves_by_keys_and_not_where_it_is_linked(open_page):
+    page = open_page()
+    open_small(page, seed=10, steps=20)
+    page.run()
+    page.page.wait_for_selector(PLOT)
+    page.show(page.node_of(SCHEDULE), zoom=1.2)
+    before = float(states(page, PLOT)[0]["saved"])
+    page.page.locator(PLOT).focus()
+    page.page.keyboard.press("PageUp")
+    assert float(states(page, PLOT)[0]["saved"]) < before - 0.05
+    assert page.page.locator(f"{PLOT} [aria-live]").inner_text()
+    page.evaluate(
+        """(type) => {
+            const source = LiteGraph.createNode("PrimitiveFloat");
+            app.graph.add(source);
+            const node = app.graph.nodes.find((node) => node.type === type);
+            source.connect(0, node, node.inputs.findIndex((input) => input.name === "value"));
+        }""",
+        SCHEDULE,
+    )
+    held = page.value_of(SCHEDULE, "value")
+    page.page.locator(PLOT).focus()
+    page.page.keyboard.press("PageDown")
+    assert page.value_of(SCHEDULE, "value") == held
+
+
+# --- Help, languages, colours, motion --------------------------------------------------------------------------------
+
+
+def open_help(page, node_type):
+    """Select a node and press the (i) above it."""
+    page.evaluate(
+        """(type) => {
+            const node = app.graph.nodes.find((node) => node.type === type);
+            (app.canvas.selectNode ?? app.canvas.select).call(app.canvas, node);
+        }""",
+        node_type,
+    )
+    page.show(page.node_of(node_type), zoom=0.5, margin=120)
+    page.page.locator("[data-testid='info-button']").click()
+
+
+@pytest.mark.parametrize(("language", "title"), [("en", "Threshold Schedule"), ("zh", "阈值调度")])
+def test_help_page_shows_text_and_picture_in_the_users_language(open_page, language, title):
+    page = open_page(settings={"Comfy.Locale": language})
+    page.load_graph(small())
+    open_help(page, SCHEDULE)
+    heading = page.page.locator(".node-help-content h1").first
+    heading.wait_for(state="visible", timeout=15_000)
+    assert title in heading.inner_text()
+    picture = page.page.locator(".node-help-content img[src*='example.webp']").first
+    picture.scroll_into_view_if_needed()
+    page.page.wait_for_function("(image) => image.complete && image.naturalWidth > 300", arg=picture.element_handle())
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_panels_and_menu_speak_the_users_language(open_page, language, repo_root):
+    texts = json.loads((repo_root / "locales" / language / "main.json").read_text(encoding="utf-8"))["hierdiff"]
+    page = open_page(settings={"Comfy.Locale": language})
+    page.load_graph(small())
+    assert texts["tree"]["waiting"] in page.page.locator(TREE).inner_text()
+    labels = page.evaluate(
+        """app.extensionManager.command.commands.filter((c) => c.id.startsWith('HierDiff.')).map((c) => c.label)"""
+    )
+    assert labels == [texts["menu"][name] for name in ("quickstart", "kandinsky22", "any_model", "all")]
+
+
+def test_nodes_are_named_in_chinese_where_the_front_end_can(open_page, web):
+    if web.front_end == "installed":
+        pytest.skip("front end 1.32.9 loses what custom nodes bring for other languages (locales/README.md)")
+    page = open_page(settings={"Comfy.Locale": "zh"})
+    title = page.evaluate("(type) => LiteGraph.createNode(type).title", SCHEDULE)
+    assert title == "阈值调度"
+
+
+def test_menu_opens_each_template(open_page):
+    page = open_page()
+    for name, node in [("quickstart", SAMPLER), ("kandinsky22", SAMPLER), ("any_model", "HierDiffKSampler")]:
+        page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
+        page.page.wait_for_function("(type) => app.graph.nodes.some((node) => node.type === type)", arg=node)
+        expected = template(f"hierdiff_{name}")
+        assert page.serialized()["id"] == expected["id"]
+    page.evaluate("app.extensionManager.command.execute('HierDiff.BrowseTemplates')")
+    page.page.locator("text=hierdiff_quickstart").last.wait_for(state="visible", timeout=15_000)
+    pictures = page.page.locator("img[src*='hierdiff_'], img[src*='HierDiff']")
+    assert pictures.count() >= 3
+    assert all(pictures.evaluate_all("(images) => images.map((image) => image.naturalWidth > 0)"))
+
+
+def test_new_nodes_have_the_colour_of_their_stage_and_saved_ones_keep_theirs(open_page):
+    page = open_page()
+    made = "(type) => { const n = LiteGraph.createNode(type); app.graph.add(n); return n.color }"
+    colours = {
+        name: page.evaluate(made, name) for name in ("HierDiffPriorLoader", "HierDiffPromptSet", SCHEDULE, SAMPLER)
+    }
+    assert None not in colours.values()
+    assert len(set(colours.values())) == 4
+    workflow = small()
+    for node in workflow["nodes"]:
+        node.pop("color", None)
+        node.pop("bgcolor", None)
+    page.load_graph(workflow)
+    assert page.evaluate("app.graph.nodes.filter((node) => node.color).length") == 0
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_panels_follow_the_theme(open_page, theme):
+    page = open_page(settings={"Comfy.ColorPalette": theme})
+    show_synthetic(page, leaves=12)
+    ink, ground = page.page.locator(TREE).evaluate(
+        "(panel) => [getComputedStyle(panel).color, getComputedStyle(panel).backgroundColor]"
+    )
+    light = [sum(map(int, re.findall(r"\d+", value)[:3])) / 765 for value in (ink, ground)]
+    assert abs(light[0] - light[1]) > 0.4  # legible
+    assert (light[1] > 0.5) == (theme == "light")
+
+
+def test_tree_does_not_move_for_those_who_want_less_motion(open_page):
+    page = open_page(reduced_motion="reduce")
+    page.load_graph(small())
+    begin, *progress = synthetic_run(leaves=40, steps=20, node=str(page.node_of(SAMPLER)), workflow=small()["id"])
+    frames = page.evaluate(GROW_AND_COUNT, [begin, progress[:1], TREE])
+    assert frames <= 3
+
+
+def test_tree_of_500_leaves_is_drawn_and_scrolled(open_page):
+    page = open_page()
+    show_synthetic(page, leaves=500)
+    page.page.locator(f"{TREE} button").click()
+    view = page.page.locator(f"{TREE} .hierdiff-view")
+    assert view.evaluate("(element) => element.scrollHeight / element.clientHeight") > 10
+    view.evaluate("(element) => { element.scrollTop = element.scrollHeight / 2 }")
+    page.page.wait_for_timeout(400)
+    assert colours_drawn(page, TREE) > 500
+
+
+# Sends a run's messages and counts the frames in which the picture changed during the next second.
+GROW_AND_COUNT = """async ([begin, progress, selector]) => {
+    const { api } = window.comfyAPI.api;
+    for (const message of [begin, ...progress]) api.dispatchCustomEvent("hierdiff.tree", message);
+    const canvas = document.querySelector(`${selector} canvas`);
+    const until = performance.now() + 1000;
+    let [last, changes] = [null, 0];
+    while (performance.now() < until) {
+        await new Promise((next) => requestAnimationFrame(next));
+        const now = canvas.toDataURL();
+        if (now !== last) changes++;
+        last = now;
+    }
+    return changes;
+}"""
