@@ -159,8 +159,8 @@ def any_model():
     }
 
 
-def build(nodes, object_info):
-    """A graph in ComfyUI's file format 0.4."""
+def build(nodes, object_info, widths):
+    """Nodes and links in ComfyUI's file format 0.4; `widths` of columns that are not COLUMN wide, by their number."""
     ids = {name: i for i, name in enumerate(nodes, start=1)}
     links, built, heights = [], [], {}
     for order, (name, (type_, values, inputs, column, height, stage)) in enumerate(nodes.items()):
@@ -169,8 +169,8 @@ def build(nodes, object_info):
         node = {
             "id": ids[name],
             "type": type_,
-            "pos": [column * (COLUMN + GAP), y],
-            "size": [COLUMN, height],
+            "pos": [sum(widths.get(i, COLUMN) + GAP for i in range(column)), y],
+            "size": [widths.get(column, COLUMN), height],
             "flags": {},
             "order": order,
             "mode": 0,
@@ -213,9 +213,10 @@ def describe_sockets(node, info, linked):
         node["outputs"].append({"name": info["output_name"][i], "type": type_, "links": None, **shape})
 
 
-def write(name, nodes, object_info):
-    built, links = build(nodes, object_info)
-    graph = {
+def graph(name, nodes, object_info, widths=None):
+    """A workflow as the page saves it; `name` gives it an id of its own."""
+    built, links = build(nodes, object_info, widths or {})
+    return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"hierdiff/{name}")),
         "revision": 0,
         "last_node_id": len(built),
@@ -227,8 +228,11 @@ def write(name, nodes, object_info):
         "extra": {"ds": {"scale": 0.6, "offset": [40, 80]}},
         "version": 0.4,
     }
+
+
+def write(name, nodes, object_info):
     path = WORKFLOWS / f"{name}.json"
-    path.write_text(json.dumps(graph, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(graph(name, nodes, object_info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(path.relative_to(REPO_ROOT))
 
 

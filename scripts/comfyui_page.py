@@ -38,6 +38,9 @@ QUIET = {
     "Comfy.VueNodes.Enabled": False,
     "Comfy.Workflow.Persist": True,
     "Comfy.Minimap.Visible": False,
+    # the server keeps settings: what another page chose must not stay
+    "Comfy.Locale": "en",
+    "Comfy.ColorPalette": "dark",
 }
 PANELS = {"HierDiffThresholdSchedule": ".hierdiff-panel:not([data-state])"}
 # Errors of a new ComfyUI without this pack: files that do not exist yet, services that nobody asks in a test.
@@ -47,16 +50,17 @@ OF_THE_HOST = (
     r"violates the following Content Security Policy",
     r"Refused to connect because it violates",
     r"Cannot read properties of undefined \(reading 'id'\)\s+at onChange",  # settings, before a user is known
+    r"Attempted to cleanup event listeners for graph that was never set up",  # a subgraph that is opened
     r"Failed to fetch (jobs|queue)",  # a front end newer than the server
 )
 
 
 def find_chromium(playwright: Playwright) -> str | None:
-    """Path of a Chromium; None lets Playwright take its own.
+    """Path of a Chromium; None lets Playwright take its own, which is fetched where there is none at all.
 
     Raises
     ------
-    RuntimeError  if there is none; the message says how to get one.
+    RuntimeError  if there is none to be had; the message says how to get one.
     """
     named = os.environ.get("CHROMIUM")
     if named and not shutil.which(named):
@@ -64,9 +68,11 @@ def find_chromium(playwright: Playwright) -> str | None:
     for name in (named, *BROWSERS):
         if name and (path := shutil.which(name)):
             return path
-    if Path(playwright.chromium.executable_path).exists():
-        return None
-    raise RuntimeError(NO_BROWSER)
+    if not Path(playwright.chromium.executable_path).exists():
+        print("Fetching Chromium with Playwright ...", file=sys.stderr)
+        if subprocess.call([sys.executable, "-m", "playwright", "install", "chromium"]):
+            raise RuntimeError(NO_BROWSER)
+    return None
 
 
 def newest_front_end(cache_dir: Path = CACHE_DIR) -> Path:
@@ -117,6 +123,7 @@ def comfyui_page(
     """
     server.post("/settings", {**QUIET, **(settings or {})})
     window = browser.new_context(**{"viewport": {"width": 1600, "height": 1000}, **context})
+    window.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")  # a bar above the page
     try:
         page = ComfyPage(window.new_page(), server)
         page.load()
@@ -153,7 +160,8 @@ class ComfyPage:
             self.errors.append(error)
 
     def _on_response(self, response) -> None:
-        if response.status >= 400 and "hierdiff" in response.url.lower():
+        asked_in_vain = response.url.endswith("/en.md")  # a help page's first try; the page without language follows
+        if response.status >= 400 and "hierdiff" in response.url.lower() and not asked_in_vain:
             self.refused.append(f"{response.status} {response.url}")
 
     def load(self) -> None:

@@ -1,4 +1,4 @@
-"""Make every picture of the README and of the template browser, from a run of the quick-start workflow.
+"""Make the still pictures of the README and of the template browser, from a run of the quick-start workflow.
 
 python scripts/make_pictures.py
 """
@@ -47,8 +47,7 @@ def main():
         made = run_quickstart(server)
         few = run_quickstart(server, text=FEW, shape="linear", metric="cosine")  # splits spread over the steps
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, picture in {"tree": few["tree.png"], "contact_sheet": made["contact_sheet.png"]}.items():
-        narrowed(picture, README_WIDTH).save(IMAGES / f"{name}.png", optimize=True)
+    narrowed(made["contact_sheet.png"], README_WIDTH).save(IMAGES / "contact_sheet.png", optimize=True)
     pictures = [picture for name, picture in made.items() if name[0].isdigit()]
     icon([pictures[i] for i in (6, 11, 15, 28)]).save(REPO_ROOT / "docs" / "icon.png", optimize=True)
     thumbnails = {"hierdiff_quickstart": made["contact_sheet.png"], "hierdiff_kandinsky22": few["tree.png"]}

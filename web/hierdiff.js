@@ -53,7 +53,7 @@ function treeOf(node) {
 
 // --- panels ---
 
-function addPanel(node, name, panel, height) {
+function addPanel(node, name, label, panel, height) {
   const widget = node.addDOMWidget(name, name, panel.root, {
     serialize: false,
     hideOnZoom: false,
@@ -61,6 +61,7 @@ function addPanel(node, name, panel, height) {
     getValue: () => "",
     setValue: () => {},
   });
+  widget.label = label; // where the page lists a node's widgets
   widget.serialize = false; // nor in the workflow's file
   const onRemove = widget.onRemove;
   widget.onRemove = function () {
@@ -74,7 +75,7 @@ function addTree(node) {
   if (panels.has(node)) return;
   const panel = new TreePanel(() => treeOf(node), app);
   panels.set(node, panel);
-  addPanel(node, TREE_WIDGET, panel, TREE_HEIGHT);
+  addPanel(node, TREE_WIDGET, text("tree.title"), panel, TREE_HEIGHT);
   const onRemoved = node.onRemoved;
   node.onRemoved = function () {
     panel.remove();
@@ -87,7 +88,8 @@ function addTree(node) {
 function addSchedule(node) {
   const key = () => `${rootGraph()?.id}/${idsOf(node)[0]}`;
   const memory = { get: () => schedules.get(key()), set: (data) => schedules.set(key(), data) };
-  addPanel(node, SCHEDULE_WIDGET, new SchedulePanel(node, app, api, memory), SCHEDULE_HEIGHT);
+  const panel = new SchedulePanel(node, app, api, memory);
+  addPanel(node, SCHEDULE_WIDGET, text("schedule.title"), panel, SCHEDULE_HEIGHT);
   hidePictures(node);
 }
 
@@ -104,7 +106,7 @@ function colorByStage(node) {
   node.color ??= color;
   const { onConfigure } = node;
   node.onConfigure = function (saved) {
-    if (!saved?.color) delete this.color;
+    if (!saved?.color) this.color = undefined;
     return onConfigure?.apply(this, arguments);
   };
 }
@@ -127,8 +129,9 @@ trees.listeners.add((tree) => {
 // --- the server ---
 
 async function fetchTrees() {
-  const response = await api.fetchApi(`/hierdiff/trees?clientId=${encodeURIComponent(api.clientId ?? "")}`);
-  if (!response.ok) return;
+  const client = encodeURIComponent(api.clientId ?? "");
+  const response = await api.fetchApi(`/hierdiff/trees?clientId=${client}`).catch(() => null);
+  if (!response?.ok) return; // the server is away
   for (const snapshot of await response.json()) await trees.receive(snapshot);
 }
 

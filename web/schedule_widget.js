@@ -90,13 +90,11 @@ export class SchedulePanel {
     const settings = Object.fromEntries(SHAPING.map((name) => [name, this.setting(name)]));
     const asked = { ...settings, metric: data.metric, sensitivity: data.sensitivity };
     const question = (this.question = JSON.stringify(asked));
-    const response = await this.api.fetchApi("/hierdiff/shape", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: question,
-    });
-    const answer = await response.json();
-    if (question !== this.question) return;
+    const headers = { "Content-Type": "application/json" };
+    const post = { method: "POST", headers, body: question };
+    const response = await this.api.fetchApi("/hierdiff/shape", post).catch(() => null);
+    const answer = await response?.json();
+    if (!answer || question !== this.question) return; // while the server is away, what is shown stays
     this.problem = response.ok ? null : answer.error;
     this.schedule = response.ok ? new Schedule({ ...data, ...answer }, settings.shape === "calibrated") : null;
     this.refresh();

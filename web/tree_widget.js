@@ -18,7 +18,6 @@ export class TreePanel {
     this.shown = 0; // steps that have grown on the screen
     this.selected = null;
     this.fit = true;
-    this.frames = []; // milliseconds of the latest drawings
     this.button = element("button", "", this.bar);
     this.button.type = "button";
     this.button.addEventListener("click", () => this.toggle());
@@ -67,17 +66,16 @@ export class TreePanel {
   drawNow() {
     const [width, height] = [this.view.clientWidth, this.view.clientHeight];
     if (!width || !height) return; // collapsed, or scrolled off
-    const began = performance.now();
+    const now = performance.now();
     const { tree } = this;
     this.place = tree?.leaves ? layout(tree, width, height, this.fit) : null;
     this.view.style.overflowY = this.place && !this.fit && this.place.content > height ? "auto" : "hidden";
     const context = sized(this.canvas, width, height);
     this.content.style.height = `${this.place && !this.fit ? Math.max(this.place.content, height) : height}px`;
     if (!this.place) return context.clearRect(0, 0, width, height);
-    const growing = this.grow(began);
+    const growing = this.grow(now);
     const view = { scroll: this.view.scrollTop, shown: this.shown, selected: this.selected };
     draw(context, tree, this.place, { ...view, colors: themeColors(this.root) });
-    this.frames = [...this.frames.slice(-199), performance.now() - began];
     if (growing) this.redraw();
   }
 

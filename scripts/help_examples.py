@@ -1,0 +1,333 @@
+"""The workflows of the help pages' examples: which nodes, where they stand, and which the picture shows.
+
+A node is (type, widget values, links, stage), as in build_workflows.py; its column and its height come from `Example`.
+"""
+
+from typing import NamedTuple
+
+from build_workflows import graph
+
+BUNDLED = "emoji-kandinsky (bundled)"
+PROMPTS = "{cat face|tiger face|red apple}, {noto|flat} style"
+TWO_LINES = "{cat face|tiger face|red apple}, noto style\n{cat face|tiger face|red apple}, flat style"
+
+# The four stages on the bundled model, which wants prior guidance 1, decoder guidance 3 and 128 pixels.
+STAGES = {
+    "prompts": ("HierDiffPromptSet", [PROMPTS], {}, "prompts"),
+    "load_prior": ("HierDiffPriorLoader", [BUNDLED, "auto"], {}, "load"),
+    "embed": (
+        "HierDiffPriorEmbedding",
+        ["", 25, 1.0, 0, "fixed", "per prompt"],
+        {"prior": ("load_prior", 0), "prompts": ("prompts", 0)},
+        "prompts",
+    ),
+    "linkage": ("HierDiffWardLinkage", ["chord"], {"embeddings": ("embed", 0)}, "plan"),
+    "schedule": (
+        "HierDiffThresholdSchedule",
+        [40, "saving", 0.5, 1, "linear", 2.0],
+        {"linkage": ("linkage", 0)},
+        "plan",
+    ),
+    "load_decoder": ("HierDiffDecoderLoader", [BUNDLED, "auto"], {}, "load"),
+    "sampler": (
+        "HierDiffBranchingSampler",
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False],
+        {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
+        "sample",
+    ),
+    "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load_decoder", 1)}, "sample"),
+    "preview": ("PreviewImage", [], {"images": ("decode", 0)}, "sample"),
+}
+
+SHEET = STAGES | {
+    "prompts": ("HierDiffPromptSet", [TWO_LINES], {}, "prompts"),
+    "sheet": ("HierDiffContactSheet", [3], {"images": ("decode", 0), "prompts": ("prompts", 0)}, "sample"),
+}
+SAVED = STAGES | {
+    "save": (
+        "HierDiffSaveSet",
+        ["emoji", "png", "txt", "{index:02d} {prompt}"],
+        {"prompts": ("prompts", 0), "latent": ("sampler", 0), "vae": ("load_decoder", 1)},
+        "sample",
+    )
+}
+MEASURED = STAGES | {
+    "sensitivity": ("HierDiffSensitivityLoader", [BUNDLED], {}, "load"),
+    "schedule": (
+        "HierDiffThresholdSchedule",
+        [40, "saving", 0.6, 1, "calibrated", 2.0],
+        {"linkage": ("linkage", 0), "sensitivity": ("sensitivity", 0)},
+        "plan",
+    ),
+}
+CALIBRATED_SCHEDULE = (
+    "HierDiffThresholdSchedule",
+    [20, "saving", 0.5, 1, "calibrated", 2.0],
+    {"linkage": ("linkage", 0), "sensitivity": ("calibrate", 0)},
+    "plan",
+)
+CALIBRATED = STAGES | {
+    "calibrate": (
+        "HierDiffCalibrate",
+        [20, 0, 3.0, "DDPM", 4, 6, 128, 128, "sensitivity"],
+        {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0)},
+        "plan",
+    ),
+    "schedule": CALIBRATED_SCHEDULE,
+}
+
+# Kandinsky 2.2 as MODEL, for ComfyUI's own samplers
+CONDITIONED = {"model": ("model", 0), "positive": ("model", 1), "negative": ("model", 2)}
+NATIVE = STAGES | {
+    "schedule": (
+        "HierDiffThresholdSchedule",
+        [20, "saving", 0.5, 1, "linear", 2.0],
+        {"linkage": ("linkage", 0)},
+        "plan",
+    ),
+    "model": ("HierDiffKandinskyModel", [], {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0)}, "load"),
+    "empty": ("EmptyLatentImage", [128, 128, 1], {}, "load"),
+    "sampler": (
+        "HierDiffKSampler",
+        [0, "fixed", 3.0, "euler", "normal", 1.0, 0],
+        {**CONDITIONED, "latent_image": ("empty", 0), "plan": ("schedule", 0)},
+        "sample",
+    ),
+}
+PLAIN = NATIVE | {
+    "empty": ("EmptyLatentImage", [128, 128, 6], {}, "load"),
+    "sampler": (
+        "KSampler",
+        [0, "fixed", 20, 3.0, "euler", "normal", 1.0],
+        {**CONDITIONED, "latent_image": ("empty", 0)},
+        "sample",
+    ),
+}
+CUSTOM = NATIVE | {
+    "guider": ("HierDiffGuider", [3.0, 0], {**CONDITIONED, "plan": ("schedule", 0)}, "sample"),
+    "noise": ("HierDiffSharedNoise", [0, "fixed"], {"plan": ("schedule", 0)}, "sample"),
+    "which": ("KSamplerSelect", ["euler"], {}, "sample"),
+    "sigmas": ("BasicScheduler", ["normal", 20, 1.0], {"model": ("model", 0)}, "sample"),
+    "sampler": (
+        "SamplerCustomAdvanced",
+        [],
+        {
+            "noise": ("noise", 0),
+            "guider": ("guider", 0),
+            "sampler": ("which", 0),
+            "sigmas": ("sigmas", 0),
+            "latent_image": ("empty", 0),
+        },
+        "sample",
+    ),
+}
+CALIBRATED_MODEL = NATIVE | {
+    "calibrate": (
+        "HierDiffCalibrateModel",
+        [20, 0, 3.0, "euler", "normal", 4, 6, "sensitivity"],
+        {**CONDITIONED, "embeddings": ("embed", 0), "latent_image": ("empty", 0)},
+        "plan",
+    ),
+    "schedule": CALIBRATED_SCHEDULE,
+}
+CHECKPOINT = NATIVE | {
+    "load": ("CheckpointLoaderSimple", ["v1-5-pruned-emaonly-fp16.safetensors"], {}, "load"),
+    "embed": ("HierDiffClipEmbedding", ["auto"], {"clip": ("load", 1), "prompts": ("prompts", 0)}, "prompts"),
+    "negative": ("CLIPTextEncode", ["blurry, text, watermark"], {"clip": ("load", 1)}, "prompts"),
+    "linkage": ("HierDiffWardLinkage", ["chord"], {"embeddings": ("embed", 1)}, "plan"),
+    "empty": ("EmptyLatentImage", [512, 512, 1], {}, "load"),
+    "sampler": (
+        "HierDiffKSampler",
+        [0, "fixed", 7.0, "euler", "normal", 1.0, 0],
+        {
+            "model": ("load", 0),
+            "positive": ("embed", 0),
+            "negative": ("negative", 0),
+            "latent_image": ("empty", 0),
+            "plan": ("schedule", 0),
+        },
+        "sample",
+    ),
+    "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load", 2)}, "sample"),
+}
+
+
+class Example(NamedTuple):
+    """One example.
+
+    Attributes
+    ----------
+    nodes : by name
+    columns : from left to right, the nodes of each with their heights
+    shown : names of the nodes in the picture
+    widths : of columns that are not as wide as usual, by number
+    until : the last node that runs; None runs all
+    """
+
+    nodes: dict
+    columns: list
+    shown: str
+    widths: dict
+    until: str | None = None
+
+    def ids(self):
+        """Ids of the nodes by name."""
+        return {name: i for i, name in enumerate((name for column in self.columns for name in column), start=1)}
+
+    def workflow(self, node, object_info):
+        """The workflow as the page saves it."""
+        placed = {}
+        for number, column in enumerate(self.columns):
+            for name, height in column.items():
+                *what, stage = self.nodes[name]
+                placed[name] = (*what, number, height, stage)
+        return graph(f"example/{node}", placed, object_info, self.widths)
+
+
+# What stands left of the picture, and right of it: every example is a whole workflow.
+BEGIN = {"prompts": 350, "load_prior": 82}
+TREE = {"embed": 290, "linkage": 380}
+FROM_DECODER = {"load_decoder": 102, **TREE}
+LATENTS = {"load_decoder": 102, "sampler": 672}
+PICTURES = {"decode": 46, "preview": 258}
+
+EXAMPLES = {
+    "HierDiffPromptSet": Example(
+        STAGES,
+        [{"prompts": 350, "load_prior": 82}, {"embed": 350}, {"linkage": 380}, {"schedule": 570}, LATENTS, PICTURES],
+        "prompts embed",
+        {0: 380, 1: 390},
+    ),
+    "HierDiffPriorLoader": Example(
+        STAGES,
+        [{"load_prior": 82, "prompts": 350}, {"embed": 440}, {"linkage": 380}, {"schedule": 570}, LATENTS, PICTURES],
+        "load_prior prompts embed",
+        {0: 360, 1: 400},
+    ),
+    "HierDiffPriorEmbedding": Example(
+        STAGES,
+        [{"load_prior": 82, "prompts": 350}, {"embed": 440}, {"linkage": 440}, {"schedule": 570}, LATENTS, PICTURES],
+        "load_prior prompts embed linkage",
+        {0: 340, 1: 390, 2: 420},
+    ),
+    "HierDiffWardLinkage": Example(
+        STAGES,
+        [BEGIN, {"embed": 400}, {"linkage": 400}, {"schedule": 570}, LATENTS, PICTURES],
+        "embed linkage",
+        {1: 390, 2: 560},
+    ),
+    "HierDiffThresholdSchedule": Example(
+        STAGES,
+        [BEGIN, {"embed": 290}, {"linkage": 440}, {"schedule": 558}, LATENTS, PICTURES],
+        "linkage schedule",
+        {2: 420, 3: 520},
+    ),
+    "HierDiffBranchingSampler": Example(
+        STAGES,
+        [BEGIN, TREE, {"load_decoder": 102, "schedule": 590}, {"sampler": 772}, PICTURES],
+        "load_decoder schedule sampler",
+        {2: 400, 3: 560},
+    ),
+    "HierDiffDecoderLoader": Example(
+        STAGES,
+        [BEGIN, TREE, {"load_decoder": 102, "schedule": 530}, {"sampler": 712}, PICTURES],
+        "load_decoder schedule sampler decode preview",
+        {2: 360, 3: 420},
+    ),
+    "HierDiffContactSheet": Example(
+        SHEET,
+        [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102}, {"sampler": 672}, {"decode": 46, "sheet": 546}],
+        "sampler decode sheet",
+        {4: 420, 5: 480},
+    ),
+    "HierDiffSaveSet": Example(
+        SAVED,
+        [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102, "sampler": 594}, {"save": 620}],
+        "load_decoder sampler save",
+        {3: 400, 4: 480},
+    ),
+    "HierDiffSensitivityLoader": Example(
+        MEASURED,
+        [BEGIN, {"embed": 290}, {"linkage": 380}, {"sensitivity": 500}, {"schedule": 622}, LATENTS, PICTURES],
+        "sensitivity schedule",
+        {3: 460, 4: 500},
+    ),
+    "HierDiffCalibrate": Example(
+        CALIBRATED,
+        [
+            BEGIN,
+            {"load_decoder": 102, "embed": 380},
+            {"calibrate": 654, "linkage": 380},
+            {"schedule": 622},
+            {"sampler": 672},
+            PICTURES,
+        ],
+        "load_decoder embed calibrate schedule",
+        {1: 390, 2: 440, 3: 440},
+    ),
+    "HierDiffCalibrateModel": Example(
+        CALIBRATED_MODEL,
+        [
+            BEGIN,
+            {"load_decoder": 102, "embed": 290},
+            {"model": 140, "empty": 106},
+            {"calibrate": 676, "linkage": 380},
+            {"schedule": 622},
+            {"sampler": 600},
+            PICTURES,
+        ],
+        "model empty calibrate schedule",
+        {2: 390, 3: 440, 4: 440},
+    ),
+    "HierDiffKandinskyModel": Example(
+        PLAIN,
+        [BEGIN, {"load_decoder": 102, "embed": 290}, {"model": 140, "empty": 106}, {"sampler": 262}, PICTURES],
+        "model empty sampler decode preview",
+        {2: 390},
+    ),
+    "HierDiffKSampler": Example(
+        NATIVE,
+        [BEGIN, FROM_DECODER, {"model": 140, "empty": 106, "schedule": 530}, {"sampler": 780}, PICTURES],
+        "model empty schedule sampler",
+        {2: 390, 3: 560},
+    ),
+    "HierDiffGuider": Example(
+        CUSTOM,
+        [
+            BEGIN,
+            FROM_DECODER,
+            {"model": 140, "schedule": 570},
+            {"guider": 180, "noise": 110, "which": 60, "sigmas": 110, "empty": 110},
+            {"sampler": 440, **PICTURES},
+        ],
+        "guider noise which sigmas empty sampler decode preview",
+        {3: 300, 4: 520},
+    ),
+    "HierDiffSharedNoise": Example(
+        CUSTOM,
+        [
+            BEGIN,
+            FROM_DECODER,
+            {"model": 140, "schedule": 570},
+            {"empty": 106, "which": 58, "sigmas": 106},
+            {"noise": 110, "guider": 180},
+            {"sampler": 400},
+            PICTURES,
+        ],
+        "noise guider sampler decode preview",
+        {4: 300, 5: 440},
+    ),
+    "HierDiffClipEmbedding": Example(
+        CHECKPOINT,
+        [
+            {"load": 100, "prompts": 350},
+            {"embed": 180, "negative": 120, "empty": 106},
+            {"linkage": 90, "schedule": 460},
+            {"sampler": 560},
+            PICTURES,
+        ],
+        "load prompts embed negative empty linkage schedule sampler",
+        {0: 340, 1: 330, 2: 300, 3: 360},
+        until="embed",  # its numbers are those of SD 1.5's shapes; what follows depends on the weights
+    ),
+}
