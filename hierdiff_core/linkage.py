@@ -28,7 +28,7 @@ def ward_linkage(positive, metric="cosine", device="cpu"):
         "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
         vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
         comes closer to full sampling (docs/schedules.md), and the nodes and the command line take it by default.
-    device : str or torch.device    where large sets may be clustered; on a CPU it is SciPy for every size
+    device : str or torch.device    a CUDA device takes over large sets; with any other it is SciPy for every size
 
     Returns
     -------
@@ -54,7 +54,7 @@ def ward_linkage(positive, metric="cosine", device="cpu"):
     vectors = _as_vectors(positive)
     if len(vectors) == 1:
         return np.empty((0, 4))
-    if str(device).startswith("cpu") or len(vectors) <= MOST_ON_CPU:
+    if not str(device).startswith("cuda") or len(vectors) <= MOST_ON_CPU:
         return linkage(_condensed_distances(vectors, metric), method="ward")
     from . import ward  # here, since planning needs no torch
 
@@ -139,8 +139,8 @@ def _as_vectors(positive):
     vectors = np.asarray(positive, dtype=np.float64)
     if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
         raise ValueError(f"positive must have shape (N, D) with N >= 1; got {vectors.shape}")
-    finite = np.isfinite(vectors).all(axis=1)
-    for i in np.flatnonzero(~finite | ~vectors.any(axis=1))[:1]:
+    finite, filled = np.all(np.isfinite(vectors), axis=1), np.any(vectors != 0, axis=1)
+    for i in np.flatnonzero(np.logical_not(finite & filled))[:1]:
         if finite[i]:
             raise ValueError(f"embedding {i} is zero and has no direction to compare; reword or drop that prompt")
         raise ValueError(f"embedding {i} holds NaN or infinity; embed that prompt again, in a wider precision")

@@ -36,13 +36,20 @@ def unet_calls(unet, acceleration):
     compiled = acceleration == "torch.compile"
     kept = unet.__dict__.setdefault(_KEPT, {})
     if compiled or kept:  # channels last is the faster layout for compiled code, and the slower one for all else
-        unet.to(memory_format=torch.channels_last if compiled else torch.contiguous_format)
+        lay_out(unet, torch.channels_last if compiled else torch.contiguous_format)
     if acceleration == "none":
         return PlainCalls(unet)
     if acceleration not in kept:
         kept[acceleration] = GraphedCalls(unet, torch.compile(unet) if compiled else unet)
     kept[acceleration].forget_moved_weights()
     return kept[acceleration]
+
+
+def lay_out(unet, memory_format):
+    """Give the weights a layout; going through them all takes a while, so the first that shows its layout decides."""
+    shown = next((p for p in unet.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1), None)
+    if shown is None or not shown.is_contiguous(memory_format=memory_format):
+        unet.to(memory_format=memory_format)
 
 
 class PlainCalls:
@@ -78,9 +85,8 @@ class GraphedCalls(PlainCalls):
         self.compiled = network is not unet
         self.warm = False
         self.records = True
-        self.graphs = {}  # graph, inputs and output by size and kind of the inputs
         self.addresses = None
-        self.pool = torch.cuda.graph_pool_handle()  # one for all: only one graph runs at a time
+        self.forget()
 
     def __call__(self, latents, t, image_embeds):
         rows = len(latents)
@@ -110,7 +116,8 @@ class GraphedCalls(PlainCalls):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            self.network, self.compiled, self.graphs = self.unet, False, {}
+            self.network, self.compiled = self.unet, False
+            self.forget()
             warn("torch.compile", error)
             return call(self.unet, latents, t, image_embeds)
 
@@ -135,7 +142,8 @@ class GraphedCalls(PlainCalls):
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 output = self.direct(*inputs)
         except RuntimeError as error:
-            self.records, self.graphs = False, {}
+            self.records = False
+            self.forget()
             warn("recording CUDA graphs", error)
         else:
             self.graphs[key] = graph, inputs, output
@@ -144,7 +152,12 @@ class GraphedCalls(PlainCalls):
         """Graphs read weights at the addresses that they were recorded with: the host may have moved them since."""
         addresses = [p.data_ptr() for p in self.unet.parameters()]
         if addresses != self.addresses:
-            self.graphs, self.addresses = {}, addresses
+            self.addresses = addresses
+            self.forget()
+
+    def forget(self):
+        self.graphs = {}  # graph, inputs and output by size and kind of the inputs
+        self.pool = torch.cuda.graph_pool_handle()  # one for all, as only one graph runs at a time
 
 
 def call(unet, latents, t, image_embeds):
