@@ -41,7 +41,7 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
-from hierdiff_core.linkage import SMALLEST_DISTANCE
+from hierdiff_core.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
 from hierdiff_core.previews import to_pictures
 from hierdiff_core.prompts import parse_prompts
 from hierdiff_core.sampling import ORDERS
@@ -79,10 +79,12 @@ class Setting:
         return {"width": 8 * self.side, "height": 8 * self.side}
 
 
-def full_setting():
-    bundled = load_prior()
-    prior = random_prior("cuda", tokenizer=bundled.tokenizer, image_processor=bundled.image_processor)
-    prior.set_progress_bar_config(disable=True)
+def full_setting(with_prior):
+    prior = None
+    if with_prior:
+        bundled = load_prior()
+        prior = random_prior("cuda", tokenizer=bundled.tokenizer, image_processor=bundled.image_processor)
+        prior.set_progress_bar_config(disable=True)
     sizes = (1, 2, 4, 8, 12, 16, 24, 32), (2000, 5000, 50_000)
     return Setting(
         "cuda", prior, random_decoder("cuda"), parse_prompts(RELATED), 64, 40, 25, 10.0, 3, 2000, 500, *sizes
@@ -115,6 +117,7 @@ def seconds(call, device, repeats=1, warm=0):
 
 
 def table(title, head, rows):
+    """Print a table, each row as soon as `rows` gives it."""
     print(f"\n**{title}**\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
     for row in rows:
         print(f"| {' | '.join(str(cell) for cell in row)} |", flush=True)
@@ -262,18 +265,20 @@ def large_set(setting):
 
     Few steps: they change neither the memory nor the order of the work.
     """
-    way = "torch.compile" if setting.device == "cuda" else "none"
-    setting.prior.to("cpu")
-    rows = []
-    for order, written in (*((order, False) for order in ORDERS), ("depth first", True)):
-        for count in len(setting.prompts), setting.many:
-            what = f"{order}, {'pictures to disk' if written else 'sampling only'}"
-            rows.append([what, count, *large_run(setting, order, count, way, written)])
+
+    def rows():
+        for order, written in (*((order, False) for order in ORDERS), ("depth first", True)):
+            for count in len(setting.prompts), setting.many:
+                what = f"{order}, {'pictures to disk' if written else 'sampling only'}"
+                yield what, count, *large_run(setting, order, count, written)
+
+    if setting.device == "cuda" and setting.prior is not None:
+        setting.prior.to("cpu")
     head = ["", "prompts", "peak memory MiB", "final latents MiB", "first picture s", "sampled s", "all on disk s"]
-    table("Memory, and when pictures are there; 4 steps, half of the rows saved", head, rows)
+    table("Memory, and when pictures are there; 4 steps, half of the rows saved, no acceleration", head, rows())
 
 
-def large_run(setting, order, count, way, written):
+def large_run(setting, order, count, written):
     """(peak MiB, MiB of the latents, seconds to the first file, to the last latent, to the last file)"""
     embeddings = random_embeddings(count, setting.decoder.unet.config.encoder_hid_dim)
     plan = saving_plan(ward_linkage(embeddings.positive, "chord", setting.device), 4, 0.5)
@@ -293,7 +298,7 @@ def large_run(setting, order, count, way, written):
                 writers.submit(write, index, picture)
 
         finished = on_finished if written else None
-        latents = our_sampling(setting, embeddings, plan, order=order, acceleration=way, on_finished=finished)()
+        latents = our_sampling(setting, embeddings, plan, order=order, on_finished=finished)()
         if setting.device == "cuda":
             torch.cuda.synchronize()
         sampled = time.monotonic() - began
@@ -313,25 +318,27 @@ def random_embeddings(count, width):
 
 def ward(setting):
     """Clustering by SciPy and by a GPU."""
-    rows = []
-    for count in setting.ward_sizes:
-        x = random_embeddings(count, 1280).positive.double().numpy()
-        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-        ward_linkage(x[:600], "chord", setting.device)  # loads the device's libraries
-        if setting.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-        chosen, heights = wall_clock(lambda x=x: ward_linkage(x, "chord", setting.device)[:, 2])
-        memory = (torch.cuda.max_memory_allocated() - before) / 2**30 if setting.device == "cuda" else float("nan")
-        if count > 5000:
-            rows.append([count, "", f"{chosen:.2f}", f"{chosen:.2f}", f"{memory:.2f}", ""])
-            continue
-        scipy_time, Z = wall_clock(lambda unit=unit: linkage(pdist(unit), "ward"))
-        chain, _ = wall_clock(lambda x=x: ward_chain(x, "chord", SMALLEST_DISTANCE, torch.device(setting.device)))
-        error = f"{np.abs(Z[:, 2] - heights).max():.1e}"
-        rows.append([count, f"{scipy_time:.2f}", f"{chosen:.2f}", f"{chain:.2f}", f"{memory:.2f}", error])
     head = ["prompts", "SciPy s", "ward_linkage s", "all merges on the device s", "memory GiB", "largest difference"]
+    rows = (ward_row(count, setting.device) for count in setting.ward_sizes)
     table("Ward linkage, chord, 1280 numbers an embedding", head, rows)
+
+
+def ward_row(count, device):
+    x = random_embeddings(count, 1280).positive.double().numpy()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    ward_linkage(x[:600], "chord", device)  # loads the device's libraries
+    before = 0
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    chosen, heights = wall_clock(lambda: ward_linkage(x, "chord", device)[:, 2])
+    memory = f"{(torch.cuda.max_memory_allocated() - before) / 2**30:.2f}" if device == "cuda" else "not measured"
+    if count > MOST_TREE_ON_CPU:
+        return count, "", f"{chosen:.2f}", f"{chosen:.2f}", memory, ""
+    scipy_time, Z = wall_clock(lambda: linkage(pdist(unit), "ward"))
+    chain, _ = wall_clock(lambda: ward_chain(x, "chord", SMALLEST_DISTANCE, torch.device(device)))
+    error = f"{np.abs(Z[:, 2] - heights).max():.1e}"
+    return count, f"{scipy_time:.2f}", f"{chosen:.2f}", f"{chain:.2f}", memory, error
 
 
 def wall_clock(call):
@@ -346,7 +353,7 @@ def main():
     parser.add_argument("--small", action="store_true", help="the bundled model on a CPU")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     options = parser.parse_args()
-    setting = small_setting() if options.small else full_setting()
+    setting = small_setting() if options.small else full_setting(bool({"job", "prior"} & set(options.only)))
     card = torch.cuda.get_device_name() if setting.device == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, {setting.decoder.unet.dtype}")
     best = curve(setting) if {"curve", "job"} & set(options.only) else None
