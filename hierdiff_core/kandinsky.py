@@ -158,8 +158,8 @@ def sample(
         step's branches are heading for; breadth first only
     before_call : callable          called before every UNet call; may raise to stop
     order : str                     "breadth first": each step with all of its branches, before the next step. "depth
-        first": subtrees one after the other, in pieces of at most two micro-batches; memory stays the same for any
-        number of prompts, and the first pictures are done early. On a CPU the images are the same to the bit
+        first": subtrees one after the other, in pieces of at most two micro-batches; only finished latents take more
+        memory with more prompts, and the first pictures are done early. On a CPU the images are the same to the bit
     acceleration : str              one of `ACCELERATIONS`, see `unet_calls`; no effect but on a CUDA device
     on_branches : callable          ``on_branches(k, clusters, x0)`` after each step of a piece, in either order, with
         the labels (C,) of the clusters of step k that it denoised, and their clean latents

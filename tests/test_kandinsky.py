@@ -23,7 +23,7 @@ from hierdiff_core.microbatch import MicroBatches
 from hierdiff_core.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise, text_key
 from hierdiff_core.sampling import sample_branches
 from hierdiff_core.schedulers import SCHEDULERS, make_scheduler, step_with_noise
-from hierdiff_core.unet_calls import PlainCalls
+from hierdiff_core.unet_calls import ACCELERATIONS, PlainCalls
 
 SMALL = {"width": 64, "height": 64}
 SHARED_TAU = 1.2  # between the heights of the six prompts: clusters split at several steps
@@ -310,6 +310,13 @@ def test_breadth_first_finishes_all_prompts_at_once(decoder, embeddings):
     assert torch.equal(rows, latents)
     expected = [((k, step.num_clusters), (k, list(range(step.num_clusters)))) for k, step in enumerate(plan.steps)]
     assert seen == [event for pair in expected for event in pair]
+
+
+@pytest.mark.parametrize("acceleration", ACCELERATIONS[1:])
+def test_acceleration_changes_nothing_on_a_cpu(decoder, embeddings, acceleration):
+    plan = make_plan(embeddings, 3)
+    made = sample(decoder, embeddings, plan, acceleration=acceleration, **SMALL)
+    assert torch.equal(made, sample(decoder, embeddings, plan, **SMALL))
 
 
 @pytest.mark.parametrize("scheduler", ["DDPM", "Euler ancestral"])
