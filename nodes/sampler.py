@@ -74,7 +74,8 @@ class BranchingSampler(io.ComfyNode):
                     default=ORDERS[0],
                     optional=True,
                     tooltip="breadth first: all branches of a step, then the next step. depth first: subtrees one "
-                    "after the other, a few dozen branches at a time, which bounds the memory. The pictures are the same.",
+                    "after the other, a few dozen branches at a time, which bounds the memory. The pictures are the "
+                    "same.",
                 ),
                 io.Combo.Input(
                     "acceleration",
