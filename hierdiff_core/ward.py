@@ -191,7 +191,7 @@ def pairwise_distances(vectors, metric, smallest, device):
     for start in range(0, len(unit), BLOCK):
         rows, stop = slice(start, start + BLOCK), min(start + BLOCK, len(unit))
         block = 1 - unit[rows] @ unit[:stop].T
-        block = block if metric == "cosine" else block.mul_(2).clamp_(min=0).sqrt_()
+        block = block if metric == "cosine" else exact_sqrt(block.mul_(2).clamp_(min=0))
         block = block.clamp_(min=smallest).masked_fill_(groups[rows, None] == groups[:stop], 0)
         distances[rows, :stop] = block
         distances[:stop, rows] = block.T

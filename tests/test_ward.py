@@ -61,6 +61,15 @@ def test_points_that_are_all_equally_far_apart_merge_as_in_scipy(n, copies, seed
     assert_same_tree(chain_of_matrix(core._condensed_distances(x, "cosine")), expected)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@given(seed=seeds, n=sizes, width=st.sampled_from([4, 16, 64]), kind=st.sampled_from(["signs", "axes"]))
+def test_ties_of_embeddings_are_decided_as_in_scipy_where_it_makes_the_tree(metric, seed, n, width, kind):
+    rng = np.random.default_rng(seed)  # unit vectors without rounding: many distances are equal to the bit
+    x = rng.integers(0, 2, size=(n, width)) * 2.0 - 1 if kind == "signs" else np.eye(width)[rng.integers(width, size=n)]
+    made = linkage(condensed_distances(x, metric, SMALLEST_DISTANCE, CPU), "ward")
+    assert_same_tree(made, ward_linkage(x, metric))
+
+
 @given(st.integers(3, 40), seeds)
 def test_every_tie_between_distances_is_decided_as_in_scipy(n, seed):
     small = np.random.default_rng(seed).integers(1, 4, size=n * (n - 1) // 2).astype(float)  # few values, many ties
