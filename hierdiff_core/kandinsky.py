@@ -148,7 +148,7 @@ def sample(
     scheduler : str                 a key of `SCHEDULERS`
     width, height : int             pixels, multiples of `size_multiple(decoder)`
     micro_batch : int               branches per UNet call; 0 chooses from free memory. It halves when memory runs
-        out. On a CPU it is always 1: the images are then the same to the bit, whatever is asked for
+        out, and is at most 16 with torch.compile. On a CPU it is always 1: the images are then the same to the bit, whatever is asked for
     rescale_means : bool            stretch each cluster's mean embedding to the mean length of its members; the paper
         takes the mean as it is
     latents : (1, C, height / f, width / f) tensor   initial latent, already scaled by the scheduler's
@@ -192,8 +192,9 @@ def sample(
         raise ValueError(f"latents must have shape {shape} for {width}x{height} pixels; got {tuple(latents.shape)}")
     network = unet_calls(decoder.unet, acceleration)
     if device.type == "cpu" or not micro_batch:
-        largest = LARGEST_COMPILED if acceleration == "torch.compile" else LARGEST_AUTO
-        micro_batch = auto_micro_batch(device, unet_bytes_per_row(decoder.unet, *shape[2:]), largest)
+        micro_batch = auto_micro_batch(device, unet_bytes_per_row(decoder.unet, *shape[2:]))
+    if acceleration == "torch.compile":
+        micro_batch = min(micro_batch, LARGEST_COMPILED)
     batches = MicroBatches(micro_batch, before_call)
     denoiser = Denoiser(
         network, scheduler, plan, embeddings.keys, guidance, noise, batches, watcher(on_step, on_branches)

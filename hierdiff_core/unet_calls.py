@@ -27,8 +27,8 @@ def unet_calls(unet, acceleration):
     Notes
     -----
     What was recorded or compiled is kept with the UNet, for later runs. With "torch.compile" its weights are laid out
-    channels last, and stay so until a run without it. Predictions differ from the plain UNet's by
-    rounding. When something fails it is said once, and the UNet is called plainly from then on.
+    channels last, and stay so until a run without it. Predictions differ from the plain UNet's by rounding. When
+    something fails it is said once, and the UNet is called plainly from then on.
     """
     if acceleration not in ACCELERATIONS:
         raise ValueError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
