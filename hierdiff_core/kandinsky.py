@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .embeddings import PromptEmbeddings
-from .microbatch import LARGEST_AUTO, MicroBatches, auto_micro_batch
+from .microbatch import MicroBatches, auto_micro_batch
 from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, text_key
 from .sampling import ORDERS, gather_history, sample_branches
 from .schedulers import learns_variance, make_scheduler, predicted_original, step_with_noise, takes_generator
@@ -148,7 +148,8 @@ def sample(
     scheduler : str                 a key of `SCHEDULERS`
     width, height : int             pixels, multiples of `size_multiple(decoder)`
     micro_batch : int               branches per UNet call; 0 chooses from free memory. It halves when memory runs
-        out, and is at most 16 with torch.compile. On a CPU it is always 1: the images are then the same to the bit, whatever is asked for
+        out, and is at most 16 with torch.compile. On a CPU it is always 1: the images are then the same to the bit,
+        whatever is asked for
     rescale_means : bool            stretch each cluster's mean embedding to the mean length of its members; the paper
         takes the mean as it is
     latents : (1, C, height / f, width / f) tensor   initial latent, already scaled by the scheduler's
