@@ -1,7 +1,16 @@
-"""Kandinsky 2.2's decoder at full size, with random weights: enough to measure time and memory without a download."""
+"""Kandinsky 2.2 at full size, with random weights: enough to measure time and memory without a download."""
 
 import torch
-from diffusers import DDPMScheduler, KandinskyV22Pipeline, UNet2DConditionModel, VQModel
+from diffusers import (
+    DDPMScheduler,
+    KandinskyV22Pipeline,
+    KandinskyV22PriorPipeline,
+    PriorTransformer,
+    UnCLIPScheduler,
+    UNet2DConditionModel,
+    VQModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 UNET = {
     "sample_size": 64,
@@ -31,6 +40,37 @@ MOVQ = {
 }
 SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "variance_type": "learned_range", "clip_sample_range": 2.0}
 
+PRIOR = {
+    "num_attention_heads": 32,
+    "attention_head_dim": 64,
+    "num_layers": 20,
+    "embedding_dim": 1280,
+    "num_embeddings": 77,
+    "additional_embeddings": 4,
+}
+PRIOR_SCHEDULER = {"clip_sample_range": 10.0, "prediction_type": "sample", "variance_type": "fixed_small_log"}
+# the text and image encoders of OpenCLIP's ViT-bigG/14, which Kandinsky 2.2's prior takes
+TEXT_ENCODER = {
+    "vocab_size": 49408,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "max_position_embeddings": 77,
+    "hidden_act": "gelu",
+    "projection_dim": 1280,
+}
+IMAGE_ENCODER = {
+    "hidden_size": 1664,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "hidden_act": "gelu",
+    "projection_dim": 1280,
+}
+
 
 def random_decoder(device, dtype=torch.float16):
     """A `KandinskyV22Pipeline` of the published configuration (UNet 1.25 billion parameters, MoVQ 67 million)."""
@@ -39,3 +79,25 @@ def random_decoder(device, dtype=torch.float16):
         unet = UNet2DConditionModel(**UNET).to(dtype).eval()
         movq = VQModel(**MOVQ).to(dtype).eval()
     return KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=DDPMScheduler(**SCHEDULER))
+
+
+def random_prior(device, dtype=torch.float16, tokenizer=None, image_processor=None):
+    """A `KandinskyV22PriorPipeline` of the published configuration (prior 1.0, text encoder 0.7, image encoder 1.8
+    billion parameters). `tokenizer` and `image_processor` are another prior's: their words do not matter to the time.
+    """
+    torch.manual_seed(0)
+    with torch.device(device):
+        prior = PriorTransformer(**PRIOR).to(dtype).eval()
+        torch.nn.init.ones_(prior.clip_std)  # zeros before training, which would make every embedding zero
+        text_encoder = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_ENCODER)).to(dtype).eval()
+        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER)).to(dtype).eval()
+    if tokenizer is not None:
+        tokenizer.model_max_length = TEXT_ENCODER["max_position_embeddings"]
+    return KandinskyV22PriorPipeline(
+        prior=prior,
+        text_encoder=text_encoder,
+        image_encoder=image_encoder,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        scheduler=UnCLIPScheduler(**PRIOR_SCHEDULER),
+    )

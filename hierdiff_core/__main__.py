@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -34,8 +35,10 @@ from .linkage import METRICS
 from .loading import BUNDLED, suitable_settings
 from .previews import BranchLatents, to_pictures
 from .prompts import parse_prompts
+from .sampling import ORDERS
 from .schedule import SHAPES
 from .schedulers import SCHEDULERS
+from .unet_calls import ACCELERATIONS
 
 REPORT = "report.json"
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
@@ -80,6 +83,15 @@ def parse_arguments(arguments=None):
     parser.add_argument("--height", type=int, help="pixels; default: what suits the model, else 512")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--micro-batch", type=int, default=0, help="branches per UNet call; 0 chooses")
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default=ORDERS[0],
+        help="depth first writes the first pictures while others are drawn",
+    )
+    parser.add_argument(
+        "--acceleration", choices=ACCELERATIONS, default=ACCELERATIONS[0], help="of the UNet, on a CUDA device"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     fill_defaults(options)
@@ -130,7 +142,7 @@ def make_shape(options, sensitivity):
 
 
 def make_plan(positive, shape, sensitivity, options):
-    Z = ward_linkage(positive, options.metric)
+    Z = ward_linkage(positive, options.metric, options.device)
     if options.saving is not None:
         most = reachable_saving(Z, shape)[1]
         if options.saving > most:
@@ -162,14 +174,42 @@ def run(options):
     del prior
     plan = make_plan(embeddings.positive, shape, sensitivity, options)
     decoder = load_decoder(options.decoder, device=options.device)
-    branches = BranchLatents(plan)
-    with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar:
+    images, branches = draw(decoder, embeddings, plan, options)
+    figures = {
+        "contact_sheet": contact_sheet(images, prompts),
+        "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
+        "schedule": draw_schedule(plan),
+        "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
+    }
+    for name, figure in figures.items():
+        figure.save(options.out / f"{name}.png")
+    files = [file_name(i) for i in range(len(images))]
+    report = make_report(options, prompts, plan, files, time.monotonic() - began)
+    (options.out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+    return report
 
-        def on_step(k, x0):
-            branches(k, x0)
-            bar.update(plan.steps[k].num_clusters)
 
-        latents = sample(
+def draw(decoder, embeddings, plan, options):
+    """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
+
+    Returns
+    -------
+    images : list of N PIL pictures
+    branches : BranchLatents
+    """
+    images, writing, branches = [None] * plan.num_prompts, [], BranchLatents(plan)
+    with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, ThreadPoolExecutor() as writers:
+
+        def on_branches(k, clusters, x0):
+            branches(k, clusters, x0)
+            bar.update(len(clusters))
+
+        def on_finished(prompts, latents):
+            for i, image in zip(prompts.tolist(), to_pictures(decode(decoder, latents)), strict=True):
+                images[i] = image
+                writing.append(writers.submit(image.save, options.out / file_name(i)))
+
+        sample(
             decoder,
             embeddings,
             plan,
@@ -180,21 +220,19 @@ def run(options):
             height=options.height,
             micro_batch=options.micro_batch,
             rescale_means=options.rescale_means,
-            on_step=on_step,
+            order=options.order,
+            acceleration=options.acceleration,
+            on_branches=on_branches,
+            on_finished=on_finished,
         )
-    images = to_pictures(decode(decoder, latents))
-    files = save_images(images, options.out)
-    figures = {
-        "contact_sheet": contact_sheet(images, prompts),
-        "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
-        "schedule": draw_schedule(plan),
-        "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
-    }
-    for name, figure in figures.items():
-        figure.save(options.out / f"{name}.png")
-    report = make_report(options, prompts, plan, files, time.monotonic() - began)
-    (options.out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
-    return report
+        for job in writing:
+            job.result()  # raises what went wrong
+    return images, branches
+
+
+def file_name(index):
+    """0000.png, 0001.png, … in prompt order"""
+    return f"{index:04d}.png"
 
 
 def prepare_folder(options):
@@ -206,14 +244,6 @@ def prepare_folder(options):
 
 def tell(message):
     print(f"hierdiff: {message}", file=sys.stderr)
-
-
-def save_images(images, folder):
-    """Write pictures as 0000.png, 0001.png, … in prompt order; returns the names."""
-    names = [f"{i:04d}.png" for i in range(len(images))]
-    for name, image in zip(names, images, strict=True):
-        image.save(folder / name)
-    return names
 
 
 def make_report(options, prompts, plan, files, seconds):

@@ -4,17 +4,26 @@ A prior is a `diffusers.KandinskyV22PriorPipeline`, a decoder a `diffusers.Kandi
 these load will do. Mathematics outside the networks is in float32, whatever precision the networks have.
 """
 
+import copy
 import math
 
+import numpy as np
 import torch
 
 from .embeddings import PromptEmbeddings
-from .microbatch import LARGEST_AUTO, MicroBatches, auto_micro_batch
-from .noise import FIRST_LATENT, branch_keys, keyed_generator, keyed_noise, text_key
-from .sampling import gather_history, sample_branches
-from .schedulers import learns_variance, make_scheduler, predicted_original, takes_generator
+from .microbatch import MicroBatches, auto_micro_batch
+from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, text_key
+from .sampling import ORDERS, gather_history, sample_branches
+from .schedulers import learns_variance, make_scheduler, predicted_original, step_with_noise, takes_generator
+from .unet_calls import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 
 PRIOR_NOISE = ("per prompt", "shared")
+
+# Larger batches gain nothing (docs/performance.md); of MoVQ's a latent of 512 pixels takes 640 MB.
+LARGEST_PRIOR = 64
+LARGEST_MOVQ = 8
+# Branches that a piece of work may always have, depth first: latents are small, and fewer pieces are less to do.
+LEAST_PIECE = 16
 
 
 def embed_prompts(
@@ -85,7 +94,7 @@ def embed_prompts(
 
 def prior_batch_size(prior):
     """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
-    return 1 if prior.device.type == "cpu" else LARGEST_AUTO
+    return 1 if prior.device.type == "cpu" else LARGEST_PRIOR
 
 
 def check_prompts(prompts):
@@ -122,6 +131,10 @@ def sample(
     noise=None,
     on_step=None,
     before_call=None,
+    order=ORDERS[0],
+    acceleration=ACCELERATIONS[0],
+    on_branches=None,
+    on_finished=None,
 ):
     """Denoise a set of images that share their early steps.
 
@@ -135,15 +148,24 @@ def sample(
     scheduler : str                 a key of `SCHEDULERS`
     width, height : int             pixels, multiples of `size_multiple(decoder)`
     micro_batch : int               branches per UNet call; 0 chooses from free memory. It halves when memory runs
-        out. On a CPU it is always 1: the images are then the same to the bit, whatever is asked for
+        out, and is at most 16 with torch.compile. On a CPU it is always 1: the images are then the same to the bit,
+        whatever is asked for
     rescale_means : bool            stretch each cluster's mean embedding to the mean length of its members; the paper
         takes the mean as it is
     latents : (1, C, height / f, width / f) tensor   initial latent, already scaled by the scheduler's
         `init_noise_sigma`; drawn from `noise` when None (f = MoVQ's scale factor)
     noise : noise source            see `hierdiff_core.noise`; `keyed_noise(seed)` when None
     on_step : callable              ``on_step(k, x0)`` after each step, with the clean latents (C, ...) that the
-        step's branches are heading for
+        step's branches are heading for; breadth first only
     before_call : callable          called before every UNet call; may raise to stop
+    order : str                     "breadth first": each step with all of its branches, before the next step. "depth
+        first": subtrees one after the other, in pieces of at most two micro-batches; only finished latents take more
+        memory with more prompts, and the first pictures are done early. On a CPU the images are the same to the bit
+    acceleration : str              one of `ACCELERATIONS`, see `unet_calls`; no effect but on a CUDA device
+    on_branches : callable          ``on_branches(k, clusters, x0)`` after each step of a piece, in either order, with
+        the labels (C,) of the clusters of step k that it denoised, and their clean latents
+    on_finished : callable          ``on_finished(prompts, latents)`` when prompts are done: (M,) int64 indices and
+        (M, ...) latents; breadth first once, depth first as they come
 
     Returns
     -------
@@ -156,6 +178,10 @@ def sample(
     Source: Decatur et al. 2025, Algorithm 1.
     """
     check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch, guidance)
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}; got {order!r}")
+    if on_step is not None and order != ORDERS[0]:
+        raise ValueError("on_step sees all branches of a step at once; depth first, use on_branches")
     scheduler = make_scheduler(scheduler, decoder.scheduler.config, plan.num_steps)
     noise = noise or keyed_noise(seed)
     device = decoder.unet.device
@@ -165,13 +191,38 @@ def sample(
         latents = first_latent(shape, noise) * scheduler.init_noise_sigma
     elif latents.shape != shape:
         raise ValueError(f"latents must have shape {shape} for {width}x{height} pixels; got {tuple(latents.shape)}")
+    network = unet_calls(decoder.unet, acceleration)
     if device.type == "cpu" or not micro_batch:
         micro_batch = auto_micro_batch(device, unet_bytes_per_row(decoder.unet, *shape[2:]))
+    if acceleration == "torch.compile":
+        micro_batch = min(micro_batch, LARGEST_COMPILED)
+    batches = MicroBatches(micro_batch, before_call)
     denoiser = Denoiser(
-        decoder.unet, scheduler, plan, embeddings.keys, guidance, noise, MicroBatches(micro_batch, before_call), on_step
+        network, scheduler, plan, embeddings.keys, guidance, noise, batches, watcher(on_step, on_branches)
     )
-    latents = latents.to(device, torch.float32)
-    return sample_branches(denoiser, latents, plan, embeddings.stacked().to(device), rescale_means)
+    return sample_branches(
+        denoiser,
+        latents.to(device, torch.float32),
+        plan,
+        embeddings.stacked().to(device),
+        rescale_means,
+        most_rows=None if order == ORDERS[0] else max(2 * micro_batch, LEAST_PIECE),
+        fork=Denoiser.fork,
+        on_finished=on_finished,
+    )
+
+
+def watcher(on_step, on_branches):
+    """One callable ``(k, clusters, x0)`` from both callbacks of `sample`; None when there are none."""
+    if on_step is None:
+        return on_branches
+
+    def both(k, clusters, x0):
+        on_step(k, x0)
+        if on_branches is not None:
+            on_branches(k, clusters, x0)
+
+    return both
 
 
 def first_latent(shape, noise):
@@ -183,54 +234,89 @@ def first_latent(shape, noise):
 
 
 class Denoiser:
-    """One denoising step of all branches: guided UNet in micro-batches, then one step of the scheduler."""
+    """One denoising step of some branches: guided UNet in micro-batches, then one step of the scheduler.
 
-    def __init__(self, unet, scheduler, plan, prompt_keys, guidance, noise, batches, on_step=None):
-        self.unet = unet
+    Parameters
+    ----------
+    network : callable          ``(latents, t, image_embeds) -> float32 prediction``, see `unet_calls`
+    scheduler : diffusers scheduler with its timesteps set
+    plan : Plan
+    prompt_keys : N ints        noise keys
+    guidance : float
+    noise : noise source
+    batches : MicroBatches
+    on_branches : callable      as in `sample`
+    """
+
+    def __init__(self, network, scheduler, plan, prompt_keys, guidance, noise, batches, on_branches=None):
+        self.network = network
         self.scheduler = scheduler
         self.plan = plan
         self.prompt_keys = prompt_keys
         self.guidance = guidance
         self.noise = noise
         self.batches = batches
-        self.on_step = on_step
+        self.on_branches = on_branches
+        self.timesteps = scheduler.timesteps.to(network.device)  # once: a copy in each step would wait for the device
+        self.clusters, self.keys = None, None  # of the present step, and their noise keys
+        self.row_shape = None  # of a latent, once there was a step
+
+    def fork(self, k, clusters, rows):
+        """The denoiser of the branches `clusters` of step k; a scheduler's memory follows from `rows`."""
+        child = copy.copy(self)
+        child.clusters = clusters
+        if rows is None:
+            return child
+        labels = self.plan.steps[k].labels
+        members = np.flatnonzero(np.isin(labels, clusters))
+        child.keys = branch_keys(np.searchsorted(clusters, labels[members]), [self.prompt_keys[i] for i in members])
+        child.scheduler = copy.copy(self.scheduler)
+        if self.row_shape is not None:
+            gather_history(child.scheduler, rows, self.row_shape)
+        return child
 
     def __call__(self, latents, k, embeddings):
-        step, t, channels = self.plan.steps[k], self.scheduler.timesteps[k], latents.shape[1]
-        if k and step.num_clusters > self.plan.steps[k - 1].num_clusters:
-            gather_history(self.scheduler, torch.as_tensor(step.parents), latents.shape[1:])
+        self.row_shape = latents.shape[1:]
+        t, channels = self.scheduler.timesteps[k], latents.shape[1]
         scaled = self.scheduler.scale_model_input(latents, t)
-        prediction = self.batches.map(lambda rows: self.predict(scaled[rows], t, embeddings[:, rows]), len(latents))
+        time = self.timesteps[k]
+        prediction = self.batches.map(lambda rows: self.predict(scaled[rows], time, embeddings[:, rows]), len(latents))
         noise_prediction = prediction[:, :channels]
-        x0 = self.on_step and predicted_original(self.scheduler, scaled, t, noise_prediction)
-        options = {}
-        if takes_generator(self.scheduler):
-            options["generator"] = self.noise(k, branch_keys(step.labels, self.prompt_keys))
+        x0 = self.on_branches and predicted_original(self.scheduler, scaled, t, noise_prediction)
         output = prediction if learns_variance(self.scheduler) else noise_prediction
-        latents = self.scheduler.step(output, t, latents, **options).prev_sample
-        if self.on_step:
-            self.on_step(k, x0)
+        latents = self.step(output, k, t, latents)
+        if self.on_branches:
+            self.on_branches(k, self.clusters, x0)
         return latents
+
+    def step(self, output, k, t, latents):
+        """The scheduler's step; on a GPU nothing in it waits for the UNet to be done."""
+        if not takes_generator(self.scheduler):
+            return self.scheduler.step(output, t, latents).prev_sample
+        generators = self.noise(k, self.keys)
+        step = None
+        if latents.device.type == "cuda" and isinstance(generators, list):
+            step = step_with_noise(
+                self.scheduler, lambda shape, dtype: draw_rows(generators, shape, dtype, latents.device)
+            )
+        if step is not None:
+            return step(output, t, latents).prev_sample
+        return self.scheduler.step(output, t, latents, generator=generators).prev_sample
 
     def predict(self, latents, t, embeddings):
         """Noise (and variance) prediction after guidance: (B, C or 2C, h, w) float32.
 
         Guidance moves the noise alone; the variance is the conditional pass's, as in `KandinskyV22Pipeline`.
         """
-        positive, negative = embeddings.to(self.unet.dtype)
-        latents = latents.to(self.unet.dtype)
+        positive, negative = embeddings.to(self.network.dtype)
+        latents = latents.to(self.network.dtype)
         if self.guidance <= 1:
-            return self.evaluate(latents, t, positive)
-        both = self.evaluate(torch.cat([latents, latents]), t, torch.cat([negative, positive]))
+            return self.network(latents, t, positive)
+        both = self.network(torch.cat([latents, latents]), t, torch.cat([negative, positive]))
         noise, variance = both.split([latents.shape[1], both.shape[1] - latents.shape[1]], dim=1)
         unconditional, conditional = noise.chunk(2)
         guided = unconditional + self.guidance * (conditional - unconditional)
         return torch.cat([guided, variance.chunk(2)[1]], dim=1)
-
-    def evaluate(self, latents, t, image_embeds):
-        conditions = {"image_embeds": image_embeds}
-        output = self.unet(latents, t, encoder_hidden_states=None, added_cond_kwargs=conditions)
-        return output.sample.float()
 
 
 @torch.no_grad()
@@ -249,7 +335,7 @@ def decode(decoder, latents, micro_batch=0, before_call=None):
     """
     movq = decoder.movq
     if movq.device.type == "cpu" or not micro_batch:
-        micro_batch = auto_micro_batch(movq.device, movq_bytes_per_row(movq, *latents.shape[2:]))
+        micro_batch = auto_micro_batch(movq.device, movq_bytes_per_row(movq, *latents.shape[2:]), LARGEST_MOVQ)
 
     def decode_rows(rows):
         z = latents[rows].to(movq.device, movq.dtype)

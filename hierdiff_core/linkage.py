@@ -11,9 +11,14 @@ METRICS = ("cosine", "chord")
 
 # Distances of unequal embeddings stay above zero: rounding must not merge two prompts into one leaf.
 SMALLEST_DISTANCE = np.finfo(np.float64).eps
+# With a GPU at hand, more prompts than these have their distances computed there, and more than those their tree:
+# up to the first SciPy takes a fraction of a second, up to the second its tree is faster than one merge after the other
+# on a GPU (docs/performance.md).
+MOST_ON_CPU = 500
+MOST_TREE_ON_CPU = 5000
 
 
-def ward_linkage(positive, metric="cosine"):
+def ward_linkage(positive, metric="cosine", device="cpu"):
     """Cluster embeddings with Ward linkage.
 
     Parameters
@@ -23,6 +28,7 @@ def ward_linkage(positive, metric="cosine"):
         "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
         vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
         comes closer to full sampling (docs/schedules.md), and the nodes and the command line take it by default.
+    device : str or torch.device    a CUDA device takes over large sets; with any other it is SciPy for every size
 
     Returns
     -------
@@ -30,10 +36,14 @@ def ward_linkage(positive, metric="cosine"):
 
     Raises
     ------
-    ValueError  if `metric` is unknown or an embedding is missing, not finite or zero.
+    ValueError  if `metric` is unknown, an embedding is missing, not finite or zero, or the distances of "cosine" do
+        not fit in the device's memory.
 
     Notes
     -----
+    Beyond `MOST_ON_CPU` prompts a GPU computes the distances, in float64; beyond `MOST_TREE_ON_CPU` it also finds the
+    merges (`hierdiff_core.ward`). Heights equal SciPy's but for rounding, and so does the tree where no distances tie.
+
     Ward's method assumes Euclidean distances. "cosine" is not one; the paper uses it all the same, and the
     heights still grow from merge to merge (tests/test_linkage.py).
 
@@ -44,7 +54,13 @@ def ward_linkage(positive, metric="cosine"):
     vectors = _as_vectors(positive)
     if len(vectors) == 1:
         return np.empty((0, 4))
-    return linkage(_condensed_distances(vectors, metric), method="ward")
+    if not str(device).startswith("cuda") or len(vectors) <= MOST_ON_CPU:
+        return linkage(_condensed_distances(vectors, metric), method="ward")
+    from . import ward  # here, since planning needs no torch
+
+    if len(vectors) <= MOST_TREE_ON_CPU:
+        return linkage(ward.condensed_distances(vectors, metric, SMALLEST_DISTANCE, device), method="ward")
+    return ward.ward_chain(vectors, metric, SMALLEST_DISTANCE, device)
 
 
 def flat_clusters(Z, t):
@@ -123,11 +139,11 @@ def _as_vectors(positive):
     vectors = np.asarray(positive, dtype=np.float64)
     if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
         raise ValueError(f"positive must have shape (N, D) with N >= 1; got {vectors.shape}")
-    for i, row in enumerate(vectors):
-        if not np.isfinite(row).all():
-            raise ValueError(f"embedding {i} holds NaN or infinity; embed that prompt again, in a wider precision")
-        if not row.any():
+    finite, filled = np.all(np.isfinite(vectors), axis=1), np.any(vectors != 0, axis=1)
+    for i in np.flatnonzero(np.logical_not(finite & filled))[:1]:
+        if finite[i]:
             raise ValueError(f"embedding {i} is zero and has no direction to compare; reword or drop that prompt")
+        raise ValueError(f"embedding {i} holds NaN or infinity; embed that prompt again, in a wider precision")
     return vectors
 
 

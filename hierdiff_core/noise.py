@@ -72,6 +72,29 @@ def common_noise(seed):
     return noise
 
 
+def draw_rows(generators, shape, dtype, device):
+    """One draw of each generator, on the device.
+
+    Parameters
+    ----------
+    generators : list of C CPU `torch.Generator`
+    shape : (C, ...)   of the result
+
+    Returns
+    -------
+    noise : (C, ...) tensor   the numbers that diffusers' `randn_tensor` gives for these generators
+
+    Notes
+    -----
+    From pinned memory, so that the copy waits for nothing: the numbers are drawn while the device is busy with the
+    UNet.
+    """
+    noise = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    for row, generator in zip(noise, generators, strict=True):
+        torch.randn(row.shape, generator=generator, dtype=dtype, out=row)
+    return noise.to(device, non_blocking=True)
+
+
 def keyed_generator(seed, branch, step):
     """CPU `torch.Generator` seeded by a hash of three ints."""
     return torch.Generator("cpu").manual_seed(_hash(f"{seed} {branch} {step}".encode()) % 2**32)

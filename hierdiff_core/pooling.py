@@ -9,8 +9,8 @@ def cluster_means(values, labels, counts):
     Parameters
     ----------
     values : (N, ...) float tensor
-    labels : (N,) int64      cluster of each row, 0-based, contiguous
-    counts : (C,) int64      rows in each cluster
+    labels : (N,) int64      cluster of each row, 0-based, contiguous; array or tensor
+    counts : (C,) int64      rows in each cluster; array or tensor
 
     Returns
     -------

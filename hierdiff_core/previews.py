@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
+
+from .sampling import on_device
 
 # Longest side, in latent pixels, at which branches are kept for the tree: 32 decode to 256 picture pixels.
 LARGEST_KEPT = 32
@@ -70,27 +73,30 @@ def to_pictures(images):
 
 
 class BranchLatents:
-    """Keeps the clean latent that each branch is heading for at its last step. An `on_step` callback.
+    """Keeps the clean latent that each branch is heading for at its last step. An `on_branches` callback.
 
     Attributes
     ----------
-    latents : list of (C, h, w) tensor   by index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side
+    latents : list of (C, h, w) tensor   by index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side; those
+        of a GPU may still be on their way, `stacked` waits for them
     """
 
     def __init__(self, plan):
         self.latents: list[torch.Tensor | None] = [None] * len(plan.branches)
-        self._ending = [[] for _ in plan.steps]
+        self._ending = [{} for _ in plan.steps]  # index by cluster
         for index, branch in enumerate(plan.branches):
-            self._ending[branch.stop - 1].append((index, branch.cluster))
+            self._ending[branch.stop - 1][branch.cluster] = index
 
-    def __call__(self, k, x0):
-        if not self._ending[k]:
+    def __call__(self, k, clusters, x0):
+        rows = [row for row, cluster in enumerate(clusters) if cluster in self._ending[k]]
+        if not rows:
             return
-        indices, clusters = zip(*self._ending[k], strict=True)
-        kept = shrunk(x0[torch.tensor(clusters, device=x0.device)], LARGEST_KEPT)
-        for index, latent in zip(indices, kept.cpu(), strict=True):
-            self.latents[index] = latent
+        kept = shrunk(x0[on_device(np.array(rows), x0.device)], LARGEST_KEPT).to("cpu", non_blocking=True)
+        for row, latent in zip(rows, kept, strict=True):
+            self.latents[self._ending[k][clusters[row]]] = latent
 
     def stacked(self, indices):
         """(B, C, h, w) tensor   the latents of the branches with these indices"""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return torch.stack([self.latents[index] for index in indices])

@@ -1,6 +1,7 @@
 """The diffusers schedulers on offer, each made from the decoder's own noise schedule."""
 
 import inspect
+import types
 
 SCHEDULERS = {
     "DDPM": ("DDPMScheduler", {}),
@@ -55,6 +56,28 @@ def takes_generator(scheduler):
     return "generator" in inspect.signature(scheduler.step).parameters
 
 
+def step_with_noise(scheduler, draw):
+    """`scheduler.step` that takes its noise from ``draw(shape, dtype) -> tensor`` instead of a generator.
+
+    diffusers draws from a list of CPU generators and copies the result in a way that waits for the device. Schedulers
+    import the function that draws; this is their `step` with that one name bound to another function.
+
+    Returns
+    -------
+    step : callable, or None   None where this version of diffusers draws in another way
+    """
+    step = getattr(type(scheduler), "step", None)
+    if not isinstance(step, types.FunctionType) or "randn_tensor" not in step.__code__.co_names:
+        return None
+
+    def randn_tensor(shape, generator=None, device=None, dtype=None, layout=None):
+        return draw(shape, dtype)
+
+    names = {**step.__globals__, "randn_tensor": randn_tensor}
+    bound = types.FunctionType(step.__code__, names, step.__name__, step.__defaults__, step.__closure__)
+    return types.MethodType(bound, scheduler)
+
+
 def predicted_original(scheduler, scaled, t, noise_prediction):
     """The clean latent that a noise prediction implies.
 
@@ -70,5 +93,5 @@ def predicted_original(scheduler, scaled, t, noise_prediction):
 
     Source: Ho et al. 2020, equation 15.
     """
-    signal = scheduler.alphas_cumprod[int(t)].to(scaled)
+    signal = scheduler.alphas_cumprod[int(t)].to(scaled.dtype)  # stays on the CPU: copying it would wait for the device
     return (scaled - (1 - signal).sqrt() * noise_prediction) / signal.sqrt()

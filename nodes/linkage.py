@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
@@ -50,7 +51,7 @@ class WardLinkage(io.ComfyNode):
 
     @classmethod
     def execute(cls, embeddings, metric):
-        Z = ward_linkage(embeddings.positive, metric)
+        Z = ward_linkage(embeddings.positive, metric, comfy.model_management.get_torch_device())
         picture = image_tensor(draw_dendrogram(Z, embeddings.prompts))
         linkage = Linkage(Z, metric, embeddings.prompts, merge_errors(Z, embeddings.positive))
         return io.NodeOutput(linkage, picture, ui=show(cls, describe(linkage), picture))

@@ -92,7 +92,7 @@ class LiveTree:
             "branches": self.branches,
         }
 
-    def step(self, k, x0, rows, standard):
+    def step(self, k, x0, rows, standard, clusters=None):
         """Step k is done.
 
         Parameters
@@ -100,29 +100,32 @@ class LiveTree:
         k : int
         x0 : (C, ...) tensor    the clean latents that the clusters of step k are heading for
         rows, standard : int    model rows spent so far, and what separate runs would have spent
+        clusters : (C,) int64   which clusters these are; all of the step when None
         """
         last = k == self.plan.num_steps - 1
         due = last or time.monotonic() - self.last_sent > SECONDS_BETWEEN_UPDATES
-        self.keep_tiles(k, x0, ending_only=not due)
-        clusters = self.plan.steps[k].num_clusters
-        self.progress = {"step": k + 1, "clusters": clusters, "rows": int(rows), "standard": int(standard)}
+        self.keep_tiles(k, x0, clusters, ending_only=not due)
+        self.progress = {"step": k + 1, "clusters": len(x0), "rows": int(rows), "standard": int(standard)}
         if due:
             self.send("progress", **self.progress, tiles=self.new_tiles())
             self.last_sent = time.monotonic()
 
-    def keep_tiles(self, k, x0, ending_only):
+    def keep_tiles(self, k, x0, clusters, ending_only):
         """Draw the branches of step k, or only those that end with it and would never be drawn again.
 
         Also those of steps since the last call: some samplers report every other step.
         """
         if self.to_rgb is None:
             return
-        since = min(k, self.progress["step"])
+        since = min(k, self.progress["step"]) if clusters is None else k
         alive = (self.starts <= k) & (self.stops > since)
         wanted = np.flatnonzero(alive & (self.stops <= k + 1) if ending_only else alive)
+        rows = self.plan.steps[k].labels[self.first_members[wanted]]
+        if clusters is not None:
+            inside = np.isin(rows, clusters)
+            wanted, rows = wanted[inside], np.searchsorted(clusters, rows[inside])
         if not len(wanted):
             return
-        rows = self.plan.steps[k].labels[self.first_members[wanted]]
         rgb = self.to_rgb(x0[torch.as_tensor(rows, device=x0.device)], self.side)
         if rgb is not None:
             self.add_tiles(wanted.tolist(), rgb)

@@ -10,7 +10,9 @@ from ..hierdiff_core.figures import draw_tree, preview_grid
 from ..hierdiff_core.kandinsky import check_sample_inputs, sample
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
+from ..hierdiff_core.sampling import ORDERS
 from ..hierdiff_core.schedulers import SCHEDULERS
+from ..hierdiff_core.unet_calls import ACCELERATIONS
 from . import types
 from .decoder import load_unet
 from .live import LiveTree, linear_colours
@@ -68,6 +70,23 @@ class BranchingSampler(io.ComfyNode):
                     tooltip="Stretch the mean embedding of each cluster to the mean length of its members. "
                     "The paper takes the mean as it is.",
                 ),
+                io.Combo.Input(
+                    "order",
+                    options=list(ORDERS),
+                    default=ORDERS[0],
+                    optional=True,
+                    tooltip="breadth first: all branches of a step, then the next step. depth first: subtrees one "
+                    "after the other, a few dozen branches at a time, which bounds the memory. The pictures are the "
+                    "same.",
+                ),
+                io.Combo.Input(
+                    "acceleration",
+                    options=list(ACCELERATIONS),
+                    default=ACCELERATIONS[0],
+                    optional=True,
+                    tooltip="On NVIDIA cards. CUDA graphs: faster steps of few branches. torch.compile: faster steps "
+                    "of any size, after a minute or two of compiling at the first run. Off when it fails.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -90,19 +109,21 @@ class BranchingSampler(io.ComfyNode):
         height,
         micro_batch,
         rescale_means=False,
+        order=ORDERS[0],
+        acceleration=ACCELERATIONS[0],
     ):
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance)
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
         progress = Progress(plan.nfe)
         branches = BranchLatents(plan)
-        spent = plan.clusters_per_step.cumsum()
         began = time.monotonic()
         with LiveTree(plan, linear_colours(decoder.latent_rgb)) as live:
 
-            def on_step(k, x0):
-                branches(k, x0)
-                live.step(k, x0, spent[k], plan.num_prompts * (k + 1))
-                progress.advance(plan.steps[k].num_clusters, lambda: preview(x0, decoder.latent_rgb))
+            def on_branches(k, clusters, x0):
+                branches(k, clusters, x0)
+                rows = progress.value + len(clusters)
+                live.step(k, x0, rows, standard_rows(plan, k, rows), clusters)
+                progress.advance(len(clusters), lambda: preview(x0, decoder.latent_rgb))
 
             latents = sample(
                 decoder.pipeline,
@@ -115,8 +136,10 @@ class BranchingSampler(io.ComfyNode):
                 height=height,
                 micro_batch=micro_batch,
                 rescale_means=rescale_means,
-                on_step=on_step,
                 before_call=progress.check_cancelled,
+                order=order,
+                acceleration=acceleration,
+                on_branches=on_branches,
             ).to(comfy.model_management.intermediate_device())
             report = describe(plan, time.monotonic() - began, scheduler)
             drawing = draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted, live))
@@ -125,6 +148,13 @@ class BranchingSampler(io.ComfyNode):
         progress.finish(drawing)
         tree = image_tensor(drawing)
         return io.NodeOutput({"samples": latents}, tree, report, ui=show(cls, report, tree))
+
+
+def standard_rows(plan, k, rows):
+    """What separate runs would have spent by now; between the steps, where the work goes depth first, in proportion."""
+    if rows == plan.clusters_per_step[: k + 1].sum():
+        return plan.num_prompts * (k + 1)
+    return plan.num_prompts * plan.num_steps * rows // plan.nfe
 
 
 def other_scheduler(plan, scheduler):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -45,6 +46,36 @@ def test_two_prompts_give_pictures_plots_and_a_report(tmp_path, capsys):
     for name in ("contact_sheet", "dendrogram", "schedule", "tree"):
         assert Image.open(tmp_path / "set" / f"{name}.png").width > 100
     assert "6 UNet rows instead of 10, 40.0% saved" in capsys.readouterr().out
+
+
+def test_first_pictures_are_written_while_others_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("hierdiff_core.kandinsky.LEAST_PIECE", 1)  # pieces of two branches
+    there, decode_latents = [], command_line.decode
+
+    def look(decoder, latents, *args):
+        there.append(len(list(tmp_path.glob("deep/[0-9]*.png"))))
+        return decode_latents(decoder, latents, *args)
+
+    options = ["--saving", "0.4"]
+    monkeypatch.setattr(command_line, "decode", look)
+    monkeypatch.setattr(command_line, "ThreadPoolExecutor", AtOnce)
+    deep, pictures = draw(tmp_path / "deep", *options, "--order", "depth first")
+    pieces = there[:-1]  # the last call draws the tree
+    assert len(pieces) >= 3
+    assert pieces == sorted(pieces)
+    assert 0 < pieces[-1] < 6
+    _, others = draw(tmp_path / "broad", *options)
+    assert pictures == others
+    assert deep["settings"]["order"] == "depth first"
+
+
+class AtOnce(ThreadPoolExecutor):
+    """Runs a job before the next line does."""
+
+    def submit(self, *args, **kwargs):
+        job = super().submit(*args, **kwargs)
+        job.result()
+        return job
 
 
 def test_saving_beyond_reach_saves_what_can_be_saved_and_says_so(tmp_path, capsys):

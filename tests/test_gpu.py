@@ -1,17 +1,21 @@
 """On a CUDA device: run with `make test ARGS="-m gpu"`. Left out elsewhere, since continuous integration has none."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 from comfyui_host import ComfyServer
 from graphs import native_graph, small_graph
 from graphs import pictures as server_pictures
+from scipy.cluster.hierarchy import is_isomorphic
 
 from hierdiff_core import (
     build_plan,
     decode,
     embed_prompts,
     falling_shape,
+    flat_clusters,
     load_decoder,
     load_prior,
     sample,
@@ -19,6 +23,9 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
+from hierdiff_core.linkage import METRICS
+from hierdiff_core.sampling import ORDERS
+from hierdiff_core.unet_calls import ACCELERATIONS
 
 pytestmark = pytest.mark.gpu
 
@@ -71,6 +78,73 @@ def test_micro_batch_changes_nothing_beyond_rounding(embeddings, plan):
         assert (pictures(decoder, embeddings, plan, micro_batch=micro_batch) - whole).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("acceleration", ACCELERATIONS[1:])
+def test_accelerated_runs_draw_the_same_pictures(embeddings, plan, acceleration):
+    decoder = load_decoder(dtype=torch.float16, device="cuda")
+    plain = pictures(decoder, embeddings, plan)
+    made = pictures(decoder, embeddings, plan, acceleration=acceleration)
+    again = pictures(decoder, embeddings, plan, acceleration=acceleration)  # graphs that were recorded before
+    calls = decoder.unet.__dict__["_hierdiff_calls"][acceleration]
+    assert calls.graphs
+    assert calls.compiled == (acceleration == "torch.compile")
+    assert torch.equal(made, again)
+    assert (made - plain).abs().mean() < 0.01
+    decoder.unet.to("cpu").to("cuda")  # as the host does with what is not in use
+    assert (pictures(decoder, embeddings, plan, acceleration=acceleration) - plain).abs().mean() < 0.01
+    assert calls.records
+    assert torch.equal(pictures(decoder, embeddings, plan), plain)  # the layout of the weights is the old one
+
+
+def test_acceleration_that_fails_is_said_and_left_out(embeddings, plan, monkeypatch, caplog):
+    decoder = load_decoder(dtype=torch.float16, device="cuda")
+    plain = pictures(decoder, embeddings, plan)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch, "compile", lambda unet: broken)
+    made = pictures(decoder, embeddings, plan, acceleration="torch.compile")
+    assert [r.message for r in caplog.records if "torch.compile is off" in r.message]
+    assert (made - plain).abs().mean() < 0.01
+
+
+def test_depth_first_draws_the_same_pictures(embeddings, plan):
+    decoder = load_decoder(dtype=torch.float32, device="cuda")
+    broad = pictures(decoder, embeddings, plan, micro_batch=4)
+    assert (pictures(decoder, embeddings, plan, micro_batch=4, order="depth first") - broad).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("scheduler", ["DDPM", "DDIM", "Euler ancestral"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_nothing_between_the_first_and_the_last_unet_call_waits_for_the_device(embeddings, plan, scheduler, order):
+    decoder, calls = load_decoder(dtype=torch.float16, device="cuda"), []
+
+    def before_call():
+        calls.append(1)
+        torch.cuda.set_sync_debug_mode("error")
+
+    options = {"guidance": 3.0, "width": 128, "height": 128, "scheduler": scheduler, "order": order}
+    sample(decoder, embeddings, plan, **options)  # loads the device's libraries
+    try:
+        sample(decoder, embeddings, plan, before_call=before_call, **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(calls) >= plan.num_steps
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("most_tree", [5000, 100], ids=["distances", "chain"])
+def test_clusters_of_the_gpu_are_those_of_scipy(monkeypatch, metric, most_tree):
+    monkeypatch.setattr("hierdiff_core.linkage.MOST_TREE_ON_CPU", most_tree)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 64))
+    x = np.concatenate([x, x[rng.integers(2000, size=200)]])
+    Z, expected = ward_linkage(x, metric, "cuda"), ward_linkage(x, metric)
+    np.testing.assert_allclose(Z[:, 2], expected[:, 2], rtol=0, atol=1e-5)
+    for t in np.quantile(expected[:, 2], np.linspace(0.1, 1, 25)) * (1 + 1e-9) + 1e-12:
+        assert is_isomorphic(flat_clusters(Z, t), flat_clusters(expected, t))
+
+
 def test_prior_in_half_precision_keeps_the_clusters(embeddings):
     made = embed_prompts(load_prior(dtype=torch.float16, device="cuda"), PROMPTS, guidance=1.0)
     assert torch.cosine_similarity(made.positive, embeddings.positive).min() > 0.99
@@ -79,6 +153,7 @@ def test_prior_in_half_precision_keeps_the_clusters(embeddings):
 def test_out_of_memory_halves_the_batch(embeddings, plan):
     decoder = load_decoder(dtype=torch.float32, device="cuda")
     expected = pictures(decoder, embeddings, plan, micro_batch=1)
+    gc.collect()  # graphs of other tests keep memory of their own
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     one_row = peak_of_one_row(decoder, embeddings, plan)

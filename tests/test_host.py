@@ -127,7 +127,13 @@ def test_workflow_of_the_first_version_runs_as_before(comfy, repo_root):
     path = repo_root / "tests" / "data" / "quickstart_0.1.0.json"
     workflow, info = json.loads(path.read_text(encoding="utf-8")), comfy.object_info()
     prompt = to_api(workflow, info)
-    added = {"shape": "linear", "power": 2.0, "rescale_means": False}
+    added = {
+        "shape": "linear",
+        "power": 2.0,
+        "rescale_means": False,
+        "order": "breadth first",
+        "acceleration": "none",
+    }
     before = {node_id: dict(node["inputs"]) for node_id, node in to_api(workflow, without(info, added)).items()}
     for node_id, node in prompt.items():
         new = {name: node["inputs"].pop(name) for name in added if name in node["inputs"]}
@@ -247,6 +253,13 @@ def test_rescaled_means_change_the_pictures_of_a_shared_run(comfy, small_run):
     )
     for one, other in zip(pictures(comfy, plain, "save"), pictures(comfy, unshared, "save"), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_depth_first_draws_the_same_pictures_and_the_same_tree(comfy, small_run):
+    deep = comfy.run(small_graph(**{"sample.order": "depth first", "sample.acceleration": "torch.compile"}))
+    assert text(deep, "sample").split("sampling took")[0] == text(small_run, "sample").split("sampling took")[0]
+    for one, other in zip(pictures(comfy, small_run, "save"), pictures(comfy, deep, "save"), strict=True):
+        assert np.array_equal(one, other)  # on a CPU acceleration has no effect
 
 
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "Euler ancestral", "DPM++ 2M", "UniPC"])

@@ -20,9 +20,10 @@ from hierdiff_core import (
 )
 from hierdiff_core.kandinsky import Denoiser, prior_batch_size, size_multiple, truncated_prompts
 from hierdiff_core.microbatch import MicroBatches
-from hierdiff_core.noise import FIRST_LATENT, keyed_generator, keyed_noise, text_key
+from hierdiff_core.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise, text_key
 from hierdiff_core.sampling import sample_branches
-from hierdiff_core.schedulers import SCHEDULERS, make_scheduler
+from hierdiff_core.schedulers import SCHEDULERS, make_scheduler, step_with_noise
+from hierdiff_core.unet_calls import ACCELERATIONS, PlainCalls
 
 SMALL = {"width": 64, "height": 64}
 SHARED_TAU = 1.2  # between the heights of the six prompts: clusters split at several steps
@@ -170,11 +171,11 @@ def test_branches_evaluated_in_batches_agree_with_one_at_a_time(decoder, embeddi
     def run(limit):
         scheduler = make_scheduler("DDPM", decoder.scheduler.config, plan.num_steps)
         denoiser = Denoiser(
-            decoder.unet, scheduler, plan, embeddings.keys, 4.0, keyed_noise(1), MicroBatches(limit), None
+            PlainCalls(decoder.unet), scheduler, plan, embeddings.keys, 4.0, keyed_noise(1), MicroBatches(limit)
         )
         first = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            return sample_branches(denoiser, first, plan, embeddings.stacked())
+            return sample_branches(denoiser, first, plan, embeddings.stacked(), fork=Denoiser.fork)
 
     one, five = run(1), run(5)
     assert plan.steps[-1].num_clusters > 5
@@ -268,6 +269,82 @@ def test_branching_equals_carrying_every_prompt_in_a_row_of_its_own(decoder, emb
     torch.testing.assert_close(latents, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_depth_first_draws_the_same_pictures_to_the_bit(decoder, embeddings, scheduler, monkeypatch):
+    monkeypatch.setattr("hierdiff_core.kandinsky.LEAST_PIECE", 1)  # pieces of two branches
+    plan = make_plan(embeddings, 7)
+    finished, rows = {}, []
+    options = {"seed": 4, "scheduler": scheduler, **SMALL}
+    deep = sample(
+        decoder,
+        embeddings,
+        plan,
+        order="depth first",
+        on_branches=lambda k, clusters, x0: rows.append((k, clusters.tolist(), len(x0))),
+        on_finished=lambda prompts, latents: finished.update(zip(prompts.tolist(), latents, strict=True)),
+        **options,
+    )
+    assert torch.equal(deep, sample(decoder, embeddings, plan, **options))
+    assert sorted(finished) == list(range(6))
+    assert all(torch.equal(finished[i], deep[i]) for i in finished)
+    assert max(count for *_, count in rows) == 2
+    assert all(len(clusters) == count for _, clusters, count in rows)
+    denoised = sorted((k, c) for k, clusters, _ in rows for c in clusters)
+    assert denoised == [(k, c) for k, step in enumerate(plan.steps) for c in range(step.num_clusters)]
+
+
+def test_breadth_first_finishes_all_prompts_at_once(decoder, embeddings):
+    finished, seen = [], []
+    plan = make_plan(embeddings, 3)
+    latents = sample(
+        decoder,
+        embeddings,
+        plan,
+        on_finished=lambda *done: finished.append(done),
+        on_step=lambda k, x0: seen.append((k, len(x0))),
+        on_branches=lambda k, clusters, x0: seen.append((k, clusters.tolist())),
+        **SMALL,
+    )
+    ((prompts, rows),) = finished
+    assert prompts.tolist() == list(range(6))
+    assert torch.equal(rows, latents)
+    expected = [((k, step.num_clusters), (k, list(range(step.num_clusters)))) for k, step in enumerate(plan.steps)]
+    assert seen == [event for pair in expected for event in pair]
+
+
+@pytest.mark.parametrize("acceleration", ACCELERATIONS[1:])
+def test_acceleration_changes_nothing_on_a_cpu(decoder, embeddings, acceleration):
+    plan = make_plan(embeddings, 3)
+    made = sample(decoder, embeddings, plan, acceleration=acceleration, **SMALL)
+    assert torch.equal(made, sample(decoder, embeddings, plan, **SMALL))
+
+
+@pytest.mark.parametrize("scheduler", ["DDPM", "Euler ancestral"])
+def test_noise_drawn_ahead_is_the_schedulers_own_to_the_bit(decoder, scheduler):
+    config, like = decoder.scheduler.config, (3, 4, 8, 8)
+    sample, output = (torch.randn(like, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    if scheduler == "DDPM":
+        output = torch.cat([output, output], dim=1)
+    results = []
+    for ahead in (False, True):
+        made = make_scheduler(scheduler, config, 5)
+        generators = [keyed_generator(7, key, 2) for key in (3, 1, 2)]
+        if ahead:
+            step = step_with_noise(made, lambda *shape: draw_rows(generators, *shape, torch.device("cpu")))  # noqa: B023
+            results.append(step(output, made.timesteps[2], sample).prev_sample)
+        else:
+            results.append(made.step(output, made.timesteps[2], sample, generator=generators).prev_sample)
+    assert torch.equal(*results)
+
+
+def test_scheduler_that_draws_in_another_way_keeps_its_own_step():
+    class Other:
+        def step(self, output, t, sample, generator=None):
+            return sample
+
+    assert step_with_noise(Other(), None) is None
+
+
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "DPM++ 2M", "UniPC"])
 def test_clean_latents_of_the_last_step_are_the_result(decoder, embeddings, scheduler):
     clean = {}
@@ -293,6 +370,9 @@ def test_clean_latents_of_the_last_step_are_the_result(decoder, embeddings, sche
         ({"micro_batch": -1}, "micro_batch must be 0 .* got -1"),
         ({"scheduler": "Heun"}, "scheduler must be one of DDPM, .* got 'Heun'"),
         ({"guidance": float("nan")}, "guidance must be a finite number; got nan"),
+        ({"order": "upwards"}, "order must be one of breadth first, depth first; got 'upwards'"),
+        ({"order": "depth first", "on_step": print}, "on_step sees all branches of a step at once; depth first, use"),
+        ({"acceleration": "fast"}, "acceleration must be one of none, CUDA graphs, torch.compile; got 'fast'"),
         ({"latents": torch.zeros(6, 4, 8, 8)}, r"latents must have shape \(1, 4, 8, 8\) .* got \(6, 4, 8, 8\)"),
         ({"latents": torch.zeros(1, 4, 16, 16)}, r"latents must have shape \(1, 4, 8, 8\)"),
     ],

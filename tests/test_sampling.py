@@ -138,6 +138,55 @@ def test_embeddings_of_another_set_are_refused():
         sample_branches(denoise, START, plan, torch.randn(2, 3, 3))
 
 
+# --- depth first ---
+
+
+@given(prompt_sets(), st.integers(1, 6))
+def test_depth_first_makes_the_same_latents_to_the_bit(prompt_set, most_rows):
+    embeddings, num_steps, tau = prompt_set
+    plan = plan_of(embeddings, num_steps, tau)
+    sizes, finished = [], []
+
+    def watched(latents, k, means):
+        sizes.append(len(latents))
+        return denoise(latents, k, means)
+
+    latents = sample_branches(
+        watched, START, plan, embeddings, most_rows=most_rows, on_finished=lambda *done: finished.append(done)
+    )
+    assert torch.equal(latents, sample_branches(denoise, START, plan, embeddings))
+    assert sum(sizes) == plan.nfe
+    assert max(sizes) <= most_rows
+    assert sorted(i for prompts, _ in finished for i in prompts.tolist()) == list(range(plan.num_prompts))
+    for prompts, rows in finished:
+        assert torch.equal(rows, latents[prompts])
+
+
+def test_depth_first_finishes_one_subtree_before_it_begins_the_next():
+    Z = np.array([[0, 1, 0.1, 2], [2, 3, 0.2, 2], [4, 5, 0.3, 4]])
+    plan = build_plan(Z, [0.4, 0.25, 0.05, 0])
+    steps = []
+
+    def look(latents, k, means):
+        steps.append((k, len(latents), means[0].flatten().tolist()))
+        return latents
+
+    embeddings = torch.tensor([[[0.0], [1.0], [2.0], [3.0]]] * 2)
+    sample_branches(look, torch.zeros(1, 1), plan, embeddings, most_rows=2)
+    halves = [(1, 2, [0.5, 2.5])]
+    left, right = [(2, 2, [0, 1]), (3, 2, [0, 1])], [(2, 2, [2, 3]), (3, 2, [2, 3])]
+    assert steps == [(0, 1, [1.5]), *halves, *left, *right]
+
+
+def test_branches_are_dealt_out_to_pieces_of_nearly_the_same_size():
+    embeddings = torch.randn(2, 17, 4, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    sample_branches(
+        lambda x, k, means: sizes.append(len(x)) or x, START, plan_of(embeddings, 1, 0), embeddings, most_rows=8
+    )
+    assert sizes == [6, 6, 5]
+
+
 # --- schedulers that remember ---
 
 
@@ -172,6 +221,33 @@ def test_histories_follow_the_branches(prompt_set):
         means = [embeddings[0][s.labels == c].double().mean(dim=0).float() for c in s.labels]
         x = alone.step(torch.sin(x) + torch.stack(means), x)
     torch.testing.assert_close(branched, x, rtol=1e-4, atol=1e-5)
+
+
+@given(prompt_sets(), st.integers(1, 4))
+def test_histories_follow_the_branches_depth_first_too(prompt_set, most_rows):
+    embeddings, num_steps, tau = prompt_set
+    plan = plan_of(embeddings, num_steps, tau)
+
+    class Stepper:
+        def __init__(self):
+            self.scheduler = TwoStep()
+
+        def __call__(self, latents, k, means):
+            return self.scheduler.step(torch.sin(latents) + means[0], latents)
+
+        def fork(self, k, clusters, rows):
+            if rows is None:
+                return self
+            child = Stepper()
+            vars(child.scheduler).update(vars(self.scheduler))
+            gather_history(child.scheduler, rows, (3,))
+            return child
+
+    deep, broad = (
+        sample_branches(Stepper(), START, plan, embeddings, most_rows=most, fork=Stepper.fork)
+        for most in (most_rows, None)
+    )
+    assert torch.equal(deep, broad)
 
 
 def test_only_rows_of_latents_are_gathered():

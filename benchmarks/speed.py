@@ -1,0 +1,368 @@
+"""How long a set takes, against the paper's own loop and against the limit of the UNet; tables in docs/performance.md.
+
+    python benchmarks/speed.py [--small] [--only PART ...]
+
+On a CUDA device Kandinsky 2.2 is built at its published size with random weights, float16, 512 x 512 pixels, 40 steps,
+guidance 10. --small takes the bundled model, few prompts and steps, and runs on a CPU: it shows that all parts work.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(min(16, os.cpu_count() or 1)))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import diffusers
+import numpy as np
+import paper_loop
+import torch
+from full_size import random_decoder, random_prior
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import pdist
+
+from hierdiff_core import (
+    PromptEmbeddings,
+    build_plan,
+    decode,
+    embed_prompts,
+    falling_shape,
+    load_decoder,
+    load_prior,
+    sample,
+    tau_for_saving,
+    thresholds_at,
+    ward_linkage,
+)
+from hierdiff_core.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
+from hierdiff_core.previews import to_pictures
+from hierdiff_core.prompts import parse_prompts
+from hierdiff_core.sampling import ORDERS
+from hierdiff_core.unet_calls import ACCELERATIONS, unet_calls
+from hierdiff_core.ward import ward_chain
+
+RELATED = "{cat face|dog face|tiger face|red apple|strawberry|fire engine|tulip|snowman}, " + (
+    "{noto|twemoji|flat|3d|fluent|line art|pixel|paper} style"
+)
+SAVING = 0.6
+# What the whole table is made for; the other ways are timed breadth first only.
+BEST = ACCELERATIONS[-1]
+
+
+@dataclass
+class Setting:
+    """What is measured: models, sizes and repeats."""
+
+    device: str
+    prior: object
+    decoder: object
+    prompts: list
+    side: int  # latent pixels
+    num_steps: int
+    prior_steps: int
+    guidance: float
+    repeats: int
+    many: int  # prompts of the large set
+    prior_prompts: int
+    branches: tuple  # sizes of the curve
+    ward_sizes: tuple
+
+    @property
+    def pixels(self):
+        return {"width": 8 * self.side, "height": 8 * self.side}
+
+
+def full_setting(with_prior):
+    prior = None
+    if with_prior:
+        bundled = load_prior()
+        prior = random_prior("cuda", tokenizer=bundled.tokenizer, image_processor=bundled.image_processor)
+        prior.set_progress_bar_config(disable=True)
+    sizes = (1, 2, 4, 8, 12, 16, 24, 32), (2000, 5000, 50_000)
+    return Setting(
+        "cuda", prior, random_decoder("cuda"), parse_prompts(RELATED), 64, 40, 25, 10.0, 3, 2000, 500, *sizes
+    )
+
+
+def small_setting():
+    prompts = parse_prompts("{cat face|red apple}, {noto|flat} style")
+    return Setting("cpu", load_prior(), load_decoder(), prompts, 8, 6, 4, 3.0, 1, 12, 6, (1, 2), (60,))
+
+
+def seconds(call, device, repeats=1, warm=0):
+    """Median time of `call`, by CUDA events where there are any."""
+    times = []
+    for i in range(warm + repeats):
+        if device == "cuda":
+            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            began.record()
+            call()
+            ended.record()
+            torch.cuda.synchronize()
+            passed = began.elapsed_time(ended) / 1000
+        else:
+            start = time.perf_counter()
+            call()
+            passed = time.perf_counter() - start
+        if i >= warm:
+            times.append(passed)
+    return statistics.median(times)
+
+
+def table(title, head, rows):
+    """Print a table, each row as soon as `rows` gives it."""
+    print(f"\n**{title}**\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}", flush=True)
+    for row in rows:
+        print(f"| {' | '.join(str(cell) for cell in row)} |", flush=True)
+
+
+def plan_of(setting):
+    """A plan from the tree that the bundled prior, a trained one, makes of the prompts."""
+    embeddings = embed_prompts(load_prior(), setting.prompts, guidance=1.0, num_steps=setting.prior_steps)
+    return saving_plan(ward_linkage(embeddings.positive), setting.num_steps)
+
+
+def saving_plan(Z, num_steps, saving=SAVING):
+    shape = falling_shape(num_steps)
+    return build_plan(Z, thresholds_at(tau_for_saving(Z, shape, saving), shape))
+
+
+# --- parts ---
+
+
+@torch.no_grad()
+def curve(setting):
+    """Time of a guidance pair in UNet calls of several sizes; returns the best of any way."""
+    unet, device = setting.decoder.unet, setting.device
+    times = {}
+    for way in ACCELERATIONS if device == "cuda" else ACCELERATIONS[:1]:
+        network = unet_calls(unet, way)
+        t = torch.tensor(500, device=device)
+        for branches in setting.branches:
+            if way == "torch.compile" and branches > 16:
+                continue  # never asked for, see `LARGEST_COMPILED`
+            x = torch.randn(2 * branches, 4, setting.side, setting.side, device=device, dtype=unet.dtype)
+            embeds = torch.randn(2 * branches, unet.config.encoder_hid_dim, device=device, dtype=unet.dtype)
+            times[way, branches] = 1000 / branches * seconds(partial(network, x, t, embeds), device, repeats=5, warm=3)
+    ways = dict.fromkeys(way for way, _ in times)
+    rows = [[n, *(f"{times[way, n]:.2f}" if (way, n) in times else "" for way in ways)] for n in setting.branches]
+    table("UNet, ms a row (a guidance pair)", ["rows a call", *ways], rows)
+    return min(times.values()) / 1000
+
+
+def job(setting, best):
+    """The whole job, and sampling alone, for both sides; our run against tau = 0; the limit."""
+    plan, device = plan_of(setting), setting.device
+    whole = build_plan(plan.Z, np.zeros(setting.num_steps))
+    theirs = their_times(setting, plan)
+    prior_time = seconds(lambda: our_embeddings(setting), device, setting.repeats, warm=1)
+    embeddings = our_embeddings(setting)
+    latents = torch.randn(len(setting.prompts), 4, setting.side, setting.side, device=device)
+    decode_time = seconds(lambda: decode(setting.decoder, latents), device, setting.repeats, warm=1)
+    rows = [["the paper's loop", *(f"{x:.2f}" for x in (*theirs, sum(theirs))), "1", "1"]]
+    limits = []
+    for way in ACCELERATIONS if device == "cuda" else ACCELERATIONS[:1]:
+        for order in ORDERS if device == "cpu" or way == BEST else ORDERS[:1]:
+            run = our_sampling(setting, embeddings, plan, acceleration=way, order=order)
+            took = seconds(run, device, setting.repeats, warm=1)
+            times = prior_time, took, decode_time
+            ratios = f"{sum(times) / sum(theirs):.3f}", f"{took / theirs[1]:.3f}"
+            rows.append([f"{way}, {order}", *(f"{x:.2f}" for x in (*times, sum(times))), *ratios])
+            if order == ORDERS[0] and (device == "cpu" or way != "none"):
+                alone = seconds(our_sampling(setting, embeddings, whole, acceleration=way), device)
+                limits.append([way, *limit_row(plan, whole, took, alone, best), outside_unet(setting, plan, way)])
+    head = ["", "prior s", "sampling s", "decoding s", "job s", "job / paper's", "sampling / paper's"]
+    table(f"{plan.num_prompts} prompts, {plan.num_steps} steps, {plan.saved:.1%} saved, {plan.nfe} rows", head, rows)
+    head = [
+        "",
+        "shared s",
+        "tau = 0 s",
+        "speed-up",
+        "rows' ratio",
+        "of it",
+        "limit s",
+        "time / limit",
+        "outside the UNet",
+    ]
+    table("Against our own tau = 0 run, and against rows times the best time of a row", head, limits)
+
+
+def their_times(setting, plan):
+    """(prior, sampling, decoding) seconds of the paper's loop."""
+    device, decoder = setting.device, setting.decoder
+    unet_calls(decoder.unet, "none")
+    paper_loop.embed(setting.prior, setting.prompts[:1], setting.prior_steps)
+    prior_time = seconds(lambda: paper_loop.embed(setting.prior, setting.prompts, setting.prior_steps), device)
+    embeds = torch.randn(2, len(setting.prompts), decoder.unet.config.encoder_hid_dim, device=device)
+    embeds = embeds.to(decoder.unet.dtype)
+    arguments = embeds, setting.prompts, plan.Z, plan.thresholds, setting.guidance, setting.side
+    took = seconds(lambda: paper_loop.sample(decoder, *arguments), device, setting.repeats, warm=1)
+    latents = torch.randn(len(setting.prompts), 4, setting.side, setting.side, device=device)
+    return prior_time, took, seconds(lambda: paper_loop.decode(decoder, latents), device, setting.repeats, warm=1)
+
+
+def our_embeddings(setting):
+    return embed_prompts(setting.prior, setting.prompts, num_steps=setting.prior_steps)
+
+
+def our_sampling(setting, embeddings, plan, **options):
+    return lambda: sample(setting.decoder, embeddings, plan, guidance=setting.guidance, **setting.pixels, **options)
+
+
+def limit_row(plan, whole, took, alone, best):
+    ratio, limit = whole.nfe / plan.nfe, plan.nfe * best
+    faster = alone / took
+    cells = f"{took:.2f}", f"{alone:.2f}", f"{faster:.2f}", f"{ratio:.2f}", f"{faster / ratio:.3f}"
+    return *cells, f"{limit:.2f}", f"{took / limit:.3f}"
+
+
+def outside_unet(setting, plan, way):
+    """Share of sampling's time in which no UNet call is on the device: planning, means, copies, noise, scheduler."""
+    if setting.device != "cuda":
+        return "not measured"
+    embeddings, spans = our_embeddings(setting), []
+    calls = unet_calls(setting.decoder.unet, way)
+    evaluate = type(calls).__call__
+
+    def timed(self, *args):
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        output = evaluate(self, *args)
+        ended.record()
+        spans.append((began, ended))
+        return output
+
+    type(calls).__call__ = timed
+    try:
+        took = seconds(our_sampling(setting, embeddings, plan, acceleration=way), "cuda")
+    finally:
+        type(calls).__call__ = evaluate
+    inside = sum(began.elapsed_time(ended) for began, ended in spans) / 1000
+    return f"{(took - inside) / took:.2%}"
+
+
+def prior(setting):
+    """The prior, in batches and one prompt at a time; the latter on a part of the prompts."""
+    prompts = [f"{prompt}, number {i}" for i, prompt in zip(range(setting.prior_prompts), setting.prompts * 99)]  # noqa: B905
+    few, device, steps = prompts[:32], setting.device, setting.prior_steps
+    embed_prompts(setting.prior, prompts[:64], num_steps=steps)
+    batched = seconds(lambda: embed_prompts(setting.prior, prompts, num_steps=steps), device)
+    paper_loop.embed(setting.prior, few[:2], steps)
+    single = seconds(lambda: paper_loop.embed(setting.prior, few, steps), device) * len(prompts) / len(few)
+    row = [len(prompts), f"{batched:.2f}", f"{single:.2f} (from {len(few)} prompts)", f"{batched / single:.3f}"]
+    table("Prior", ["prompts", "in batches s", "one at a time s", "ratio"], [row])
+
+
+def large_set(setting):
+    """Memory of a small and a large set, and when the first picture of the large one is on disk.
+
+    Few steps: they change neither the memory nor the order of the work.
+    """
+
+    def rows():
+        for order, written in (*((order, False) for order in ORDERS), ("depth first", True)):
+            for count in len(setting.prompts), setting.many:
+                what = f"{order}, {'pictures to disk' if written else 'sampling only'}"
+                yield what, count, *large_run(setting, order, count, written)
+
+    if setting.device == "cuda" and setting.prior is not None:
+        setting.prior.to("cpu")
+    head = ["", "prompts", "peak memory MiB", "final latents MiB", "first picture s", "sampled s", "all on disk s"]
+    table("Memory, and when pictures are there; 4 steps, half of the rows saved, no acceleration", head, rows())
+
+
+def large_run(setting, order, count, written):
+    """(peak MiB, MiB of the latents, seconds to the first file, to the last latent, to the last file)"""
+    embeddings = random_embeddings(count, setting.decoder.unet.config.encoder_hid_dim)
+    plan = saving_plan(ward_linkage(embeddings.positive, "chord", setting.device), 4, 0.5)
+    if setting.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    times, began = [], time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as writers:
+
+        def write(index, picture):
+            picture.save(Path(folder) / f"{index:04d}.png")
+            times.append(time.monotonic() - began)
+
+        def on_finished(prompts, latents):
+            pictures = to_pictures(decode(setting.decoder, latents))
+            for index, picture in zip(prompts.tolist(), pictures, strict=True):
+                writers.submit(write, index, picture)
+
+        finished = on_finished if written else None
+        latents = our_sampling(setting, embeddings, plan, order=order, on_finished=finished)()
+        if setting.device == "cuda":
+            torch.cuda.synchronize()
+        sampled = time.monotonic() - began
+    peak = f"{torch.cuda.max_memory_allocated() / 2**20:.0f}" if setting.device == "cuda" else "not measured"
+    size = f"{latents.numel() * latents.element_size() / 2**20:.0f}"
+    first, last = (f"{f(times):.2f}" if times else "" for f in (min, max))
+    return peak, size, first, f"{sampled:.2f}", last
+
+
+def random_embeddings(count, width):
+    """Embeddings in groups, as related prompts have them."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(max(count // 20, 2), width))
+    rows = centres[rng.integers(len(centres), size=count)] + 0.5 * rng.normal(size=(count, width))
+    return PromptEmbeddings(torch.from_numpy(rows).float(), torch.zeros(count, width))
+
+
+def ward(setting):
+    """Clustering by SciPy and by a GPU."""
+    head = ["prompts", "SciPy s", "ward_linkage s", "all merges on the device s", "memory GiB", "largest difference"]
+    rows = (ward_row(count, setting.device) for count in setting.ward_sizes)
+    table("Ward linkage, chord, 1280 numbers an embedding", head, rows)
+
+
+def ward_row(count, device):
+    x = random_embeddings(count, 1280).positive.double().numpy()
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    ward_linkage(x[:600], "chord", device)  # loads the device's libraries
+    before = 0
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    chosen, heights = wall_clock(lambda: ward_linkage(x, "chord", device)[:, 2])
+    memory = f"{(torch.cuda.max_memory_allocated() - before) / 2**30:.2f}" if device == "cuda" else "not measured"
+    if count > MOST_TREE_ON_CPU:
+        return count, "", f"{chosen:.2f}", f"{chosen:.2f}", memory, ""
+    scipy_time, Z = wall_clock(lambda: linkage(pdist(unit), "ward"))
+    chain, _ = wall_clock(lambda: ward_chain(x, "chord", SMALLEST_DISTANCE, torch.device(device)))
+    error = f"{np.abs(Z[:, 2] - heights).max():.1e}"
+    return count, f"{scipy_time:.2f}", f"{chosen:.2f}", f"{chain:.2f}", memory, error
+
+
+def wall_clock(call):
+    began = time.perf_counter()
+    result = call()
+    return time.perf_counter() - began, result
+
+
+def main():
+    parts = ("curve", "job", "prior", "large_set", "ward")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="the bundled model on a CPU")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
+    options = parser.parse_args()
+    setting = small_setting() if options.small else full_setting(bool({"job", "prior"} & set(options.only)))
+    card = torch.cuda.get_device_name() if setting.device == "cuda" else "CPU"
+    print(f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, {setting.decoder.unet.dtype}")
+    best = curve(setting) if {"curve", "job"} & set(options.only) else None
+    if "job" in options.only:
+        job(setting, best)
+    for part in (prior, large_set, ward):
+        if part.__name__ in options.only:
+            part(setting)
+
+
+if __name__ == "__main__":
+    main()

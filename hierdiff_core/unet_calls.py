@@ -1,0 +1,182 @@
+"""Faster calls of a UNet on a CUDA device: recorded as CUDA graphs, or compiled."""
+
+import logging
+
+import torch
+
+ACCELERATIONS = ("none", "CUDA graphs", "torch.compile")
+
+# Rows of a batch that graphs are recorded for; other numbers are padded. Above, the device is slower than the CPU that
+# feeds it, and a graph gains nothing (docs/performance.md).
+GRAPH_ROWS = (2, 4, 6, 8, 12, 16)
+# Branches for each call of a compiled UNet. More gain nothing, and 64 rows, the side of a latent of 512 pixels, would
+# be compiled once more: the compiler tells sizes apart by their numbers.
+LARGEST_COMPILED = 16
+
+_KEPT = "_hierdiff_calls"
+
+
+def unet_calls(unet, acceleration):
+    """The UNet as a callable ``(latents, t, image_embeds) -> prediction``: float32, and free to be changed.
+
+    Parameters
+    ----------
+    unet : UNet2DConditionModel
+    acceleration : str   one of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device
+
+    Notes
+    -----
+    What was recorded or compiled is kept with the UNet, for later runs. With "torch.compile" its weights are laid out
+    channels last, and stay so until a run without it. Predictions differ from the plain UNet's by rounding. When
+    something fails it is said once, and the UNet is called plainly from then on.
+    """
+    if acceleration not in ACCELERATIONS:
+        raise ValueError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
+    if unet.device.type != "cuda":
+        return PlainCalls(unet)
+    compiled = acceleration == "torch.compile"
+    kept = unet.__dict__.setdefault(_KEPT, {})
+    if compiled or kept:  # channels last is the faster layout for compiled code, and the slower one for all else
+        lay_out(unet, torch.channels_last if compiled else torch.contiguous_format)
+    if acceleration == "none":
+        return PlainCalls(unet)
+    if acceleration not in kept:
+        kept[acceleration] = GraphedCalls(unet, torch.compile(unet) if compiled else unet)
+    kept[acceleration].forget_moved_weights()
+    return kept[acceleration]
+
+
+def lay_out(unet, memory_format):
+    """Give the weights a layout; going through them all takes a while, so the first that shows its layout decides."""
+    shown = next((p for p in unet.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1), None)
+    if shown is None or not shown.is_contiguous(memory_format=memory_format):
+        unet.to(memory_format=memory_format)
+
+
+class PlainCalls:
+    """The UNet as it is."""
+
+    def __init__(self, unet):
+        self.unet = unet
+
+    @property
+    def device(self):
+        return self.unet.device
+
+    @property
+    def dtype(self):
+        return self.unet.dtype
+
+    def __call__(self, latents, t, image_embeds):
+        return call(self.unet, latents, t, image_embeds).float()
+
+
+class GraphedCalls(PlainCalls):
+    """Calls of few rows as CUDA graphs, others as they are.
+
+    Parameters
+    ----------
+    unet : UNet2DConditionModel    for when the faster ways fail
+    network : callable             the same, perhaps compiled
+    """
+
+    def __init__(self, unet, network):
+        super().__init__(unet)
+        self.network = network
+        self.compiled = network is not unet
+        self.warm = False
+        self.records = True
+        self.addresses = None
+        self.forget()
+
+    def __call__(self, latents, t, image_embeds):
+        rows = len(latents)
+        size = next((size for size in GRAPH_ROWS if size >= rows), None)
+        if size is None or not self.records:
+            return self.direct(latents, t, image_embeds).float()
+        key = size, latents.shape[1:], latents.dtype, t.dtype, image_embeds.shape[1:], torch.is_inference_mode_enabled()
+        if key not in self.graphs:
+            self.record(key, latents, t, image_embeds)
+        if key not in self.graphs:
+            return self.direct(latents, t, image_embeds).float()
+        graph, inputs, output = self.graphs[key]
+        inputs[0][:rows].copy_(latents)
+        inputs[1].copy_(t)
+        inputs[2][:rows].copy_(image_embeds)
+        graph.replay()
+        return output[:rows].to(torch.float32, copy=True)
+
+    def direct(self, latents, t, image_embeds):
+        if not self.compiled:
+            return call(self.unet, latents, t, image_embeds)
+        try:
+            if not self.warm:  # the compiler tunes for the first size that it sees
+                self.run_compiled(padded(latents[:1], GRAPH_ROWS[-1]), t, padded(image_embeds[:1], GRAPH_ROWS[-1]))
+                self.warm = True
+            return self.run_compiled(latents, t, image_embeds)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self.network, self.compiled = self.unet, False
+            self.forget()
+            warn("torch.compile", error)
+            return call(self.unet, latents, t, image_embeds)
+
+    def run_compiled(self, latents, t, image_embeds):
+        latents = latents.contiguous(memory_format=torch.channels_last)
+        for tensor in (latents, image_embeds):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # one compilation for all batch sizes
+        return call(self.network, latents, t, image_embeds)
+
+    def record(self, key, latents, t, image_embeds):
+        """Record the graph for a key; when that fails, no more are recorded."""
+        inputs = padded(latents, key[0]), t.clone(), padded(image_embeds, key[0])
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # what the first calls set up must not be in the graph
+                self.direct(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # other threads, such as the host's, may go on allocating
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                output = self.direct(*inputs)
+        except RuntimeError as error:
+            self.records = False
+            self.forget()
+            warn("recording CUDA graphs", error)
+        else:
+            self.graphs[key] = graph, inputs, output
+
+    def forget_moved_weights(self):
+        """Graphs read weights at the addresses that they were recorded with: the host may have moved them since."""
+        addresses = [p.data_ptr() for p in self.unet.parameters()]
+        if addresses != self.addresses:
+            self.addresses = addresses
+            self.forget()
+
+    def forget(self):
+        self.graphs = {}  # graph, inputs and output by size and kind of the inputs
+        self.pool = torch.cuda.graph_pool_handle()  # one for all, as only one graph runs at a time
+
+
+def call(unet, latents, t, image_embeds):
+    output = unet(
+        latents,
+        t,
+        encoder_hidden_states=None,
+        added_cond_kwargs={"image_embeds": image_embeds},
+        return_dict=False,
+    )
+    return output[0]
+
+
+def padded(tensor, rows):
+    """A copy with `rows` rows, the first one repeated."""
+    return torch.cat([tensor, tensor[:1].expand(rows - len(tensor), *tensor.shape[1:])])
+
+
+def warn(what, error):
+    message = str(error).splitlines()[0] if str(error) else ""
+    logging.warning("HierDiff: %s is off, since it failed (%s: %s)", what, type(error).__name__, message)
