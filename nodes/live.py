@@ -3,7 +3,8 @@
 The client that queued the run gets events of the type `hierdiff.tree`:
 
 - ``begin``: node, run, workflow, prompt_id, steps, prompts, branches (start, stop, parent, members of the last ones)
-- ``progress``: node, run, step, clusters, rows, standard, and tiles: a sheet of small pictures of branches
+- ``progress``: node, run, step, clusters, rows, standard, and tiles: a sheet of small pictures of branches; depth first
+  also reached, the steps that are done along each branch
 - ``end``: node, run, state (done or stopped), and tiles
 """
 
@@ -58,6 +59,8 @@ class LiveTree:
         self.starts = np.array([branch.start for branch in drawn])
         self.stops = np.array([branch.stop for branch in drawn])
         self.first_members = np.array([branch.members[0] for branch in drawn], dtype=np.int64)
+        self.reached = np.zeros(len(drawn), dtype=np.int64)  # steps that are done along each branch
+        self.partly = False  # whether the work goes depth first
         self.side = tile_side(len(drawn))
         self.to_rgb = to_rgb if self.side and drawn else None
         self.tiles: dict[int, torch.Tensor] = {}  # the latest picture of each branch
@@ -106,9 +109,19 @@ class LiveTree:
         due = last or time.monotonic() - self.last_sent > SECONDS_BETWEEN_UPDATES
         self.keep_tiles(k, x0, clusters, ending_only=not due)
         self.progress = {"step": k + 1, "clusters": len(x0), "rows": int(rows), "standard": int(standard)}
+        if self.branches and clusters is not None:
+            self.note_reached(k, clusters)
         if due:
             self.send("progress", **self.progress, tiles=self.new_tiles())
             self.last_sent = time.monotonic()
+
+    def note_reached(self, k, clusters):
+        alive = np.flatnonzero((self.starts <= k) & (self.stops > k))
+        inside = np.isin(self.plan.steps[k].labels[self.first_members[alive]], clusters)
+        self.reached[alive[inside]] = k + 1
+        self.partly = self.partly or len(clusters) < self.plan.steps[k].num_clusters
+        if self.partly:
+            self.progress["reached"] = self.reached.tolist()
 
     def keep_tiles(self, k, x0, clusters, ending_only):
         """Draw the branches of step k, or only those that end with it and would never be drawn again.

@@ -70,7 +70,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
         "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 4, 110, "load"),
         "sampler": (
             "HierDiffBranchingSampler",
-            [0, "fixed", guidance, "DDPM", size, size, 0, False],
+            [0, "fixed", guidance, "DDPM", size, size, 0, False, "breadth first", "none"],
             {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
             4,
             780,

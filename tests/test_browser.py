@@ -341,6 +341,31 @@ def test_two_samplers_have_a_tree_each_and_a_collapsed_one_does_not_mind(open_pa
     assert [(state["state"], state["step"]) for state in states(page)] == [("done", "12")] * 2
 
 
+def test_tree_of_a_run_depth_first_grows_subtree_by_subtree(open_page):
+    """In pieces of at least 16 branches: the first are done before others begin."""
+    page = open_page()
+    settings = {"HierDiffPromptSet.0": "{cat face|tiger face|red apple|tulip}, {noto|flat|3d|pixel|paper} style"}
+    settings |= {f"{SCHEDULE}.0": 20, f"{SAMPLER}.8": "depth first"}
+    page.drop("depth.json", json.dumps(template("hierdiff_quickstart", **settings)).encode(), "application/json")
+    page.evaluate(
+        """() => {
+            window.heard = [];
+            window.comfyAPI.api.api.addEventListener("hierdiff.tree", ({ detail }) => window.heard.push(detail));
+        }"""
+    )
+    page.run()
+    until(page, "done")
+    page.show(page.node_of(SAMPLER))
+    page.page.wait_for_timeout(500)
+    begin, *messages, end = page.evaluate("window.heard")
+    stops = [stop for _, stop, _, _ in begin["branches"]]
+    assert end["reached"] == stops
+    assert end["rows"] < end["standard"] == 20 * 20
+    halfway = [message["reached"] for message in messages if "reached" in message]
+    assert any(20 in reached and 0 in reached for reached in halfway)  # some prompts are done, some not begun
+    assert colours_drawn(page, TREE) > 500
+
+
 def test_sampler_in_a_subgraph_grows_its_tree_inside(open_page):
     page = open_page()
     open_small(page, seed=7)

@@ -478,3 +478,49 @@ def test_plot_has_as_many_steps_as_the_node(pack):
     schema = pack.nodes.schedule.ThresholdSchedule.define_schema()
     (steps,) = [entry for entry in schema.inputs if entry.id == "steps"]
     assert (steps.min, steps.max) == (1, pack.nodes.schedule_plot.MOST_STEPS)
+
+
+# --- Depth first -----------------------------------------------------------------------------------------------------
+
+
+def piece(plan, k, part):
+    """Clusters of step k whose first prompt is among `part`."""
+    return np.array([c for c, first in enumerate(plan.steps[k].first) if first in part])
+
+
+def test_work_depth_first_tells_how_far_each_branch_is(live, server, clock, plan):
+    """The first prompts' piece is done before the others', which have the last steps to go."""
+    split = next(k for k in range(12) if plan.steps[k].num_clusters > 3)
+    first = {int(i) for i in plan.steps[split].first[:2]}
+    members = {int(i) for c in range(2) for i in np.flatnonzero(plan.steps[split].labels == c)}
+    assert first <= members
+    others = set(range(plan.num_prompts)) - members
+    tree = live.LiveTree(plan)
+    with tree:
+        for part in (members, others):
+            for k in range(0 if part is members else split, 12):
+                clusters = np.arange(plan.steps[k].num_clusters) if k < split else piece(plan, k, part)
+                clock.now += 1
+                tree.step(k, latents_of(plan, k)[clusters], 1, 2, clusters)
+    progress = [message for message in server.sent if message["kind"] == "progress"]
+    assert all("reached" not in message for message in progress[:split])  # nothing but what `step` says
+    inside = [members >= set(branch.members.tolist()) for branch in plan.branches]
+    stops = [int(branch.stop) for branch in plan.branches]
+    done = progress[11]["reached"]
+    assert [n for n, mine in zip(done, inside, strict=True) if mine] == [
+        n for n, m in zip(stops, inside, strict=True) if m
+    ]
+    late = [
+        n for n, b in zip(done, plan.branches, strict=True) if others >= set(b.members.tolist()) and b.start >= split
+    ]
+    assert late
+    assert set(late) == {0}
+    assert server.sent[-1]["reached"] == tree.snapshot()["reached"] == stops
+
+
+def test_work_breadth_first_needs_no_numbers_for_each_branch(live, server, clock, plan):
+    with live.LiveTree(plan) as tree:
+        for k in range(12):
+            clock.now += 1
+            tree.step(k, latents_of(plan, k), 1, 2, np.arange(plan.steps[k].num_clusters))
+    assert all("reached" not in message for message in server.sent)

@@ -41,13 +41,13 @@ export class Tree {
     for (const branch of this.branches) if (branch.stop === steps) this.byRow[branch.first] = branch.index;
     this.pictures = new Map(); // branch index -> {image, x, y, width, height}
     this.state = "running";
-    Object.assign(this, { step: 0, clusters: 0, rows: 0, standard: 0 });
+    Object.assign(this, { step: 0, clusters: 0, rows: 0, standard: 0, reached: null });
     this.update(message);
   }
 
   /** Take over a message's numbers and pictures; resolves once the pictures can be drawn. */
   async update(message) {
-    for (const key of ["step", "clusters", "rows", "standard", "state"]) {
+    for (const key of ["step", "clusters", "rows", "standard", "state", "reached"]) {
       if (message[key] !== undefined) this[key] = message[key];
     }
     await Promise.all((message.tiles ?? []).map((sheet) => this.addSheet(sheet)));
@@ -65,6 +65,11 @@ export class Tree {
       const [x, y] = [(i % columns) * width, Math.floor(i / columns) * height];
       this.pictures.set(branch, { image: sheet, x, y, width, height });
     });
+  }
+
+  /** Steps that are done along a branch; `shown` where all branches are at the same step. */
+  grown(index, shown) {
+    return this.reached ? this.reached[index] : shown;
   }
 
   get saved() {

@@ -75,9 +75,11 @@ export function draw(context, tree, at, view) {
   });
   const lit = selected === null ? null : related(tree, selected);
   const strength = (branch) => (lit && !lit.has(branch.index) ? 0.3 : 1);
-  for (const branch of visible) drawFuture(context, tree, at, branch, shown, colors);
-  for (const branch of visible) drawLine(context, tree, at, branch, shown, colors, strength(branch), branch.index === selected);
-  for (const branch of visible) drawPicture(context, tree, at, branch, shown, strength(branch), branch.index === selected);
+  const grown = (branch) => tree.grown(branch.index, shown);
+  const chosen = (branch) => branch.index === selected;
+  for (const branch of visible) drawFuture(context, tree, at, branch, grown(branch), colors);
+  for (const branch of visible) drawLine(context, tree, at, branch, grown(branch), colors, strength(branch), chosen(branch));
+  for (const branch of visible) drawPicture(context, tree, at, branch, grown(branch), strength(branch), chosen(branch));
   if (at.text) for (const branch of visible) drawText(context, tree, at, branch, colors, strength(branch));
   context.restore();
   drawAxis(context, tree, at, shown, colors);
