@@ -13,12 +13,12 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "scripts"))
 sys.path.insert(2, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from comfyui_host import ComfyServer
-from comfyui_page import chromium, comfyui_page
+from comfyui_page import ROOT_GRAPH, TREE_PANEL, chromium, comfyui_page
 from trees import synthetic_run
 
 SAMPLER = "HierDiffBranchingSampler"
 # Sends the messages of a run, 0.3 s apart as the server does, and notes each frame; then scrolls through the rows.
-FILM = """async (messages) => {
+FILM = """async ([messages, selector]) => {
     const { api } = window.comfyAPI.api;
     const [times, frame] = [[], () => new Promise((next) => requestAnimationFrame(next))];
     const film = async (milliseconds, work = () => {}) => {
@@ -33,7 +33,7 @@ FILM = """async (messages) => {
         await film(300);
     }
     const growing = taken();
-    const panel = document.querySelector(".hierdiff-panel[data-state]");
+    const panel = document.querySelector(selector);
     panel.querySelector("button").click();
     await frame();
     const view = panel.querySelector(".hierdiff-view");
@@ -51,8 +51,8 @@ def main():
         node = page.node_of(SAMPLER)
         page.evaluate("(id) => app.graph.getNodeById(id).setSize([700, 800])", node)
         page.show(node)
-        workflow = page.evaluate("(app.rootGraph ?? app.graph).id")
-        found = page.evaluate(FILM, synthetic_run(leaves, 40, str(node), workflow))
+        workflow = page.evaluate(f"{ROOT_GRAPH}.id")
+        found = page.evaluate(FILM, [synthetic_run(leaves, 40, str(node), workflow), TREE_PANEL])
     print(f"{leaves} leaves, milliseconds from frame to frame")
     print("| page | frames | median | 95 % below | longest |\n|---|---|---|---|---|")
     for name, gaps in found.items():

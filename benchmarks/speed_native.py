@@ -8,7 +8,6 @@ of `make setup`.
 """
 
 import argparse
-import importlib.util
 import statistics
 import sys
 import tempfile
@@ -21,11 +20,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-from comfyui_host import find_or_fetch_comfyui
+from comfyui_host import import_pack
 
 from hierdiff_core import build_plan, falling_shape, tau_for_saving, thresholds_at, ward_linkage
 
-ROOT = Path(__file__).resolve().parent.parent
 SDXL = {
     "image_size": 32,
     "in_channels": 4,
@@ -47,24 +45,6 @@ SDXL = {
 }
 NARROW = {"model_channels": 32, "num_head_channels": 32, "transformer_depth_middle": 1}
 NARROW |= {"transformer_depth": [0, 0, 1, 1, 1, 1], "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1]}
-
-
-def load_pack(cpu):
-    """This pack as a package of this process, with the host's modules around it and no server; as in tests/conftest."""
-    sys.path.insert(0, str(find_or_fetch_comfyui()))
-    from comfy.cli_args import args
-
-    args.cpu = cpu
-    args.base_directory = tempfile.mkdtemp()
-    import utils.extra_config  # noqa: F401  before any package of the same name
-    from server import PromptServer
-
-    PromptServer.instance = None
-    spec = importlib.util.spec_from_file_location(
-        "hierdiff_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    module = sys.modules["hierdiff_pack"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
 
 
 def random_sdxl(small):
@@ -179,7 +159,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a narrow model on a CPU")
     options = parser.parse_args()
-    load_pack(cpu=options.small)
+    import_pack(Path(tempfile.mkdtemp()), cpu=options.small)
     patcher = random_sdxl(options.small)
     side, prompts, steps = (16, 6, 4) if options.small else (128, 12, 20)
     card = "CPU" if options.small else torch.cuda.get_device_name()

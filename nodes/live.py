@@ -56,8 +56,8 @@ class LiveTree:
         self.progress = {"step": 0, "clusters": plan.steps[0].num_clusters, "rows": 0, "standard": 0}
         drawn = plan.branches if plan.num_prompts <= MOST_PROMPTS else ()
         self.branches = [describe(branch, plan) for branch in drawn]
-        self.starts = np.array([branch.start for branch in drawn])
-        self.stops = np.array([branch.stop for branch in drawn])
+        self.starts = np.array([branch.start for branch in drawn], dtype=np.int64)
+        self.stops = np.array([branch.stop for branch in drawn], dtype=np.int64)
         self.first_members = np.array([branch.members[0] for branch in drawn], dtype=np.int64)
         self.reached = np.zeros(len(drawn), dtype=np.int64)  # steps that are done along each branch
         self.partly = False  # whether the work goes depth first
@@ -107,36 +107,37 @@ class LiveTree:
         """
         last = k == self.plan.num_steps - 1
         due = last or time.monotonic() - self.last_sent > SECONDS_BETWEEN_UPDATES
-        self.keep_tiles(k, x0, clusters, ending_only=not due)
+        since = min(k, self.progress["step"]) if clusters is None else k  # some samplers report every other step
+        living, places = self.living(k, since, clusters)
+        self.keep_tiles(k, x0, living, places, ending_only=not due)
         self.progress = {"step": k + 1, "clusters": len(x0), "rows": int(rows), "standard": int(standard)}
         if self.branches and clusters is not None:
-            self.note_reached(k, clusters)
+            self.note_reached(k, clusters, living)
         if due:
             self.send("progress", **self.progress, tiles=self.new_tiles())
             self.last_sent = time.monotonic()
 
-    def note_reached(self, k, clusters):
-        alive = np.flatnonzero((self.starts <= k) & (self.stops > k))
-        inside = np.isin(self.plan.steps[k].labels[self.first_members[alive]], clusters)
-        self.reached[alive[inside]] = k + 1
+    def living(self, k, since, clusters):
+        """Branches that were alive from step `since` to k, and the rows of `clusters` that they are in."""
+        found = np.flatnonzero((self.starts <= k) & (self.stops > since))
+        places = self.plan.steps[k].labels[self.first_members[found]]
+        if clusters is None:
+            return found, places
+        inside = np.isin(places, clusters)
+        return found[inside], np.searchsorted(clusters, places[inside])
+
+    def note_reached(self, k, clusters, living):
+        self.reached[living] = k + 1
         self.partly = self.partly or len(clusters) < self.plan.steps[k].num_clusters
         if self.partly:
             self.progress["reached"] = self.reached.tolist()
 
-    def keep_tiles(self, k, x0, clusters, ending_only):
-        """Draw the branches of step k, or only those that end with it and would never be drawn again.
-
-        Also those of steps since the last call: some samplers report every other step.
-        """
+    def keep_tiles(self, k, x0, living, rows, ending_only):
+        """Draw the branches of step k, or only those that end by then and would never be drawn again."""
         if self.to_rgb is None:
             return
-        since = min(k, self.progress["step"]) if clusters is None else k
-        alive = (self.starts <= k) & (self.stops > since)
-        wanted = np.flatnonzero(alive & (self.stops <= k + 1) if ending_only else alive)
-        rows = self.plan.steps[k].labels[self.first_members[wanted]]
-        if clusters is not None:
-            inside = np.isin(rows, clusters)
-            wanted, rows = wanted[inside], np.searchsorted(clusters, rows[inside])
+        drawn = self.stops[living] <= (k + 1 if ending_only else self.plan.num_steps)
+        wanted, rows = living[drawn], rows[drawn]
         if not len(wanted):
             return
         rgb = self.to_rgb(x0[torch.as_tensor(rows, device=x0.device)], self.side)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import mimetypes
 import os
@@ -25,6 +26,7 @@ import urllib.request
 import uuid
 import zipfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 REPO_ROOT = Path(__file__).resolve().parent.parent
@@ -206,6 +208,33 @@ def host_requirements(comfyui_dir: Path) -> list[str]:
         if name and re.sub(r"[-_.]+", "-", name.group()).lower() not in NOT_NEEDED:
             wanted.append(requirement)
     return wanted
+
+
+def import_pack(base_dir: Path, cpu: bool = True) -> ModuleType:
+    """This pack as a package of this process, with the host's modules around it and no server.
+
+    Its modules are `pack.nodes.…`; the host's are importable as `comfy…`, `nodes` and so on from then on.
+
+    Parameters
+    ----------
+    base_dir : ComfyUI's base directory
+    cpu : keep ComfyUI off the GPU
+    """
+    sys.path.insert(0, str(find_or_fetch_comfyui()))  # in front: `nodes` and `utils` must be the host's
+    from comfy.cli_args import args
+
+    args.cpu = cpu  # before the modules that choose a device and folders when they are imported
+    args.base_directory = str(base_dir)
+    importlib.import_module("utils.extra_config")  # before any package of the same name, as the host's main.py does
+    from server import PromptServer
+
+    PromptServer.instance = None
+    spec = importlib.util.spec_from_file_location(
+        "hierdiff_pack", REPO_ROOT / "__init__.py", submodule_search_locations=[str(REPO_ROOT)]
+    )
+    module = sys.modules["hierdiff_pack"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # --- Start and talk ------------------------------------------------------------------------------------------------

@@ -42,7 +42,9 @@ QUIET = {
     "Comfy.Locale": "en",
     "Comfy.ColorPalette": "dark",
 }
-PANELS = {"HierDiffThresholdSchedule": ".hierdiff-panel:not([data-state])"}
+# The panels of samplers, and of Threshold Schedule once it has a plan.
+TREE_PANEL, PLOT_PANEL = ".hierdiff-panel[data-state]", ".hierdiff-panel[data-rows]"
+ROOT_GRAPH = "(app.rootGraph ?? app.graph)"
 # Errors of a new ComfyUI without this pack: files that do not exist yet, services that nobody asks in a test.
 OF_THE_HOST = (
     r"Failed to load resource",  # the requests themselves are judged by `ComfyPage.refused`
@@ -180,7 +182,7 @@ class ComfyPage:
 
     def drop(self, name: str, data: bytes, kind: str) -> None:
         """Drop a file onto the canvas, and wait for its workflow."""
-        before = self.evaluate("app.graph.id ?? app.rootGraph?.id")
+        before = self.evaluate(f"{ROOT_GRAPH}.id")
         transfer = self.page.evaluate_handle(
             """([bytes, name, type]) => {
                 const transfer = new DataTransfer();
@@ -190,7 +192,7 @@ class ComfyPage:
             [list(data), name, kind],
         )
         self.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": transfer})
-        self.page.wait_for_function("(before) => (app.rootGraph ?? app.graph).id !== before", arg=before)
+        self.page.wait_for_function(f"(before) => {ROOT_GRAPH}.id !== before", arg=before)
         self.page.wait_for_timeout(300)
 
     def drop_workflow(self, path: Path) -> None:
@@ -203,7 +205,7 @@ class ComfyPage:
         self.page.wait_for_timeout(300)
 
     def serialized(self) -> dict:
-        return json.loads(self.evaluate("JSON.stringify((app.rootGraph ?? app.graph).serialize())"))
+        return json.loads(self.evaluate(f"JSON.stringify({ROOT_GRAPH}.serialize())"))
 
     def node_of(self, node_type: str) -> int:
         """Id of the first node of this type."""
@@ -294,7 +296,3 @@ class ComfyPage:
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
         return self.page.screenshot(path=path, clip=clip)
-
-    def panel(self, node_type: str, index: int = 0):
-        """Playwright's locator of a node's panel."""
-        return self.page.locator(PANELS.get(node_type, ".hierdiff-panel[data-state]")).nth(index)

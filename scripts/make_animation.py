@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from comfyui_host import REPO_ROOT, ComfyServer
-from comfyui_page import chromium, comfyui_page
+from comfyui_page import TREE_PANEL, chromium, comfyui_page
 from help_examples import BEGIN, PICTURES, STAGES, TREE, Example
 from make_pictures import FEW
 from PIL import Image
@@ -37,13 +37,13 @@ comfy.utils.ProgressBar.update_absolute = slow
 NODE_CLASS_MAPPINGS = {}
 """
 # Gives the panel its size; what a node has to spare, the panel shares with the text below it.
-RESIZE = """([type, width, height]) => {
+RESIZE = """([type, panel, width, height]) => {
     const node = app.graph.nodes.find((node) => node.type === type);
-    const { offsetWidth, offsetHeight } = document.querySelector(".hierdiff-panel[data-state]");
+    const { offsetWidth, offsetHeight } = document.querySelector(panel);
     node.setSize([node.size[0] + width - offsetWidth, node.size[1] + 2 * (height - offsetHeight)]);
 }"""
-CHANGED = """({ step, state }) => {
-    const { dataset } = document.querySelector(".hierdiff-panel[data-state]");
+CHANGED = """([panel, { step, state }]) => {
+    const { dataset } = document.querySelector(panel);
     return dataset.step !== step || dataset.state !== state;
 }"""
 SPLITS = {  # they spread over the steps
@@ -73,10 +73,10 @@ def prepare(page, object_info):
     page.show(page.node_of(SAMPLER))
     page.page.wait_for_timeout(1000)
     for _ in range(2):
-        page.evaluate(RESIZE, [SAMPLER, *PANEL])
+        page.evaluate(RESIZE, [SAMPLER, TREE_PANEL, *PANEL])
         page.show(page.node_of(SAMPLER))
         page.page.wait_for_timeout(500)
-    return page.panel(SAMPLER).bounding_box()
+    return page.page.locator(TREE_PANEL).bounding_box()
 
 
 def film(page, clip):
@@ -84,8 +84,10 @@ def film(page, clip):
     frames, seen = {}, {"step": str(STEPS_BEFORE), "state": "done"}
     page.queue()
     while not frames or seen["state"] == "running":
-        page.page.wait_for_function(CHANGED, arg=seen, timeout=60_000)
-        seen = page.panel(SAMPLER).evaluate("(panel) => ({ step: panel.dataset.step, state: panel.dataset.state })")
+        page.page.wait_for_function(CHANGED, arg=[TREE_PANEL, seen], timeout=60_000)
+        seen = page.page.locator(TREE_PANEL).evaluate(
+            "(panel) => ({ step: panel.dataset.step, state: panel.dataset.state })"
+        )
         picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
         frames[int(seen["step"]), seen["state"]] = picture
     return frames

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ REPO_ROOT = Path(__file__).resolve().parent.parent
 # At the end, so that the pack's `nodes` folder can never hide the `nodes` module of a ComfyUI imported by a test.
 sys.path += [str(REPO_ROOT), str(REPO_ROOT / "scripts"), str(REPO_ROOT / "tests")]
 
-from comfyui_host import ComfyServer, find_or_fetch_comfyui  # noqa: E402
+from comfyui_host import ComfyServer, import_pack  # noqa: E402
 
 SERVER_LOG_LINES = 60
 
@@ -50,21 +49,7 @@ def pack(tmp_path_factory):
 
     Its modules are `pack.nodes.…`; the host's are importable as `comfy…`, `nodes` and so on while the session lasts.
     """
-    sys.path.insert(0, str(find_or_fetch_comfyui()))  # in front: `nodes` and `utils` must be the host's
-    from comfy.cli_args import args
-
-    args.cpu = True  # before the modules that choose a device and folders when they are imported
-    args.base_directory = str(tmp_path_factory.mktemp("host"))
-    import utils.extra_config  # noqa: F401  before any package of the same name, as the host's main.py does
-    from server import PromptServer
-
-    PromptServer.instance = None
-    spec = importlib.util.spec_from_file_location(
-        "hierdiff_pack", REPO_ROOT / "__init__.py", submodule_search_locations=[str(REPO_ROOT)]
-    )
-    module = sys.modules["hierdiff_pack"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_pack(tmp_path_factory.mktemp("host"))
 
 
 @pytest.hookimpl(wrapper=True)

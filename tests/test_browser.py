@@ -3,6 +3,7 @@
 Each test leaves a screenshot in test_artifacts/browser.
 """
 
+import contextlib
 import copy
 import importlib
 import json
@@ -11,6 +12,8 @@ import re
 import numpy as np
 import pytest
 from comfyui_host import REPO_ROOT, ComfyServer
+from comfyui_page import PLOT_PANEL as PLOT
+from comfyui_page import TREE_PANEL as TREE
 from comfyui_page import chromium, comfyui_page, newest_front_end
 from trees import synthetic_run
 
@@ -23,8 +26,6 @@ WORKFLOWS = REPO_ROOT / "workflows"
 SAMPLER, SCHEDULE = "HierDiffBranchingSampler", "HierDiffThresholdSchedule"
 FEW = "{cat face|tiger face|red apple}, {noto|flat} style"
 BUNDLED = "emoji-kandinsky (bundled)"
-TREE = ".hierdiff-panel[data-state]"
-PLOT = ".hierdiff-panel[data-rows]"
 
 
 # --- Servers, pages, workflows ---------------------------------------------------------------------------------------
@@ -50,20 +51,17 @@ def web(request, tmp_path_factory):
 def open_page(browser, web, request):
     """Opens pages; afterwards each leaves a screenshot and must have met no error."""
     pages = []
+    with contextlib.ExitStack() as windows:
 
-    def open_one(**options):
-        manager = comfyui_page(browser, web, **options)
-        page = manager.__enter__()
-        pages.append((manager, page))
-        return page
+        def open_one(**options):
+            pages.append(windows.enter_context(comfyui_page(browser, web, **options)))
+            return pages[-1]
 
-    yield open_one
-    name = re.sub(r"[^\w-]+", "_", request.node.name.removeprefix("test_"))
-    for i, (_, page) in enumerate(pages):
-        page.screenshot(ARTIFACTS / f"{name}{f'_{i}' if i else ''}.png")
-    for manager, _ in pages:
-        manager.__exit__(None, None, None)
-    for _, page in pages:
+        yield open_one
+        name = re.sub(r"[^\w-]+", "_", request.node.name.removeprefix("test_"))
+        for i, page in enumerate(pages):
+            page.screenshot(ARTIFACTS / f"{name}{f'_{i}' if i else ''}.png")
+    for page in pages:
         assert page.errors == []
         assert page.refused == []
 
@@ -100,6 +98,15 @@ def until(page, state, selector=TREE, timeout=120_000):
         "([selector, state]) => [...document.querySelectorAll(selector)].some((p) => p.dataset.state === state)",
         arg=[selector, state],
         timeout=timeout,
+    )
+
+
+def until_step(page, step):
+    """Wait for a tree that has come so far."""
+    page.page.wait_for_function(
+        "([selector, step]) => Number(document.querySelector(selector)?.dataset.step) >= step",
+        arg=[TREE, step],
+        timeout=60_000,
     )
 
 
@@ -264,7 +271,7 @@ def test_cancel_in_mid_run_stops_the_tree(open_page):
     page = open_page()
     open_small(page, seed=2, steps=400)
     prompt_id = page.queue()
-    page.page.wait_for_function("(s) => Number(document.querySelector(s)?.dataset.step) >= 2", arg=TREE, timeout=60_000)
+    until_step(page, 2)
     page.evaluate("app.extensionManager.command.execute('Comfy.Interrupt')")
     until(page, "stopped")
     (state,) = states(page)
@@ -278,19 +285,17 @@ def test_page_that_is_loaded_again_goes_on_with_the_tree(open_page):
     page = open_page()
     open_small(page, seed=3, steps=400)
     page.queue()
-    page.page.wait_for_function("(s) => Number(document.querySelector(s)?.dataset.step) >= 2", arg=TREE, timeout=60_000)
+    until_step(page, 2)
     before = int(states(page)[0]["step"])
     page.page.wait_for_timeout(1500)  # the page saves its workflows now and then
     page.load()
-    page.page.wait_for_function("(s) => Number(document.querySelector(s)?.dataset.step) >= 1", arg=TREE, timeout=60_000)
+    until_step(page, 1)
     (state,) = states(page)
     assert state["state"] == "running"
     assert int(state["step"]) >= before
     assert colours_drawn(page, TREE) > 50
     now = int(states(page)[0]["step"])
-    page.page.wait_for_function(
-        "([s, step]) => Number(document.querySelector(s).dataset.step) > step", arg=[TREE, now], timeout=60_000
-    )
+    until_step(page, now + 1)
     page.evaluate("app.extensionManager.command.execute('Comfy.Interrupt')")
     until(page, "stopped")
 

@@ -5,9 +5,11 @@ import io
 import math
 
 import numpy as np
+import torch
 from PIL import Image
 
 from hierdiff_core import build_plan, falling_shape, tau_for_saving, thresholds_at, ward_linkage
+from hierdiff_core.previews import tile_sheet
 
 
 def tiles_of(sheets):
@@ -72,11 +74,10 @@ def plan_of(points, steps):
 
 
 def coloured_sheet(branches, side):
-    columns = math.ceil(math.sqrt(len(branches)))
-    cells = np.zeros((math.ceil(len(branches) / columns), columns, 3), np.uint8)
-    for i, branch in enumerate(branches):
-        cells[divmod(i, columns)] = [branch * 37 % 256, branch * 91 % 256, branch * 151 % 256]
+    colours = torch.tensor([[branch * 37 % 256, branch * 91 % 256, branch * 151 % 256] for branch in branches])
+    tiles = colours.to(torch.uint8)[:, None, None].expand(-1, side, side, -1)
     file = io.BytesIO()
-    Image.fromarray(cells.repeat(side, 0).repeat(side, 1)).save(file, "JPEG")
+    tile_sheet(tiles).save(file, "JPEG")
     image = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    columns = math.ceil(math.sqrt(len(branches)))
     return {"branches": branches, "width": side, "height": side, "columns": columns, "image": image}
