@@ -29,8 +29,9 @@ from . import (
     thresholds_at,
     ward_linkage,
 )
+from .background import BackgroundDecoder
 from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
-from .kandinsky import PRIOR_NOISE, check_prompts
+from .kandinsky import PRIOR_NOISE, WHOLE_RUN, check_prompts
 from .linkage import METRICS
 from .loading import BUNDLED, suitable_settings
 from .previews import BranchLatents, to_pictures
@@ -78,6 +79,14 @@ def parse_arguments(arguments=None):
         "--rescale-means", action="store_true", help="stretch mean embeddings to their members' mean length"
     )
     parser.add_argument("--guidance", type=float, help="default: what suits the model, else 10")
+    parser.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("START", "END"),
+        default=WHOLE_RUN,
+        help="shares of the steps, 0 to 1, between which there is guidance; the others take half the work",
+    )
     parser.add_argument("--scheduler", choices=list(SCHEDULERS), default="DDPM")
     parser.add_argument("--width", type=int, help="pixels; default: what suits the model, else 512")
     parser.add_argument("--height", type=int, help="pixels; default: what suits the model, else 512")
@@ -204,27 +213,29 @@ def draw(decoder, embeddings, plan, options):
             branches(k, clusters, x0)
             bar.update(len(clusters))
 
-        def on_finished(prompts, latents):
-            for i, image in zip(prompts.tolist(), to_pictures(decode(decoder, latents)), strict=True):
+        def on_pictures(prompts, pixels):
+            for i, image in zip(prompts.tolist(), to_pictures(pixels), strict=True):
                 images[i] = image
                 writing.append(writers.submit(image.save, options.out / file_name(i)))
 
-        sample(
-            decoder,
-            embeddings,
-            plan,
-            seed=options.seed,
-            guidance=options.guidance,
-            scheduler=options.scheduler,
-            width=options.width,
-            height=options.height,
-            micro_batch=options.micro_batch,
-            rescale_means=options.rescale_means,
-            order=options.order,
-            acceleration=options.acceleration,
-            on_branches=on_branches,
-            on_finished=on_finished,
-        )
+        with BackgroundDecoder(decoder, on_pictures) as on_finished:
+            sample(
+                decoder,
+                embeddings,
+                plan,
+                seed=options.seed,
+                guidance=options.guidance,
+                scheduler=options.scheduler,
+                width=options.width,
+                height=options.height,
+                micro_batch=options.micro_batch,
+                rescale_means=options.rescale_means,
+                order=options.order,
+                acceleration=options.acceleration,
+                guidance_interval=options.guidance_interval,
+                on_branches=on_branches,
+                on_finished=on_finished,
+            )
         for job in writing:
             job.result()  # raises what went wrong
     return images, branches

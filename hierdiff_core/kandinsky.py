@@ -24,6 +24,7 @@ LARGEST_PRIOR = 64
 LARGEST_MOVQ = 8
 # Branches that a piece of work may always have, depth first: latents are small, and fewer pieces are less to do.
 LEAST_PIECE = 16
+WHOLE_RUN = (0.0, 1.0)  # as shares of the steps
 
 
 def embed_prompts(
@@ -133,6 +134,7 @@ def sample(
     before_call=None,
     order=ORDERS[0],
     acceleration=ACCELERATIONS[0],
+    guidance_interval=WHOLE_RUN,
     on_branches=None,
     on_finished=None,
 ):
@@ -162,6 +164,9 @@ def sample(
         first": subtrees one after the other, in pieces of at most two micro-batches; only finished latents take more
         memory with more prompts, and the first pictures are done early. On a CPU the images are the same to the bit
     acceleration : str              one of `ACCELERATIONS`, see `unet_calls`; no effect but on a CUDA device
+    guidance_interval : (float, float)   shares of the steps, 0 ... 1, between which there is guidance; the other steps
+        take the conditional pass alone, half the work, and change the pictures (Kynkäänniemi et al. 2024, "Applying
+        guidance in a limited interval improves sample and distribution quality in diffusion models")
     on_branches : callable          ``on_branches(k, clusters, x0)`` after each step of a piece, in either order, with
         the labels (C,) of the clusters of step k that it denoised, and their clean latents
     on_finished : callable          ``on_finished(prompts, latents)`` when prompts are done: (M,) int64 indices and
@@ -177,7 +182,7 @@ def sample(
 
     Source: Decatur et al. 2025, Algorithm 1.
     """
-    check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch, guidance)
+    check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch, guidance, guidance_interval)
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}; got {order!r}")
     if on_step is not None and order != ORDERS[0]:
@@ -197,8 +202,9 @@ def sample(
     if acceleration == "torch.compile":
         micro_batch = min(micro_batch, LARGEST_COMPILED)
     batches = MicroBatches(micro_batch, before_call)
+    by_step = step_guidance(plan.num_steps, guidance, guidance_interval)
     denoiser = Denoiser(
-        network, scheduler, plan, embeddings.keys, guidance, noise, batches, watcher(on_step, on_branches)
+        network, scheduler, plan, embeddings.keys, by_step, noise, batches, watcher(on_step, on_branches)
     )
     return sample_branches(
         denoiser,
@@ -210,6 +216,13 @@ def sample(
         fork=Denoiser.fork,
         on_finished=on_finished,
     )
+
+
+def step_guidance(num_steps, guidance, interval=WHOLE_RUN):
+    """(K,) float   guidance of each step: `guidance` inside the interval, 1, which is none, outside"""
+    first, stop = (round(share * num_steps) for share in interval)
+    k = np.arange(num_steps)
+    return np.where((k >= first) & (k < stop), guidance, 1.0)
 
 
 def watcher(on_step, on_branches):
@@ -242,7 +255,7 @@ class Denoiser:
     scheduler : diffusers scheduler with its timesteps set
     plan : Plan
     prompt_keys : N ints        noise keys
-    guidance : float
+    guidance : (K,) float       of each step; 1 or less: none
     noise : noise source
     batches : MicroBatches
     on_branches : callable      as in `sample`
@@ -279,8 +292,10 @@ class Denoiser:
         self.row_shape = latents.shape[1:]
         t, channels = self.scheduler.timesteps[k], latents.shape[1]
         scaled = self.scheduler.scale_model_input(latents, t)
-        time = self.timesteps[k]
-        prediction = self.batches.map(lambda rows: self.predict(scaled[rows], time, embeddings[:, rows]), len(latents))
+        time, guidance = self.timesteps[k], float(self.guidance[k])
+        prediction = self.batches.map(
+            lambda rows: self.predict(scaled[rows], time, embeddings[:, rows], guidance), len(latents)
+        )
         noise_prediction = prediction[:, :channels]
         x0 = self.on_branches and predicted_original(self.scheduler, scaled, t, noise_prediction)
         output = prediction if learns_variance(self.scheduler) else noise_prediction
@@ -303,19 +318,19 @@ class Denoiser:
             return step(output, t, latents).prev_sample
         return self.scheduler.step(output, t, latents, generator=generators).prev_sample
 
-    def predict(self, latents, t, embeddings):
+    def predict(self, latents, t, embeddings, guidance):
         """Noise (and variance) prediction after guidance: (B, C or 2C, h, w) float32.
 
         Guidance moves the noise alone; the variance is the conditional pass's, as in `KandinskyV22Pipeline`.
         """
         positive, negative = embeddings.to(self.network.dtype)
         latents = latents.to(self.network.dtype)
-        if self.guidance <= 1:
+        if guidance <= 1:
             return self.network(latents, t, positive)
         both = self.network(torch.cat([latents, latents]), t, torch.cat([negative, positive]))
         noise, variance = both.split([latents.shape[1], both.shape[1] - latents.shape[1]], dim=1)
         unconditional, conditional = noise.chunk(2)
-        guided = unconditional + self.guidance * (conditional - unconditional)
+        guided = unconditional + guidance * (conditional - unconditional)
         return torch.cat([guided, variance.chunk(2)[1]], dim=1)
 
 
@@ -354,7 +369,9 @@ def size_multiple(decoder):
     return decoder.movq_scale_factor**2
 
 
-def check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch=0, guidance=4.0):
+def check_sample_inputs(
+    decoder, embeddings, plan, width, height, micro_batch=0, guidance=4.0, guidance_interval=WHOLE_RUN
+):
     """Raise `ValueError` when the inputs of `sample` do not fit each other."""
     if plan.num_prompts != len(embeddings):
         raise ValueError(
@@ -378,6 +395,12 @@ def check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch=0,
         raise ValueError(f"micro_batch must be 0 (choose from free memory) or more; got {micro_batch}")
     if not math.isfinite(guidance):
         raise ValueError(f"guidance must be a finite number; got {guidance}")
+    start, end = guidance_interval
+    if not 0 <= start <= end <= 1:
+        raise ValueError(
+            "guidance must start and end between 0 and 1 (shares of the steps), and not end before it starts; "
+            f"got {start} and {end}"
+        )
 
 
 def unet_bytes_per_row(unet, height, width):

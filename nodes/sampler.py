@@ -3,11 +3,12 @@
 import time
 
 import comfy.model_management
+import numpy as np
 from comfy_api.latest import io
 from PIL import Image
 
 from ..hierdiff_core.figures import draw_tree, preview_grid
-from ..hierdiff_core.kandinsky import check_sample_inputs, sample
+from ..hierdiff_core.kandinsky import WHOLE_RUN, check_sample_inputs, sample, step_guidance
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.sampling import ORDERS
@@ -87,6 +88,7 @@ class BranchingSampler(io.ComfyNode):
                     tooltip="On NVIDIA cards. CUDA graphs: faster steps of few branches. torch.compile: faster steps "
                     "of any size, after a minute or two of compiling at the first run. Off when it fails.",
                 ),
+                *guidance_interval(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -111,8 +113,11 @@ class BranchingSampler(io.ComfyNode):
         rescale_means=False,
         order=ORDERS[0],
         acceleration=ACCELERATIONS[0],
+        guidance_start=WHOLE_RUN[0],
+        guidance_end=WHOLE_RUN[1],
     ):
-        check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance)
+        interval = guidance_start, guidance_end
+        check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance, interval)
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
         progress = Progress(plan.nfe)
         branches = BranchLatents(plan)
@@ -139,15 +144,37 @@ class BranchingSampler(io.ComfyNode):
                 before_call=progress.check_cancelled,
                 order=order,
                 acceleration=acceleration,
+                guidance_interval=interval,
                 on_branches=on_branches,
             ).to(comfy.model_management.intermediate_device())
-            report = describe(plan, time.monotonic() - began, scheduler)
+            guided = step_guidance(plan.num_steps, guidance, interval) > 1
+            report = describe(plan, time.monotonic() - began, scheduler, guided)
             drawing = draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted, live))
         warnings = unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps)
         report = "\n".join([report, *warnings, *other_scheduler(plan, scheduler)])
         progress.finish(drawing)
         tree = image_tensor(drawing)
         return io.NodeOutput({"samples": latents}, tree, report, ui=show(cls, report, tree))
+
+
+def guidance_interval():
+    """Inputs for the steps that take guidance."""
+    limits = {"min": 0.0, "max": 1.0, "step": 0.01, "optional": True}
+    return [
+        io.Float.Input(
+            "guidance_start",
+            default=WHOLE_RUN[0],
+            tooltip="Share of the steps after which guidance begins. Steps without it take half the work.",
+            **limits,
+        ),
+        io.Float.Input(
+            "guidance_end",
+            default=WHOLE_RUN[1],
+            tooltip="Share of the steps after which guidance ends. The last steps have the most branches: 0.8 saves "
+            "much of their time, and changes the pictures a little.",
+            **limits,
+        ),
+    ]
 
 
 def standard_rows(plan, k, rows):
@@ -179,8 +206,8 @@ def pictures(decoder, branches, wanted, live):
     return made
 
 
-def describe(plan, seconds, scheduler):
-    """What was spent and saved, in words."""
+def describe(plan, seconds, scheduler, guided):
+    """What was spent and saved, in words; `guided` (K,) bool are the steps with guidance."""
     standard = plan.num_prompts * plan.num_steps
     shared = sum(len(branch.members) > 1 for branch in plan.branches)
     return "\n".join(
@@ -188,8 +215,18 @@ def describe(plan, seconds, scheduler):
             f"{plan.num_prompts} pictures, {plan.num_steps} {scheduler} steps, tau {plan.tau:.5g}",
             f"UNet rows: {plan.nfe} instead of {standard}, {plan.saved:.1%} saved",
             f"rows per picture: {plan.nfe / plan.num_prompts:.1f} instead of {plan.num_steps}",
+            *unguided(plan, guided),
             *distortion(plan),
             f"{shared} shared branch{'es' if shared != 1 else ''}, {len(plan.branches) - shared} of a single prompt",
             f"sampling took {seconds:.1f} s",
         ]
     )
+
+
+def unguided(plan, guided):
+    """A line on the unconditional passes that were left out, where guidance is for a part of the steps."""
+    if guided.all() or not guided.any():
+        return []
+    steps = np.flatnonzero(guided) + 1
+    left_out = plan.clusters_per_step[~guided].sum() / (2 * plan.nfe)
+    return [f"guidance in steps {steps[0]} to {steps[-1]} only: {left_out:.1%} of the UNet's passes left out"]

@@ -70,10 +70,10 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
         "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 4, 110, "load"),
         "sampler": (
             "HierDiffBranchingSampler",
-            [0, "fixed", guidance, "DDPM", size, size, 0, False, "breadth first", "none"],
+            [0, "fixed", guidance, "DDPM", size, size, 0, False, "breadth first", "none", 0, 1],
             {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
             4,
-            780,
+            828,
             "sample",
         ),
         "note_sampler": ("MarkdownNote", [NOTES["sampler"]], {}, 4, 150, None),

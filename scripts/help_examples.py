@@ -31,7 +31,7 @@ STAGES = {
     "load_decoder": ("HierDiffDecoderLoader", [BUNDLED, "auto"], {}, "load"),
     "sampler": (
         "HierDiffBranchingSampler",
-        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "none"],
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "none", 0, 1],
         {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
         "sample",
     ),
@@ -188,7 +188,7 @@ class Example(NamedTuple):
 BEGIN = {"prompts": 350, "load_prior": 82}
 TREE = {"embed": 290, "linkage": 380}
 FROM_DECODER = {"load_decoder": 102, **TREE}
-LATENTS = {"load_decoder": 102, "sampler": 720}
+LATENTS = {"load_decoder": 102, "sampler": 768}
 PICTURES = {"decode": 46, "preview": 258}
 
 EXAMPLES = {
@@ -224,25 +224,25 @@ EXAMPLES = {
     ),
     "HierDiffBranchingSampler": Example(
         STAGES,
-        [BEGIN, TREE, {"load_decoder": 102, "schedule": 590}, {"sampler": 820}, PICTURES],
+        [BEGIN, TREE, {"load_decoder": 102, "schedule": 590}, {"sampler": 868}, PICTURES],
         "load_decoder schedule sampler",
         {2: 400, 3: 560},
     ),
     "HierDiffDecoderLoader": Example(
         STAGES,
-        [BEGIN, TREE, {"load_decoder": 102, "schedule": 530}, {"sampler": 760}, PICTURES],
+        [BEGIN, TREE, {"load_decoder": 102, "schedule": 530}, {"sampler": 808}, PICTURES],
         "load_decoder schedule sampler decode preview",
         {2: 360, 3: 420},
     ),
     "HierDiffContactSheet": Example(
         SHEET,
-        [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102}, {"sampler": 720}, {"decode": 46, "sheet": 594}],
+        [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102}, {"sampler": 768}, {"decode": 46, "sheet": 594}],
         "sampler decode sheet",
         {4: 420, 5: 480},
     ),
     "HierDiffSaveSet": Example(
         SAVED,
-        [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102, "sampler": 642}, {"save": 668}],
+        [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102, "sampler": 690}, {"save": 668}],
         "load_decoder sampler save",
         {3: 400, 4: 480},
     ),
@@ -259,7 +259,7 @@ EXAMPLES = {
             {"load_decoder": 102, "embed": 380},
             {"calibrate": 654, "linkage": 380},
             {"schedule": 622},
-            {"sampler": 720},
+            {"sampler": 768},
             PICTURES,
         ],
         "load_decoder embed calibrate schedule",

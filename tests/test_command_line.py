@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import hierdiff_core.__main__ as command_line
+import hierdiff_core.background as background
 from hierdiff_core import Sensitivity, write_sensitivity
 from hierdiff_core.__main__ import main
 from hierdiff_core.loading import BUNDLED
@@ -50,20 +51,19 @@ def test_two_prompts_give_pictures_plots_and_a_report(tmp_path, capsys):
 
 def test_first_pictures_are_written_while_others_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr("hierdiff_core.kandinsky.LEAST_PIECE", 1)  # pieces of two branches
-    there, decode_latents = [], command_line.decode
+    there, decode_latents = [], background.decode
 
     def look(decoder, latents, *args):
         there.append(len(list(tmp_path.glob("deep/[0-9]*.png"))))
         return decode_latents(decoder, latents, *args)
 
     options = ["--saving", "0.4"]
-    monkeypatch.setattr(command_line, "decode", look)
+    monkeypatch.setattr(background, "decode", look)
     monkeypatch.setattr(command_line, "ThreadPoolExecutor", AtOnce)
     deep, pictures = draw(tmp_path / "deep", *options, "--order", "depth first")
-    pieces = there[:-1]  # the last call draws the tree
-    assert len(pieces) >= 3
-    assert pieces == sorted(pieces)
-    assert 0 < pieces[-1] < 6
+    assert len(there) >= 3
+    assert there == sorted(there)
+    assert 0 < there[-1] < 6
     _, others = draw(tmp_path / "broad", *options)
     assert pictures == others
     assert deep["settings"]["order"] == "depth first"
@@ -76,6 +76,13 @@ class AtOnce(ThreadPoolExecutor):
         job = super().submit(*args, **kwargs)
         job.result()
         return job
+
+
+def test_guidance_for_a_part_of_the_steps(tmp_path):
+    report, pictures = draw(tmp_path / "part", "--guidance-interval", "0", "0.6")
+    _, whole = draw(tmp_path / "whole")
+    assert report["settings"]["guidance_interval"] == [0.0, 0.6]
+    assert pictures != whole
 
 
 def test_saving_beyond_reach_saves_what_can_be_saved_and_says_so(tmp_path, capsys):

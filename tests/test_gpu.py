@@ -23,6 +23,7 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
+from hierdiff_core.background import BackgroundDecoder
 from hierdiff_core.linkage import METRICS
 from hierdiff_core.sampling import ORDERS
 from hierdiff_core.unet_calls import ACCELERATIONS
@@ -132,6 +133,30 @@ def test_nothing_between_the_first_and_the_last_unet_call_waits_for_the_device(e
     assert len(calls) >= plan.num_steps
 
 
+def test_decoding_in_the_background_changes_no_picture(embeddings, plan):
+    decoder, made = load_decoder(dtype=torch.float16, device="cuda"), {}
+
+    def on_pictures(prompts, images):
+        made.update(zip(prompts.tolist(), images, strict=True))
+
+    options = {"guidance": 3.0, "width": 128, "height": 128, "micro_batch": 2, "order": "depth first"}
+    with BackgroundDecoder(decoder, on_pictures) as on_finished:
+        latents = sample(decoder, embeddings, plan, on_finished=on_finished, **options)
+    made = torch.stack([made[i] for i in range(len(PROMPTS))])
+    assert (made - decode(decoder, latents)).abs().max() < 0.02
+
+
+def test_decoding_in_the_background_that_fails_stops_the_run(embeddings, plan):
+    decoder = load_decoder(dtype=torch.float16, device="cuda")
+
+    def on_pictures(prompts, images):
+        raise OSError("no space left")
+
+    options = {"guidance": 3.0, "width": 128, "height": 128, "micro_batch": 1, "order": "depth first"}
+    with pytest.raises(OSError, match="no space left"), BackgroundDecoder(decoder, on_pictures) as on_finished:
+        sample(decoder, embeddings, plan, on_finished=on_finished, **options)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("most_tree", [5000, 100], ids=["distances", "chain"])
 def test_clusters_of_the_gpu_are_those_of_scipy(monkeypatch, metric, most_tree):
@@ -200,6 +225,21 @@ def test_ksampler_with_shared_steps_on_the_gpu(tmp_path, sampler):
         pairs = zip(server_pictures(server, one, "save"), server_pictures(server, other, "save"), strict=True)
         assert max(np.abs(a.astype(int) - b).mean() for a, b in pairs) < 2
         assert "% saved" in one["outputs"]["sample"]["text"][0]
+
+
+@pytest.mark.parametrize("acceleration", ACCELERATIONS[1:])
+def test_accelerated_sampler_in_the_host(tmp_path, acceleration):
+    """The server is told to free its memory in between: graphs must not outlive the weights that they read."""
+    with ComfyServer(base_dir=tmp_path, device_args=[]) as server:
+        plain = server.run(small_graph())
+        runs = []
+        for order in ORDERS:
+            runs.append(server.run(small_graph(**{"sample.acceleration": acceleration, "sample.order": order})))
+            server.free()
+        for run in runs:
+            pairs = zip(server_pictures(server, plain, "save"), server_pictures(server, run, "save"), strict=True)
+            assert max(np.abs(a.astype(int) - b).mean() for a, b in pairs) < 4
+        assert "is off" not in server.log_text()
 
 
 HOG = '''

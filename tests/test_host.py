@@ -133,6 +133,8 @@ def test_workflow_of_the_first_version_runs_as_before(comfy, repo_root):
         "rescale_means": False,
         "order": "breadth first",
         "acceleration": "none",
+        "guidance_start": 0.0,
+        "guidance_end": 1.0,
     }
     before = {node_id: dict(node["inputs"]) for node_id, node in to_api(workflow, without(info, added)).items()}
     for node_id, node in prompt.items():
@@ -260,6 +262,17 @@ def test_depth_first_draws_the_same_pictures_and_the_same_tree(comfy, small_run)
     assert text(deep, "sample").split("sampling took")[0] == text(small_run, "sample").split("sampling took")[0]
     for one, other in zip(pictures(comfy, small_run, "save"), pictures(comfy, deep, "save"), strict=True):
         assert np.array_equal(one, other)  # on a CPU acceleration has no effect
+
+
+def test_guidance_for_a_part_of_the_steps(comfy, small_run):
+    part = comfy.run(small_graph(**{"sample.guidance_end": 0.5}))
+    assert "guidance in steps 1 to 3 only" in text(part, "sample")
+    assert "guidance in steps" not in text(small_run, "sample")
+    pairs = list(zip(pictures(comfy, small_run, "save"), pictures(comfy, part, "save"), strict=True))
+    assert any(not np.array_equal(one, other) for one, other in pairs)
+    assert all(abs(one.astype(int) - other).mean() < 40 for one, other in pairs)
+    with pytest.raises(PromptFailed, match="guidance must start and end between 0 and 1"):
+        comfy.run(small_graph(**{"sample.guidance_start": 0.6, "sample.guidance_end": 0.5}))
 
 
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "Euler ancestral", "DPM++ 2M", "UniPC"])

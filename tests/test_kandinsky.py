@@ -18,10 +18,11 @@ from hierdiff_core import (
     sample,
     ward_linkage,
 )
-from hierdiff_core.kandinsky import Denoiser, prior_batch_size, size_multiple, truncated_prompts
+from hierdiff_core.background import BackgroundDecoder
+from hierdiff_core.kandinsky import Denoiser, prior_batch_size, size_multiple, step_guidance, truncated_prompts
 from hierdiff_core.microbatch import MicroBatches
 from hierdiff_core.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise, text_key
-from hierdiff_core.sampling import sample_branches
+from hierdiff_core.sampling import ORDERS, sample_branches
 from hierdiff_core.schedulers import SCHEDULERS, make_scheduler, step_with_noise
 from hierdiff_core.unet_calls import ACCELERATIONS, PlainCalls
 
@@ -171,7 +172,7 @@ def test_branches_evaluated_in_batches_agree_with_one_at_a_time(decoder, embeddi
     def run(limit):
         scheduler = make_scheduler("DDPM", decoder.scheduler.config, plan.num_steps)
         denoiser = Denoiser(
-            PlainCalls(decoder.unet), scheduler, plan, embeddings.keys, 4.0, keyed_noise(1), MicroBatches(limit)
+            PlainCalls(decoder.unet), scheduler, plan, embeddings.keys, [4.0] * 4, keyed_noise(1), MicroBatches(limit)
         )
         first = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
@@ -193,6 +194,35 @@ def test_unet_evaluates_exactly_the_rows_that_the_plan_counts(decoder, embedding
     rows.clear()
     sample(decoder, embeddings, plan, guidance=1.0, **SMALL)
     assert sum(rows) == plan.nfe < 6 * 4
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_steps_outside_the_guidance_interval_take_the_conditional_pass_alone(decoder, embeddings, monkeypatch, order):
+    calls = []
+    forward = decoder.unet.forward
+
+    def counted(x, t, *args, **kwargs):
+        calls.append((int(t), len(x)))
+        return forward(x, t, *args, **kwargs)
+
+    monkeypatch.setattr(decoder.unet, "forward", counted)
+    plan = make_plan(embeddings, 5)
+    sample(decoder, embeddings, plan, guidance=3.0, guidance_interval=(0.2, 0.8), order=order, **SMALL)
+    times = sorted({t for t, _ in calls}, reverse=True)
+    rows = [sum(n for t, n in calls if t == time) for time in times]
+    passes = [1, 2, 2, 2, 1]
+    assert rows == [n * count for n, count in zip(passes, plan.clusters_per_step.tolist(), strict=True)]
+
+
+def test_guidance_interval_of_the_whole_run_or_of_no_step(decoder, embeddings):
+    plan = make_plan(embeddings, 3)
+
+    def run(**options):
+        return sample(decoder, embeddings, plan, **options, **SMALL)
+
+    assert torch.equal(run(guidance=3.0, guidance_interval=(0.0, 1.0)), run(guidance=3.0))
+    assert torch.equal(run(guidance=3.0, guidance_interval=(0.5, 0.5)), run(guidance=1.0))
+    assert step_guidance(10, 4.0, (0.25, 0.8)).tolist() == [1.0] * 2 + [4.0] * 6 + [1.0] * 2
 
 
 def test_before_call_may_stop_the_run(decoder, embeddings, unet_forbidden):
@@ -319,6 +349,17 @@ def test_acceleration_changes_nothing_on_a_cpu(decoder, embeddings, acceleration
     assert torch.equal(made, sample(decoder, embeddings, plan, **SMALL))
 
 
+def test_pictures_come_with_their_prompts_while_others_are_sampled(decoder, embeddings):
+    plan, made = make_plan(embeddings, 3), {}
+
+    def on_pictures(prompts, images):
+        made.update(zip(prompts.tolist(), images, strict=True))
+
+    with BackgroundDecoder(decoder, on_pictures) as on_finished:
+        latents = sample(decoder, embeddings, plan, order="depth first", on_finished=on_finished, **SMALL)
+    assert torch.equal(torch.stack([made[i] for i in range(6)]), decode(decoder, latents))
+
+
 @pytest.mark.parametrize("scheduler", ["DDPM", "Euler ancestral"])
 def test_noise_drawn_ahead_is_the_schedulers_own_to_the_bit(decoder, scheduler):
     config, like = decoder.scheduler.config, (3, 4, 8, 8)
@@ -370,6 +411,8 @@ def test_clean_latents_of_the_last_step_are_the_result(decoder, embeddings, sche
         ({"micro_batch": -1}, "micro_batch must be 0 .* got -1"),
         ({"scheduler": "Heun"}, "scheduler must be one of DDPM, .* got 'Heun'"),
         ({"guidance": float("nan")}, "guidance must be a finite number; got nan"),
+        ({"guidance_interval": (0.5, 0.4)}, "guidance must start and end between 0 and 1 .* got 0.5 and 0.4"),
+        ({"guidance_interval": (0.0, 1.2)}, "guidance must start and end between 0 and 1 .* got 0.0 and 1.2"),
         ({"order": "upwards"}, "order must be one of breadth first, depth first; got 'upwards'"),
         ({"order": "depth first", "on_step": print}, "on_step sees all branches of a step at once; depth first, use"),
         ({"acceleration": "fast"}, "acceleration must be one of none, CUDA graphs, torch.compile; got 'fast'"),
