@@ -8,7 +8,6 @@ guidance 10. --small takes the bundled model, few prompts and steps, and runs on
 
 import argparse
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -25,8 +24,10 @@ import numpy as np
 import paper_loop
 import torch
 from full_size import random_decoder, random_prior
+from PIL import Image
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
+from timing import seconds, share_outside
 
 from hierdiff_core import (
     PromptEmbeddings,
@@ -41,8 +42,11 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
+from hierdiff_core.background import BackgroundDecoder
+from hierdiff_core.figures import preview_grid
+from hierdiff_core.kandinsky import step_guidance
 from hierdiff_core.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
-from hierdiff_core.previews import to_pictures
+from hierdiff_core.previews import BranchLatents, latents_to_rgb, shrunk, to_pictures
 from hierdiff_core.prompts import parse_prompts
 from hierdiff_core.sampling import ORDERS
 from hierdiff_core.unet_calls import ACCELERATIONS, unet_calls
@@ -54,6 +58,7 @@ RELATED = "{cat face|dog face|tiger face|red apple|strawberry|fire engine|tulip|
 SAVING = 0.6
 # What the whole table is made for; the other ways are timed breadth first only.
 BEST = ACCELERATIONS[-1]
+SECONDS_BETWEEN_PREVIEWS = 0.3  # the sampler node's
 
 
 @dataclass
@@ -94,26 +99,6 @@ def full_setting(with_prior):
 def small_setting():
     prompts = parse_prompts("{cat face|red apple}, {noto|flat} style")
     return Setting("cpu", load_prior(), load_decoder(), prompts, 8, 6, 4, 3.0, 1, 12, 6, (1, 2), (60,))
-
-
-def seconds(call, device, repeats=1, warm=0):
-    """Median time of `call`, by CUDA events where there are any."""
-    times = []
-    for i in range(warm + repeats):
-        if device == "cuda":
-            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            began.record()
-            call()
-            ended.record()
-            torch.cuda.synchronize()
-            passed = began.elapsed_time(ended) / 1000
-        else:
-            start = time.perf_counter()
-            call()
-            passed = time.perf_counter() - start
-        if i >= warm:
-            times.append(passed)
-    return statistics.median(times)
 
 
 def table(title, head, rows):
@@ -177,7 +162,8 @@ def job(setting, best):
             rows.append([f"{way}, {order}", *(f"{x:.2f}" for x in (*times, sum(times))), *ratios])
             if order == ORDERS[0] and (device == "cpu" or way != "none"):
                 alone = seconds(our_sampling(setting, embeddings, whole, acceleration=way), device)
-                limits.append([way, *limit_row(plan, whole, took, alone, best), outside_unet(setting, plan, way)])
+                outside = (outside_unet(setting, plan, way, previews) for previews in (False, True))
+                limits.append([way, *limit_row(plan, whole, took, alone, best), *outside])
     head = ["", "prior s", "sampling s", "decoding s", "job s", "job / paper's", "sampling / paper's"]
     table(f"{plan.num_prompts} prompts, {plan.num_steps} steps, {plan.saved:.1%} saved, {plan.nfe} rows", head, rows)
     head = [
@@ -190,6 +176,7 @@ def job(setting, best):
         "limit s",
         "time / limit",
         "outside the UNet",
+        "with previews",
     ]
     table("Against our own tau = 0 run, and against rows times the best time of a row", head, limits)
 
@@ -223,29 +210,68 @@ def limit_row(plan, whole, took, alone, best):
     return *cells, f"{limit:.2f}", f"{took / limit:.3f}"
 
 
-def outside_unet(setting, plan, way):
+def outside_unet(setting, plan, way, previews=False):
     """Share of sampling's time in which no UNet call is on the device: planning, means, copies, noise, scheduler."""
-    if setting.device != "cuda":
-        return "not measured"
-    embeddings, spans = our_embeddings(setting), []
-    calls = unet_calls(setting.decoder.unet, way)
-    evaluate = type(calls).__call__
+    options = {"on_branches": Previews(plan)} if previews else {}
+    run = our_sampling(setting, our_embeddings(setting), plan, acceleration=way, **options)
+    return f"{share_outside(type(unet_calls(setting.decoder.unet, way)), '__call__', run, setting.device):.2%}"
 
-    def timed(self, *args):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        output = evaluate(self, *args)
-        ended.record()
-        spans.append((began, ended))
-        return output
 
-    type(calls).__call__ = timed
-    try:
-        took = seconds(our_sampling(setting, embeddings, plan, acceleration=way), "cuda")
-    finally:
-        type(calls).__call__ = evaluate
-    inside = sum(began.elapsed_time(ended) for began, ended in spans) / 1000
-    return f"{(took - inside) / took:.2%}"
+class Previews:
+    """What the sampler node shows while it runs: a grid of pictures now and then, and a picture of each branch."""
+
+    def __init__(self, plan):
+        self.branches = BranchLatents(plan)
+        self.factors = torch.rand(5, 3)
+        self.last = 0.0
+
+    def __call__(self, k, clusters, x0):
+        self.branches(k, clusters, x0)
+        if time.monotonic() - self.last > SECONDS_BETWEEN_PREVIEWS:
+            preview_grid([Image.fromarray(rgb) for rgb in latents_to_rgb(x0, self.factors).numpy()])
+            latents_to_rgb(shrunk(x0, 64), self.factors)  # the growing tree's
+            self.last = time.monotonic()
+
+
+def interval(setting):
+    """Guidance for a part of the steps."""
+    plan, embeddings = plan_of(setting), our_embeddings(setting)
+
+    def rows():
+        for way in ("none", BEST) if setting.device == "cuda" else ("none",):
+            whole = None
+            for part in PARTS:
+                run = our_sampling(setting, embeddings, plan, acceleration=way, guidance_interval=part)
+                took = seconds(run, setting.device, setting.repeats, warm=1)
+                whole = whole or took
+                guided = step_guidance(plan.num_steps, setting.guidance, part) > 1
+                passes = (plan.clusters_per_step * (1 + guided)).sum() / (2 * plan.nfe)
+                yield (
+                    f"{way}, guidance from {part[0]:.0%} to {part[1]:.0%}",
+                    f"{passes:.1%}",
+                    f"{took:.2f}",
+                    f"{took / whole:.3f}",
+                )
+
+    table("Guidance for a part of the steps", ["", "of the passes", "sampling s", "of the time"], rows())
+    table(
+        "The same, bundled model", ["guidance", "difference from all steps, levels of 255"], interval_changes(setting)
+    )
+
+
+def interval_changes(setting):
+    """How far pictures of the bundled, trained model move: mean absolute difference of their pixels."""
+    embeddings = embed_prompts(load_prior(), setting.prompts, guidance=1.0)
+    plan = saving_plan(ward_linkage(embeddings.positive, "chord"), setting.num_steps)
+    decoder, whole = load_decoder(device=setting.device), None
+    for part in PARTS:
+        latents = sample(decoder, embeddings, plan, guidance=3.0, width=128, height=128, guidance_interval=part)
+        pictures = decode(decoder, latents)
+        whole = pictures if whole is None else whole
+        yield f"from {part[0]:.0%} to {part[1]:.0%}", f"{255 * (pictures - whole).abs().mean():.2f}"
+
+
+PARTS = (0.0, 1.0), (0.0, 0.8), (0.2, 0.8)
 
 
 def prior(setting):
@@ -267,15 +293,27 @@ def large_set(setting):
     """
 
     def rows():
-        for order, written in (*((order, False) for order in ORDERS), ("depth first", True)):
+        for order, written in (*((order, None) for order in ORDERS), (ORDERS[1], "in turns"), (ORDERS[1], "meanwhile")):
             for count in len(setting.prompts), setting.many:
-                what = f"{order}, {'pictures to disk' if written else 'sampling only'}"
+                what = f"{order}, {f'pictures to disk, decoded {written}' if written else 'sampling only'}"
                 yield what, count, *large_run(setting, order, count, written)
 
     if setting.device == "cuda" and setting.prior is not None:
         setting.prior.to("cpu")
-    head = ["", "prompts", "peak memory MiB", "final latents MiB", "first picture s", "sampled s", "all on disk s"]
-    table("Memory, and when pictures are there; 4 steps, half of the rows saved, no acceleration", head, rows())
+    title = "Memory, and when pictures are there; 4 steps, half of the rows saved, no acceleration"
+    table(title, LARGE_RUN, rows())
+
+
+def overlap(setting):
+    """Decoding between the pieces of a run, and while the next ones are sampled."""
+    count = max(12, setting.many // 5)
+    large_run(setting, ORDERS[1], count, "meanwhile")
+    rows = ((f"decoded {way}", count, *large_run(setting, ORDERS[1], count, way)) for way in TURNS * setting.repeats)
+    table("Depth first, pictures to disk; 4 steps, half of the rows saved, no acceleration", LARGE_RUN, rows)
+
+
+LARGE_RUN = ["", "prompts", "peak memory MiB", "final latents MiB", "first picture s", "sampled s", "all on disk s"]
+TURNS = "in turns", "meanwhile"
 
 
 def large_run(setting, order, count, written):
@@ -292,16 +330,17 @@ def large_run(setting, order, count, written):
             picture.save(Path(folder) / f"{index:04d}.png")
             times.append(time.monotonic() - began)
 
-        def on_finished(prompts, latents):
-            pictures = to_pictures(decode(setting.decoder, latents))
-            for index, picture in zip(prompts.tolist(), pictures, strict=True):
+        def on_pictures(prompts, images):
+            for index, picture in zip(prompts.tolist(), to_pictures(images), strict=True):
                 writers.submit(write, index, picture)
 
-        finished = on_finished if written else None
-        latents = our_sampling(setting, embeddings, plan, order=order, on_finished=finished)()
-        if setting.device == "cuda":
-            torch.cuda.synchronize()
-        sampled = time.monotonic() - began
+        with BackgroundDecoder(setting.decoder, on_pictures) as meanwhile:
+            in_turns = lambda prompts, latents: on_pictures(prompts, decode(setting.decoder, latents))  # noqa: E731
+            finished = {None: None, "in turns": in_turns, "meanwhile": meanwhile}[written]
+            latents = our_sampling(setting, embeddings, plan, order=order, on_finished=finished)()
+            if setting.device == "cuda":
+                torch.cuda.current_stream().synchronize()
+            sampled = time.monotonic() - began
     peak = f"{torch.cuda.max_memory_allocated() / 2**20:.0f}" if setting.device == "cuda" else "not measured"
     size = f"{latents.numel() * latents.element_size() / 2**20:.0f}"
     first, last = (f"{f(times):.2f}" if times else "" for f in (min, max))
@@ -348,18 +387,18 @@ def wall_clock(call):
 
 
 def main():
-    parts = ("curve", "job", "prior", "large_set", "ward")
+    parts = ("curve", "job", "interval", "prior", "overlap", "large_set", "ward")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="the bundled model on a CPU")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     options = parser.parse_args()
-    setting = small_setting() if options.small else full_setting(bool({"job", "prior"} & set(options.only)))
+    setting = small_setting() if options.small else full_setting(bool({"job", "interval", "prior"} & set(options.only)))
     card = torch.cuda.get_device_name() if setting.device == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, {setting.decoder.unet.dtype}")
     best = curve(setting) if {"curve", "job"} & set(options.only) else None
     if "job" in options.only:
         job(setting, best)
-    for part in (prior, large_set, ward):
+    for part in (interval, prior, overlap, large_set, ward):
         if part.__name__ in options.only:
             part(setting)
 

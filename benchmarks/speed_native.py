@@ -8,10 +8,8 @@ of `make setup`.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from comfyui_host import import_pack
+from timing import seconds, share_outside
 
 from hierdiff_core import build_plan, falling_shape, tau_for_saving, thresholds_at, ward_linkage
 
@@ -64,20 +63,6 @@ def random_sdxl(small):
     return comfy.model_patcher.ModelPatcher(model.to(dtype), device, torch.device("cpu"))
 
 
-def seconds(call, repeats, warm=1):
-    times = []
-    for i in range(warm + repeats):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        if i >= warm:
-            times.append(time.perf_counter() - began)
-    return statistics.median(times)
-
-
 class Runs:
     """Runs of one set: by the host alone, and with shared steps."""
 
@@ -117,23 +102,8 @@ class Runs:
 
     def outside_model(self):
         """Share of the time of a shared run in which no call of the UNet is on the device."""
-        network, spans = self.patcher.model.diffusion_model, []
-        forward = network.forward
-
-        def timed(*args, **kwargs):
-            began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            began.record()
-            output = forward(*args, **kwargs)
-            ended.record()
-            spans.append((began, ended))
-            return output
-
-        network.forward = timed
-        try:
-            took = seconds(lambda: self.shared(self.plan), 1, warm=0)
-        finally:
-            del network.forward
-        return 1 - sum(began.elapsed_time(ended) for began, ended in spans) / 1000 / took
+        device = self.patcher.load_device
+        return share_outside(self.patcher.model.diffusion_model, "forward", lambda: self.shared(self.plan), device)
 
 
 @torch.no_grad()
@@ -149,7 +119,7 @@ def best_of_curve(patcher, side, sizes):
         x, y = torch.randn(2 * rows, 4, side, side), torch.randn(2 * rows, 2816)
         x, y, context = (v.to(device, dtype) for v in (x, y, torch.randn(2 * rows, 77, 2048)))
         t = torch.full((2 * rows,), 500.0, device=device)
-        took = seconds(lambda: network(x, t, context=context, y=y), 5, warm=2) / rows  # noqa: B023
+        took = seconds(lambda: network(x, t, context=context, y=y), device, 5, warm=2) / rows  # noqa: B023
         best = min(best, took)
         print(f"| {rows} | {1000 * took:.2f} |", flush=True)
     return best
@@ -169,20 +139,20 @@ def main():
     runs = Runs(patcher, prompts, steps, side)
     plan, whole = runs.plan, runs.whole
     ratio, saved = whole.nfe / plan.nfe, f"{plan.saved:.0%} saved"
-    host, alone = seconds(runs.host, 1), seconds(lambda: runs.shared(whole), 1)
+    device = patcher.load_device
+    host, alone = (seconds(run, device, 1, warm=1) for run in (runs.host, lambda: runs.shared(whole)))
     print("\n| | rows | s | host's s / it | of the rows' ratio | time / (rows x best) |\n|---|---|---|---|---|---|")
     for name, rows, took in (
         ("the host's own sampling, all rows", whole.nfe, host),
         ("Hierarchical KSampler's guider, tau = 0", whole.nfe, alone),
-        (f"the same, {saved}", plan.nfe, seconds(lambda: runs.shared(plan), 2)),
-        (f"the same, {saved}, micro_batch 8", plan.nfe, seconds(lambda: runs.shared(plan, 8), 2)),
+        (f"the same, {saved}", plan.nfe, seconds(lambda: runs.shared(plan), device, 2, warm=1)),
+        (f"the same, {saved}, micro_batch 8", plan.nfe, seconds(lambda: runs.shared(plan, 8), device, 2, warm=1)),
     ):
         share = f"{alone / took / ratio:.3f}" if rows == plan.nfe else ""
         print(
             f"| {name} | {rows} | {took:.2f} | {host / took:.2f} | {share} | {took / (rows * best):.3f} |", flush=True
         )
-    outside = "not measured" if options.small else f"{runs.outside_model():.2%}"
-    print(f"\noutside the UNet, {saved}: {outside}")
+    print(f"\noutside the UNet, {saved}: {runs.outside_model():.2%}")
 
 
 if __name__ == "__main__":

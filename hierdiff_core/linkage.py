@@ -63,6 +63,19 @@ def ward_linkage(positive, metric="cosine", device="cpu"):
     return ward.ward_chain(vectors, metric, SMALLEST_DISTANCE, device)
 
 
+def linkage_bytes(num_prompts, width, metric, device):
+    """Bytes of a device's memory that `ward_linkage` takes at most; 0 where SciPy does all the work.
+
+    For embeddings of `width` numbers. A little more than was measured (docs/performance.md).
+    """
+    if not str(device).startswith("cuda") or num_prompts <= MOST_ON_CPU:
+        return 0
+    libraries = 64 * 2**20
+    if num_prompts <= MOST_TREE_ON_CPU:
+        return 24 * num_prompts**2 + libraries
+    return (9 * num_prompts**2 if metric == "cosine" else 64 * num_prompts * width) + libraries
+
+
 def flat_clusters(Z, t):
     """Cut a linkage matrix into flat clusters at height `t`.
 

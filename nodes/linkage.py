@@ -7,7 +7,7 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..hierdiff_core.figures import draw_dendrogram
-from ..hierdiff_core.linkage import METRICS, merge_errors, ward_linkage
+from ..hierdiff_core.linkage import METRICS, linkage_bytes, merge_errors, ward_linkage
 from . import types
 from .search import found_as
 from .show import image_tensor, show
@@ -51,7 +51,11 @@ class WardLinkage(io.ComfyNode):
 
     @classmethod
     def execute(cls, embeddings, metric):
-        Z = ward_linkage(embeddings.positive, metric, comfy.model_management.get_torch_device())
+        device = comfy.model_management.get_torch_device()
+        needed = linkage_bytes(len(embeddings), embeddings.width, metric, device)
+        if needed:  # models that are loaded make room, rather than the clustering fail
+            comfy.model_management.free_memory(needed, device)
+        Z = ward_linkage(embeddings.positive, metric, device)
         picture = image_tensor(draw_dendrogram(Z, embeddings.prompts))
         linkage = Linkage(Z, metric, embeddings.prompts, merge_errors(Z, embeddings.positive))
         return io.NodeOutput(linkage, picture, ui=show(cls, describe(linkage), picture))

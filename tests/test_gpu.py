@@ -24,7 +24,7 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.background import BackgroundDecoder
-from hierdiff_core.linkage import METRICS
+from hierdiff_core.linkage import METRICS, linkage_bytes
 from hierdiff_core.sampling import ORDERS
 from hierdiff_core.unet_calls import ACCELERATIONS
 
@@ -164,7 +164,10 @@ def test_clusters_of_the_gpu_are_those_of_scipy(monkeypatch, metric, most_tree):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2000, 64))
     x = np.concatenate([x, x[rng.integers(2000, size=200)]])
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
     Z, expected = ward_linkage(x, metric, "cuda"), ward_linkage(x, metric)
+    assert torch.cuda.max_memory_allocated() - before < linkage_bytes(*x.shape, metric, "cuda")
     np.testing.assert_allclose(Z[:, 2], expected[:, 2], rtol=0, atol=1e-5)
     for t in np.quantile(expected[:, 2], np.linspace(0.1, 1, 25)) * (1 + 1e-9) + 1e-12:
         assert is_isomorphic(flat_clusters(Z, t), flat_clusters(expected, t))

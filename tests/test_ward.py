@@ -9,7 +9,7 @@ from scipy.cluster.hierarchy import fcluster, is_isomorphic, linkage
 from scipy.spatial.distance import squareform
 
 from hierdiff_core import linkage as core
-from hierdiff_core.linkage import METRICS, SMALLEST_DISTANCE, check_linkage, flat_clusters, ward_linkage
+from hierdiff_core.linkage import METRICS, SMALLEST_DISTANCE, check_linkage, flat_clusters, linkage_bytes, ward_linkage
 from hierdiff_core.ward import (
     DistanceMatrix,
     chain_merges,
@@ -147,3 +147,13 @@ def test_matrix_that_does_not_fit_is_refused_with_what_to_take_instead(monkeypat
     check_matrix_fits(30_000, torch.device("cuda"))
     with pytest.raises(ValueError, match=r"40000 embeddings have 12 GiB of cosine distances.* take metric chord"):
         check_matrix_fits(40_000, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("prompts", "device"), [(2000, "cpu"), (500, "cuda")])
+def test_small_sets_and_the_cpu_take_no_memory_of_a_device(prompts, device):
+    assert linkage_bytes(prompts, 1280, "chord", device) == 0
+
+
+def test_memory_of_large_sets_is_that_of_the_centroids_or_of_the_distances():
+    assert linkage_bytes(50_000, 1280, "chord", "cuda") < 4.2 * 2**30  # 3.7 were measured
+    assert linkage_bytes(20_000, 1280, "cosine", "cuda:0") > 8 * 20_000**2

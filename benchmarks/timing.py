@@ -1,0 +1,53 @@
+"""Times of the benchmarks: CUDA events where there is a device, else the clock."""
+
+import statistics
+import time
+
+import torch
+
+
+def seconds(call, device, repeats=1, warm=0):
+    """Median time of `call`."""
+    times = []
+    for i in range(warm + repeats):
+        began = mark(device)
+        call()
+        ended = mark(device)
+        if i >= warm:
+            times.append(between(began, ended))
+    return statistics.median(times)
+
+
+def mark(device):
+    """This moment in the device's work; on a CPU, now."""
+    if torch.device(device).type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def between(began, ended):
+    """Seconds from one mark to another."""
+    if isinstance(began, float):
+        return ended - began
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1000
+
+
+def share_outside(owner, method, call, device):
+    """Share of the time of `call` in which `owner.method` is not at work: nothing of it is on the device."""
+    evaluate, had, spans = getattr(owner, method), method in vars(owner), []
+
+    def timed(*args, **kwargs):
+        began = mark(device)
+        output = evaluate(*args, **kwargs)
+        spans.append((began, mark(device)))
+        return output
+
+    setattr(owner, method, timed)
+    try:
+        took = seconds(call, device)
+    finally:
+        setattr(owner, method, evaluate) if had else delattr(owner, method)
+    return 1 - sum(between(*span) for span in spans) / took
