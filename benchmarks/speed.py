@@ -162,22 +162,10 @@ def job(setting, best):
             rows.append([f"{way}, {order}", *(f"{x:.2f}" for x in (*times, sum(times))), *ratios])
             if order == ORDERS[0] and (device == "cpu" or way != "none"):
                 alone = seconds(our_sampling(setting, embeddings, whole, acceleration=way), device)
-                outside = (outside_unet(setting, plan, way, previews) for previews in (False, True))
-                limits.append([way, *limit_row(plan, whole, took, alone, best), *outside])
+                limits.append([way, *limit_row(plan, whole, took, alone, best)])
     head = ["", "prior s", "sampling s", "decoding s", "job s", "job / paper's", "sampling / paper's"]
     table(f"{plan.num_prompts} prompts, {plan.num_steps} steps, {plan.saved:.1%} saved, {plan.nfe} rows", head, rows)
-    head = [
-        "",
-        "shared s",
-        "tau = 0 s",
-        "speed-up",
-        "rows' ratio",
-        "of it",
-        "limit s",
-        "time / limit",
-        "outside the UNet",
-        "with previews",
-    ]
+    head = ["", "shared s", "tau = 0 s", "speed-up", "rows' ratio", "of it", "limit s", "time / limit"]
     table("Against our own tau = 0 run, and against rows times the best time of a row", head, limits)
 
 
@@ -210,11 +198,19 @@ def limit_row(plan, whole, took, alone, best):
     return *cells, f"{limit:.2f}", f"{took / limit:.3f}"
 
 
-def outside_unet(setting, plan, way, previews=False):
+def outside(setting):
     """Share of sampling's time in which no UNet call is on the device: planning, means, copies, noise, scheduler."""
-    options = {"on_branches": Previews(plan)} if previews else {}
-    run = our_sampling(setting, our_embeddings(setting), plan, acceleration=way, **options)
-    return f"{share_outside(type(unet_calls(setting.decoder.unet, way)), '__call__', run, setting.device):.2%}"
+    plan, embeddings = plan_of(setting), our_embeddings(setting)
+
+    def rows():
+        for way in ACCELERATIONS if setting.device == "cuda" else ACCELERATIONS[:1]:
+            calls = type(unet_calls(setting.decoder.unet, way))
+            our_sampling(setting, embeddings, plan, acceleration=way)()  # warm-up
+            for what, options in ("no previews", {}), ("previews", {"on_branches": Previews(plan)}):
+                run = our_sampling(setting, embeddings, plan, acceleration=way, **options)
+                yield f"{way}, {what}", f"{share_outside(calls, '__call__', run, setting.device):.2%}"
+
+    table("Outside the UNet", ["", "of sampling's time"], rows())
 
 
 class Previews:
@@ -387,18 +383,22 @@ def wall_clock(call):
 
 
 def main():
-    parts = ("curve", "job", "interval", "prior", "overlap", "large_set", "ward")
+    parts = ("curve", "job", "outside", "interval", "prior", "overlap", "large_set", "ward")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="the bundled model on a CPU")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     options = parser.parse_args()
-    setting = small_setting() if options.small else full_setting(bool({"job", "interval", "prior"} & set(options.only)))
+    setting = (
+        small_setting()
+        if options.small
+        else full_setting(bool({"job", "outside", "interval", "prior"} & set(options.only)))
+    )
     card = torch.cuda.get_device_name() if setting.device == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, {setting.decoder.unet.dtype}")
     best = curve(setting) if {"curve", "job"} & set(options.only) else None
     if "job" in options.only:
         job(setting, best)
-    for part in (interval, prior, overlap, large_set, ward):
+    for part in (outside, interval, prior, overlap, large_set, ward):
         if part.__name__ in options.only:
             part(setting)
 
