@@ -1,6 +1,7 @@
 """Decode finished latents while others are still sampled."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -25,7 +26,8 @@ class BackgroundDecoder:
         self.decoder = decoder
         self.on_pictures = on_pictures
         self.jobs = []
-        self.thread = self.stream = None
+        self.thread: ThreadPoolExecutor | None = None
+        self.stream: Any = None
 
     def __enter__(self):
         device = self.decoder.movq.device
