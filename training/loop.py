@@ -165,8 +165,8 @@ class Run:
             if is_due("progress", PROGRESS_SECONDS):
                 report.write()
             if evaluate and is_due("evaluation", EVALUATION_SECONDS):
-                with self.averaged():
-                    report.write_evaluation(evaluate())
+                with self.averaged(), report.paused():
+                    report.log(evaluate())
             if is_due("checkpoint", CHECKPOINT_SECONDS):
                 report.write()  # which refuses weights that are broken
                 self.save()
@@ -292,9 +292,12 @@ class Report:
             )
         self.log({**means, "steps_per_second": speed})
 
-    def write_evaluation(self, figures):
-        self.log(figures)
-        self.since = time.monotonic()
+    @contextmanager
+    def paused(self):
+        """Time that does not count as training, for the steps per second."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
 
     def log(self, figures):
         run = self.run
