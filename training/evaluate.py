@@ -248,16 +248,19 @@ def measure(judge, pairs, pictures):
 
 
 def closeness(pictures, real):
-    """(B,) mean gradient as a share of the real picture's, and (B,) PSNR in dB (infinite where they are equal)"""
+    """(B,) sharpness as a share of the real picture's, and (B,) PSNR in dB (infinite where they are equal)"""
     error = (pictures - real).square().mean(dim=(1, 2, 3))
     return edges(pictures) / edges(real), -10 * error.log10()
 
 
 def edges(pictures):
-    """(B, 3, H, W) -> (B,) mean size of the gradient"""
+    """(B, 3, H, W) -> (B,) root mean square of the gradient
+
+    Squared, since the plain mean is the same for a hard edge and a soft one.
+    """
     right = pictures[..., :-1, 1:] - pictures[..., :-1, :-1]
     down = pictures[..., 1:, :-1] - pictures[..., :-1, :-1]
-    return (right.square() + down.square()).sqrt().mean(dim=(1, 2, 3))
+    return (right.square() + down.square()).mean(dim=(1, 2, 3)).sqrt()
 
 
 def coverage(pairs, both):
