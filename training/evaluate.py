@@ -35,6 +35,7 @@ from hierdiff_core import (
     falling_shape,
     load_decoder,
     load_prior,
+    reachable_saving,
     sample,
     tau_for_saving,
     thresholds_at,
@@ -219,6 +220,7 @@ def plan_alone(count, num_steps=STEPS):
 def shared_plan(embeddings, saving, metric, shape, power):
     Z = ward_linkage(embeddings.positive, metric)
     falling = falling_shape(STEPS, shape, power=power)
+    saving = min(saving, reachable_saving(Z, falling)[1])  # a few prompts cannot save much
     return build_plan(Z, thresholds_at(tau_for_saving(Z, falling, saving), falling, Z))
 
 
