@@ -14,8 +14,17 @@ import torch.nn.functional as F
 from config import EMBEDDING, IMAGE_ENCODER, PICTURE, TEXT_ENCODER
 from loop import Run, is_finished, mark_finished, prepare
 from safetensors.torch import save_file
-from stage import batches, flat_pictures, read_pictures, rounded_to_half, run_stage, to_signed, trained_indices
-from tokens import BEGIN, END, caption_texts, tokenise, train_tokenizer
+from stage import (
+    batches,
+    exact_distances,
+    flat_pictures,
+    read_pictures,
+    rounded_to_half,
+    run_stage,
+    to_signed,
+    trained_indices,
+)
+from tokens import BEGIN, END, caption_texts, keep_tokenizer, tokenise
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -60,6 +69,12 @@ def shifted(pictures, most, generator):
     rows, columns = start + torch.arange(size, device=device)
     picture = torch.arange(count, device=device)[:, None, None]
     return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def noisy(embeddings, amount, generator):
+    """Embeddings with noise of `amount` deviations of the batch in each number: only margins help, not length."""
+    noise = torch.randn(embeddings.shape, generator=generator, device=embeddings.device)
+    return embeddings + amount * embeddings.detach().std(0) * noise
 
 
 def soft_contrast(images, texts, scale, same):
@@ -112,7 +127,8 @@ class Batches:
         networks, config = self.run.networks, self.config
         pictures, captions = self.draw()
         pixels = to_signed(shifted(self.pictures[pictures], config.shift, self.run.generator))
-        images = self.image(pixel_values=pixels).image_embeds
+        images = self.image(pixel_values=pixels).image_embeds.float()
+        images = noisy(images, config.noise, self.run.generator)
         texts = self.text(input_ids=self.captions.tokens[captions]).text_embeds
         equal = self.same[pictures]
         same = (equal[:, None] == equal) | (captions[:, None] == captions)
@@ -124,15 +140,34 @@ class Batches:
         return value, {"contrast": contrast, "rebuilt": rebuilt, "style": style, "subcategory": kind}
 
     def evaluate(self):
-        """Share of the trained pictures that their canonical caption finds among all pictures."""
-        images = F.normalize(embed_pictures(self.run.networks["image"], self.pictures), dim=1)
+        """How well captions find pictures, and how far apart pictures are.
+
+        Returns
+        -------
+        figures : dict   retrieval: share of the trained pictures that their canonical caption finds among all; nearest:
+            distance to the nearest other picture in deviations, root mean square over the numbers, median of the
+            pictures; nearest_5: what 5 % of them are below
+        """
+        embeddings = embed_pictures(self.run.networks["image"], self.pictures)
+        distances = nearest_distances((embeddings - embeddings.mean(0)) / embeddings.std(0))
+        images = F.normalize(embeddings, dim=1)
         captions = self.captions.rows[self.trained, 0]
         text = self.run.networks["text"]
         found = [
             (F.normalize(text(input_ids=self.captions.tokens[captions[rows]]).text_embeds, dim=1) @ images.T).argmax(1)
             for rows in batches(len(captions), 1024)
         ]
-        return {"retrieval": float((self.same[torch.cat(found)] == self.same[self.trained]).float().mean())}
+        return {
+            "retrieval": float((self.same[torch.cat(found)] == self.same[self.trained]).float().mean()),
+            "nearest": float(distances.quantile(0.5)),
+            "nearest_5": float(distances.quantile(0.05)),
+        }
+
+
+def nearest_distances(rows):
+    """(P,) distance of each row to the nearest other one, root mean square over the columns."""
+    distances = exact_distances(rows, rows) / rows.shape[1] ** 0.5
+    return distances.fill_diagonal_(torch.inf).amin(1)
 
 
 @torch.no_grad()
@@ -176,7 +211,7 @@ def train_clip_pair(out, data, config, minutes, device=None):
     device = prepare(device)
     emoji = read_pictures(data, config)
     texts = caption_texts(emoji)
-    tokenizer = train_tokenizer((text for row in texts for text in row), folder / "tokenizer")
+    tokenizer = keep_tokenizer((text for row in texts for text in row), folder / "tokenizer")
     assert tokenizer.convert_tokens_to_ids([BEGIN, END]) == [len(tokenizer) - 2, len(tokenizer) - 1]
     run = Run(folder, make_networks(tokenizer, emoji, config.clip_pair), config.clip_pair.optimisation, minutes, device)
     work = Batches(emoji, texts, run, tokenizer, config.clip_pair)

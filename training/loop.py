@@ -110,6 +110,7 @@ class Run:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.step = 0
         self.elapsed = 0.0  # before this process
+        self.waited = 0.0  # for first steps, which compile
         self.began = time.monotonic()
         self.parameters = [p for p in self.networks.parameters() if p.requires_grad]
         self.averages = [p.detach().clone() for p in self.parameters]
@@ -134,6 +135,12 @@ class Run:
         """Share of the training that is done, 0 ... 1."""
         steps = self.step / self.optimisation.max_steps if self.optimisation.max_steps else 0.0
         return min(1.0, max(steps, self.seconds / self.budget if self.budget > 0 else 1.0))
+
+    @property
+    def schedule(self):
+        """`progress` of the learning rate: compiling does not count."""
+        waited = self.waited / self.budget if self.budget > 0 else 0.0
+        return max(0.0, (self.progress - waited) / max(1e-9, 1 - waited))
 
     def train(self, loss, evaluate=None):
         """Take steps until the time is over; then the networks hold the averaged weights, in evaluation mode.
@@ -160,6 +167,10 @@ class Run:
             clock[name] = time.monotonic()
             return True
 
+        if self.progress < 1.0:
+            began = time.monotonic()
+            report.add(self.take_step(loss))
+            self.waited += time.monotonic() - began
         while self.progress < 1.0:
             report.add(self.take_step(loss))
             if is_due("progress", PROGRESS_SECONDS):
@@ -177,7 +188,7 @@ class Run:
 
     def take_step(self, loss):
         """One step of the optimiser; tensors to log."""
-        rate = learning_rate(self.optimisation, self.step, self.progress)
+        rate = learning_rate(self.optimisation, self.step, self.schedule)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         value, figures = self.backward(loss)
@@ -235,6 +246,7 @@ class Run:
             "generator": self.generator.get_state(),
             "step": self.step,
             "seconds": self.seconds,
+            "waited": self.waited,
         }
         write_atomically(self.folder / CHECKPOINT, lambda path: torch.save(state, path))
 
@@ -249,7 +261,7 @@ class Run:
         torch._foreach_copy_(self.averages, state["averages"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"].cpu())
-        self.step, self.elapsed = state["step"], state["seconds"]
+        self.step, self.elapsed, self.waited = state["step"], state["seconds"], state["waited"]
         rows = (self.folder / LOG).read_text().splitlines() if (self.folder / LOG).is_file() else []
         kept = [row for row in rows if json.loads(row)["step"] <= self.step]
         write_atomically(self.folder / LOG, lambda path: path.write_text("".join(row + "\n" for row in kept)))

@@ -19,7 +19,7 @@ from config import IMAGE_PROCESSOR, PRIOR, PRIOR_SCHEDULER
 from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UnCLIPScheduler
 from loop import Run, is_finished, mark_finished, prepare
 from safetensors.torch import load_file
-from stage import batches, read_pictures, rounded_to_half, run_stage, trained_indices
+from stage import batches, exact_distances, read_pictures, rounded_to_half, run_stage, trained_indices
 from tokens import caption_texts, tokenise
 from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
@@ -229,7 +229,7 @@ def measure(pipeline, prompts, pictures, embeddings, guidance, steps=25, seed=0)
         prompts, num_inference_steps=steps, guidance_scale=guidance, latents=start, generator=noise
     ).image_embeds.float()
     mean, deviation = pipeline.prior.clip_mean, pipeline.prior.clip_std
-    distances = torch.cdist((found - mean) / deviation, (embeddings - mean) / deviation)
+    distances = exact_distances((found - mean) / deviation, (embeddings - mean) / deviation)
     error = F.mse_loss(found / deviation, embeddings[pictures] / deviation)
     return {
         f"cosine_{guidance:g}": float(F.cosine_similarity(found, embeddings[pictures]).mean()),

@@ -56,6 +56,11 @@ def to_signed(pictures):
     return pictures.float() / 127.5 - 1
 
 
+def exact_distances(rows, others):
+    """Euclidean distances, not by a matrix product, which is rough with small ones on a GPU."""
+    return torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def hide_progress_bars():
     """No bars of the libraries for loading and saving: a network here takes no time."""
     import diffusers

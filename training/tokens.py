@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from config import TOKENS, VOCABULARY
@@ -23,7 +22,7 @@ def train_tokenizer(texts, folder, vocabulary=VOCABULARY):
     Parameters
     ----------
     texts : iterable of str
-    folder : path            receives vocab.json, merges.txt and tokenizer.json
+    folder : Path            receives vocab.json, merges.txt and tokenizer.json
     vocabulary : int         tokens at most
 
     Returns
@@ -38,13 +37,21 @@ def train_tokenizer(texts, folder, vocabulary=VOCABULARY):
     learned = json.loads(learner.to_str())["model"]["merges"]
     tokens, merges = vocabulary_of(learned, vocabulary)
     ids = {token: i for i, token in enumerate(tokens)}
-    folder = Path(folder)
     tokenizer = CLIPTokenizer(vocab=ids, merges=merges, pad_token=END, model_max_length=TOKENS)
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return tokenizer
+
+
+def keep_tokenizer(texts, folder):
+    """The tokenizer of a folder, trained if there is none; another training may number the tokens in another way."""
+    if not folder.is_dir():
+        partial = folder.with_name(folder.name + ".part")
+        train_tokenizer(texts, partial)
+        partial.rename(folder)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def vocabulary_of(merges, most):
@@ -79,8 +86,8 @@ class Captions:
         """(B,) rows of a caption for each picture; with probability `canonical` the canonical one."""
         count, device = len(pictures), pictures.device
         column = torch.randint(self.rows.shape[1], (count,), generator=generator, device=device)
-        column[torch.rand(count, generator=generator, device=device) < canonical] = 0
-        return self.rows[pictures, column]
+        is_canonical = torch.rand(count, generator=generator, device=device) < canonical
+        return self.rows[pictures, column.masked_fill(is_canonical, 0)]
 
 
 def caption_texts(emoji):

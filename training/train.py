@@ -6,6 +6,7 @@ The stages run as processes of their own, those that do not need each other at t
 on where it was when this is run again.
 """
 
+import signal
 import subprocess
 import sys
 import threading
@@ -80,6 +81,7 @@ def run_phase(shares, options):
 def main():
     options = parse_options(__doc__.splitlines()[0])
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the stages must not stay behind
     read_pictures(options.data, options.config)  # drawn once, before any stage wants them
     try:
         for shares in options.config.phases:
