@@ -2,7 +2,7 @@
 # the tests run); set COMFYUI_DIR to use a ComfyUI of your own.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test lint clean
+.PHONY: help setup demo serve train test lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +21,9 @@ demo: $(STAMP)  ## run the quick-start workflow in ComfyUI; pictures and report 
 
 serve: $(STAMP)  ## run ComfyUI with this pack on http://127.0.0.1:8188
 	$(BIN)/python scripts/comfyui_host.py serve $(ARGS)
+
+train: $(STAMP)  ## train the bundled model again, on a GPU: training/README.md
+	$(BIN)/python training/train.py $(ARGS)
 
 test: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)

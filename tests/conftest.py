@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads must not spin beside a server's
 REPO_ROOT = Path(__file__).resolve().parent.parent
 # At the end, so that the pack's `nodes` folder can never hide the `nodes` module of a ComfyUI imported by a test.
-sys.path += [str(REPO_ROOT), str(REPO_ROOT / "scripts"), str(REPO_ROOT / "tests")]
+sys.path += [str(REPO_ROOT), *(str(REPO_ROOT / name) for name in ("scripts", "tests", "training"))]
 
 from comfyui_host import ComfyServer, import_pack  # noqa: E402
 
