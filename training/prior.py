@@ -163,19 +163,16 @@ class Batches:
         """Squared error of the guided embedding, and of the one without a caption."""
         count = self.config.optimisation.batch
         rolled = round(self.config.rollout_share * count)
-        parts = zip(self.from_data(count - rolled), self.from_rollouts(rolled), strict=True)
-        x, timesteps, pictures, captions, guidances = (torch.cat(part) for part in parts)
+        drawn = [self.from_data(count - rolled)] + ([self.from_rollouts(rolled)] if rolled else [])
+        x, timesteps, pictures, captions, guidances = (torch.cat(part) for part in zip(*drawn, strict=True))
         predicted = self.prior(x.repeat(2, 1), timesteps.repeat(2), **self.both_texts(captions), return_dict=False)[0]
         unconditional, conditional = predicted.float().chunk(2)
         x0 = self.embeddings[pictures]
         errors = (guided(unconditional, conditional, guidances[:, None]) - x0).square().mean(1)
         alone = F.mse_loss(unconditional, x0)
         value = errors.mean() + self.config.unconditional * alone
-        return value, {
-            "guided": errors[: count - rolled].mean(),
-            "rollout": errors[count - rolled :].mean(),
-            "unconditional": alone,
-        }
+        figures = {"guided": errors[: count - rolled].mean(), "unconditional": alone}
+        return value, figures | ({"rollout": errors[count - rolled :].mean()} if rolled else {})
 
 
 def statistics(embeddings):
