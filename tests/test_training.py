@@ -16,6 +16,7 @@ from clip_pair import nearest_distances, noisy, soft_contrast
 from config import FULL, SMOKE, UNET_SCHEDULER, Optimisation
 from conftest import REPO_ROOT
 from diffusers import DDPMScheduler, UnCLIPScheduler
+from guidance import COUNT, WAYS, Toy
 from loop import Run, ema_decay, is_finished, learning_rate, mark_finished
 from movq import fold_statistics, normalised
 from prior import guided, noised, rollout
@@ -222,6 +223,15 @@ def test_a_rollout_ends_where_the_predictions_lead():
     assert timesteps[-1] == 0
     torch.testing.assert_close(result, target, rtol=0.01, atol=0.01)  # the scheduler is no more exact
     torch.testing.assert_close(guided(torch.zeros(2), torch.ones(2), 4.0), torch.full((2,), 4.0))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_the_comparison_trains_and_samples(way, tmp_path):
+    toy = Toy(way, 2, tmp_path)
+    toy.train()
+    share, error = toy.measure(4.0, steps=3)
+    assert share * COUNT == pytest.approx(round(share * COUNT))
+    assert 0 < error < 100
 
 
 def test_min_snr_weight():
