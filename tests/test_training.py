@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from guidance import COUNT, WAYS, Toy
 from loop import Run, ema_decay, is_finished, learning_rate, mark_finished
 from movq import fold_statistics, normalised
 from prior import guided, noised, rollout
+from stage import run_stage
 from tokens import BEGIN, END, keep_tokenizer, vocabulary_of
 from unet import Posterior, clip_range, min_snr_weight
 
@@ -341,9 +341,11 @@ def test_the_model_has_the_bundled_ones_files_and_is_not_larger(smoke_run):
 
 
 @pytest.mark.parametrize("stage", ["clip_pair", "movq", "prior", "unet"])
-def test_a_finished_stage_is_not_trained_again(smoke_run, stage):
+def test_a_finished_stage_is_not_trained_again(smoke_run, stage, monkeypatch):
     train_stage = getattr(importlib.import_module(stage), f"train_{stage}")
+    arguments = ["--smoke", "--minutes", "1", "--out", str(smoke_run), "--data", "there is no such folder"]
+    monkeypatch.setattr(sys, "argv", [f"{stage}.py", *arguments])
     files = [path for path in smoke_run.rglob("*") if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
-    train_stage(smoke_run, Path("there is no such folder"), SMOKE, minutes=1.0)
+    run_stage(stage, train_stage, "")
     assert {path: path.stat().st_mtime_ns for path in files} == before

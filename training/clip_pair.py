@@ -12,13 +12,12 @@ import hashlib
 import torch
 import torch.nn.functional as F
 from config import EMBEDDING, IMAGE_ENCODER, PICTURE, TEXT_ENCODER
-from loop import Run, is_finished, mark_finished, prepare
+from loop import Run
 from safetensors.torch import save_file
 from stage import (
     batches,
     exact_distances,
     flat_pictures,
-    read_pictures,
     rounded_to_half,
     run_stage,
     to_signed,
@@ -195,21 +194,9 @@ def keep(folder, networks, pictures):
     save_file({"embeddings": embeddings.cpu(), "zero": zero.cpu()}, folder / EMBEDDINGS)
 
 
-def train_clip_pair(out, data, config, minutes, device=None):
-    """Train the pair, or go on with it; nothing to do if it is finished.
-
-    Parameters
-    ----------
-    out, data : path     folders of the run and of the pictures
-    config : Config
-    minutes : float      of this stage
-    device : str
-    """
+def train_clip_pair(out, emoji, config, minutes, device):
+    """Train the pair, or go on with it. Parameters as in `stage.run_stage`; returns figures."""
     folder = out / FOLDER
-    if is_finished(folder):
-        return print("the CLIP pair is trained", flush=True)
-    device = prepare(device)
-    emoji = read_pictures(data, config)
     texts = caption_texts(emoji)
     tokenizer = keep_tokenizer((text for row in texts for text in row), folder / "tokenizer")
     assert tokenizer.convert_tokens_to_ids([BEGIN, END]) == [len(tokenizer) - 2, len(tokenizer) - 1]
@@ -220,8 +207,8 @@ def train_clip_pair(out, data, config, minutes, device=None):
         figures |= work.evaluate()
     print(f"retrieval {figures['retrieval']:.3f}", flush=True)
     keep(folder, run.networks, work.pictures)
-    mark_finished(folder, figures | {"steps": run.step})
+    return figures | {"steps": run.step}
 
 
 if __name__ == "__main__":
-    run_stage(train_clip_pair, __doc__.splitlines()[0])
+    run_stage(FOLDER, train_clip_pair, __doc__.splitlines()[0])

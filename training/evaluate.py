@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 sys.path.extend(str(Path(__file__).resolve().parent.parent / name) for name in ("", "benchmarks"))
 
-from emoji import DEFAULT, STYLES, caption, load_emoji
+from emoji import STYLES, caption, load_emoji
 from evaluation_report import write_report
-from judge import RUN, judged, load_judge
+from judge import judged, load_judge
 from loop import prepare
 from quality import joined_embeddings, joined_plan, split
+from stage import DATA, RUN, to_signed
 
 from hierdiff_core import (
     Plan,
@@ -189,7 +190,7 @@ class Model:
         """(M, 3, 128, 128) uint8 -> (M, 3, 128, 128) float in 0 ... 1, through MoVQ and back"""
         movq = self.decoder.movq
         parts = pictures.split(BATCH["pictures"])
-        latents = [movq.encode((p.float() / 127.5 - 1).to(movq.device, movq.dtype)).latents for p in parts]
+        latents = [movq.encode(to_signed(p).to(movq.device, movq.dtype)).latents for p in parts]
         return self.decoded(torch.cat(latents))
 
     def decoded(self, latents):
@@ -380,7 +381,7 @@ def main():
     parser.add_argument("--against", type=Path, help="another model to measure beside it")
     parser.add_argument("--judge", type=Path, default=RUN / "judge")
     parser.add_argument("--prompts", type=int, help="so many prompts only; no coverage then")
-    parser.add_argument("--data", type=Path, default=DEFAULT)
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--out", type=Path, help="beside the model by default")
     parser.add_argument("--device", help="the best there is by default")
     arguments = parser.parse_args()

@@ -21,7 +21,7 @@ from tokens import Captions
 GROUPS, STYLES, WIDTH, TOKENS = 80, 5, 24, 4
 COUNT = GROUPS * STYLES
 SHAPE = {**PRIOR, "num_attention_heads": 3, "num_layers": 2, "embedding_dim": WIDTH, "num_embeddings": TOKENS}
-LONGEST = 4.2
+LONGEST = FULL.prior.largest_guidance
 
 
 class Toy:

@@ -6,21 +6,21 @@ It is trained on all real pictures, shifted, turned, recoloured, blurred, noised
 OUT/judge. evaluate.py asks it about generated pictures.
 """
 
-import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from config import Optimisation
-from emoji import DEFAULT, STYLES, load_emoji
+from emoji import STYLES
 from loop import Run, prepare
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from stage import RUN, flat_pictures, parse_options, read_pictures
 from torch import nn
 from torch.nn import functional as F
 
-RUN = DEFAULT.parent / "run"
 WEIGHTS = "judge.safetensors"
 WIDTHS = (32, 64, 128, 256)
 SMOOTHING = 0.1
@@ -154,7 +154,7 @@ def train_judge(emoji, device, minutes, folder=RUN / "judge", optimisation=OPTIM
     """
     judge = Judge(emoji.names).to(memory_format=torch.channels_last)
     run = Run(folder, {"judge": judge}, optimisation, minutes, device)
-    pictures = emoji.pictures.flatten(0, 1).to(device)
+    pictures = flat_pictures(emoji, device)
     augmented = Augmentation(run.generator)
 
     def loss():
@@ -220,20 +220,12 @@ def load_judge(folder=RUN / "judge", device="cpu"):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Train the judge of generated pictures.")
-    parser.add_argument("--minutes", type=float, default=1.5)
-    parser.add_argument("--out", type=Path, default=RUN, help="folder of the run")
-    parser.add_argument("--data", type=Path, default=DEFAULT)
-    parser.add_argument("--device", help="the best there is by default")
-    parser.add_argument("--smoke", action="store_true", help="a few steps on a few names")
-    arguments = parser.parse_args()
-    device = prepare(arguments.device)
-    emoji = load_emoji(arguments.data, 6 if arguments.smoke else None)
-    optimisation = OPTIMISATION
-    if arguments.smoke:
-        optimisation = Optimisation(batch=16, learning_rate=2e-3, warm_up=1, compile=False, max_steps=4)
-    judge = train_judge(emoji, device, arguments.minutes, arguments.out / "judge", optimisation)
-    save_judge(judge, arguments.out / "judge")
+    options = parse_options("Train the judge of generated pictures.", minutes=1.5)
+    device = prepare(options.device)
+    emoji = read_pictures(options.data, options.config)
+    optimisation = replace(OPTIMISATION, batch=16, warm_up=1, max_steps=4) if options.smoke else OPTIMISATION
+    judge = train_judge(emoji, device, options.minutes, options.out / "judge", optimisation)
+    save_judge(judge, options.out / "judge")
     names, styles = judged(judge, emoji.pictures.flatten(0, 1))
     truth = torch.arange(len(names))
     right = [(names == truth // len(STYLES)).float().mean(), (styles == truth % len(STYLES)).float().mean()]

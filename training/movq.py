@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from clip_pair import shifted
 from config import MOVQ
 from diffusers import VQModel
-from loop import Run, is_finished, mark_finished, prepare
-from stage import batches, flat_pictures, read_pictures, rounded_to_half, run_stage, to_signed, trained_indices
+from loop import Run
+from stage import batches, flat_pictures, rounded_to_half, run_stage, to_signed, trained_indices
 from torch import nn
 
 FOLDER = "movq"
@@ -89,11 +89,10 @@ class PictureBatches:
     def __init__(self, run, pictures, shift):
         self.run, self.pictures, self.shift = run, pictures, shift
 
-    def draw(self, count, among=None):
+    def draw(self, count):
         """Indices (B,) and pictures in -1 ... 1, channels last."""
         generator, device = self.run.generator, self.run.device
-        among = torch.arange(len(self.pictures), device=device) if among is None else among
-        rows = among[torch.randint(len(among), (count,), generator=generator, device=device)]
+        rows = torch.randint(len(self.pictures), (count,), generator=generator, device=device)
         pictures = to_signed(shifted(self.pictures[rows], self.shift, generator))
         return rows, pictures.contiguous(memory_format=torch.channels_last)
 
@@ -202,13 +201,9 @@ def folded(movq, pictures):
         movq.quant_conv.load_state_dict(kept)
 
 
-def train_movq(out, data, config, minutes, device=None):
-    """Train MoVQ on all pictures, or go on with it. Parameters as in `clip_pair.train_clip_pair`."""
+def train_movq(out, emoji, config, minutes, device):
+    """Train MoVQ on all pictures, or go on with it. Parameters as in `stage.run_stage`; returns figures."""
     folder = out / FOLDER
-    if is_finished(folder):
-        return print("MoVQ is trained", flush=True)
-    device = prepare(device)
-    emoji = read_pictures(data, config)
     pictures = flat_pictures(emoji, device)
     share = config.movq.features.share
     features = train_features(folder / "features", emoji, pictures, config.movq.features, share * minutes, device)
@@ -229,8 +224,8 @@ def train_movq(out, data, config, minutes, device=None):
         figures |= measure(kept, pictures)
         kept.save_pretrained(folder / "model")
     print(f"psnr {figures['psnr']:.2f}  sharpness {figures['sharpness']:.3f}", flush=True)
-    mark_finished(folder, figures | {"steps": run.step})
+    return figures | {"steps": run.step}
 
 
 if __name__ == "__main__":
-    run_stage(train_movq, __doc__.splitlines()[0])
+    run_stage(FOLDER, train_movq, __doc__.splitlines()[0])

@@ -17,9 +17,9 @@ from clip_pair import EMBEDDINGS
 from clip_pair import FOLDER as PAIR
 from config import IMAGE_PROCESSOR, PRIOR, PRIOR_SCHEDULER
 from diffusers import KandinskyV22PriorPipeline, PriorTransformer, UnCLIPScheduler
-from loop import Run, is_finished, mark_finished, prepare
+from loop import Run
 from safetensors.torch import load_file
-from stage import batches, exact_distances, read_pictures, rounded_to_half, run_stage, trained_indices
+from stage import batches, exact_distances, rounded_to_half, run_stage, trained_indices
 from tokens import caption_texts, tokenise
 from transformers import CLIPImageProcessor, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
@@ -235,13 +235,9 @@ def measure(pipeline, prompts, pictures, embeddings, guidance, steps=25, seed=0)
     }
 
 
-def train_prior(out, data, config, minutes, device=None):
-    """Train the prior, or go on with it; needs the CLIP pair. Parameters as in `clip_pair.train_clip_pair`."""
+def train_prior(out, emoji, config, minutes, device):
+    """Train the prior, or go on with it; needs the CLIP pair. Parameters as in `stage.run_stage`; returns figures."""
     folder, pair = out / FOLDER, out / PAIR
-    if is_finished(folder):
-        return print("the prior is trained", flush=True)
-    device = prepare(device)
-    emoji = read_pictures(data, config)
     embeddings = load_file(pair / EMBEDDINGS)["embeddings"].to(device)
     trained = trained_indices(emoji, device)
     mean, deviation = statistics(embeddings[trained])
@@ -265,8 +261,8 @@ def train_prior(out, data, config, minutes, device=None):
     rounded_to_half(prior).save_pretrained(folder / "model")
     figures |= evaluate(len(trained) if device.type == "cuda" else config.prior.evaluated)
     print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
-    mark_finished(folder, figures | {"steps": run.step})
+    return figures | {"steps": run.step}
 
 
 if __name__ == "__main__":
-    run_stage(train_prior, __doc__.splitlines()[0])
+    run_stage(FOLDER, train_prior, __doc__.splitlines()[0])

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 from config import FULL, SMOKE
+from emoji import DEFAULT as DATA
+from emoji import load_emoji
+from loop import is_finished, mark_finished, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / ".training" / "data"
-RUN = ROOT / ".training" / "run"
+RUN = DATA.parent / "run"
 
 
 def parse_options(description, minutes=None):
@@ -34,8 +36,6 @@ def parse_options(description, minutes=None):
 
 def read_pictures(data, config):
     """The `EmojiSet` of a data folder."""
-    from emoji import load_emoji  # here, since rendering has requirements of its own
-
     emoji = load_emoji(data, limit=config.limit)
     print(f"{len(emoji.names)} names, {emoji.pictures.shape[1]} styles", flush=True)
     return emoji
@@ -81,11 +81,23 @@ def batches(count, size):
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def run_stage(train_stage, description):
-    """Parse the options and run ``train_stage(options.out, options.data, config, minutes, device)``."""
+def run_stage(name, train, description):
+    """Train a stage as the options say, or go on with it; nothing to do if it is finished.
+
+    Parameters
+    ----------
+    name : str            folder of the stage in that of the run
+    train : callable      ``train(out, emoji, config, minutes, device) -> figures to keep``: the folder of the run, the
+        `EmojiSet`, the `Config`, the stage's minutes and the torch.device
+    description : str     for --help
+    """
     options = parse_options(description)
+    if is_finished(options.out / name):
+        return print(f"{name} is trained", flush=True)
     hide_progress_bars()
     try:
-        train_stage(options.out, options.data, options.config, options.minutes, options.device)
+        device = prepare(options.device)
+        emoji = read_pictures(options.data, options.config)
+        mark_finished(options.out / name, train(options.out, emoji, options.config, options.minutes, device))
     except KeyboardInterrupt:
         sys.exit("stopped; run again to go on")

@@ -14,11 +14,11 @@ from clip_pair import EMBEDDINGS
 from clip_pair import FOLDER as PAIR
 from config import UNET, UNET_SCHEDULER
 from diffusers import DDPMScheduler, UNet2DConditionModel, VQModel
-from loop import Run, is_finished, mark_finished, prepare
+from loop import Run
 from movq import FOLDER as AUTOENCODER
 from movq import encode
 from safetensors.torch import load_file
-from stage import flat_pictures, read_pictures, rounded_to_half, run_stage, trained_indices
+from stage import flat_pictures, rounded_to_half, run_stage, trained_indices
 from torch import nn
 
 FOLDER = "unet"
@@ -155,13 +155,9 @@ def clip_range(latents):
     return math.ceil(100 * float(latents.abs().max())) / 100
 
 
-def train_unet(out, data, config, minutes, device=None):
-    """Train the UNet, or go on with it; needs the CLIP pair and MoVQ. Parameters as in `clip_pair.train_clip_pair`."""
+def train_unet(out, emoji, config, minutes, device):
+    """Train the UNet, or go on with it; needs the CLIP pair and MoVQ. As `stage.run_stage` says; returns figures."""
     folder = out / FOLDER
-    if is_finished(folder):
-        return print("the UNet is trained", flush=True)
-    device = prepare(device)
-    emoji = read_pictures(data, config)
     stored = {name: value.to(device) for name, value in load_file(out / PAIR / EMBEDDINGS).items()}
     movq = VQModel.from_pretrained(out / AUTOENCODER / "model").to(device).eval()
     latents = encode(movq, flat_pictures(emoji, device))
@@ -172,8 +168,8 @@ def train_unet(out, data, config, minutes, device=None):
     figures = run.train(work.loss)
     rounded_to_half(unet).save_pretrained(folder / "model")
     DDPMScheduler(**UNET_SCHEDULER, clip_sample_range=clip_range(latents)).save_pretrained(folder / "scheduler")
-    mark_finished(folder, figures | {"steps": run.step})
+    return figures | {"steps": run.step}
 
 
 if __name__ == "__main__":
-    run_stage(train_unet, __doc__.splitlines()[0])
+    run_stage(FOLDER, train_unet, __doc__.splitlines()[0])
