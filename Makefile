@@ -33,7 +33,7 @@ lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-clean:  ## remove what the other targets made, but for demo_output/
+clean:  ## remove what the other targets made, but for demo_output/ and .training/
 	rm -rf $(VENV) .comfyui .pytest_cache .ruff_cache .hypothesis test_artifacts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

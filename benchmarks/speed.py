@@ -42,7 +42,7 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
-from hierdiff_core.background import BackgroundDecoder
+from hierdiff_core.decoding import BackgroundDecoder
 from hierdiff_core.figures import preview_grid
 from hierdiff_core.kandinsky import step_guidance
 from hierdiff_core.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
@@ -59,6 +59,9 @@ SAVING = 0.6
 # What the whole table is made for; the other ways are timed breadth first only.
 BEST = ACCELERATIONS[-1]
 SECONDS_BETWEEN_PREVIEWS = 0.3  # the sampler node's
+PARTS = (0.0, 1.0), (0.0, 0.8), (0.2, 0.8)  # of the steps, with guidance
+TURNS = "in turns", "meanwhile"
+LARGE_RUN = ["", "prompts", "peak memory MiB", "final latents MiB", "first picture s", "sampled s", "all on disk s"]
 
 
 @dataclass
@@ -267,9 +270,6 @@ def interval_changes(setting):
         yield f"from {part[0]:.0%} to {part[1]:.0%}", f"{255 * (pictures - whole).abs().mean():.2f}"
 
 
-PARTS = (0.0, 1.0), (0.0, 0.8), (0.2, 0.8)
-
-
 def prior(setting):
     """The prior, in batches and one prompt at a time; the latter on a part of the prompts."""
     prompts = [f"{prompt}, number {i}" for i, prompt in zip(range(setting.prior_prompts), setting.prompts * 99)]  # noqa: B905
@@ -289,7 +289,7 @@ def large_set(setting):
     """
 
     def rows():
-        for order, written in (*((order, None) for order in ORDERS), (ORDERS[1], "in turns"), (ORDERS[1], "meanwhile")):
+        for order, written in (*((order, None) for order in ORDERS), *((ORDERS[1], way) for way in TURNS)):
             for count in len(setting.prompts), setting.many:
                 what = f"{order}, {f'pictures to disk, decoded {written}' if written else 'sampling only'}"
                 yield what, count, *large_run(setting, order, count, written)
@@ -306,10 +306,6 @@ def overlap(setting):
     large_run(setting, ORDERS[1], count, "meanwhile")
     rows = ((f"decoded {way}", count, *large_run(setting, ORDERS[1], count, way)) for way in TURNS * setting.repeats)
     table("Depth first, pictures to disk; 4 steps, half of the rows saved, no acceleration", LARGE_RUN, rows)
-
-
-LARGE_RUN = ["", "prompts", "peak memory MiB", "final latents MiB", "first picture s", "sampled s", "all on disk s"]
-TURNS = "in turns", "meanwhile"
 
 
 def large_run(setting, order, count, written):

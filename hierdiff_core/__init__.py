@@ -1,8 +1,9 @@
 """Image sets from prompt sets for a fraction of the compute (Decatur et al., ICCV 2025). Knows nothing of ComfyUI."""
 
 from .calibration import calibrate
+from .decoding import decode
 from .embeddings import PromptEmbeddings
-from .kandinsky import decode, embed_prompts, sample
+from .kandinsky import embed_prompts, sample
 from .linkage import flat_clusters, merge_errors, ward_linkage
 from .loading import load_decoder, load_prior
 from .plan import Plan, Step, build_plan

@@ -29,7 +29,7 @@ from . import (
     thresholds_at,
     ward_linkage,
 )
-from .background import BackgroundDecoder
+from .decoding import BackgroundDecoder
 from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
 from .kandinsky import PRIOR_NOISE, WHOLE_RUN, check_prompts
 from .linkage import METRICS

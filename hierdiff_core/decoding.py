@@ -1,11 +1,50 @@
-"""Decode finished latents while others are still sampled."""
+"""Latents -> images by MoVQ, after sampling or while other latents are still sampled."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 
-from .kandinsky import decode
+from .microbatch import MicroBatches, auto_micro_batch
+
+LARGEST_MOVQ = 8  # larger batches gain nothing (docs/performance.md), and a latent of 512 pixels takes 640 MB
+
+
+@torch.no_grad()
+def decode(decoder, latents, micro_batch=0, before_call=None):
+    """Decode latents to pictures with MoVQ, in batches; the pictures leave the device.
+
+    Parameters
+    ----------
+    decoder : KandinskyV22Pipeline
+    latents : (N, C, h, w) float tensor
+    micro_batch : int   latents per call; 0 chooses from free memory
+
+    Returns
+    -------
+    images : (N, f h, f w, 3) float32 tensor on the CPU   in 0 ... 1
+    """
+    movq = decoder.movq
+    if movq.device.type == "cpu" or not micro_batch:
+        micro_batch = auto_micro_batch(movq.device, movq_bytes_per_row(movq, *latents.shape[2:]), LARGEST_MOVQ)
+
+    def decode_rows(rows):
+        z = latents[rows].to(movq.device, movq.dtype)
+        return to_images(movq.decode(z, force_not_quantize=True, return_dict=False)[0])
+
+    return MicroBatches(micro_batch, before_call).map(decode_rows, len(latents))
+
+
+def to_images(pixels):
+    """(N, 3, H, W) in -1 ... 1 on any device -> (N, H, W, 3) float32 in 0 ... 1 on the CPU."""
+    return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().contiguous()
+
+
+def movq_bytes_per_row(movq, height, width):
+    """Bytes that decoding one latent of `height` x `width` pixels takes in MoVQ; the factor is a little above what
+    benchmarks/memory.py measures."""
+    factor = 2 ** (len(movq.config.block_out_channels) - 1)
+    return height * width * factor**2 * movq.config.block_out_channels[0] * movq.dtype.itemsize * 11
 
 
 class BackgroundDecoder:

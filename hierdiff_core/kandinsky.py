@@ -1,4 +1,4 @@
-"""Kandinsky 2.2 through diffusers: prompts -> embeddings, embeddings and a plan -> latents -> images.
+"""Kandinsky 2.2 through diffusers: prompts -> embeddings, embeddings and a plan -> latents (images: `decoding`).
 
 A prior is a `diffusers.KandinskyV22PriorPipeline`, a decoder a `diffusers.KandinskyV22Pipeline`; any folder that
 these load will do. Mathematics outside the networks is in float32, whatever precision the networks have.
@@ -19,9 +19,7 @@ from .unet_calls import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 
 PRIOR_NOISE = ("per prompt", "shared")
 
-# Larger batches gain nothing (docs/performance.md); of MoVQ's a latent of 512 pixels takes 640 MB.
-LARGEST_PRIOR = 64
-LARGEST_MOVQ = 8
+LARGEST_PRIOR = 64  # larger batches gain nothing (docs/performance.md)
 # Branches that a piece of work may always have, depth first: latents are small, and fewer pieces are less to do.
 LEAST_PIECE = 16
 WHOLE_RUN = (0.0, 1.0)  # as shares of the steps
@@ -334,36 +332,6 @@ class Denoiser:
         return torch.cat([guided, variance.chunk(2)[1]], dim=1)
 
 
-@torch.no_grad()
-def decode(decoder, latents, micro_batch=0, before_call=None):
-    """Decode latents to pictures with MoVQ, in batches; the pictures leave the device.
-
-    Parameters
-    ----------
-    decoder : KandinskyV22Pipeline
-    latents : (N, C, h, w) float tensor
-    micro_batch : int   latents per call; 0 chooses from free memory
-
-    Returns
-    -------
-    images : (N, f h, f w, 3) float32 tensor on the CPU   in 0 ... 1
-    """
-    movq = decoder.movq
-    if movq.device.type == "cpu" or not micro_batch:
-        micro_batch = auto_micro_batch(movq.device, movq_bytes_per_row(movq, *latents.shape[2:]), LARGEST_MOVQ)
-
-    def decode_rows(rows):
-        z = latents[rows].to(movq.device, movq.dtype)
-        return to_images(movq.decode(z, force_not_quantize=True, return_dict=False)[0])
-
-    return MicroBatches(micro_batch, before_call).map(decode_rows, len(latents))
-
-
-def to_images(pixels):
-    """(N, 3, H, W) in -1 ... 1 on any device -> (N, H, W, 3) float32 in 0 ... 1 on the CPU."""
-    return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().contiguous()
-
-
 def size_multiple(decoder):
     """Pixels that width and height must be multiples of: MoVQ's factor, then the UNet's."""
     return decoder.movq_scale_factor**2
@@ -409,9 +377,3 @@ def unet_bytes_per_row(unet, height, width):
     The factor is a little above what benchmarks/memory.py measures for Kandinsky 2.2 at several sizes.
     """
     return 2 * height * width * unet.config.block_out_channels[0] * unet.dtype.itemsize * 20
-
-
-def movq_bytes_per_row(movq, height, width):
-    """Bytes that decoding one latent of `height` x `width` pixels takes in MoVQ; the factor as above."""
-    factor = 2 ** (len(movq.config.block_out_channels) - 1)
-    return height * width * factor**2 * movq.config.block_out_channels[0] * movq.dtype.itemsize * 11

@@ -6,7 +6,8 @@ import comfy.taesd.taesd
 import torch
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky import movq_bytes_per_row, unet_bytes_per_row
+from ..hierdiff_core.decoding import movq_bytes_per_row
+from ..hierdiff_core.kandinsky import unet_bytes_per_row
 from ..hierdiff_core.loading import DECODER_CLASS, load_decoder, suitable_settings
 from ..hierdiff_core.previews import colour_patches, fit_latent_rgb
 from . import types

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import hierdiff_core.__main__ as command_line
-import hierdiff_core.background as background
+import hierdiff_core.decoding as decoding
 from hierdiff_core import Sensitivity, write_sensitivity
 from hierdiff_core.__main__ import main
 from hierdiff_core.loading import BUNDLED
@@ -51,14 +51,14 @@ def test_two_prompts_give_pictures_plots_and_a_report(tmp_path, capsys):
 
 def test_first_pictures_are_written_while_others_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr("hierdiff_core.kandinsky.LEAST_PIECE", 1)  # pieces of two branches
-    there, decode_latents = [], background.decode
+    there, decode_latents = [], decoding.decode
 
     def look(decoder, latents, *args):
         there.append(len(list(tmp_path.glob("deep/[0-9]*.png"))))
         return decode_latents(decoder, latents, *args)
 
     options = ["--saving", "0.4"]
-    monkeypatch.setattr(background, "decode", look)
+    monkeypatch.setattr(decoding, "decode", look)
     monkeypatch.setattr(command_line, "ThreadPoolExecutor", AtOnce)
     deep, pictures = draw(tmp_path / "deep", *options, "--order", "depth first")
     assert len(there) >= 3

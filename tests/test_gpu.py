@@ -23,7 +23,7 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
-from hierdiff_core.background import BackgroundDecoder
+from hierdiff_core.decoding import BackgroundDecoder
 from hierdiff_core.linkage import METRICS, linkage_bytes
 from hierdiff_core.sampling import ORDERS
 from hierdiff_core.unet_calls import ACCELERATIONS

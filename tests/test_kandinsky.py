@@ -18,7 +18,7 @@ from hierdiff_core import (
     sample,
     ward_linkage,
 )
-from hierdiff_core.background import BackgroundDecoder
+from hierdiff_core.decoding import BackgroundDecoder
 from hierdiff_core.kandinsky import Denoiser, prior_batch_size, size_multiple, step_guidance, truncated_prompts
 from hierdiff_core.microbatch import MicroBatches
 from hierdiff_core.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise, text_key
