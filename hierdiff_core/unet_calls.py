@@ -85,7 +85,7 @@ class GraphedCalls(PlainCalls):
         self.network = network
         self.compiled = network is not unet
         self.warm = False
-        self.records = True
+        self.records = not self.compiled or captured_memory_is_known()
         self.addresses = None
         self.forget()
 
@@ -117,7 +117,7 @@ class GraphedCalls(PlainCalls):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            self.network, self.compiled = self.unet, False
+            self.network, self.compiled, self.records = self.unet, False, True
             self.forget()
             warn("torch.compile", error)
             return call(self.unet, latents, t, image_embeds)
@@ -141,7 +141,7 @@ class GraphedCalls(PlainCalls):
         try:
             # other threads, such as the host's, may go on allocating
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                output = self.direct(*inputs)
+                output = self.run_compiled(*inputs) if self.compiled else call(self.unet, *inputs)
         except RuntimeError as error:
             self.records = False
             self.forget()
@@ -159,6 +159,14 @@ class GraphedCalls(PlainCalls):
     def forget(self):
         self.graphs = {}  # graph, inputs and output by size and kind of the inputs
         self.pool = torch.cuda.graph_pool_handle()  # one for all, as only one graph runs at a time
+
+
+def captured_memory_is_known():
+    """Whether compiled kernels may be captured: they ask the driver about every address that they are given.
+
+    What CUDA's asynchronous allocator, ComfyUI's default, hands out during a capture has no memory behind it yet.
+    """
+    return torch.cuda.get_allocator_backend() != "cudaMallocAsync"
 
 
 def call(unet, latents, t, image_embeds):

@@ -107,6 +107,20 @@ def _largest(rows, clusters):
     return torch.stack([rows[torch.from_numpy(clusters.labels == c)].amax(dim=0) for c in range(len(clusters.first))])
 
 
+def cond_bytes(entry):
+    """Bytes of an entry's tensors."""
+    found = []
+    for cond in entry["model_conds"].values():
+        _map_rows(cond, found.append)
+    return sum(tensor.nbytes for tensor in found)
+
+
+def moved_cond(entry, device):
+    """A copy of an entry with its tensors on a device."""
+    conds = {name: _map_rows(cond, lambda rows: rows.to(device)) for name, cond in entry["model_conds"].items()}
+    return {**entry, "model_conds": conds}
+
+
 def sliced_cond(entry, rows, count):
     """A copy of an entry with `count` rows that keeps the rows of a slice; single rows serve everywhere."""
 

@@ -18,11 +18,21 @@ import torch
 
 from ..hierdiff_core.microbatch import MicroBatches
 from ..hierdiff_core.noise import branch_keys, keyed_generator
-from .conditioning_rows import check_conds, in_prompt_order, reduced_cond, rows_equal, sliced_cond
+from .conditioning_rows import (
+    check_conds,
+    cond_bytes,
+    in_prompt_order,
+    moved_cond,
+    reduced_cond,
+    rows_equal,
+    sliced_cond,
+)
 from .live import LiveTree, host_colours
 from .show import distortion
 
 WRAPPER_KEY = "hierdiff"
+# Conditioning may take this share of a device's free memory to stay there from call to call.
+CONDITIONING_SHARE = 0.05
 # The host's samplers whose noise is a path: one Brownian tree for each branch.
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 
@@ -143,6 +153,8 @@ class SharingRun:
         self.clusters = in_prompt_order(plan.steps[0])
         self.calls = self.rows = self.draws = 0
         self.reduced = {}  # conditioning of the current clusters, by identity of the original
+        self.moved = {}  # the original on the device of the latents
+        self.moves = None  # whether it fits there
         self.trees = {}  # Brownian trees by branch key
         self.by_call = False  # the sampler calls once per step, at sigmas of its own
         self.row = None  # one latent: shape, dtype and device of the noise
@@ -189,6 +201,7 @@ class SharingRun:
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kwargs):
         """A CALC_COND_BATCH wrapper: one row per cluster goes in, and comes back for every prompt."""
         clusters = self.clusters
+        conds = self.near(conds, x_in.device)
         alone = len(clusters.first) == self.plan.num_prompts
         if alone and not self.micro_batch:
             return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
@@ -204,6 +217,19 @@ class SharingRun:
         outputs = MicroBatches(limit, check).map(evaluate, len(x))  # (clusters, conds, ...)
         labels = torch.as_tensor(clusters.labels, device=x.device)
         return list(outputs[labels].unbind(dim=1))
+
+    def near(self, conds, device):
+        """Conditioning on the device if all of it fits: from elsewhere the host copies it anew for every call."""
+        if self.moves is None:
+            size = sum(cond_bytes(entry) for entries in conds for entry in entries or ())
+            free = comfy.model_management.get_free_memory(device)
+            self.moves = device.type != "cpu" and size < CONDITIONING_SHARE * free
+        if not self.moves:
+            return conds
+        for entry in (entry for entries in conds for entry in entries or ()):
+            if id(entry) not in self.moved:
+                self.moved[id(entry)] = entry, moved_cond(entry, device)
+        return [entries and [self.moved[id(entry)][1] for entry in entries] for entries in conds]
 
     def reduce(self, entries):
         """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""

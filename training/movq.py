@@ -84,15 +84,15 @@ def fold_statistics(convolution, mean, deviation):
 
 
 class PictureBatches:
-    """Draws pictures, moved by a pixel or two."""
+    """Draws pictures to train on, moved by a pixel or two."""
 
-    def __init__(self, run, pictures, shift):
-        self.run, self.pictures, self.shift = run, pictures, shift
+    def __init__(self, run, pictures, trained, shift):
+        self.run, self.pictures, self.trained, self.shift = run, pictures, trained, shift
 
     def draw(self, count):
         """Indices (B,) and pictures in -1 ... 1, channels last."""
         generator, device = self.run.generator, self.run.device
-        rows = torch.randint(len(self.pictures), (count,), generator=generator, device=device)
+        rows = self.trained[torch.randint(len(self.trained), (count,), generator=generator, device=device)]
         pictures = to_signed(shifted(self.pictures[rows], self.shift, generator))
         return rows, pictures.contiguous(memory_format=torch.channels_last)
 
@@ -102,7 +102,7 @@ def train_features(folder, emoji, pictures, config, minutes, device):
     styles = emoji.pictures.shape[1]
     network = FeatureNet(config.channels, (len(emoji.names), styles)).to(memory_format=torch.channels_last)
     run = Run(folder, {"features": network}, config.optimisation, minutes, device, seed=1)
-    source = PictureBatches(run, pictures, shift=4)
+    source = PictureBatches(run, pictures, trained_indices(emoji, device), shift=4)
     compiled = run.compile(network)
 
     def loss():
@@ -202,28 +202,31 @@ def folded(movq, pictures):
 
 
 def train_movq(out, emoji, config, minutes, device):
-    """Train MoVQ on all pictures, or go on with it. Parameters as in `stage.run_stage`; returns figures."""
+    """Train MoVQ, or go on with it. Parameters as in `stage.run_stage`; returns figures."""
     folder = out / FOLDER
-    pictures = flat_pictures(emoji, device)
+    pictures, trained = flat_pictures(emoji, device), trained_indices(emoji, device)
     share = config.movq.features.share
     features = train_features(folder / "features", emoji, pictures, config.movq.features, share * minutes, device)
     movq = VQModel(**MOVQ).to(memory_format=torch.channels_last)
     movq.quantize.requires_grad_(False)
     network = AutoEncoder(movq)
     run = Run(folder, {"movq": network}, config.movq.optimisation, (1 - share) * minutes, device)
-    source = PictureBatches(run, pictures, shift=2)
-    few = pictures[trained_indices(emoji, device)[:: max(1, len(pictures) // 256)]]
+    source = PictureBatches(run, pictures, trained, shift=2)
+    few = pictures[trained[:: max(1, len(trained) // 256)]]
 
     def evaluate(sample):
         with folded(movq, sample):
             return measure(movq, sample)
 
     figures = run.train(make_loss(run, network, features, source, config.movq), lambda: evaluate(few))
-    with folded(movq, pictures):
+    with folded(movq, pictures[trained]):
         kept = rounded_to_half(movq)
-        figures |= measure(kept, pictures)
+        figures |= measure(kept, pictures[trained])
+        held_out = pictures[~emoji.training.flatten().to(device)]
+        if len(held_out):
+            figures |= {f"{name} held out": value for name, value in measure(kept, held_out).items()}
         kept.save_pretrained(folder / "model")
-    print(f"psnr {figures['psnr']:.2f}  sharpness {figures['sharpness']:.3f}", flush=True)
+    print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
     return figures | {"steps": run.step}
 
 
