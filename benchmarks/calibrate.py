@@ -28,7 +28,7 @@ def main():
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.allow_tf32 = False  # changes down to a billionth of the largest are measured
-    embeddings = embed_prompts(load_prior(device=device), parse_prompts(CALIBRATION), guidance=1.0)
+    embeddings = embed_prompts(load_prior(device=device), parse_prompts(CALIBRATION), guidance=4.0)
     probe = {"samples": 2, "resolution": 4} if options.small else {"samples": 100, "resolution": 40}
     began = time.monotonic()
     sensitivity = calibrate(load_decoder(device=device), embeddings, **SETTINGS, **probe, micro_batch=512)

@@ -76,7 +76,7 @@ class PriorEmbedding(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Classifier-free guidance of the prior. Kandinsky: 4. The bundled model: 1.",
+                    tooltip="Classifier-free guidance of the prior. Kandinsky, and the bundled model: 4.",
                 ),
                 types.seed_input(
                     "seed",

@@ -240,7 +240,7 @@ QUICKSTART_ABOUT = """## HierDiff quick start
 Runs on the small bundled model: nothing to download. Press **Run**. 30 emoji are drawn for 40 % of the UNet rows that
 30 separate runs would cost.
 
-The bundled model wants prior guidance 1, decoder guidance 2 to 4 and 128×128 pixels."""
+The bundled model wants decoder guidance 2 to 4 and 128×128 pixels; the prior's settings are Kandinsky's own."""
 
 KANDINSKY_ABOUT = """## HierDiff with Kandinsky 2.2
 The paper's settings: 40 steps, cosine, τ = 1, a straight line, guidance 10, DDPM. Once they run, try **chord** in Ward
@@ -262,7 +262,7 @@ def main():
         bundled,
         bundled,
         EMOJI,
-        1.0,
+        4.0,
         "chord",
         [40, "saving", 0.6, 1, "calibrated", 2.0],
         3.0,

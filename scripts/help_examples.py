@@ -11,13 +11,13 @@ BUNDLED = "emoji-kandinsky (bundled)"
 PROMPTS = "{cat face|tiger face|red apple}, {noto|flat} style"
 TWO_LINES = "{cat face|tiger face|red apple}, noto style\n{cat face|tiger face|red apple}, flat style"
 
-# The four stages on the bundled model, which wants prior guidance 1, decoder guidance 3 and 128 pixels.
+# The four stages on the bundled model, which wants decoder guidance 3 and 128 pixels.
 STAGES = {
     "prompts": ("HierDiffPromptSet", [PROMPTS], {}, "prompts"),
     "load_prior": ("HierDiffPriorLoader", [BUNDLED, "auto"], {}, "load"),
     "embed": (
         "HierDiffPriorEmbedding",
-        ["", 25, 1.0, 0, "fixed", "per prompt"],
+        ["", 25, 4.0, 0, "fixed", "per prompt"],
         {"prior": ("load_prior", 0), "prompts": ("prompts", 0)},
         "prompts",
     ),

@@ -24,7 +24,7 @@ def small_graph(**changes):
                 "prompts": ["set", 0],
                 "negative_prompt": "",
                 "steps": 5,
-                "guidance": 1.0,
+                "guidance": 4.0,
                 "seed": 1,
                 "noise": "per prompt",
             },

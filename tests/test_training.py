@@ -9,8 +9,10 @@ import sys
 import time
 from dataclasses import replace
 
+import losses
 import pytest
 import torch
+from assemble import OF_THIS_MACHINE
 from clip_pair import nearest_distances, noisy, soft_contrast
 from config import FULL, SMOKE, UNET_SCHEDULER, Optimisation
 from conftest import REPO_ROOT
@@ -18,6 +20,7 @@ from diffusers import DDPMScheduler, UnCLIPScheduler
 from guidance import COUNT, WAYS, Toy
 from loop import Run, ema_decay, is_finished, learning_rate, mark_finished
 from movq import fold_statistics, normalised
+from PIL import Image
 from prior import guided, noised, rollout
 from stage import run_stage
 from tokens import BEGIN, END, keep_tokenizer, vocabulary_of
@@ -338,6 +341,30 @@ def test_the_model_has_the_bundled_ones_files_and_is_not_larger(smoke_run):
     for name in ("unet", "movq"):
         file = f"decoder/{name}/diffusion_pytorch_model.safetensors"
         assert (made / file).stat().st_size == (bundled / file).stat().st_size
+
+
+def test_the_model_knows_nothing_of_the_machine_that_made_it(smoke_run):
+    for path in (smoke_run / "model").rglob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        assert str(smoke_run) not in text
+        assert not set(OF_THIS_MACHINE) & set(json.loads(text)), path
+
+
+def test_losses_of_a_run_as_a_table_and_a_picture(smoke_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["losses.py", "--out", str(smoke_run), "--picture", str(tmp_path / "losses.webp")])
+    losses.main()
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| clip_pair", "| movq", "| prior", "| unet"]
+    assert all(row.split(" | ")[3] == str(SMOKE.unet.optimisation.max_steps) for row in rows if "movq" not in row)
+    with Image.open(tmp_path / "losses.webp") as picture:
+        assert picture.convert("L").getextrema()[0] < 128 < 255 == picture.convert("L").getextrema()[1]
+
+
+def test_losses_of_an_unfinished_run_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["losses.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        losses.main()
+    assert "has not finished clip_pair, movq, prior, unet; train first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["clip_pair", "movq", "prior", "unet"])

@@ -19,6 +19,7 @@ from unet import FOLDER as UNET
 FOLDER = "model"
 LICENCES = ("LICENSES.md", "LICENSE-APACHE-2.0.txt")  # of the pictures; they travel with the weights
 BUNDLED = ROOT / "models" / "emoji-kandinsky"
+OF_THIS_MACHINE = ("_name_or_path", "is_local", "local_files_only")  # what the libraries note in their configurations
 
 
 def assemble(out):
@@ -46,6 +47,10 @@ def assemble(out):
         shutil.copy(out / PAIR / "tokenizer" / name, folder / "prior" / "tokenizer" / name)
     for name in LICENCES:
         shutil.copy(BUNDLED / name, folder / name)
+    for path in folder.rglob("*config.json"):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        kept = {name: value for name, value in settings.items() if name not in OF_THIS_MACHINE}
+        path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

@@ -195,7 +195,7 @@ class Config:
         starting processes, saving and assembling
     """
 
-    minutes: float = 18.0
+    minutes: float = 14.5
     limit: int | None = None
     phases: tuple[dict[str, float], ...] = field(
         default=({"clip_pair": 0.15, "movq": 0.27}, {"prior": 0.25, "unet": 0.68}), hash=False

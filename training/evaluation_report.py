@@ -49,7 +49,7 @@ def write_report(out, results, device):
     (out / "evaluation.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     for number, (_, pictures) in enumerate(results):
         for name, sheet in sheets(pictures).items():
-            sheet.save(out / f"{name}{'-against' if number else ''}.png", optimize=True)
+            sheet.save(out / f"{name}{'-against' if number else ''}.webp", quality=85, method=6)
     return text
 
 

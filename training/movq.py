@@ -185,7 +185,7 @@ def measure(movq, pictures):
     found, wanted = torch.cat(edges, dim=1)
     return {
         "psnr": float(-10 * torch.cat(errors).clamp(min=1e-10).log10().mean()),
-        "sharpness": float((found.sum() / wanted.sum()).sqrt()),
+        "edge_strength": float((found.sum() / wanted.sum()).sqrt()),
     }
 
 

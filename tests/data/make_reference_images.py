@@ -29,7 +29,7 @@ SEED, NUM_STEPS, TAU, GUIDANCE = 7, 6, 1.0, 4.0
 def embed(prior):
     """(2, N, D) float32: positive, then negative."""
     generator = torch.Generator().manual_seed(SEED)
-    outputs = [prior(text, num_inference_steps=10, guidance_scale=1.0, generator=generator) for text in PROMPTS]
+    outputs = [prior(text, num_inference_steps=10, generator=generator) for text in PROMPTS]
     positive = torch.cat([output.image_embeds for output in outputs])
     negative = torch.cat([output.negative_image_embeds for output in outputs])
     return torch.stack([positive, negative])
