@@ -131,7 +131,7 @@ def main():
     options = parser.parse_args()
     import_pack(Path(tempfile.mkdtemp()), cpu=options.small)
     patcher = random_sdxl(options.small)
-    side, prompts, steps = (16, 6, 4) if options.small else (128, 12, 20)
+    side, prompts, steps = (16, 6, 4) if options.small else (128, 32, 20)
     card = "CPU" if options.small else torch.cuda.get_device_name()
     size = sum(p.numel() for p in patcher.model.diffusion_model.parameters()) / 1e6
     print(f"{card}, torch {torch.__version__}, UNet {size:.0f} M parameters, {8 * side} pixels, {prompts} prompts")

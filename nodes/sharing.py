@@ -17,7 +17,8 @@ import comfy.samplers
 import torch
 
 from ..hierdiff_core.microbatch import MicroBatches
-from ..hierdiff_core.noise import branch_keys, keyed_generator
+from ..hierdiff_core.noise import branch_keys, draw_rows, keyed_generator
+from ..hierdiff_core.sampling import on_device
 from .conditioning_rows import (
     check_conds,
     cond_bytes,
@@ -28,6 +29,7 @@ from .conditioning_rows import (
     sliced_cond,
 )
 from .live import LiveTree, host_colours
+from .rehearsal import rehearsed
 from .show import distortion
 
 WRAPPER_KEY = "hierdiff"
@@ -150,29 +152,50 @@ class SharingRun:
         self.seed = seed
         self.keys = plan.prompt_keys or range(plan.num_prompts)
         self.k = 0
-        self.clusters = in_prompt_order(plan.steps[0])
+        self.use(plan.steps[0])
         self.calls = self.rows = self.draws = 0
-        self.reduced = {}  # conditioning of the current clusters, by identity of the original
         self.moved = {}  # the original on the device of the latents
         self.moves = None  # whether it fits there
         self.trees = {}  # Brownian trees by branch key
         self.by_call = False  # the sampler calls once per step, at sigmas of its own
+        self.foreseen = None  # sigmas of all calls, where they are known before
         self.row = None  # one latent: shape, dtype and device of the noise
 
     # --- which clusters ---
 
+    def use(self, step):
+        """Make the clusters of a plan's step the current ones."""
+        self.clusters = in_prompt_order(step)
+        self.reduced = {}  # their conditioning, by identity of the original
+        self.indices = {}  # their first and labels by device
+
     def look_up(self, x, timestep):
         """Make the clusters of this sigma's step current; never back to coarser ones."""
         self.row = x[:1]
-        k = min(self.calls, self.plan.num_steps - 1) if self.by_call else self.step_of(float(timestep.flatten()[0]))
+        k = min(self.calls, self.plan.num_steps - 1) if self.by_call else self.step_of(self.sigma(timestep))
         if k > self.k:
             finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
             self.k = k
             if finer:
-                self.clusters = in_prompt_order(self.plan.steps[k])
-                self.reduced = {}
+                self.use(self.plan.steps[k])
         self.calls += 1
         self.rows += len(self.clusters.first)
+
+    def sigma(self, timestep):
+        """The sigma of this call, if need be read from the device."""
+        if self.foreseen is not None and self.calls < len(self.foreseen):
+            return self.foreseen[self.calls]
+        return float(timestep.flatten()[0])
+
+    def foresee(self, sigmas):
+        """Note the sigmas of all calls, or that they are not known."""
+        self.foreseen = sigmas
+
+    def on(self, device):
+        """first (C,) and labels (N,) of the current clusters, on a device."""
+        if device not in self.indices:
+            self.indices[device] = on_device(self.clusters.first, device), on_device(self.clusters.labels, device)
+        return self.indices[device]
 
     def step_of(self, sigma):
         """The step that covers a sigma: from sigmas[k] down to above sigmas[k + 1] it is k."""
@@ -205,7 +228,8 @@ class SharingRun:
         alone = len(clusters.first) == self.plan.num_prompts
         if alone and not self.micro_batch:
             return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
-        x, t = x_in[clusters.first], timestep[clusters.first]
+        first, labels = self.on(x_in.device)
+        x, t = x_in[first], timestep[first]
         conds = [self.reduce(entries) for entries in conds]
 
         def evaluate(rows):
@@ -215,7 +239,6 @@ class SharingRun:
         limit = self.micro_batch or len(x)
         check = comfy.model_management.throw_exception_if_processing_interrupted
         outputs = MicroBatches(limit, check).map(evaluate, len(x))  # (clusters, conds, ...)
-        labels = torch.as_tensor(clusters.labels, device=x.device)
         return list(outputs[labels].unbind(dim=1))
 
     def near(self, conds, device):
@@ -263,19 +286,21 @@ class SharingRun:
         elif "noise_sampler" in inspect.signature(function).parameters:
             options["noise_sampler"] = self.brownian_noise(name) if is_brownian(name) else self.white_noise
         # without inpaint options the mask's noise is the run's own: the host's "random" one differs between rows
-        return comfy.samplers.KSAMPLER(function, options, {})
+        return comfy.samplers.KSAMPLER(rehearsed(function, self.foresee), options, {})
 
     def white_noise(self, sigma, sigma_next):
         """(N, ...) noise, a function of seed, branch and the number of the draw."""
-        draw = self.draws
+        generators = [keyed_generator(self.seed, key, self.draws) for key in self.branches()]
         self.draws += 1
-        return self.spread(lambda key: normal_like(self.row, keyed_generator(self.seed, key, draw)))
+        shape = len(generators), *self.row.shape[1:]
+        return self.spread(draw_rows(generators, shape, self.row.dtype, self.row.device))
 
     def brownian_noise(self, name):
         positive = self.sigmas[self.sigmas > 0].float()
 
         def noise(sigma, sigma_next):
-            return self.spread(lambda key: self.tree(key, positive, name.endswith("_gpu"))(sigma, sigma_next))
+            trees = [self.tree(key, positive, name.endswith("_gpu")) for key in self.branches()]
+            return self.spread(torch.cat([tree(sigma, sigma_next) for tree in trees]))
 
         return noise
 
@@ -289,12 +314,20 @@ class SharingRun:
 
     def repeated(self, noise_sampler):
         """Somebody else's noise, each cluster's first row for all of its rows."""
-        return lambda sigma, sigma_next: noise_sampler(sigma, sigma_next)[self.clusters.first][self.clusters.labels]
 
-    def spread(self, draw):
-        """(N, ...) from one draw per cluster."""
-        rows = torch.cat([draw(key) for key in branch_keys(self.clusters.labels, self.keys)])
-        return rows[torch.as_tensor(self.clusters.labels, device=rows.device)]
+        def noise(sigma, sigma_next):
+            rows = noise_sampler(sigma, sigma_next)
+            return self.spread(rows[self.on(rows.device)[0]])
+
+        return noise
+
+    def branches(self):
+        """The current clusters' keys."""
+        return branch_keys(self.clusters.labels, self.keys)
+
+    def spread(self, rows):
+        """(N, ...) from one row for each cluster."""
+        return rows[self.on(rows.device)[1]]
 
     # --- what was spent ---
 
@@ -309,7 +342,7 @@ class SharingRun:
         return on_step
 
     def show_step(self, live, x0):
-        first = torch.as_tensor(self.plan.steps[self.k].first, device=x0.device)
+        first = on_device(self.plan.steps[self.k].first, x0.device)
         live.step(self.k, x0[first], self.rows, self.calls * self.plan.num_prompts)
 
     def show_end(self, live, model, samples):
@@ -333,8 +366,3 @@ class SharingRun:
 def is_brownian(name):
     """Whether a k-diffusion function of this name walks a Brownian path."""
     return any(name.startswith(f"sample_{sampler}") for sampler in BROWNIAN)
-
-
-def normal_like(row, generator):
-    """(1, ...) normal noise from a CPU generator, on the row's device."""
-    return torch.randn(row.shape, generator=generator, dtype=row.dtype).to(row.device)

@@ -182,7 +182,10 @@ def calls_per_sigma(host, model, positive, negative, plan, sampler):
 
     recorded = model.clone()
     recorded.set_model_unet_function_wrapper(record)
-    run_shared(host, recorded, positive, negative, plan, sampler)
+    with mock.patch.object(host.sharing.SharingRun, "foresee", autospec=True) as foresee:
+        run_shared(host, recorded, positive, negative, plan, sampler)  # foreseen sigmas are noted, and not used
+    foreseen = foresee.call_args.args[1]
+    assert foreseen == pytest.approx([sigma for sigma, _ in called], rel=1e-6), sampler
     expected, finest = [], 0
     for call, (sigma, _) in enumerate(called):
         k = max(i for i in range(K) if float(sigmas[i]) >= sigma * (1 - 1e-6))
