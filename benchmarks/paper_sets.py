@@ -70,7 +70,7 @@ def main():
     for name in REPORTED:
         prompts = (options.prompts / f"{name}.txt").read_text(encoding="utf-8").split("\n")
         prompts = [prompt.strip() for prompt in prompts if prompt.strip()][: options.first]
-        embeddings = embed_prompts(prior, prompts, guidance=1.0, seed=42, batch_size=64)
+        embeddings = embed_prompts(prior, prompts, guidance=4.0, seed=42, batch_size=64)
         print(row(name, prompts, embeddings, known_words(prior.tokenizer, prompts)), flush=True)
 
 

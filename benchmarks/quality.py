@@ -51,7 +51,7 @@ from hierdiff_core.loading import BUNDLED
 from hierdiff_core.noise import common_noise
 from hierdiff_core.prompts import parse_prompts
 
-STEPS, GUIDANCE, PRIOR_GUIDANCE, SIZE = 40, 3.0, 1.0, 128
+STEPS, GUIDANCE, PRIOR_GUIDANCE, SIZE = 40, 3.0, 4.0, 128
 SAVINGS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
 QUESTION_SAVINGS = (0.5, 0.7, 0.85)
 MEASURES = ("rows", "mse", "latent", "flip", "clip_text", "clip_prior", "expected")

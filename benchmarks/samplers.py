@@ -38,7 +38,7 @@ def graph(sampler, mode, value, prompts, steps):
             prompts=["set", 0],
             negative_prompt="",
             steps=25,
-            guidance=1.0,
+            guidance=4.0,
             seed=0,
             noise="per prompt",
         ),

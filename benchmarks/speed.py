@@ -113,7 +113,7 @@ def table(title, head, rows):
 
 def plan_of(setting):
     """A plan from the tree that the bundled prior, a trained one, makes of the prompts."""
-    embeddings = embed_prompts(load_prior(), setting.prompts, guidance=1.0, num_steps=setting.prior_steps)
+    embeddings = embed_prompts(load_prior(), setting.prompts, guidance=4.0, num_steps=setting.prior_steps)
     return saving_plan(ward_linkage(embeddings.positive), setting.num_steps)
 
 
@@ -260,7 +260,7 @@ def interval(setting):
 
 def interval_changes(setting):
     """How far pictures of the bundled, trained model move: mean absolute difference of their pixels."""
-    embeddings = embed_prompts(load_prior(), setting.prompts, guidance=1.0)
+    embeddings = embed_prompts(load_prior(), setting.prompts, guidance=4.0)
     plan = saving_plan(ward_linkage(embeddings.positive, "chord"), setting.num_steps)
     decoder, whole = load_decoder(device=setting.device), None
     for part in PARTS:
