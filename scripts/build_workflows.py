@@ -16,7 +16,7 @@ COLUMN, GAP, TITLE = 330, 50, 30
 STAGE_COLORS = {"load": "#353535", "prompts": "#2a363b", "plan": "#223b33", "sample": "#3b2f22"}
 
 EMOJI = """# emoji name, style (one prompt a line; {a|b} gives all combinations)
-{cat face|tiger face|fox face|red apple|strawberry|fire engine}, {noto|twemoji|flat|3d|line art} style"""
+{cat face|tiger face|wolf face|red apple|strawberry|fire engine}, {noto|twemoji|flat|3d|line art} style"""
 PRODUCTS = """# one prompt a line; {a|b} gives all combinations
 product photo of a ceramic {mug|teapot|vase|bowl}, {white|sage green|terracotta|cobalt blue} glaze, soft light"""
 
