@@ -25,7 +25,7 @@ def foreseen_sigmas(function, model, x, sigmas, extra_args, options):
     sigmas : list of float, or None   None for samplers of other packs, and for those that need a real model: the
         sigmas may then depend on what it predicts
     """
-    if not function.__module__.startswith("comfy."):
+    if not (getattr(function, "__module__", None) or "").startswith("comfy."):
         return None
     found = Rehearsed(model)
     one = torch.zeros([1] * x.ndim)

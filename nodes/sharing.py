@@ -275,7 +275,7 @@ class SharingRun:
         if not isinstance(sampler, comfy.samplers.KSAMPLER):
             raise ValueError(f"{type(sampler).__name__} is not a k-diffusion sampler of ComfyUI; use KSamplerSelect")
         function, options = sampler.sampler_function, dict(sampler.extra_options)
-        name = function.__name__
+        name = getattr(function, "__name__", "")
         if "adaptive" in name:
             raise ValueError("dpm_adaptive chooses its steps from the error of all rows together; use another sampler")
         self.by_call = "dpm_fast" in name  # it never comes to the last sigma, where every prompt is alone

@@ -4,6 +4,7 @@ Runs the host in this process, on small models with random weights.
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import types
@@ -574,6 +575,27 @@ def test_noise_of_another_pack_is_repeated_within_clusters(host, model, positive
     )
     samples, _, seen = run_shared(host, model, positive, negative, plans.shared, sampler_object=theirs)
     assert_clusters_identical(seen, plans.shared, samples)
+
+
+def test_sampler_of_another_pack_runs_once_and_without_a_name(host, model, positive, negative, plans):
+    """Nothing is foreseen of it: its sigmas may depend on what the model predicts."""
+    batches = []
+
+    def theirs(model, x, sigmas, extra_args, callback, disable):
+        batches.append(len(x))
+        for i in range(len(sigmas) - 1):
+            denoised = model(x, sigmas[i] * x.new_ones(len(x)), **extra_args)
+            callback({"i": i, "denoised": denoised, "x": x})
+            x = denoised + (x - denoised) * sigmas[i + 1] / sigmas[i]
+        return x
+
+    nameless = host.samplers.KSAMPLER(functools.partial(theirs))
+    samples, report, seen = run_shared(host, model, positive, negative, plans.shared, sampler_object=nameless)
+    assert batches == [N]
+    assert_clusters_identical(seen, plans.shared, samples)
+    assert f"model rows: {plans.shared.nfe} instead" in report
+    euler, _, _ = run_shared(host, model, positive, negative, plans.shared)
+    assert (samples - euler).abs().max() < 1e-4 * euler.abs().max()
 
 
 def test_single_prompt(host, model, positive, negative):
