@@ -180,7 +180,6 @@ def test_kandinsky_template_runs_once_its_models_are_there(open_page):
     for node, name, value in [
         ("HierDiffPriorLoader", "model", BUNDLED),
         ("HierDiffDecoderLoader", "model", BUNDLED),
-        ("HierDiffPriorEmbedding", "guidance", 1.0),
         (SAMPLER, "guidance", 3.0),
         (SAMPLER, "width", 128),
         (SAMPLER, "height", 128),

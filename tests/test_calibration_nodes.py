@@ -76,7 +76,7 @@ def small_run(comfy):
 
 @pytest.fixture(scope="module")
 def embeddings():
-    return embed_prompts(load_prior(), parse_prompts(PROMPTS), num_steps=5, guidance=1.0, seed=1)
+    return embed_prompts(load_prior(), parse_prompts(PROMPTS), num_steps=5, guidance=4.0, seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -175,12 +175,13 @@ def test_kandinsky_workflow_runs_on_folders_under_models(comfy, repo_root):
         for node in prompt.values():  # the same graph, made small enough for a CPU
             small = {"steps": 4, "width": 128, "height": 128, "text": "{red|green} apple"}
             node["inputs"].update({name: value for name, value in small.items() if name in node["inputs"]})
-        entry = comfy.run(prompt)
         by_type = {node["class_type"]: node_id for node_id, node in prompt.items()}
+        prompt[by_type["HierDiffPriorEmbedding"]]["inputs"]["guidance"] = 9
+        entry = comfy.run(prompt)
         assert len(pictures(comfy, entry, by_type["SaveImage"])) == 2
         info = comfy.object_info()["HierDiffPriorLoader"]["input"]["required"]["model"][1]["options"]
         assert info == [BUNDLED, "kandinsky-2-2-prior"]
-        assert "guidance 4 does not suit kandinsky-2-2-prior: use 1 to 2" in text(
+        assert "guidance 9 does not suit kandinsky-2-2-prior: use 1 to 4" in text(
             entry, by_type["HierDiffPriorEmbedding"]
         )
         report = text(entry, by_type["HierDiffBranchingSampler"])
@@ -200,7 +201,7 @@ def test_workflow_for_any_model_only_lacks_its_checkpoint(comfy, repo_root):
 
 def test_pictures_are_those_of_the_library(comfy, small_run):
     prompts = small_run["outputs"]["set"]["prompts"]
-    embeddings = embed_prompts(load_prior(), prompts, num_steps=5, guidance=1.0, seed=1)
+    embeddings = embed_prompts(load_prior(), prompts, num_steps=5, guidance=4.0, seed=1)
     Z = ward_linkage(embeddings.positive)
     shape = falling_shape(6)
     plan = build_plan(Z, thresholds_at(tau_for_saving(Z, shape, 0.4), shape))
