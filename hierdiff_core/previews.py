@@ -14,11 +14,11 @@ LARGEST_KEPT = 32
 
 
 def colour_patches(size=256, patch=32, seed=0):
-    """(1, size, size, 3) float32 in 0 ... 1: smooth random colours to fit a latent-to-RGB map on."""
+    """(1, size, size, 3) float32 in 0 ... 1: squares of random colours to fit a latent-to-RGB map on."""
     generator = torch.Generator().manual_seed(seed)
     colours = torch.rand((1, 3, size // patch, size // patch), generator=generator)
     colours = (1.6 * colours - 0.3).clamp(0, 1)  # black, white and pure colours must be among them
-    return interpolate(colours, size=(size, size), mode="bilinear").permute(0, 2, 3, 1).contiguous()
+    return interpolate(colours, size=(size, size), mode="nearest").permute(0, 2, 3, 1).contiguous()
 
 
 def fit_latent_rgb(pictures, latents):

@@ -127,10 +127,10 @@ def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
 
 def test_calibrated_schedule_finds_the_decoders_sensitivity_and_reports_what_it_leaves(tmp_path, decoder):
     write_sensitivity(Sensitivity(10, [2, 4, 6, 8, 10], [1e-4, 1e-3, 0.01, 0.1, 1]), decoder / "sensitivity.json")
-    options = ["--decoder", decoder, "--metric", "chord", "--saving", 0.4]
+    options = ["--decoder", decoder, "--metric", "chord", "--saving", 0.5]
     calibrated, _ = draw(tmp_path / "set", *options, "--shape", "calibrated")
     assert 0 < calibrated["expected_distortion"] < calibrated["expected_distortion_straight_line"]
-    assert calibrated["saved"] >= 0.4
+    assert calibrated["saved"] >= 0.5
     assert calibrated["settings"]["sensitivity"] == str(decoder / "sensitivity.json")
     line, _ = draw(tmp_path / "line", *options)
     assert line["expected_distortion"] == pytest.approx(line["expected_distortion_straight_line"])
