@@ -85,14 +85,14 @@ class GraphedCalls(PlainCalls):
         self.network = network
         self.compiled = network is not unet
         self.warm = False
-        self.records = not self.compiled or captured_memory_is_known()
+        self.records = True
         self.addresses = None
         self.forget()
 
     def __call__(self, latents, t, image_embeds):
         rows = len(latents)
         size = next((size for size in GRAPH_ROWS if size >= rows), None)
-        if size is None or not self.records:
+        if size is None or not self.records or (self.compiled and not captured_memory_is_known()):
             return self.direct(latents, t, image_embeds).float()
         key = size, latents.shape[1:], latents.dtype, t.dtype, image_embeds.shape[1:], torch.is_inference_mode_enabled()
         if key not in self.graphs:
@@ -117,7 +117,7 @@ class GraphedCalls(PlainCalls):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            self.network, self.compiled, self.records = self.unet, False, True
+            self.network, self.compiled = self.unet, False
             self.forget()
             warn("torch.compile", error)
             return call(self.unet, latents, t, image_embeds)

@@ -97,12 +97,12 @@ class PictureBatches:
         return rows, pictures.contiguous(memory_format=torch.channels_last)
 
 
-def train_features(folder, emoji, pictures, config, minutes, device):
-    """Train the classifier on the pictures' names and styles; without gradients afterwards."""
+def train_features(folder, emoji, pictures, trained, config, minutes, device):
+    """Train the classifier on names and styles of the `trained` pictures; without gradients afterwards."""
     styles = emoji.pictures.shape[1]
     network = FeatureNet(config.channels, (len(emoji.names), styles)).to(memory_format=torch.channels_last)
     run = Run(folder, {"features": network}, config.optimisation, minutes, device, seed=1)
-    source = PictureBatches(run, pictures, trained_indices(emoji, device), shift=4)
+    source = PictureBatches(run, pictures, trained, shift=4)
     compiled = run.compile(network)
 
     def loss():
@@ -206,7 +206,9 @@ def train_movq(out, emoji, config, minutes, device):
     folder = out / FOLDER
     pictures, trained = flat_pictures(emoji, device), trained_indices(emoji, device)
     share = config.movq.features.share
-    features = train_features(folder / "features", emoji, pictures, config.movq.features, share * minutes, device)
+    features = train_features(
+        folder / "features", emoji, pictures, trained, config.movq.features, share * minutes, device
+    )
     movq = VQModel(**MOVQ).to(memory_format=torch.channels_last)
     movq.quantize.requires_grad_(False)
     network = AutoEncoder(movq)
