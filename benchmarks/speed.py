@@ -7,6 +7,7 @@ guidance 10. --small takes the bundled model, few prompts and steps, and runs on
 """
 
 import argparse
+import io
 import os
 import sys
 import tempfile
@@ -46,7 +47,7 @@ from hierdiff_core.decoding import BackgroundDecoder
 from hierdiff_core.figures import preview_grid
 from hierdiff_core.kandinsky import step_guidance
 from hierdiff_core.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
-from hierdiff_core.previews import BranchLatents, latents_to_rgb, shrunk, to_pictures
+from hierdiff_core.previews import Arriving, BranchLatents, latents_to_rgb, shrunk, tile_sheet, to_pictures
 from hierdiff_core.prompts import parse_prompts
 from hierdiff_core.sampling import ORDERS
 from hierdiff_core.unet_calls import ACCELERATIONS, unet_calls
@@ -222,13 +223,18 @@ class Previews:
     def __init__(self, plan):
         self.branches = BranchLatents(plan)
         self.factors = torch.rand(5, 3)
+        self.arriving = []
         self.last = 0.0
 
     def __call__(self, k, clusters, x0):
         self.branches(k, clusters, x0)
+        if self.arriving:
+            grid, tiles = (rgb.wait() for rgb in self.arriving)
+            preview_grid([Image.fromarray(rgb) for rgb in grid.numpy()]).save(io.BytesIO(), "JPEG")
+            tile_sheet(tiles).save(io.BytesIO(), "JPEG", quality=85, subsampling=0)  # the growing tree's
+            self.arriving = []
         if time.monotonic() - self.last > SECONDS_BETWEEN_PREVIEWS:
-            preview_grid([Image.fromarray(rgb) for rgb in latents_to_rgb(x0, self.factors).numpy()])
-            latents_to_rgb(shrunk(x0, 64), self.factors)  # the growing tree's
+            self.arriving = [Arriving(latents_to_rgb(x, self.factors)) for x in (x0, shrunk(x0, 64))]
             self.last = time.monotonic()
 
 

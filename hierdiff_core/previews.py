@@ -1,6 +1,7 @@
 """Small pictures of unfinished branches."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,10 +42,40 @@ def fit_latent_rgb(pictures, latents):
 
 
 def latents_to_rgb(latents, factors):
-    """(B, C, h, w) latents -> (B, h, w, 3) uint8 on the CPU, by a map from `fit_latent_rgb`."""
-    factors = factors.to(latents)
+    """(B, C, h, w) latents -> (B, h, w, 3) uint8 on the same device, by a map from `fit_latent_rgb`."""
+    factors = on_device(factors, latents.device).to(latents.dtype)
     rgb = latents.permute(0, 2, 3, 1) @ factors[:-1] + factors[-1]
-    return (rgb.clamp(0, 1) * 255).byte().cpu()
+    return (rgb.clamp(0, 1) * 255).byte()
+
+
+class Arriving:
+    """A tensor on its way to the CPU; the device goes on with what it is given meanwhile.
+
+    Parameters
+    ----------
+    tensor : tensor   on any device
+
+    Attributes
+    ----------
+    copy : tensor     on the CPU, to be read after `wait`
+    """
+
+    def __init__(self, tensor):
+        self.copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
+        self.event: Any = None
+        if tensor.is_cuda:
+            self.event = torch.cuda.Event()
+            self.event.record(torch.cuda.current_stream(tensor.device))
+
+    @property
+    def here(self):
+        return self.event is None or self.event.query()
+
+    def wait(self):
+        """The tensor, when all of it is there."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.copy
 
 
 def shrunk(latents, longest):
@@ -78,12 +109,13 @@ class BranchLatents:
     Attributes
     ----------
     latents : list of (C, h, w) tensor   by index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side; those
-        of a GPU may still be on their way, `stacked` waits for them
+        of a CUDA device may still be on their way, `stacked` waits for them
     """
 
     def __init__(self, plan):
         self.latents: list[torch.Tensor | None] = [None] * len(plan.branches)
         self._ending = [{} for _ in plan.steps]  # index by cluster
+        self._last: Arriving | None = None
         for index, branch in enumerate(plan.branches):
             self._ending[branch.stop - 1][branch.cluster] = index
 
@@ -91,12 +123,12 @@ class BranchLatents:
         rows = [row for row, cluster in enumerate(clusters) if cluster in self._ending[k]]
         if not rows:
             return
-        kept = shrunk(x0[on_device(np.array(rows), x0.device)], LARGEST_KEPT).to("cpu", non_blocking=True)
-        for row, latent in zip(rows, kept, strict=True):
+        self._last = Arriving(shrunk(x0[on_device(np.array(rows), x0.device)], LARGEST_KEPT))
+        for row, latent in zip(rows, self._last.copy, strict=True):
             self.latents[self._ending[k][clusters[row]]] = latent
 
     def stacked(self, indices):
         """(B, C, h, w) tensor   the latents of the branches with these indices"""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if self._last:
+            self._last.wait()  # those before it are there by then
         return torch.stack([self.latents[index] for index in indices])

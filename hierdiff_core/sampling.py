@@ -139,7 +139,7 @@ class Loop:
 
 
 def on_device(array, device):
-    """Integers of the plan as a tensor, without waiting for the device: it may be busy with the step before."""
+    """A small array of the CPU as a tensor on a device, without waiting for it: it may be busy with the step before."""
     tensor = torch.as_tensor(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

@@ -23,7 +23,8 @@ from comfy_execution.utils import get_executing_context
 from PIL import Image
 from server import PromptServer
 
-from ..hierdiff_core.previews import latents_to_rgb, shrunk, tile_sheet
+from ..hierdiff_core.previews import Arriving, latents_to_rgb, shrunk, tile_sheet
+from ..hierdiff_core.sampling import on_device
 
 EVENT = "hierdiff.tree"
 SECONDS_BETWEEN_UPDATES = 0.3
@@ -65,7 +66,9 @@ class LiveTree:
         self.to_rgb = to_rgb if self.side and drawn else None
         self.tiles: dict[int, torch.Tensor] = {}  # the latest picture of each branch
         self.unsent: set[int] = set()
-        self.last_sent = 0.0
+        self.arriving: list[tuple[list, Arriving]] = []  # branches and pictures that the device is still at work on
+        self.owed = False  # a message, which waits for these pictures
+        self.last_due = 0.0
 
     def __enter__(self):
         if self.client is not None:  # or nobody can ask for it
@@ -83,7 +86,10 @@ class LiveTree:
 
     def __exit__(self, kind, *_):
         self.state = "done" if kind is None else "stopped"
-        self.send("end", state=self.state, **self.progress, tiles=self.new_tiles())
+        try:
+            self.deliver()
+        finally:
+            self.send("end", state=self.state, **self.progress, tiles=self.new_tiles())
 
     def beginning(self):
         texts = self.plan.prompts or [""] * self.plan.num_prompts
@@ -96,7 +102,7 @@ class LiveTree:
         }
 
     def step(self, k, x0, rows, standard, clusters=None):
-        """Step k is done.
+        """Step k is done, or the device will be done with it; its pictures are sent when they are there.
 
         Parameters
         ----------
@@ -105,8 +111,9 @@ class LiveTree:
         rows, standard : int    model rows spent so far, and what separate runs would have spent
         clusters : (C,) int64   which clusters these are; all of the step when None
         """
+        self.deliver()  # the device is at work on step k meanwhile
         last = k == self.plan.num_steps - 1
-        due = last or time.monotonic() - self.last_sent > SECONDS_BETWEEN_UPDATES
+        due = last or time.monotonic() - self.last_due > SECONDS_BETWEEN_UPDATES
         since = min(k, self.progress["step"]) if clusters is None else k  # some samplers report every other step
         living, places = self.living(k, since, clusters)
         self.keep_tiles(k, x0, living, places, ending_only=not due)
@@ -114,8 +121,19 @@ class LiveTree:
         if self.branches and clusters is not None:
             self.note_reached(k, clusters, living)
         if due:
+            self.owed = True
+            self.last_due = time.monotonic()
+        if all(rgb.here for _, rgb in self.arriving):
+            self.deliver()
+
+    def deliver(self):
+        """Take in the pictures of the step before, waiting for them if need be, and send the message that is owed."""
+        while self.arriving:
+            indices, rgb = self.arriving.pop(0)
+            self.add_tiles(indices, rgb.wait())
+        if self.owed:
+            self.owed = False
             self.send("progress", **self.progress, tiles=self.new_tiles())
-            self.last_sent = time.monotonic()
 
     def living(self, k, since, clusters):
         """Branches that were alive from step `since` to k, and the rows of `clusters` that they are in."""
@@ -140,9 +158,9 @@ class LiveTree:
         wanted, rows = living[drawn], rows[drawn]
         if not len(wanted):
             return
-        rgb = self.to_rgb(x0[torch.as_tensor(rows, device=x0.device)], self.side)
+        rgb = self.to_rgb(x0[on_device(rows, x0.device)], self.side)
         if rgb is not None:
-            self.add_tiles(wanted.tolist(), rgb)
+            self.arriving.append((wanted.tolist(), Arriving(rgb)))
 
     def show(self, indices, pictures):
         """Better pictures of branches: `pictures` are PIL, one for each index into `plan.branches`."""
@@ -226,7 +244,7 @@ def linear_colours(factors, prepare=None):
 
     Returns
     -------
-    to_rgb : callable   latents, longest side -> (B, h, w, 3) uint8 on the CPU; None for latents that are no pictures
+    to_rgb : callable   latents, longest side -> (B, h, w, 3) uint8 on their device; None for what is no picture
     """
 
     def to_rgb(latents, side):

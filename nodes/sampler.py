@@ -5,9 +5,8 @@ import time
 import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
-from PIL import Image
 
-from ..hierdiff_core.figures import draw_tree, preview_grid
+from ..hierdiff_core.figures import draw_tree
 from ..hierdiff_core.kandinsky import WHOLE_RUN, check_sample_inputs, sample, step_guidance
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
@@ -128,7 +127,7 @@ class BranchingSampler(io.ComfyNode):
                 branches(k, clusters, x0)
                 rows = progress.value + len(clusters)
                 live.step(k, x0, rows, standard_rows(plan, k, rows), clusters)
-                progress.advance(len(clusters), lambda: preview(x0, decoder.latent_rgb))
+                progress.advance(len(clusters), lambda: latents_to_rgb(x0, decoder.latent_rgb))
 
             latents = sample(
                 decoder.pipeline,
@@ -192,11 +191,6 @@ def other_scheduler(plan, scheduler):
     return [
         f"⚠ the plan's sensitivity was measured with {measured}, not {scheduler}: calibrate with the same scheduler"
     ]
-
-
-def preview(x0, factors):
-    """Grid of small pictures of the branches, from their clean latents."""
-    return preview_grid([Image.fromarray(rgb) for rgb in latents_to_rgb(x0, factors).numpy()])
 
 
 def pictures(decoder, branches, wanted, live):

@@ -7,7 +7,11 @@ import comfy.utils
 import numpy as np
 import torch
 from comfy_api.latest import ui
+from PIL import Image
 from server import PromptServer
+
+from ..hierdiff_core.figures import preview_grid
+from ..hierdiff_core.previews import Arriving
 
 PREVIEW_SIZE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.3
@@ -80,20 +84,38 @@ class Progress:
         self.value = 0
         self.bar = comfy.utils.ProgressBar(total)
         self._last_preview = 0.0
+        self._arriving: Arriving | None = None
 
     def check_cancelled(self):
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def advance(self, amount, draw_preview=None):
-        """Move on by `amount`; `draw_preview() -> PIL picture` is called when a new preview is due."""
+    def advance(self, amount, colours=None):
+        """Move on by `amount`.
+
+        Parameters
+        ----------
+        colours : callable, optional
+            ``colours() -> (B, h, w, 3) uint8 tensor`` on any device, called when a new preview is due. It is drawn when
+            it is there: from a busy GPU by the next call of `advance`.
+        """
         self.check_cancelled()
         self.value = min(self.value + amount, self.total)
-        preview = None
-        now = time.monotonic()
-        if draw_preview and (now - self._last_preview > SECONDS_BETWEEN_PREVIEWS or self.value == self.total):
-            preview = ("JPEG", draw_preview(), PREVIEW_SIZE)
+        preview = self.drawn()
+        now, last = time.monotonic(), self.value == self.total
+        if colours and (last or now - self._last_preview > SECONDS_BETWEEN_PREVIEWS):
+            self._arriving = Arriving(colours())
             self._last_preview = now
+            if last or self._arriving.here:
+                preview = self.drawn()
         self.bar.update_absolute(self.value, self.total, preview)
+
+    def drawn(self):
+        """The preview that was due, for the host's progress bar, or None."""
+        if self._arriving is None:
+            return None
+        tiles = [Image.fromarray(rgb) for rgb in self._arriving.wait().numpy()]
+        self._arriving = None
+        return "JPEG", preview_grid(tiles), PREVIEW_SIZE
 
     def finish(self, picture):
         """Leave a PIL picture in the node: the front end goes on showing the last preview."""

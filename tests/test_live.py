@@ -1,6 +1,7 @@
 """What the browser hears of a run, and what its plot of a schedule knows: in the host's own process."""
 
 import asyncio
+import contextlib
 import importlib
 import json
 import time
@@ -320,6 +321,79 @@ def test_model_without_previews_has_a_tree_without_pictures(live, server, plan):
     run_through(live.LiveTree(plan, colours), plan)
     assert pictures_in(server.sent) == {}
     assert server.sent[0]["branches"]
+
+
+# --- Pictures that a busy device has not drawn yet --------------------------------------------------------------------
+
+
+@pytest.fixture
+def late(live, monkeypatch):
+    """Pictures are there when somebody waits for them, and not before."""
+
+    class Late(live.Arriving):
+        here = False
+
+    monkeypatch.setattr(live, "Arriving", Late)
+
+
+def test_message_waits_for_its_pictures_until_the_next_step(live, server, clock, late, plan):
+    tree = live.LiveTree(plan, live.linear_colours(COLOURS))
+    with tree:
+        for k in range(plan.num_steps):
+            clock.now += 1
+            tree.step(k, latents_of(plan, k), k, 2 * k)
+            assert len(server.sent) == 1 + k
+    progress = [message for message in server.sent if message["kind"] == "progress"]
+    assert [(message["step"], message["rows"]) for message in progress] == [(k + 1, k) for k in range(plan.num_steps)]
+    for k, message in enumerate(progress):
+        found = tiles_of(message["tiles"])
+        assert sorted(found) == [i for i, b in enumerate(plan.branches) if b.start <= k < b.stop]
+        for index in found:
+            assert_colours(found, plan, index, k)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_end_of_a_run_waits_for_the_last_pictures(live, server, late, plan, fails):
+    def latents(plan, k):
+        if fails and k == 5:
+            raise RuntimeError("out of memory")
+        return latents_of(plan, k)
+
+    with pytest.raises(RuntimeError) if fails else contextlib.nullcontext():
+        run_through(live.LiveTree(plan, live.linear_colours(COLOURS)), plan, latents)
+    found = pictures_in(server.sent)
+    assert sorted(found) == [i for i, b in enumerate(plan.branches) if not fails or b.stop <= 5 or b.start == 0]
+    for index, branch in enumerate(plan.branches):
+        if not fails or branch.stop <= 5:
+            assert_colours(found, plan, index, branch.stop - 1)
+
+
+def test_pictures_that_never_come_do_not_hide_the_end_of_a_run(live, server, monkeypatch, plan):
+    class Lost(live.Arriving):
+        here = False
+
+        def wait(self):
+            raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(live, "Arriving", Lost)
+    tree = live.LiveTree(plan, live.linear_colours(COLOURS))
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        run_through(tree, plan)
+    assert (server.sent[-1]["kind"], server.sent[-1]["state"]) == ("end", "stopped")
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_preview_in_the_progress_bar_is_drawn_when_it_is_there(pack, monkeypatch, here):
+    show = importlib.import_module(f"{pack.__name__}.nodes.show")
+    monkeypatch.setattr(show.Arriving, "here", here)
+    monkeypatch.setattr(show, "SECONDS_BETWEEN_PREVIEWS", -1)  # each is due
+    progress, seen = show.Progress(3), []
+    progress.bar = SimpleNamespace(update_absolute=lambda value, total, preview: seen.append((value, preview)))
+    for red in (50, 100, 150):
+        progress.advance(1, lambda red=red: torch.full((1, 16, 16, 3), red, dtype=torch.uint8))
+    reds = [preview and preview[1].getpixel((8, 8))[0] for _, preview in seen]
+    assert [value for value, _ in seen] == [1, 2, 3]
+    assert reds == ([50, 100, 150] if here else [None, 50, 150])  # the last is waited for
 
 
 # --- Runs that end early, and those without a page -------------------------------------------------------------------
