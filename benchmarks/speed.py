@@ -44,10 +44,17 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.decoding import BackgroundDecoder
-from hierdiff_core.figures import preview_grid
 from hierdiff_core.kandinsky import step_guidance
 from hierdiff_core.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
-from hierdiff_core.previews import Arriving, BranchLatents, latents_to_rgb, shrunk, tile_sheet, to_pictures
+from hierdiff_core.previews import (
+    Arriving,
+    BranchLatents,
+    latents_to_rgb,
+    preview_grid,
+    shrunk,
+    tile_sheet,
+    to_pictures,
+)
 from hierdiff_core.prompts import parse_prompts
 from hierdiff_core.sampling import ORDERS
 from hierdiff_core.unet_calls import ACCELERATIONS, unet_calls
@@ -230,11 +237,13 @@ class Previews:
         self.branches(k, clusters, x0)
         if self.arriving:
             grid, tiles = (rgb.wait() for rgb in self.arriving)
-            preview_grid([Image.fromarray(rgb) for rgb in grid.numpy()]).save(io.BytesIO(), "JPEG")
-            tile_sheet(tiles).save(io.BytesIO(), "JPEG", quality=85, subsampling=0)  # the growing tree's
+            Image.fromarray(grid.numpy()).save(io.BytesIO(), "JPEG")
+            tree = Image.fromarray(tile_sheet(tiles).numpy())
+            tree.save(io.BytesIO(), "JPEG", quality=85, subsampling=0)
             self.arriving = []
         if time.monotonic() - self.last > SECONDS_BETWEEN_PREVIEWS:
-            self.arriving = [Arriving(latents_to_rgb(x, self.factors)) for x in (x0, shrunk(x0, 64))]
+            grid = preview_grid(latents_to_rgb(x0, self.factors))
+            self.arriving = [Arriving(grid), Arriving(latents_to_rgb(shrunk(x0, 64), self.factors))]
             self.last = time.monotonic()
 
 

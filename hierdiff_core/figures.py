@@ -11,10 +11,10 @@ from scipy.cluster.hierarchy import leaves_list
 
 from .lettering import INK, MUTED, base_font, choose_font, shorten
 from .linkage import check_linkage, flat_clusters
-from .sheets import contact_sheet, preview_grid
+from .sheets import contact_sheet
 from .tree import draw_tree
 
-__all__ = ["contact_sheet", "draw_dendrogram", "draw_schedule", "draw_sensitivity", "draw_tree", "preview_grid"]
+__all__ = ["contact_sheet", "draw_dendrogram", "draw_schedule", "draw_sensitivity", "draw_tree"]
 
 LIGHT = "#d5dae1"
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black and the pale yellow

@@ -12,6 +12,8 @@ from .sampling import on_device
 
 # Longest side, in latent pixels, at which branches are kept for the tree: 32 decode to 256 picture pixels.
 LARGEST_KEPT = 32
+PREVIEW_PICTURES = 64
+PREVIEW_CELL = 8  # pixels; a preview shows fewer pictures rather than smaller ones
 
 
 def colour_patches(size=256, patch=32, seed=0):
@@ -83,19 +85,66 @@ def shrunk(latents, longest):
     scale = longest / max(latents.shape[2:])
     if scale >= 1:
         return latents
+    if latents.device.type == "mps":  # where only sides that divide can be averaged
+        latents = latents.cpu()
     height, width = (max(1, round(n * scale)) for n in latents.shape[2:])
     return adaptive_avg_pool2d(latents, (height, width))
 
 
-def tile_sheet(tiles):
-    """(B, h, w, 3) uint8 -> PIL picture of all of them without gaps, row by row, ceil(sqrt(B)) in a row."""
+def tile_sheet(tiles, gap=0, background=0):
+    """Pictures in rows of ceil(sqrt(B)).
+
+    Parameters
+    ----------
+    tiles : (B, h, w, 3) uint8 tensor   on any device
+    gap : int                           pixels between them
+    background : int                    grey level of the gaps and of what the last row leaves over
+
+    Returns
+    -------
+    sheet : (H, W, 3) uint8 tensor   on the same device
+    """
     count, height, width, _ = tiles.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    cells = torch.zeros(rows * columns, height, width, 3, dtype=torch.uint8)
-    cells[:count] = tiles
-    cells = cells.unflatten(0, (rows, columns)).transpose(1, 2)  # (rows, h, columns, w, 3)
-    return Image.fromarray(cells.reshape(rows * height, columns * width, 3).numpy())
+    cells = tiles.new_full((rows * columns, height + gap, width + gap, 3), background)
+    cells[:count, :height, :width] = tiles
+    sheet = cells.unflatten(0, (rows, columns)).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    return sheet[: len(sheet) - gap, : sheet.shape[1] - gap].contiguous()
+
+
+def preview_grid(tiles, size=512):
+    """A grid of pictures without captions, small enough to send at every step.
+
+    Parameters
+    ----------
+    tiles : (B, h, w, 3) uint8 tensor   on any device; at most 64 are shown, picked evenly
+    size : int >= 8                     pixels that neither side passes
+
+    Returns
+    -------
+    grid : (H, W, 3) uint8 tensor   on the same device; small pictures are enlarged by whole factors, so that their
+        pixels stay sharp
+
+    Raises
+    ------
+    ValueError  if there are no pictures or `size` is less than 8.
+    """
+    if not len(tiles):
+        raise ValueError("tiles must hold at least one picture; got none")
+    if size < PREVIEW_CELL:
+        raise ValueError(f"size must be at least {PREVIEW_CELL} pixels; got {size}")
+    shown = min(len(tiles), PREVIEW_PICTURES, (size // PREVIEW_CELL) ** 2)
+    tiles = tiles[on_device(np.arange(shown) * len(tiles) // shown, tiles.device)]
+    columns = math.ceil(math.sqrt(shown))
+    gap = 0 if shown == 1 else max(1, size // 256)
+    side = (size - gap * (columns - 1)) // columns
+    times = side // max(tiles.shape[1:3])
+    if times:
+        tiles = tiles.repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
+    else:
+        tiles = shrunk(tiles.permute(0, 3, 1, 2).float(), side).round().byte().permute(0, 2, 3, 1)
+    return tile_sheet(tiles, gap, background=255)
 
 
 def to_pictures(images):

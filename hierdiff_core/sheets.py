@@ -1,4 +1,4 @@
-"""Many pictures on one: a sheet with captions, and a small grid for progress."""
+"""Many pictures on one sheet, with captions."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +13,6 @@ LARGEST_PICTURE = 512
 SMALLEST_CELL = 96
 CAPTION_LINES = 3
 SHEET_SHAPE = 4 / 3  # width to height that columns=0 aims at
-PREVIEW_PICTURES = 64
-PREVIEW_CELL = 8  # pixels; a preview shows fewer pictures rather than smaller ones
 
 
 def contact_sheet(images, prompts, columns=0):
@@ -61,49 +59,11 @@ def contact_sheet(images, prompts, columns=0):
     return sheet
 
 
-def preview_grid(pictures, size=512):
-    """A grid of pictures without captions, small enough to send at every step.
-
-    Parameters
-    ----------
-    pictures : sequence of PIL.Image.Image   any number; at most 64 are shown, picked evenly
-    size : int >= 8                          pixels that neither side passes
-
-    Returns
-    -------
-    grid : PIL.Image.Image   RGB; small pictures are enlarged by whole factors, so that their pixels stay sharp
-
-    Raises
-    ------
-    ValueError  if there are no pictures or `size` is less than 8.
-    """
-    pictures = list(pictures)
-    if not pictures:
-        raise ValueError("pictures must hold at least one picture; got none")
-    if size < PREVIEW_CELL:
-        raise ValueError(f"size must be at least {PREVIEW_CELL} pixels; got {size}")
-    shown = min(len(pictures), PREVIEW_PICTURES, (size // PREVIEW_CELL) ** 2)
-    pictures = [pictures[i * len(pictures) // shown] for i in range(shown)]
-    columns = math.ceil(math.sqrt(shown))
-    gap = 0 if shown == 1 else max(1, size // 256)
-    side = (size - gap * (columns - 1)) // columns
-    pictures = [_fit(picture, (side, side), enlarge=True) for picture in pictures]
-    width, height = (max(picture.size[axis] for picture in pictures) + gap for axis in (0, 1))
-    rows = math.ceil(shown / columns)
-    grid = Image.new("RGB", (columns * width - gap, rows * height - gap), "white")
-    for i, picture in enumerate(pictures):
-        grid.paste(picture, (i % columns * width, i // columns * height))
-    return grid
-
-
-def _fit(picture, box, enlarge=False):
-    """`picture` in RGB, no larger than `box` = (width, height); with `enlarge` a small one grows by a whole factor."""
-    scale = min(box[0] / picture.width, box[1] / picture.height)
-    if scale < 1:
-        size, method = [max(1, round(n * scale)) for n in picture.size], Image.Resampling.LANCZOS
-    else:
-        size, method = [n * (int(scale) if enlarge else 1) for n in picture.size], Image.Resampling.NEAREST
-    return picture.convert("RGB").resize(size, method)
+def _fit(picture, box):
+    """`picture` in RGB, no larger than `box` = (width, height)."""
+    scale = min(1, box[0] / picture.width, box[1] / picture.height)
+    size = [max(1, round(n * scale)) for n in picture.size]
+    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True)

@@ -226,8 +226,8 @@ def sheets(tiles):
 
 
 def sheet(indices, tiles):
-    file = io.BytesIO()
-    tile_sheet(tiles).save(file, "JPEG", quality=85, subsampling=0)  # neighbours must not bleed
+    file, pixels = io.BytesIO(), tile_sheet(tiles).numpy()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85, subsampling=0)  # neighbours must not bleed
     image = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     height, width = tiles.shape[1:3]
     columns = math.ceil(math.sqrt(len(indices)))

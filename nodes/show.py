@@ -10,8 +10,7 @@ from comfy_api.latest import ui
 from PIL import Image
 from server import PromptServer
 
-from ..hierdiff_core.figures import preview_grid
-from ..hierdiff_core.previews import Arriving
+from ..hierdiff_core.previews import Arriving, preview_grid
 
 PREVIEW_SIZE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.3
@@ -103,7 +102,7 @@ class Progress:
         preview = self.drawn()
         now, last = time.monotonic(), self.value == self.total
         if colours and (last or now - self._last_preview > SECONDS_BETWEEN_PREVIEWS):
-            self._arriving = Arriving(colours())
+            self._arriving = Arriving(preview_grid(colours(), PREVIEW_SIZE))
             self._last_preview = now
             if last or self._arriving.here:
                 preview = self.drawn()
@@ -113,9 +112,9 @@ class Progress:
         """The preview that was due, for the host's progress bar, or None."""
         if self._arriving is None:
             return None
-        tiles = [Image.fromarray(rgb) for rgb in self._arriving.wait().numpy()]
+        grid = Image.fromarray(self._arriving.wait().numpy())
         self._arriving = None
-        return "JPEG", preview_grid(tiles), PREVIEW_SIZE
+        return "JPEG", grid, PREVIEW_SIZE
 
     def finish(self, picture):
         """Leave a PIL picture in the node: the front end goes on showing the last preview."""

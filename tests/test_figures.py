@@ -22,7 +22,6 @@ from hierdiff_core.figures import (
     draw_schedule,
     draw_sensitivity,
     draw_tree,
-    preview_grid,
 )
 from hierdiff_core.linkage import flat_clusters, ward_linkage
 from hierdiff_core.plan import build_plan
@@ -477,36 +476,6 @@ def test_sheet_errors():
         contact_sheet(tiles(2), names(2), columns=-1)
     with pytest.raises(ValueError, match="images must hold at least one"):
         contact_sheet([], [])
-
-
-# --- preview
-
-
-@pytest.mark.parametrize(
-    ("n", "side", "size"), [(1, 64, 512), (2, 64, 512), (7, 600, 256), (64, 8, 512), (3000, 32, 512), (9, 4, 8)]
-)
-def test_preview_fits_and_shows_an_even_choice(n, side, size):
-    preview = preview_grid(tiles(n, (side, side)), size)
-    assert max(preview.size) <= size
-    seen = {rgb for _, rgb in preview.getcolors(10**6)} - {(255, 255, 255)}
-    assert seen <= {colour(i) for i in range(n)}
-    if size == 512:
-        assert len(seen) == min(n, 64)
-    assert colour(0) in seen
-    assert n < 64 or colour(n * 63 // 64) in seen  # not just the first
-
-
-def test_preview_enlarges_without_blur():
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    preview = preview_grid([Image.fromarray(pixels)], 100)
-    np.testing.assert_array_equal(np.asarray(preview), pixels.repeat(3, 0).repeat(3, 1))
-
-
-def test_preview_errors():
-    with pytest.raises(ValueError, match="at least one picture"):
-        preview_grid([])
-    with pytest.raises(ValueError, match="at least 8 pixels; got 5"):
-        preview_grid(tiles(1), 5)
 
 
 # --- fonts

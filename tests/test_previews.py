@@ -11,6 +11,7 @@ from hierdiff_core.previews import (
     colour_patches,
     fit_latent_rgb,
     latents_to_rgb,
+    preview_grid,
     shrunk,
     tile_sheet,
     to_pictures,
@@ -95,12 +96,57 @@ def test_shrunk_latents_are_means_of_blocks():
 )
 def test_sheet_of_tiles_has_them_row_by_row_without_gaps(count, rows, columns):
     tiles = torch.randint(1, 256, (count, 5, 7, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    sheet = np.asarray(tile_sheet(tiles))
+    sheet = tile_sheet(tiles).numpy()
     assert sheet.shape == (rows * 5, columns * 7, 3)
     for i in range(rows * columns):
         top, left = i // columns * 5, i % columns * 7
         cell = sheet[top : top + 5, left : left + 7]
         assert np.array_equal(cell, tiles[i].numpy() if i < count else np.zeros_like(cell))
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "size"), [(1, 64, 512), (2, 64, 512), (7, 600, 256), (64, 8, 512), (3000, 32, 512), (9, 4, 8)]
+)
+def test_preview_fits_and_shows_an_even_choice(count, side, size):
+    levels = [[i % 200, 50 + i // 200, 99] for i in range(count)]
+    tiles = torch.tensor(levels, dtype=torch.uint8)[:, None, None].expand(-1, side, side, -1)
+    preview = preview_grid(tiles, size)
+    assert max(preview.shape[:2]) <= size
+    seen = {tuple(rgb) for rgb in preview.flatten(0, 1).tolist()} - {(255, 255, 255)}
+    assert seen <= {tuple(rgb) for rgb in levels}
+    if size == 512:
+        assert len(seen) == min(count, 64)
+    assert tuple(levels[0]) in seen
+    assert count < 64 or tuple(levels[count * 63 // 64]) in seen  # not just the first
+
+
+def test_preview_has_white_between_its_pictures():
+    preview = preview_grid(torch.zeros(3, 10, 10, 3, dtype=torch.uint8), 100).numpy()
+    assert preview.shape == (81, 81, 3)  # two of 40 pixels and a gap
+    white = np.zeros((81, 81), dtype=bool)
+    white[40], white[:, 40], white[41:, 41:] = True, True, True
+    assert np.array_equal(preview, np.where(white, 255, 0)[..., None].repeat(3, 2))
+
+
+def test_preview_enlarges_without_blur():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    preview = preview_grid(torch.from_numpy(pixels[None]), 100)
+    np.testing.assert_array_equal(preview.numpy(), pixels.repeat(3, 0).repeat(3, 1))
+
+
+def test_preview_shrinks_to_means_of_blocks():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 3), dtype=np.uint8)
+    means = pixels.reshape(20, 2, 10, 2, 3).mean((1, 3))
+    preview = preview_grid(torch.from_numpy(pixels[None]), 20)
+    np.testing.assert_allclose(preview.numpy(), means, atol=0.5)
+
+
+def test_preview_errors():
+    tiles = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="at least one picture"):
+        preview_grid(tiles[:0])
+    with pytest.raises(ValueError, match="at least 8 pixels; got 5"):
+        preview_grid(tiles, 5)
 
 
 def test_pictures_round_to_the_nearest_level():

@@ -77,7 +77,7 @@ def coloured_sheet(branches, side):
     colours = torch.tensor([[branch * 37 % 256, branch * 91 % 256, branch * 151 % 256] for branch in branches])
     tiles = colours.to(torch.uint8)[:, None, None].expand(-1, side, side, -1)
     file = io.BytesIO()
-    tile_sheet(tiles).save(file, "JPEG")
+    Image.fromarray(tile_sheet(tiles).numpy()).save(file, "JPEG")
     image = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     columns = math.ceil(math.sqrt(len(branches)))
     return {"branches": branches, "width": side, "height": side, "columns": columns, "image": image}
