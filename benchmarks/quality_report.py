@@ -36,7 +36,7 @@ def tables(results):
     )
     parts = [
         head,
-        table(runs, "Squared pixel error × 1000 to full sampling", "mse", lambda v: spread(v, 1000, 2)),
+        table(runs, "Squared pixel error × 1000 to full sampling", "mse", lambda v: spread(v, 1000, 3)),
         table(runs, "PSNR of the mean error, dB", "mse", psnr),
         table(runs, "FLIP error to full sampling × 100", "flip", lambda v: spread(v, 100, 2)),
         table(runs, "Squared pixel error / the paper's", "mse / paper", lambda v: spread(v, 1, 2)),
