@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
+# Test files that run at the same time.
+JOBS ?= 2
 # More arguments, as in `make demo ARGS=--gpu` or `make test ARGS="-m 'not host' -x"`.
 ARGS ?=
 
@@ -26,7 +28,7 @@ train: $(STAMP)  ## train the bundled model again, on a GPU: training/README.md
 	$(BIN)/python training/train.py $(ARGS)
 
 test: $(STAMP)  ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check

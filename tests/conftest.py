@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads must not spin beside a server's
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores have workers of their own
 REPO_ROOT = Path(__file__).resolve().parent.parent
 # At the end, so that the pack's `nodes` folder can never hide the `nodes` module of a ComfyUI imported by a test.
 sys.path += [str(REPO_ROOT), *(str(REPO_ROOT / name) for name in ("scripts", "tests", "training"))]
