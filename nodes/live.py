@@ -66,7 +66,7 @@ class LiveTree:
         self.to_rgb = to_rgb if self.side and drawn else None
         self.tiles: dict[int, torch.Tensor] = {}  # the latest picture of each branch
         self.unsent: set[int] = set()
-        self.arriving: list[tuple[list, Arriving]] = []  # branches and pictures that the device is still at work on
+        self.arriving: tuple[list, Arriving] | None = None  # branches and the pictures that are being drawn of them
         self.owed = False  # a message, which waits for these pictures
         self.last_due = 0.0
 
@@ -123,13 +123,13 @@ class LiveTree:
         if due:
             self.owed = True
             self.last_due = time.monotonic()
-        if all(rgb.here for _, rgb in self.arriving):
+        if self.arriving is None or self.arriving[1].here:
             self.deliver()
 
     def deliver(self):
         """Take in the pictures of the step before, waiting for them if need be, and send the message that is owed."""
-        while self.arriving:
-            indices, rgb = self.arriving.pop(0)
+        if self.arriving:
+            (indices, rgb), self.arriving = self.arriving, None
             self.add_tiles(indices, rgb.wait())
         if self.owed:
             self.owed = False
@@ -160,7 +160,7 @@ class LiveTree:
             return
         rgb = self.to_rgb(x0[on_device(rows, x0.device)], self.side)
         if rgb is not None:
-            self.arriving.append((wanted.tolist(), Arriving(rgb)))
+            self.arriving = wanted.tolist(), Arriving(rgb)
 
     def show(self, indices, pictures):
         """Better pictures of branches: `pictures` are PIL, one for each index into `plan.branches`."""
