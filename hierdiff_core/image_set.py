@@ -49,12 +49,12 @@ def check_pattern(pattern):
     try:
         parts = list(Formatter().parse(pattern))
     except ValueError as error:
-        raise ValueError(f"name {pattern!r} cannot be read ({error}); {FIELDS}, and {{{{ is a brace") from None
+        raise ValueError(f"name {pattern[:200]!r} cannot be read ({error}); {FIELDS}, and {{{{ is a brace") from None
     if not pattern.strip():
         raise ValueError("name must not be empty; the default is {index:04d}_{prompt}")
     for literal, field, spec, conversion in parts:
         if FORBIDDEN.search(literal):
-            raise ValueError(f'name must have none of <>:"/\\|?* and no control character; got {pattern!r}')
+            raise ValueError(f'name must have none of <>:"/\\|?* and no control character; got {pattern[:200]!r}')
         if field is None:
             continue
         if field not in ("index", "prompt") or conversion:
@@ -100,7 +100,7 @@ def check_subfolder(folder):
     for part in parts:
         if part != safe_name(part):
             raise ValueError(
-                f"folder must be a folder below the output folder, with plain names separated by /; got {folder!r}"
+                f"folder must be plain names separated by /, below the output folder; got {folder[:200]!r}"
             )
     return parts
 
@@ -178,10 +178,13 @@ class SetWriter:
 
     Raises
     ------
-    OSError  that says what happened, how many pictures were written and where.
+    ValueError  if captions, an extension or a stem is none that may be: nothing is written outside of the folder.
+    OSError     that says what happened, how many pictures were written and where.
     """
 
     def __init__(self, folder, captions, total):
+        if captions not in CAPTIONS:
+            raise ValueError(f"captions must be one of {', '.join(CAPTIONS)}; got {str(captions)[:80]!r}")
         self.folder, self.captions, self.total = Path(folder), captions, total
         self.files, self.size = [], 0
         try:
@@ -194,7 +197,17 @@ class SetWriter:
         self._names = FreeNames(names)
 
     def add(self, stem, extension, data, prompt):
-        """Write one picture (bytes) and its caption; both or none."""
+        """Write one picture (bytes) and its caption; both or none.
+
+        Parameters
+        ----------
+        stem : str        as from `file_stem`
+        extension : str   one of `FORMATS`
+        """
+        if extension not in FORMATS:
+            raise ValueError(f"extension must be one of {', '.join(FORMATS)}; got {str(extension)[:80]!r}")
+        if stem != safe_name(stem):
+            raise ValueError(f"stem must be a plain file name, as file_stem gives it; got {stem[:80]!r}")
         try:
             path = self._create(stem, extension, data)
             try:

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .calibration import Calibrate, CalibrateModel
+from .checks import checked
 from .clip import ClipEmbedding
 from .decoder import DecoderLoader
 from .guider import Guider, HierarchicalKSampler, SharedNoise
@@ -38,6 +39,8 @@ NODES: list[type[io.ComfyNode]] = [
     SensitivityLoader,
     SaveSet,
 ]
+for node in NODES:
+    checked(node)
 
 
 class HierDiffExtension(ComfyExtension):

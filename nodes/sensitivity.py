@@ -92,7 +92,7 @@ def sensitivity_file(name):
     path = folder_paths.get_full_path(CATEGORY, name)
     if path is None:
         raise ValueError(
-            f"there is no sensitivity '{name}' under models/{CATEGORY} or output/{CATEGORY}; measure one with "
+            f"there is no sensitivity '{name[:200]}' under models/{CATEGORY} or output/{CATEGORY}; measure one with "
             "Calibrate Schedule, or put the file there (then press R to refresh the list)"
         )
     return Path(path)
