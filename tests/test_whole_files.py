@@ -45,8 +45,8 @@ def in_a_child(work):
     return os.waitpid(child, 0)[1]
 
 
-def killed_at(step, work):
-    """Run `work` in a process that is killed before its `step`-th change of a folder; False if it has fewer."""
+def killed_at(step, *arguments):
+    """Let a process `draw` that is killed before its `step`-th change of a folder; False if it has fewer."""
 
     def counted():
         left = step
@@ -59,7 +59,7 @@ def killed_at(step, work):
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(hook)
-        work()
+        draw(*arguments)
 
     status = in_a_child(counted)
     assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
@@ -90,7 +90,7 @@ def test_process_killed_at_any_step_leaves_whole_pictures_with_their_captions(tm
     if not links:
         monkeypatch.setattr(os, "link", no_links)
     step, seen = 0, set()
-    while killed_at(step, lambda: draw(tmp_path / str(step), captions)):
+    while killed_at(step, tmp_path / str(step), captions):
         folder = tmp_path / str(step)
         before = whole_pictures(folder, captions)
         seen.add(tuple(before))
@@ -196,6 +196,6 @@ def test_trial_finds_what_would_go_wrong_and_leaves_nothing(tmp_path):
         try_writing(tmp_path / "new" / ("ü" * 200 + ".json"))
     assert failure.value.filename.endswith("ü.json")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="exists|directory"):
+    with pytest.raises(OSError, match=r"exists|directory"):
         try_writing(tmp_path / "file" / "a.json")
     assert list((tmp_path / "new").iterdir()) == []
