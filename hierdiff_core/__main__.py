@@ -4,7 +4,7 @@ python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 """
 
 import argparse
-import json
+import io
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -32,16 +32,17 @@ from . import (
 from .decoding import BackgroundDecoder
 from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
 from .kandinsky import PRIOR_NOISE, WHOLE_RUN, check_prompts
+from .limits import check_limits
 from .linkage import METRICS
-from .loading import BUNDLED, suitable_settings
+from .loading import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable_settings
 from .previews import BranchLatents, to_pictures
 from .prompts import parse_prompts
 from .sampling import ORDERS
 from .schedule import SHAPES
 from .schedulers import SCHEDULERS
+from .set_folder import begin_set, finish_set, interruptible, prepare_folder
 from .unet_calls import ACCELERATIONS
 
-REPORT = "report.json"
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
 
@@ -165,10 +166,14 @@ def make_plan(positive, shape, sensitivity, options):
 
 def run(options):
     """Embed, cluster, sample, decode and write; returns the report."""
+    check_limits(options)
     prompts = read_prompts(options)
+    check_device(options.device)
+    check_folder(options.prior, PRIOR_CLASS)
+    check_folder(options.decoder, DECODER_CLASS)
     sensitivity = read_sensitivity(options.sensitivity) if options.sensitivity else None
     shape = make_shape(options, sensitivity)
-    prepare_folder(options)
+    prepare_folder(options.out, options.overwrite)
     began = time.monotonic()
     prior = load_prior(options.prior, device=options.device)
     embeddings = embed_prompts(
@@ -183,40 +188,69 @@ def run(options):
     del prior
     plan = make_plan(embeddings.positive, shape, sensitivity, options)
     decoder = load_decoder(options.decoder, device=options.device)
-    images, branches = draw(decoder, embeddings, plan, options)
-    figures = {
-        "contact_sheet": contact_sheet(images, prompts),
-        "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
-        "schedule": draw_schedule(plan),
-        "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
-    }
-    for name, figure in figures.items():
-        figure.save(options.out / f"{name}.png")
-    files = [file_name(i) for i in range(len(images))]
-    report = make_report(options, prompts, plan, files, time.monotonic() - began)
-    (options.out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+    writer, strays = begin_set(options.out, prompts, options.overwrite)
+    if strays:
+        tell(f"{options.out} keeps pictures that no report names: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
+    with interruptible(writer):
+        images, files, branches = draw(decoder, embeddings, plan, writer, options)
+        figures = {
+            "contact_sheet": contact_sheet(images, prompts),
+            "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
+            "schedule": draw_schedule(plan),
+            "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
+        }
+        for name, figure in figures.items():
+            writer.add_file(f"{name}.png", as_png(figure))
+        report = make_report(options, prompts, plan, files, time.monotonic() - began)
+        finish_set(writer, report)
     return report
 
 
-def draw(decoder, embeddings, plan, options):
+def check_device(name):
+    """Refuse a device that torch does not know, or that is not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device must be cpu, cuda, cuda:1 or the like; got {name[:80]!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here")
+
+
+def as_png(picture):
+    """Bytes of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def draw(decoder, embeddings, plan, writer, options):
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
 
     Returns
     -------
     images : list of N PIL pictures
+    files : list of N str      their names
     branches : BranchLatents
     """
-    images, writing, branches = [None] * plan.num_prompts, [], BranchLatents(plan)
+    images, files, branches = [None] * plan.num_prompts, [""] * plan.num_prompts, BranchLatents(plan)
+    failures = []
     with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, ThreadPoolExecutor() as writers:
 
         def on_branches(k, clusters, x0):
             branches(k, clusters, x0)
             bar.update(len(clusters))
 
+        def write(i):
+            try:
+                files[i] = writer.add(f"{i:04d}", "png", as_png(images[i]), "")
+            except OSError as error:
+                failures.append(error)
+
         def on_pictures(prompts, pixels):
+            raise_first(failures)  # a full disk ends the run now, not when all is drawn
             for i, image in zip(prompts.tolist(), to_pictures(pixels), strict=True):
                 images[i] = image
-                writing.append(writers.submit(image.save, options.out / file_name(i)))
+                writers.submit(write, i)
 
         with BackgroundDecoder(decoder, on_pictures) as on_finished:
             sample(
@@ -236,21 +270,13 @@ def draw(decoder, embeddings, plan, options):
                 on_branches=on_branches,
                 on_finished=on_finished,
             )
-        for job in writing:
-            job.result()  # raises what went wrong
-    return images, branches
+    raise_first(failures)
+    return images, files, branches
 
 
-def file_name(index):
-    """0000.png, 0001.png, … in prompt order"""
-    return f"{index:04d}.png"
-
-
-def prepare_folder(options):
-    """Make the output folder; an earlier set in it is not overwritten unless that is asked for."""
-    if (options.out / REPORT).exists() and not options.overwrite:
-        raise ValueError(f"{options.out} holds a set already; choose another folder with --out, or add --overwrite")
-    options.out.mkdir(parents=True, exist_ok=True)
+def raise_first(errors):
+    for error in errors:
+        raise error
 
 
 def tell(message):
@@ -274,12 +300,16 @@ def make_report(options, prompts, plan, files, seconds):
 
 
 def main(arguments=None):
-    options = parse_arguments(arguments)
+    """0: all is drawn; 1: refused, or it could not be written; 2: wrong usage; 130: interrupted."""
     try:
+        options = parse_arguments(arguments)
         report = run(options)
     except (ValueError, OSError) as error:
         tell(error)
         return 1
+    except KeyboardInterrupt as interrupt:
+        tell(f"interrupted; {interrupt or 'no picture was finished'}")
+        return 130
     print(
         f"{len(report['images'])} pictures in {options.out}: {report['nfe']} UNet rows instead of "
         f"{report['nfe_standard']}, {report['saved']:.1%} saved, {report['seconds']:.1f} s"

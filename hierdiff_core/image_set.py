@@ -294,6 +294,13 @@ class SetWriter:
             self.size += len(data) + caption
         return name
 
+    def add_file(self, name, data):
+        """Write a file beside the pictures, such as a report; it must not exist yet."""
+        try:
+            write_new(self.folder / name, data)
+        except OSError as error:
+            raise self._failure(error) from error
+
     def _publish(self, part, stem, extension, prompt):
         while True:
             path = self.folder / f"{self._names.take(stem)}.{extension}"
@@ -325,7 +332,8 @@ class SetWriter:
 
     def _failure(self, error):
         reason = error.strerror or str(error)
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
+        in_the_way = isinstance(error, FileExistsError) and error.filename == str(self.folder)
+        if in_the_way or isinstance(error, NotADirectoryError):
             reason = f"{reason} (a file where a folder is needed)"
         place = f" ({error.filename})" if error.filename else ""
         return OSError(f"{reason}{place}: {len(self.files)} of {self.total} images were written to {self.folder}")
