@@ -13,6 +13,7 @@ from .live import trees_of_client
 from .native_model import KandinskyModel
 from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
+from .results import results_of_client
 from .sampler import BranchingSampler
 from .save_set import SaveSet
 from .schedule import ThresholdSchedule
@@ -51,5 +52,6 @@ class HierDiffExtension(ComfyExtension):
 async def comfy_entrypoint() -> HierDiffExtension:
     routes = PromptServer.instance.routes
     routes.get("/hierdiff/trees")(trees_of_client)
+    routes.get("/hierdiff/results")(results_of_client)
     routes.post("/hierdiff/shape")(shape_of_settings)
     return HierDiffExtension()

@@ -7,7 +7,7 @@ from ..hierdiff_core.embeddings import PromptEmbeddings
 from . import types
 from .conditioning import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
 from .search import found_as
-from .show import Progress, show
+from .show import Progress, show, tell
 
 POOLED, TOKEN_MEAN = "pooled", "token mean"
 POOLING = ["auto", POOLED, TOKEN_MEAN]
@@ -52,6 +52,7 @@ class ClipEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompts, pooling):
+        tell(cls, f"Bringing the text encoder to the device and encoding {len(prompts)} prompts …")
         tokens, entries = encode_each(clip, prompts)
         lengths = [entry[0].shape[1] for entry in entries]
         lengthen = how_to_lengthen(clip, tokens, lengths)

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from . import types
 from .search import found_as
 from .sharing import StepSharingGuider
-from .show import show
+from .show import show, tell
 
 PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
 MICRO_BATCH_TOOLTIP = "Clusters per model call. 0: all at once, split by ComfyUI's own estimate of memory."
@@ -153,6 +153,7 @@ class HierarchicalKSampler(io.ComfyNode):
         latents = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         host = comfy.samplers.KSampler(model, plan.num_steps, model.load_device, sampler_name, scheduler, denoise)
         guider = make_guider(model, positive, negative, cfg, plan, micro_batch)
+        tell(cls, f"Bringing the model to the device and sampling {plan.num_prompts} prompts …")
         samples, report = guider.sample_with_report(
             OneNoise(seed, plan.num_prompts).generate_noise({"samples": latents}),
             latents,

@@ -10,7 +10,7 @@ from ..hierdiff_core.figures import draw_dendrogram
 from ..hierdiff_core.linkage import METRICS, linkage_bytes, merge_errors, ward_linkage
 from . import types
 from .search import found_as
-from .show import image_tensor, show
+from .show import image_tensor, show, tell
 
 
 class Linkage(NamedTuple):
@@ -55,6 +55,7 @@ class WardLinkage(io.ComfyNode):
         needed = linkage_bytes(len(embeddings), embeddings.width, metric, device)
         if needed:  # models that are loaded make room, rather than the clustering fail
             comfy.model_management.free_memory(needed, device)
+        tell(cls, f"Clustering {len(embeddings)} prompts …")
         Z = ward_linkage(embeddings.positive, metric, device)
         picture = image_tensor(draw_dendrogram(Z, embeddings.prompts))
         linkage = Linkage(Z, metric, embeddings.prompts, merge_errors(Z, embeddings.positive))

@@ -79,6 +79,12 @@ def validate_model(name, class_name):
     return True
 
 
+def size_on_disk(folder):
+    """Size of a model's weights, in words."""
+    size = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
 def choose_dtype(precision):
     """Weight precision: the user's, or what the host would take for a diffusion model on its device."""
     if precision != "auto":

@@ -5,9 +5,18 @@ from comfy_api.latest import io
 from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_batch_size, truncated_prompts
 from ..hierdiff_core.loading import PRIOR_CLASS, load_prior, suitable_settings
 from . import types
-from .models import PRECISIONS, LoadedModel, choose_dtype, make_patcher, model_folder, model_names, validate_model
+from .models import (
+    PRECISIONS,
+    LoadedModel,
+    choose_dtype,
+    make_patcher,
+    model_folder,
+    model_names,
+    size_on_disk,
+    validate_model,
+)
 from .search import found_as
-from .show import Progress, show, unsuitable
+from .show import Progress, show, tell, telling, unsuitable
 
 
 class PriorLoader(io.ComfyNode):
@@ -42,7 +51,8 @@ class PriorLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model, precision):
         folder = model_folder(model, PRIOR_CLASS)
-        pipeline = load_prior(folder, choose_dtype(precision))
+        with telling(cls, f"Loading the prior from disk, {size_on_disk(folder)} …"):
+            pipeline = load_prior(folder, choose_dtype(precision))
         patcher = make_patcher(pipeline.prior, pipeline.text_encoder, pipeline.image_encoder)
         return io.NodeOutput(LoadedModel(pipeline, patcher, model, suitable_settings(folder)))
 
@@ -100,7 +110,9 @@ class PriorEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
+        tell(cls, "Bringing the prior to the device …")
         prior.load()
+        tell(cls, f"Embedding {len(prompts)} prompts …")
         batches = -(-len(set(prompts)) // prior_batch_size(prior.pipeline))
         progress = Progress(batches * steps)
         embeddings = embed_prompts(

@@ -17,7 +17,7 @@ from . import types
 from .decoder import load_unet
 from .live import LiveTree, linear_colours
 from .search import found_as
-from .show import Progress, distortion, image_tensor, show, unsuitable
+from .show import Progress, distortion, image_tensor, show, tell, unsuitable
 
 
 class BranchingSampler(io.ComfyNode):
@@ -117,7 +117,9 @@ class BranchingSampler(io.ComfyNode):
     ):
         interval = guidance_start, guidance_end
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance, interval)
+        tell(cls, "Bringing the decoder to the device …")
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
+        tell(cls, f"Sampling {plan.num_prompts} prompts in {plan.num_steps} steps …")
         progress = Progress(plan.nfe)
         branches = BranchLatents(plan)
         began = time.monotonic()
@@ -148,6 +150,7 @@ class BranchingSampler(io.ComfyNode):
             ).to(comfy.model_management.intermediate_device())
             guided = step_guidance(plan.num_steps, guidance, interval) > 1
             report = describe(plan, time.monotonic() - began, scheduler, guided)
+            tell(cls, "Drawing the tree …")
             drawing = draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted, live))
         warnings = unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps)
         report = "\n".join([report, *warnings, *other_scheduler(plan, scheduler)])
