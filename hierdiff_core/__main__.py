@@ -21,7 +21,6 @@ from . import (
     load_decoder,
     load_prior,
     merge_errors,
-    reachable_saving,
     read_sensitivity,
     sample,
     tau_for_root_share,
@@ -38,7 +37,7 @@ from .loading import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable
 from .previews import BranchLatents, to_pictures
 from .prompts import parse_prompts
 from .sampling import ORDERS
-from .schedule import SHAPES
+from .schedule import SHAPES, out_of_reach
 from .schedulers import SCHEDULERS
 from .set_folder import begin_set, finish_set, interruptible, prepare_folder
 from .unet_calls import ACCELERATIONS
@@ -154,10 +153,10 @@ def make_shape(options, sensitivity):
 def make_plan(positive, shape, sensitivity, options):
     Z = ward_linkage(positive, options.metric, options.device)
     if options.saving is not None:
-        most = reachable_saving(Z, shape)[1]
-        if options.saving > most:
-            tell(f"{len(Z) + 1} prompts in {options.steps} steps can save {most:.2%} at most, not {options.saving:.2%}")
-        tau = tau_for_saving(Z, shape, min(options.saving, most))
+        missed = out_of_reach(Z, shape, options.saving)
+        if missed:
+            tell(missed)
+        tau = tau_for_saving(Z, shape, options.saving, clamp=True)
     else:
         tau = tau_for_root_share(Z, options.root_share) if options.tau is None else options.tau
     thresholds = thresholds_at(tau, shape, Z if options.shape == "calibrated" else None)
@@ -289,7 +288,8 @@ def make_report(options, prompts, plan, files, seconds):
         "images": [{"file": file, "prompt": prompt} for file, prompt in zip(files, prompts, strict=True)],
         "tau": plan.tau,
         "nfe": plan.nfe,
-        "nfe_standard": plan.num_prompts * plan.num_steps,
+        "nfe_standard": plan.nfe_standard,
+        "duplicates": plan.num_prompts - plan.num_distinct,
         "saved": plan.saved,
         "expected_distortion": plan.distortion,
         "expected_distortion_straight_line": None if plan.distortion is None else plan.straight_line().distortion,

@@ -84,30 +84,28 @@ def draw_schedule(plan):
     Notes
     -----
     The lower panel's area is computation: bars are UNet rows that are run, the shaded rest up to N rows a step
-    is what separate runs would add.
+    is what separate runs would add. N counts prompts that differ.
     """
     figure = _figure(WIDTH, 640)
     edges = np.arange(plan.num_steps + 1) - 0.5
     upper = _axes(figure, (80, 392, WIDTH - 104, 160), (edges[0], edges[-1]), (0, 1.08 * plan.tau or 1.0))
     upper.stairs(plan.thresholds, edges, baseline=None, color=INK, linewidth=2, linestyle="-", clip_on=False)
-    lower = _axes(figure, (80, 62, WIDTH - 104, 264), (edges[0], edges[-1]), (0, 1.05 * plan.num_prompts))
-    clusters, rows = plan.clusters_per_step, np.full(plan.num_steps, plan.num_prompts)
+    lower = _axes(figure, (80, 62, WIDTH - 104, 264), (edges[0], edges[-1]), (0, 1.05 * plan.num_distinct))
+    clusters, rows = plan.clusters_per_step, np.full(plan.num_steps, plan.num_distinct)
     lower.stairs(rows, edges, baseline=clusters, fill=True, color="#cfe3f1", linewidth=0, label="saved")
     lower.stairs(clusters, edges, fill=True, color=PALETTE[0], linewidth=0, label="run")
-    lower.plot(edges[[0, -1]], [plan.num_prompts] * 2, color=MUTED, linewidth=1, linestyle="--", marker="")
+    lower.plot(edges[[0, -1]], [plan.num_distinct] * 2, color=MUTED, linewidth=1, linestyle="--", marker="")
     _ticks(upper.yaxis, 4)
     _ticks(lower.yaxis, 5, whole=True)
     for axes in upper, lower:
         _ticks(axes.xaxis, 10, whole=True)
     _text(figure, 22, 572, "threshold φ", 14, color=INK)
     _text(figure, 22, 344, "clusters: UNet rows a step", 14, color=INK)
-    _text(figure, WIDTH - 24, 344, f"dashed: a row for each prompt ({plan.num_prompts}); shaded: saved", 13, ha="right")
+    legend = f"dashed: a row for each prompt ({plan.num_distinct}); shaded: saved"
+    _text(figure, WIDTH - 24, 344, legend, 13, ha="right")
     _text(figure, WIDTH - 24, 22, "denoising step", 13, ha="right")
-    whole = plan.num_prompts * plan.num_steps
-    _title(
-        figure,
-        f"NFE {plan.nfe} of N·K = {plan.num_prompts} × {plan.num_steps} = {whole}: {100 * plan.saved:.1f} % saved",
-    )
+    whole = f"{plan.num_distinct} × {plan.num_steps} = {plan.nfe_standard}"
+    _title(figure, f"NFE {plan.nfe} of N·K = {whole}: {100 * plan.saved:.1f} % saved")
     return _picture(figure)
 
 

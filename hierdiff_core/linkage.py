@@ -7,6 +7,8 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
 from scipy.spatial.distance import pdist
 
+from .leaves import leaf_numbers, with_equal_rows
+
 METRICS = ("cosine", "chord")
 
 # Distances of unequal embeddings stay above zero: rounding must not merge two prompts into one leaf.
@@ -32,7 +34,8 @@ def ward_linkage(positive, metric="cosine", device="cpu"):
 
     Returns
     -------
-    Z : (N-1, 4) float64   linkage matrix, SciPy layout; equal embeddings merge at height exactly 0
+    Z : (N-1, 4) float64   linkage matrix, SciPy layout; equal embeddings merge at height exactly 0 and weigh no
+        more than one: the other merges are those of the set without duplicates
 
     Raises
     ------
@@ -54,6 +57,9 @@ def ward_linkage(positive, metric="cosine", device="cpu"):
     vectors = _as_vectors(positive)
     if len(vectors) == 1:
         return np.empty((0, 4))
+    leaf, first = leaf_numbers(vectors)
+    if len(first) < len(vectors):
+        return with_equal_rows(ward_linkage(vectors[first], metric, device), leaf)
     if not str(device).startswith("cuda") or len(vectors) <= MOST_ON_CPU:
         return linkage(_condensed_distances(vectors, metric), method="ward")
     from . import ward  # here, since planning needs no torch
@@ -112,8 +118,8 @@ def merge_errors(Z, positive):
 
     Returns
     -------
-    errors : (N-1,) float64   increase of the sum of squared distances of the unit vectors from their clusters' means;
-        for "chord" this is height**2 / 2
+    errors : (N-1,) float64   increase of the sum of squared distances of the unit vectors from their clusters' means,
+        equal embeddings counted once; for "chord" this is height**2 / 2
 
     Source: Ward 1963.
     """
@@ -124,6 +130,9 @@ def merge_errors(Z, positive):
     errors = np.empty(len(Z))
     for j, (a, b) in enumerate(Z[:, :2].astype(np.int64)):
         node, total = len(vectors) + j, counts[a] + counts[b]
+        if Z[j, 2] == 0:  # a duplicate
+            errors[j], means[node], counts[node] = 0, means[a], counts[a]
+            continue
         errors[j] = counts[a] * counts[b] / total * np.square(means[a] - means[b]).sum()
         means[node], counts[node] = (counts[a] * means[a] + counts[b] * means[b]) / total, total
     return errors

@@ -124,11 +124,13 @@ class Loop:
         labels = step.labels[piece.prompts]
         inside = np.isin(labels, clusters)
         prompts = piece.prompts[inside]
+        counted = np.intersect1d(prompts, self.plan.distinct, assume_unique=True)  # equal prompts count once
         values = self.embeddings
-        if len(prompts) < self.plan.num_prompts:
-            values = values[on_device(prompts, device)]
-        members = on_device(np.searchsorted(clusters, labels[inside]), device)
-        means = self.pool(values, members, on_device(step.counts[clusters], device)).transpose(0, 1)
+        if len(counted) < self.plan.num_prompts:
+            values = values[on_device(counted, device)]
+        members = np.searchsorted(clusters, step.labels[counted])
+        counts = np.bincount(members, minlength=len(clusters))
+        means = self.pool(values, on_device(members, device), on_device(counts, device)).transpose(0, 1)
         index = on_device(rows, device)
         denoise = self.fork(piece.denoise, piece.k, clusters, index) if self.fork else piece.denoise
         return Piece(piece.k, clusters, prompts, piece.latents[index], means, denoise)

@@ -97,6 +97,8 @@ def calibrated_shape(weights, private_steps=1, metric="chord"):
         raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise ValueError("weights must be finite, not negative and not all 0; calibrate again")
+    if not FAINTEST * weights.max():  # so small that a share of it is no number any more
+        weights = weights / weights.max()
     shape = np.zeros(len(weights))
     shared = weights[: len(weights) - private_steps]
     if len(shared):
@@ -183,23 +185,22 @@ def reachable_saving(Z, shape):
 
     Returns
     -------
-    least, greatest : float   in 0 ... 1; `least` is above 0 where prompts have equal embeddings
+    least, greatest : float   in 0 ... 1. `least` is 0: prompts with equal embeddings are drawn once in any case, and
+        that is no saving
     """
-    heights, num_steps = check_linkage(Z)[:, 2], len(shape)
-    rows = (len(heights) + 1) * num_steps
-    equal = np.count_nonzero(heights == 0)
-    apart = len(heights) - equal
-    return equal * num_steps / rows, (equal * num_steps + apart * np.count_nonzero(shape)) / rows
+    distinct = _distinct_heights(Z)
+    return 0.0, len(distinct) * np.count_nonzero(shape) / ((len(distinct) + 1) * len(shape))
 
 
-def tau_for_saving(Z, shape, saving):
+def tau_for_saving(Z, shape, saving, *, clamp=False):
     """Smallest `tau` for which thresholds of this shape save at least the share `saving` of the UNet rows.
 
     Parameters
     ----------
     Z : (N-1, 4) float64        linkage matrix
     shape : (K,) float          from `falling_shape`
-    saving : float in 0 ... 1   1 - NFE / (N K)
+    saving : float in 0 ... 1   1 - NFE / (M K), of the M prompts that differ
+    clamp : bool                save as much as can be saved where that is less than `saving`; `out_of_reach` says so
 
     Returns
     -------
@@ -207,29 +208,60 @@ def tau_for_saving(Z, shape, saving):
 
     Raises
     ------
-    ValueError  if `saving` is more than any `tau` can save (the message says what is reachable).
+    ValueError  if `saving` is negative or not a number, or without `clamp` if it is more than any `tau` can save (the
+        message says what is reachable).
 
     Notes
     -----
-    Heights h_j and the shape s_k give NFE(tau) = K N - #{(j, k) : h_j <= tau s_k}, a decreasing step function
-    with breakpoints h_j / s_k, so tau is an order statistic. Breakpoints that tie fall together: what is saved
+    The M - 1 heights h_j above 0 and the shape s_k give NFE(tau) = K M - #{(j, k) : h_j <= tau s_k}, a decreasing step
+    function with breakpoints h_j / s_k, so tau is an order statistic. Breakpoints that tie fall together: what is saved
     may be a little more than was asked for, and `Plan.saved` says how much.
     """
     shape = np.asarray(shape, dtype=np.float64)
-    least, greatest = reachable_saving(Z, shape)
-    if not 0 <= saving <= greatest + CLEARANCE:
-        raise ValueError(
-            f"saving must lie between 0 and {greatest:.4f} for this set ({len(Z) + 1} prompts, {len(shape)} steps, "
-            f"{np.count_nonzero(shape == 0)} private); got {saving}. Lower it, or add steps or prompts"
-        )
-    heights = np.asarray(Z, dtype=np.float64)[:, 2]
-    breakpoints = np.divide.outer(heights[heights > 0], shape[shape > 0]).ravel()
-    # rows to do without, beyond those of equal embeddings; rounded down where float error alone asks for one more
-    rows = math.ceil((saving - least) * (len(heights) + 1) * len(shape) - CLEARANCE)
+    greatest = reachable_saving(Z, shape)[1]
+    if not (math.isfinite(saving) and saving >= 0) or (saving > greatest + CLEARANCE and not clamp):
+        raise ValueError(_saving_refused(Z, shape, saving, greatest))
+    heights = _distinct_heights(Z)
+    breakpoints = np.divide.outer(heights, shape[shape > 0]).ravel()
+    # rows to do without; rounded down where float error alone asks for one more
+    rows = math.ceil(min(saving, greatest) * (len(heights) + 1) * len(shape) - CLEARANCE)
     if rows <= 0:
         return 0.0
     rows = min(rows, len(breakpoints))
     return float(np.partition(breakpoints, rows - 1)[rows - 1] * (1 + CLEARANCE))
+
+
+def out_of_reach(Z, shape, saving):
+    """Why less than `saving` can be saved, in words; None where it is within reach. As for `tau_for_saving`."""
+    greatest, prompts, steps = reachable_saving(Z, shape)[1], len(_distinct_heights(Z)) + 1, len(shape)
+    if saving <= greatest + CLEARANCE:
+        return None
+    asked = f"saving {saving:g} ({saving:.1%}) is out of reach"
+    if saving > 1:
+        asked += " (it is a share: 0.6 saves 60 %)"
+    private = steps - np.count_nonzero(shape)
+    if prompts == 1:
+        which = "a single prompt" if len(Z) == 0 else f"{len(Z) + 1} equal prompts, drawn once,"
+        return f"{asked}: {which} can share no step, so nothing is saved"
+    if private == steps:
+        return f"{asked}: {steps} step{'s' * (steps > 1)}, none of them shared, save nothing"
+    return f"{asked}: {prompts} prompts in {steps} steps, {private} of them unshared, can save {greatest:.1%} at most"
+
+
+def _saving_refused(Z, shape, saving, greatest):
+    prompts, private = len(_distinct_heights(Z)) + 1, np.count_nonzero(np.asarray(shape) == 0)
+    if not greatest and saving > 0:
+        return f"{out_of_reach(Z, shape, saving)}; set it to 0, or add steps or prompts"
+    return (
+        f"saving must lie between 0 and {greatest:.4f} for this set ({prompts} prompts, {len(shape)} steps, "
+        f"{private} private); got {saving}. Lower it, or add steps or prompts"
+    )
+
+
+def _distinct_heights(Z):
+    """The heights at which prompts that differ merge: merges at height 0 are of duplicates."""
+    heights = check_linkage(Z)[:, 2]
+    return heights[heights > 0]
 
 
 def _check_tau(tau):

@@ -159,10 +159,9 @@ def _leaf_ranges(branches, leaves):
 
 
 def _draw_header(draw, plan, layout):
-    whole = plan.num_prompts * plan.num_steps
     title = (
         f"{plan.num_prompts} prompt{'s' * (plan.num_prompts > 1)}, {plan.num_steps} step{'s' * (plan.num_steps > 1)}: "
-        f"{plan.nfe} of {whole} UNet rows, {100 * plan.saved:.1f} % saved"
+        f"{plan.nfe} of {plan.nfe_standard} UNet rows, {100 * plan.saved:.1f} % saved"
     )
     face, title = choose_font(title, 16)
     face.draw(draw, MARGIN, 20, shorten(title, face, layout.size[0] - 2 * MARGIN))

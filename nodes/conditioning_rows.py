@@ -12,18 +12,20 @@ class Clusters(NamedTuple):
     """Flat clusters numbered by first appearance, so that separate prompts keep their order.
 
     labels : (N,) int64, first : (C,) int64, counts : (C,) int64, as in `plan.Step`
+    distinct : (M,) int64   the prompts that count in means: of equal ones the first; None: all
     """
 
     labels: np.ndarray
     first: np.ndarray
     counts: np.ndarray
+    distinct: np.ndarray | None = None
 
 
-def in_prompt_order(step):
-    """`Clusters` of a plan's step."""
+def in_prompt_order(step, distinct=None):
+    """`Clusters` of a plan's step, and the plan's prompts that differ."""
     order = np.argsort(step.first)
     rank = np.argsort(order)
-    return Clusters(rank[step.labels], step.first[order], step.counts[order])
+    return Clusters(rank[step.labels], step.first[order], step.counts[order], distinct)
 
 
 def rows_equal(tensor, clusters):
@@ -89,7 +91,7 @@ def reduced_rows(rows, clusters, name):
     Means are taken over the members. Attention masks take the largest value: a token counts for a cluster if it counts
     for a member. Rows of whole numbers have no mean and must be equal within a cluster.
     """
-    n = len(clusters.labels)
+    n, dtype = len(clusters.labels), rows.dtype
     if rows.shape[0] == 1:
         return rows
     if rows.shape[0] != n:
@@ -100,7 +102,11 @@ def reduced_rows(rows, clusters, name):
         return _largest(rows, clusters)
     if not rows.is_floating_point():
         raise ValueError(f"conditioning '{name}' differs between prompts of a cluster and has no mean ({rows.dtype})")
-    return cluster_means(rows.float(), clusters.labels, clusters.counts).to(rows.dtype)
+    labels, counts, rows = clusters.labels, clusters.counts, rows.float()
+    if clusters.distinct is not None and len(clusters.distinct) < n:
+        labels, rows = labels[clusters.distinct], rows[clusters.distinct]
+        counts = np.bincount(labels)
+    return cluster_means(rows, labels, counts).to(dtype)
 
 
 def _largest(rows, clusters):

@@ -39,7 +39,7 @@ class WardLinkage(io.ComfyNode):
                     default="chord",
                     tooltip="chord: straight distance of unit vectors, for which Ward's heights measure the squared "
                     "error of sharing; with it pictures come closer to full sampling. cosine: 1 - cos of the angle "
-                    "(the paper). A tau of one is not a tau of the other.",
+                    "(the paper). Heights, and so tau, are not comparable between the two.",
                 ),
             ],
             outputs=[
@@ -64,15 +64,15 @@ class WardLinkage(io.ComfyNode):
 
 def describe(linkage):
     """What the tree looks like, in words."""
-    heights = linkage.Z[:, 2]
-    if not len(heights):
+    merges = linkage.Z[:, 2]
+    if not len(merges):
         return "1 prompt: nothing to share"
-    equal = int((heights == 0).sum())
-    lines = [
-        f"{len(linkage.prompts)} prompts, {linkage.metric} distance",
-        f"merge heights: lowest {heights[heights > 0].min(initial=np.inf) if equal < len(heights) else 0:.4g}, "
-        f"median {np.median(heights):.4g}, root {heights[-1]:.4g}",
-    ]
+    heights = merges[merges > 0]
+    equal = len(merges) - len(heights)
+    lines = [f"{len(linkage.prompts)} prompts, {linkage.metric} distance"]
+    if len(heights):
+        lowest, middle, root = heights[0], np.median(heights), heights[-1]
+        lines.append(f"merge heights: lowest {lowest:.4g}, median {middle:.4g}, root {root:.4g}")
     if equal:
-        lines.append(f"{equal} prompt{'s' if equal > 1 else ''} equal to another: one picture serves both")
+        lines.append(f"{equal} prompt{'s equal' if equal > 1 else ' equals'} another: drawn once")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from ..hierdiff_core.unet_calls import ACCELERATIONS
 from . import types
 from .decoder import load_unet
 from .live import LiveTree, linear_colours
+from .plan_texts import duplicates
 from .search import found_as
 from .show import Progress, distortion, image_tensor, show, tell, unsuitable
 
@@ -182,8 +183,8 @@ def guidance_interval():
 def standard_rows(plan, k, rows):
     """What separate runs would have spent by now; between the steps, where the work goes depth first, in proportion."""
     if rows == plan.clusters_per_step[: k + 1].sum():
-        return plan.num_prompts * (k + 1)
-    return plan.num_prompts * plan.num_steps * rows // plan.nfe
+        return plan.num_distinct * (k + 1)
+    return plan.nfe_standard * rows // plan.nfe
 
 
 def other_scheduler(plan, scheduler):
@@ -205,13 +206,13 @@ def pictures(decoder, branches, wanted, live):
 
 def describe(plan, seconds, scheduler, guided):
     """What was spent and saved, in words; `guided` (K,) bool are the steps with guidance."""
-    standard = plan.num_prompts * plan.num_steps
     shared = sum(len(branch.members) > 1 for branch in plan.branches)
     return "\n".join(
         [
             f"{plan.num_prompts} pictures, {plan.num_steps} {scheduler} steps, tau {plan.tau:.5g}",
-            f"UNet rows: {plan.nfe} instead of {standard}, {plan.saved:.1%} saved",
-            f"rows per picture: {plan.nfe / plan.num_prompts:.1f} instead of {plan.num_steps}",
+            f"UNet rows: {plan.nfe} instead of {plan.nfe_standard}, {plan.saved:.1%} saved",
+            f"rows per picture: {plan.nfe / plan.num_distinct:.1f} instead of {plan.num_steps}",
+            *duplicates(plan),
             *unguided(plan, guided),
             *distortion(plan),
             f"{shared} shared branch{'es' if shared != 1 else ''}, {len(plan.branches) - shared} of a single prompt",

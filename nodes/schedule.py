@@ -8,12 +8,14 @@ from ..hierdiff_core.plan import build_plan
 from ..hierdiff_core.schedule import (
     SHAPES,
     falling_shape,
+    out_of_reach,
     reachable_saving,
     tau_for_root_share,
     tau_for_saving,
     thresholds_at,
 )
 from . import types
+from .plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
 from .schedule_plot import plot_data
 from .search import found_as
 from .show import distortion, image_tensor, numbered, show
@@ -36,19 +38,19 @@ class ThresholdSchedule(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=MODES,
-                    default=MODES[0],
-                    tooltip="What value means. tau: height of the first threshold (the paper). root share: the same as "
-                    "a share of the tree's height. saving: share of UNet rows to save.",
+                    default="saving",
+                    tooltip="Unit of value. saving: share of the UNet rows to save, for any tree. tau: height of the "
+                    "first threshold (the paper). root share: the same as a share of the tree's height.",
                 ),
                 io.Float.Input(
                     "value",
-                    default=1.0,
+                    default=0.5,
                     min=0.0,
                     max=10000.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="tau: a height, 1 in the paper, 0 shares nothing. root share: 1 begins with one cluster. "
-                    "saving: 0.6 saves 60 % of the UNet rows.",
+                    tooltip="saving: 0.6 saves 60 % of the UNet rows, or as much as can be saved. tau: a height, 1 in "
+                    "the paper, 0 shares nothing. root share: 1 begins with one cluster.",
                 ),
                 io.Int.Input(
                     "private_steps",
@@ -92,20 +94,22 @@ class ThresholdSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, linkage, steps, mode, value, private_steps, shape=SHAPES[0], sensitivity=None, power=2.0):
+        if mode not in MODES:  # not every host checks it
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {str(mode)[:40]!r}")
         Z = linkage.Z
         weights = sensitivity.weights(steps) if sensitivity is not None else None
         falling = falling_shape(steps, shape, private_steps, power=power, weights=weights, metric=linkage.metric)
         if mode == "saving":
-            tau = tau_for_saving(Z, falling, value)
+            tau = tau_for_saving(Z, falling, value, clamp=True)
         else:
             tau = tau_for_root_share(Z, value) if mode == "root share" else value
         thresholds = thresholds_at(tau, falling, Z if shape == "calibrated" else None)
         keys = [text_key(prompt) for prompt in linkage.prompts]
         plan = build_plan(Z, thresholds, keys, linkage.errors, sensitivity, linkage.prompts)
         picture = image_tensor(draw_schedule(plan))
-        lines = [*describe(plan, falling), *distortion(plan), *other_steps(plan)]
+        lines = [*describe(plan, falling), *distortion(plan), *warnings(plan, falling, mode, value)]
         text = "\n".join([*lines, first_clusters(plan, linkage.prompts)])
-        shown = show(cls, text, picture, hierdiff_schedule=[plot_data(linkage, falling, sensitivity)])
+        shown = show(cls, text, picture, hierdiff_schedule=[plot_data(linkage, falling, sensitivity, plan)])
         return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=shown)
 
 
@@ -116,27 +120,34 @@ def first_clusters(plan, prompts):
     return "clusters of the first step:\n" + numbered([line[:300] for line in lines])
 
 
+def describe(plan, shape):
+    """Budget of a plan, in lines."""
+    clusters = plan.clusters_per_step
+    return [
+        f"saves {plan.saved:.1%} of the UNet rows",
+        f"{plan.nfe} rows instead of {plan.nfe_standard}; up to {reachable_saving(plan.Z, shape)[1]:.1%} can be saved",
+        tau_in_words(plan),
+        f"clusters: {clusters[0]} at first, {clusters[len(clusters) // 2]} half-way, {clusters[-1]} at last",
+        *duplicates(plan),
+    ]
+
+
+def warnings(plan, shape, mode, value):
+    """Lines on settings that do not do what they seem to."""
+    lines = alike(plan)
+    if mode == "saving":
+        missed = out_of_reach(plan.Z, shape, value)
+        lines += [f"⚠ {missed}"] if missed else []
+    else:
+        lines += unsuitable_tau(plan, reachable_saving(plan.Z, shape)[1])
+    if plan.num_steps == 1 and plan.num_distinct > 1 and not (mode == "saving" and value):
+        lines.append("⚠ one step leaves nothing to share: use more steps")
+    return lines + other_steps(plan)
+
+
 def other_steps(plan):
     """A warning where the sensitivity is of runs of another length."""
     measured = plan.sensitivity and plan.sensitivity.num_steps
     if not measured or measured == plan.num_steps:
         return []
     return [f"⚠ the sensitivity was measured with {measured} steps, these are {plan.num_steps}: calibrate with as many"]
-
-
-def describe(plan, shape):
-    """Budget of a plan, in lines."""
-    Z = plan.Z
-    least, greatest = reachable_saving(Z, shape)
-    share = f" ({plan.tau / Z[-1, 2]:.1%} of the root height)" if len(Z) and Z[-1, 2] > 0 else ""
-    clusters = plan.clusters_per_step
-    lines = [
-        f"saves {plan.saved:.1%} of the UNet rows",
-        f"{plan.nfe} rows instead of {plan.num_prompts * plan.num_steps}; "
-        f"between {least:.1%} and {greatest:.1%} can be saved here",
-        f"tau {plan.tau:.5g}{share}",
-        f"clusters: {clusters[0]} at first, {clusters[len(clusters) // 2]} half-way, {clusters[-1]} at last",
-    ]
-    if plan.num_steps == 1:
-        lines.append("⚠ one step leaves nothing to share: use more steps")
-    return lines

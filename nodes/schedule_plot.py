@@ -3,24 +3,36 @@
 The mathematics of the shapes stays here. The page counts heights below thresholds: all that a new budget needs.
 """
 
+import asyncio
+import functools
+import json
+
+import numpy as np
 from aiohttp import web
 
-from ..hierdiff_core.schedule import falling_shape
+from ..hierdiff_core.linkage import METRICS
+from ..hierdiff_core.schedule import SHAPES, falling_shape
 from ..hierdiff_core.sensitivity import Sensitivity
 
 # Larger trees are not sent: every height would lie in the history of each run.
 MOST_PROMPTS = 10_000
 MOST_STEPS = 1000  # of the node's input
+# Of a request: ten times what a sensitivity with a point for each of 1000 steps takes.
+MOST_BYTES = 500_000
+LARGEST = 1e100  # number: products of such numbers are still finite
+
+finite_json = functools.partial(json.dumps, allow_nan=False)
 
 
-def plot_data(linkage, falling, sensitivity):
-    """For the node's `ui`: heights and errors of the merges, falling shape, weights of the steps.
+def plot_data(linkage, falling, sensitivity, plan=None):
+    """For the node's `ui`: heights and errors of the merges, falling shape, weights and clusters of the steps.
 
     Parameters
     ----------
     linkage : Linkage
     falling : (K,) float64     from `falling_shape`
     sensitivity : Sensitivity or None
+    plan : Plan, optional      what was made of them: the page tells when the settings change
 
     Returns
     -------
@@ -32,6 +44,7 @@ def plot_data(linkage, falling, sensitivity):
         "heights": linkage.Z[:, 2].tolist(),
         "errors": linkage.errors.tolist(),
         "metric": linkage.metric,
+        "clusters": plan and plan.clusters_per_step.tolist(),
         "sensitivity": sensitivity and described(sensitivity),
         **shape_data(falling, sensitivity),
     }
@@ -47,25 +60,99 @@ def described(sensitivity):
     return {"num_steps": sensitivity.num_steps, "shared_steps": shared, "change": change}
 
 
+class Refused(Exception):
+    """A request that makes no shape; the message, one of this file's own, is for the page."""
+
+
 async def shape_of_settings(request):
     """POST /hierdiff/shape: settings of the node and the last run's metric and sensitivity -> falling and weights.
 
     Answers 400 with an `error` where the settings make no shape.
     """
     try:
-        asked = await request.json()
-        steps = int(asked["steps"])
-        if not 1 <= steps <= MOST_STEPS:
-            raise ValueError(f"steps must lie between 1 and {MOST_STEPS}; got {steps}")
-        sensitivity = Sensitivity(**asked["sensitivity"]) if asked["sensitivity"] else None
-        falling = falling_shape(
-            steps,
-            asked["shape"],
-            int(asked["private_steps"]),
-            power=float(asked["power"]),
-            weights=sensitivity.weights(steps) if sensitivity else None,
-            metric=asked["metric"],
-        )
-    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        return web.json_response({"error": str(error)}, status=400)
-    return web.json_response(shape_data(falling, sensitivity))
+        answer = await asyncio.to_thread(answer_to, await bounded_body(request))
+    except Refused as refused:
+        return web.json_response({"error": str(refused)}, status=400)
+    return web.json_response(answer, dumps=finite_json)
+
+
+async def bounded_body(request):
+    """The body, which is not read further once it is too long."""
+    body = bytearray()
+    async for chunk in request.content.iter_chunked(2**16):
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise Refused("the request is too long")
+    return bytes(body)
+
+
+def answer_to(body):
+    """What the settings in a request's body make.
+
+    Raises
+    ------
+    Refused  whatever the body holds
+    """
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused("the request holds no settings") from None
+    steps = whole_number(asked, "steps", MOST_STEPS)
+    sensitivity = sensitivity_of(entry(asked, "sensitivity"))
+    shape, metric = choice(asked, "shape", SHAPES), choice(asked, "metric", METRICS)
+    if shape == "calibrated" and sensitivity is None:
+        raise Refused("shape calibrated needs a sensitivity: connect one and run again")
+    private_steps = whole_number(asked, "private_steps", steps)
+    power = number(entry(asked, "power"), "power")
+    if shape == "power" and power <= 0:
+        raise Refused("power must be above 0")
+    with np.errstate(all="ignore"):
+        try:
+            weights = sensitivity.weights(steps) if sensitivity else None
+            falling = falling_shape(steps, shape, private_steps, power=power, weights=weights, metric=metric)
+        except ValueError:
+            raise Refused("the settings make no shape") from None
+    if not (np.isfinite(falling).all() and (weights is None or np.isfinite(weights).all())):
+        raise Refused("the settings make no shape of finite numbers")
+    return {"falling": falling.tolist(), "weights": weights if weights is None else weights.tolist()}
+
+
+def entry(asked, name):
+    if not isinstance(asked, dict) or name not in asked:
+        raise Refused(f"the request holds no {name}")
+    return asked[name]
+
+
+def number(value, name):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        raise Refused(f"{name} must be a number")
+    return float(value)
+
+
+def whole_number(asked, name, most):
+    value = number(entry(asked, name), name)
+    if not (value.is_integer() and 1 <= value <= most):
+        raise Refused(f"{name} must be a whole number from 1 to {most}")
+    return int(value)
+
+
+def choice(asked, name, options):
+    value = entry(asked, name)
+    if not isinstance(value, str) or value not in options:
+        raise Refused(f"{name} must be one of {', '.join(options)}")
+    return value
+
+
+def sensitivity_of(data):
+    """A `Sensitivity`, or None where the last run had none."""
+    if data is None:
+        return None
+    points = [entry(data, "shared_steps"), entry(data, "change")]
+    if not all(isinstance(values, list) for values in points):
+        raise Refused("the sensitivity must hold lists")
+    shared, change = ([number(value, "each point of the sensitivity") for value in values] for values in points)
+    num_steps = whole_number(data, "num_steps", 1_000_000)
+    try:
+        return Sensitivity(num_steps, np.clip(shared, 0, num_steps + 1), change)
+    except ValueError:
+        raise Refused("the sensitivity does not fit together") from None

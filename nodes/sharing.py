@@ -29,6 +29,7 @@ from .conditioning_rows import (
     sliced_cond,
 )
 from .live import LiveTree, host_colours
+from .plan_texts import duplicates
 from .rehearsal import rehearsed
 from .show import distortion
 
@@ -165,7 +166,7 @@ class SharingRun:
 
     def use(self, step):
         """Make the clusters of a plan's step the current ones."""
-        self.clusters = in_prompt_order(step)
+        self.clusters = in_prompt_order(step, self.plan.distinct)
         self.reduced = {}  # their conditioning, by identity of the original
         self.indices = {}  # their first and labels by device
 
@@ -343,7 +344,7 @@ class SharingRun:
 
     def show_step(self, live, x0):
         first = on_device(self.plan.steps[self.k].first, x0.device)
-        live.step(self.k, x0[first], self.rows, self.calls * self.plan.num_prompts)
+        live.step(self.k, x0[first], self.rows, self.calls * self.plan.num_distinct)
 
     def show_end(self, live, model, samples):
         """What came after the last callback: some samplers call the model again."""
@@ -351,10 +352,11 @@ class SharingRun:
             self.show_step(live, model.process_latent_in(samples))
 
     def report(self, plan):
-        standard = self.calls * self.plan.num_prompts
+        standard = self.calls * self.plan.num_distinct
         lines = [
             f"{self.plan.num_prompts} latents, {self.plan.num_steps} steps, {self.calls} model calls",
             f"model rows: {self.rows} instead of {standard}, {1 - self.rows / max(standard, 1):.1%} saved",
+            *duplicates(self.plan),
         ]
         if self.plan.num_steps != plan.num_steps:
             lines.append(

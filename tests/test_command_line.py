@@ -91,7 +91,7 @@ def test_guidance_for_a_part_of_the_steps(tmp_path):
 def test_saving_beyond_reach_saves_what_can_be_saved_and_says_so(tmp_path, capsys):
     assert main(["a red apple", "a green apple", "--saving", "0.5", "--out", str(tmp_path), *QUICK]) == 0
     assert json.loads((tmp_path / "report.json").read_text())["nfe"] == 6
-    assert "2 prompts in 5 steps can save 40.00% at most, not 50.00%" in capsys.readouterr().err
+    assert "2 prompts in 5 steps, 1 of them unshared, can save 40.0% at most" in capsys.readouterr().err
 
 
 def test_prompts_come_from_a_file_with_alternatives(tmp_path):

@@ -24,6 +24,13 @@ seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(2, 25)
 
 
+def squared_error(x, labels):
+    """Squared distances of the unit vectors from their clusters' means; equal rows count once."""
+    clusters = [np.unique(x[labels == c], axis=0) for c in set(labels.tolist())]
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in clusters]
+    return sum(((rows - rows.mean(axis=0)) ** 2).sum() for rows in unit)
+
+
 @given(seeds, sizes)
 def test_cosine_linkage_equals_scipy(seed, n):
     x = random_embeddings(seed, n)
@@ -40,11 +47,9 @@ def test_chord_linkage_is_euclidean_ward_of_unit_vectors(seed, n):
 @given(seeds, sizes, st.floats(0, 1))
 def test_chord_heights_account_for_the_squared_error_of_any_cut(seed, n, share):
     x = random_embeddings(seed, n, duplicates=2)
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     Z = ward_linkage(x, "chord")
     t = share * 1.01 * Z[-1, 2]
-    labels = flat_clusters(Z, t)
-    error = sum(((unit[labels == c] - unit[labels == c].mean(axis=0)) ** 2).sum() for c in set(labels.tolist()))
+    error = squared_error(x, flat_clusters(Z, t))
     merged = Z[Z[:, 2] <= t, 2]
     assert (merged**2).sum() / 2 == pytest.approx(error, abs=1e-9)
 
@@ -60,12 +65,10 @@ def test_chord_merges_cost_half_their_squared_height(seed, n, duplicates):
 @given(seed=seeds, n=sizes, duplicates=st.integers(0, 3))
 def test_errors_of_merges_add_up_to_the_squared_error_of_every_cut(metric, seed, n, duplicates):
     x = random_embeddings(seed, n, duplicates=duplicates)
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     Z = ward_linkage(x, metric)
     errors = merge_errors(Z, x)
     for height in Z[:, 2]:
-        labels = flat_clusters(Z, height)
-        error = sum(((unit[labels == c] - unit[labels == c].mean(axis=0)) ** 2).sum() for c in set(labels.tolist()))
+        error = squared_error(x, flat_clusters(Z, height))
         assert errors[Z[:, 2] <= height].sum() == pytest.approx(error, abs=1e-12)
     assert (errors >= 0).all()
 
@@ -103,6 +106,27 @@ def test_clusters_merge_at_their_very_height_and_not_below(seed, n):
         assert at.max() + 1 == n - merges
         assert below.max() + 1 == n - merges + 1
         assert is_isomorphic(at, fcluster(Z, height, criterion="distance"))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(seed=seeds, n=sizes, duplicates=st.integers(1, 6))
+def test_duplicates_change_nothing_but_themselves(metric, seed, n, duplicates):
+    x = random_embeddings(seed, n, duplicates=duplicates)
+    x = x[np.random.default_rng(seed).permutation(len(x))]
+    first = np.sort(np.unique(x, axis=0, return_index=True)[1])
+    Z, without = ward_linkage(x, metric), ward_linkage(x[first], metric)
+    assert check_linkage(Z)[-1, 3] == len(x)
+    np.testing.assert_array_equal(Z[duplicates:, 2], without[:, 2])  # to the bit
+    np.testing.assert_allclose(merge_errors(Z, x)[duplicates:], merge_errors(without, x[first]), rtol=1e-12)
+    for height in without[:, 2]:
+        np.testing.assert_array_equal(
+            *(labels[:, None] == labels for labels in (flat_clusters(Z, height)[first], flat_clusters(without, height)))
+        )
+
+
+def test_minus_zero_equals_zero():
+    Z = ward_linkage(np.array([[0.0, 1.0], [1.0, 0.5], [-0.0, 1.0]]))
+    assert Z[0].tolist() == [0, 2, 0, 2]
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -19,6 +19,7 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.linkage import METRICS
+from hierdiff_core.plan import deciding_step
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -109,7 +110,9 @@ def test_nfe_counts_the_distinct_latents_of_every_step(prompt_set):
     plan = plan_of(prompt_set)
     by_hand = sum(len(set(step.labels.tolist())) for step in plan.steps)
     assert plan.nfe == by_hand == sum(plan.clusters_per_step)
-    assert plan.saved == 1 - by_hand / (plan.num_prompts * plan.num_steps)
+    distinct = len(np.unique(prompt_set[0], axis=0))
+    assert plan.nfe_standard == distinct * plan.num_steps
+    assert plan.saved == 1 - by_hand / plan.nfe_standard
     assert 0 <= plan.saved <= 1
 
 
@@ -168,6 +171,28 @@ def test_branches_start_where_their_parents_stop(prompt_set):
         assert set(branch.members.tolist()) < set(parent.members.tolist())
     roots = [b.members for b in plan.branches if b.parent is None]
     assert sorted(np.concatenate(roots).tolist()) == list(range(plan.num_prompts))
+
+
+@given(prompt_sets(), st.integers(1, 3))
+def test_prompts_that_are_named_again_change_neither_budget_nor_clusters(prompt_set, times):
+    rows, thresholds = prompt_set
+    plan, again = plan_of((rows, thresholds)), plan_of((np.concatenate([rows] + [rows[:2]] * times), thresholds))
+    np.testing.assert_array_equal(again.distinct, plan.distinct)
+    assert (again.nfe, again.nfe_standard, again.saved) == (plan.nfe, plan.nfe_standard, plan.saved)
+    for step, other in zip(plan.steps, again.steps, strict=True):
+        assert is_isomorphic(step.labels, other.labels[: len(rows)])
+    shape = falling_shape(plan.num_steps)
+    assert reachable_saving(plan.Z, shape) == reachable_saving(again.Z, shape)
+    for saving in (0.1, 0.4, 0.9):
+        taus = [tau_for_saving(Z, shape, saving, clamp=True) for Z in (plan.Z, again.Z)]
+        assert taus[0] == taus[1]
+
+
+def test_every_prompt_of_a_plan_made_by_hand_counts():
+    steps = build_plan(WORKED_EXAMPLE, [0.4, 0.0]).steps
+    by_hand = Plan(np.zeros(2), (steps[0], steps[0]))  # as a calibration's: some are shared to the end
+    assert by_hand.distinct.tolist() == [0, 1, 2, 3]
+    assert by_hand.nfe_standard == 8
 
 
 def test_single_prompt_has_one_branch():
@@ -247,8 +272,9 @@ def test_distortion_is_the_weighted_squared_distance_of_prompts_from_their_clust
     unit, plan = measured
     expected = 0.0
     for weight, step in zip(plan.sensitivity.weights(plan.num_steps), plan.steps, strict=True):
-        means = np.stack([unit[step.labels == c].mean(axis=0) for c in step.labels])
-        expected += weight * ((unit - means) ** 2).sum() / len(unit)
+        clusters = [unit[np.intersect1d(rows, plan.distinct)] for rows in step.members]
+        sse = sum(((rows - rows.mean(axis=0)) ** 2).sum() for rows in clusters)
+        expected += weight * sse / plan.num_distinct
     assert plan.distortion == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
@@ -335,3 +361,42 @@ def test_resampled_plan_still_knows_what_it_changes(measured, num_steps):
     assert other.sensitivity is plan.sensitivity
     assert other.prompt_keys == plan.prompt_keys
     assert other.distortion >= 0
+
+
+# --- whether pictures differ
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "weights", "step"),
+    [
+        (1, None, 0),
+        (2, None, 0),
+        (6, None, 4),
+        (30, None, 27),
+        (40, None, 37),
+        (4, [1, 1, 1, 4], 3),  # the last step decides, and that is never shared
+        (4, [1, 1, 4, 1], 2),
+        (4, [5, 1, 1, 1], 0),
+    ],
+)
+def test_deciding_step_leaves_too_little_of_the_difference(num_steps, weights, step):
+    assert deciding_step(num_steps, weights) == step
+
+
+def test_pictures_look_alike_where_most_prompts_part_after_the_deciding_step():
+    cases = [([9, 9, 9, 9, 9, 0], 1, True), ([9, 9, 9, 9, 0.3, 0], 2, True), ([9, 9, 9, 0.3, 0.15, 0], 3, False)]
+    for thresholds, different, alike in cases:
+        plan = build_plan(WORKED_EXAMPLE, thresholds)
+        assert (plan.num_different, plan.looks_alike) == (different, alike)
+    assert not build_plan(np.empty((0, 4)), [1.0, 0.0]).looks_alike
+    assert not build_plan(np.array([[0, 1, 0.0, 2]]), [1.0, 0.0]).looks_alike  # one prompt, twice
+
+
+def test_measured_sensitivity_says_when_it_is_too_late():
+    thresholds = [9, 9, 9, 9, 9, 0]
+    late, early = Sensitivity(6, [1, 5, 6], [1e-6, 0.2, 1]), Sensitivity(6, [1, 5, 6], [0.6, 0.9, 1])
+    assert build_plan(WORKED_EXAMPLE, thresholds).num_different == 1
+    assert build_plan(WORKED_EXAMPLE, thresholds, sensitivity=late).num_different == 4
+    split_early = [9, 0, 0, 0, 0, 0]
+    assert build_plan(WORKED_EXAMPLE, split_early).num_different == 4
+    assert build_plan(WORKED_EXAMPLE, split_early, sensitivity=early).num_different == 1

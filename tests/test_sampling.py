@@ -38,6 +38,11 @@ def plan_of(embeddings, num_steps, tau):
     return build_plan(ward_linkage(embeddings[0]), linear_thresholds(num_steps, tau))
 
 
+def members_that_differ(plan, step):
+    """Indices of the prompts of each cluster, without those that equal another."""
+    return [np.intersect1d(rows, plan.distinct) for rows in step.members]
+
+
 @given(prompt_sets())
 def test_without_sharing_the_result_is_that_of_independent_runs(prompt_set):
     embeddings, num_steps, _ = prompt_set
@@ -55,8 +60,8 @@ def test_sharing_equals_carrying_every_prompt_with_its_clusters_mean(prompt_set)
     plan = plan_of(embeddings, num_steps, tau)
     x = START.repeat(plan.num_prompts, 1)
     for k, step in enumerate(plan.steps):
-        means = [embeddings[:, step.labels == c].double().mean(dim=1).float() for c in step.labels]
-        x = denoise(x, k, torch.stack(means, dim=1))
+        means = [embeddings[:, rows].double().mean(dim=1).float() for rows in members_that_differ(plan, step)]
+        x = denoise(x, k, torch.stack(means, dim=1)[:, step.labels])
     torch.testing.assert_close(sample_branches(denoise, START, plan, embeddings), x, rtol=1e-4, atol=1e-5)
 
 
@@ -79,6 +84,16 @@ def test_equal_prompts_get_equal_latents_and_only_they(prompt_set):
             assert torch.equal(latents[i], latents[j]) == torch.equal(embeddings[:, i], embeddings[:, j])
 
 
+@given(prompt_sets(), st.booleans(), st.sampled_from([None, 2]))
+def test_prompts_that_are_named_twice_change_no_picture(prompt_set, rescale_means, most_rows):
+    embeddings, num_steps, tau = prompt_set
+    plan = plan_of(embeddings, num_steps, tau)
+    once = embeddings[:, plan.distinct]
+    expected = sample_branches(denoise, START, plan_of(once, num_steps, tau), once, rescale_means, most_rows=most_rows)
+    latents = sample_branches(denoise, START, plan, embeddings, rescale_means, most_rows=most_rows)
+    assert torch.equal(latents[plan.distinct], expected)
+
+
 @given(prompt_sets())
 def test_rescaled_means_are_given_to_shared_branches_alone(prompt_set):
     embeddings, num_steps, tau = prompt_set
@@ -88,7 +103,8 @@ def test_rescaled_means_are_given_to_shared_branches_alone(prompt_set):
     plan, seen = plan_of(embeddings, num_steps, tau), []
     sample_branches(lambda x, k, means: seen.append((k, means)) or x, START, plan, embeddings, True)
     for k, means in seen:
-        lengths = [embeddings[:, rows].norm(dim=-1).mean(dim=1) for rows in plan.steps[k].members]
+        members = members_that_differ(plan, plan.steps[k])
+        lengths = [embeddings[:, rows].norm(dim=-1).mean(dim=1) for rows in members]
         torch.testing.assert_close(means.norm(dim=-1), torch.stack(lengths, dim=1))
 
 
@@ -218,8 +234,8 @@ def test_histories_follow_the_branches(prompt_set):
     branched = sample_branches(step, START, plan, embeddings)
     alone, x = TwoStep(), START.repeat(plan.num_prompts, 1)
     for s in plan.steps:
-        means = [embeddings[0][s.labels == c].double().mean(dim=0).float() for c in s.labels]
-        x = alone.step(torch.sin(x) + torch.stack(means), x)
+        means = [embeddings[0][rows].double().mean(dim=0).float() for rows in members_that_differ(plan, s)]
+        x = alone.step(torch.sin(x) + torch.stack(means)[s.labels], x)
     torch.testing.assert_close(branched, x, rtol=1e-4, atol=1e-5)
 
 

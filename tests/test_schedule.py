@@ -18,7 +18,7 @@ from hierdiff_core import (
     thresholds_at,
 )
 from hierdiff_core.linkage import METRICS, ward_linkage
-from hierdiff_core.schedule import SHAPES, calibrated_shape
+from hierdiff_core.schedule import SHAPES, calibrated_shape, out_of_reach
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -141,6 +141,11 @@ def test_steps_that_show_nothing_are_shared_as_long_as_anything_is():
     assert 0 < shape[3] == shape[2] < 1e-5
 
 
+def test_sensitivities_that_are_nearly_no_numbers_shape_as_larger_ones_do():
+    tiny = falling_shape(4, "calibrated", weights=[0, 1e-322, 1e-322, 1e-322])
+    np.testing.assert_array_equal(tiny, falling_shape(4, "calibrated", weights=[0, 1, 1, 1]))
+
+
 @pytest.mark.parametrize("tau", [-0.1, math.nan, math.inf])
 def test_tau_that_is_no_height_is_refused(tau):
     for make in (lambda: linear_thresholds(5, tau), lambda: thresholds_at(tau, falling_shape(5))):
@@ -247,7 +252,7 @@ def test_tau_is_the_first_breakpoint_that_saves_enough(problem, share):
     Z, shape = problem
     wanted = share * reachable_saving(Z, shape)[1]
     candidates = sorted({0.0} | {h / s * (1 + 1e-9) for h in Z[:, 2] for s in shape if s > 0})
-    rounding = 1e-9 / ((len(Z) + 1) * len(shape))  # of a row
+    rounding = 1e-9 / ((np.count_nonzero(Z[:, 2]) + 1) * len(shape))  # of a row
     first = next(t for t in candidates if saved(Z, shape, t) >= wanted - rounding)
     assert tau_for_saving(Z, shape, wanted) == pytest.approx(first, rel=1e-8, abs=0)
 
@@ -258,10 +263,12 @@ def test_breakpoints_that_tie_fall_together():
     assert saved(Z, shape, tau_for_saving(Z, shape, one_row)) == pytest.approx(2 * one_row)
 
 
-def test_saving_that_equal_prompts_give_for_nothing_needs_no_tau():
+def test_saving_counts_no_equal_prompts():
     Z = ward_linkage([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    assert tau_for_saving(Z, falling_shape(10), 1 / 3) == 0
-    assert tau_for_saving(Z, falling_shape(10), 1 / 3 + 0.01) > 0
+    shape = falling_shape(10)
+    assert reachable_saving(Z, shape) == (0, 9 / 20)
+    assert tau_for_saving(Z, shape, 0.01) > 0
+    assert saved(Z, shape, tau_for_saving(Z, shape, 0.3)) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("saving", [-0.01, 0.61, 1.0, math.nan])
@@ -275,11 +282,46 @@ def test_saving_out_of_reach_is_refused_with_what_is_reachable(saving, name):
         tau_for_saving(Z, shape, saving)
 
 
+@given(problems(), st.floats(0, 50))
+def test_clamped_saving_is_reached_as_far_as_it_can_be(problem, saving):
+    Z, shape = problem
+    greatest = reachable_saving(Z, shape)[1]
+    reached = saved(Z, shape, tau_for_saving(Z, shape, saving, clamp=True))
+    assert reached >= min(saving, greatest) - 1e-9
+    assert (out_of_reach(Z, shape, saving) is None) == (reached >= saving - 1e-9)
+
+
+@pytest.mark.parametrize("saving", [-0.01, math.nan])
+def test_clamping_takes_no_nonsense(saving):
+    with pytest.raises(ValueError, match="saving must lie between 0 and"):
+        tau_for_saving(ward_linkage(np.eye(3)), falling_shape(5), saving, clamp=True)
+
+
+TWENTY = ward_linkage(np.random.default_rng(2).normal(size=(20, 8)))
+
+
+@pytest.mark.parametrize(
+    ("Z", "shape", "saving", "words"),
+    [
+        (TWENTY, falling_shape(12), 0.95, "20 prompts in 12 steps, 1 of them unshared, can save 87.1% at most"),
+        (TWENTY, falling_shape(12), 60, "it is a share: 0.6 saves 60 %"),
+        (np.empty((0, 4)), falling_shape(10), 0.6, "a single prompt can share no step, so nothing is saved"),
+        (ward_linkage(np.ones((3, 2))), falling_shape(10), 0.6, "3 equal prompts, drawn once, can share no step"),
+        (TWENTY, falling_shape(1), 0.6, "1 step, none of them shared, save nothing"),
+        (TWENTY, falling_shape(4, private_steps=4), 0.6, "4 steps, none of them shared, save nothing"),
+    ],
+)
+def test_saving_out_of_reach_is_said_in_words(Z, shape, saving, words):
+    said = out_of_reach(Z, shape, saving)
+    assert words in said
+    assert f"saving {saving:g} ({saving:.1%}) is out of reach" in said
+
+
 def test_single_prompt_saves_nothing():
     Z, shape = np.empty((0, 4)), falling_shape(10)
     assert reachable_saving(Z, shape) == (0, 0)
-    assert tau_for_saving(Z, shape, 0.0) == 0
-    with pytest.raises(ValueError, match=r"between 0 and 0\.0000"):
+    assert tau_for_saving(Z, shape, 0.0) == tau_for_saving(Z, shape, 0.6, clamp=True) == 0
+    with pytest.raises(ValueError, match="a single prompt can share no step, so nothing is saved; set it to 0"):
         tau_for_saving(Z, shape, 0.1)
 
 
@@ -299,7 +341,8 @@ def small_sets(draw):
 
 
 def squared_error(unit, labels):
-    clusters = [unit[labels == c] for c in set(labels.tolist())]
+    """Equal prompts count once."""
+    clusters = [np.unique(unit[labels == c], axis=0) for c in set(labels.tolist())]
     return sum(((rows - rows.mean(axis=0)) ** 2).sum() for rows in clusters)
 
 
@@ -313,7 +356,7 @@ def every_nested_clustering(Z, unit, w, private_steps):
     nodes, errors = [[i] for i in range(n)], []
     for a, b in Z[:, :2].astype(int):
         nodes.append(nodes[a] + nodes[b])
-        parts = (unit[nodes[i]] for i in (len(nodes) - 1, a, b))
+        parts = (np.unique(unit[nodes[i]], axis=0) for i in (len(nodes) - 1, a, b))
         whole, left, right = (((part - part.mean(axis=0)) ** 2).sum() for part in parts)
         errors.append(whole - left - right)
     children = [(j, int(i) - n) for j, pair in enumerate(Z[:, :2]) for i in pair if i >= n]
@@ -333,7 +376,7 @@ def test_calibrated_plans_leave_the_least_distortion_of_all_nested_clusterings_w
     shape = falling_shape(len(w), "calibrated", private_steps, weights=w, metric="chord")
     others = np.array(list(every_nested_clustering(Z, unit, w, private_steps)))
     rounding = 1e-11 * w.max() * squared_error(unit, np.zeros(len(unit)))
-    all_rows = len(unit) * len(w)
+    all_rows = len(np.unique(unit, axis=0)) * len(w)
     savings = np.arange(round(reachable_saving(Z, shape)[1] * all_rows) + 1) / all_rows
     for tau in {tau_for_saving(Z, shape, saving) for saving in savings}:
         plan = build_plan(Z, thresholds_at(tau, shape, Z))

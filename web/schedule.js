@@ -2,6 +2,7 @@
 // The falling shapes themselves come from the server.
 
 const CLEARANCE = 1e-9; // as in hierdiff_core/schedule.py
+const LEAST_APART = 0.05; // as in hierdiff_core/plan.py
 
 /** Number of entries of a rising list that are at most `value`. */
 function countAtMost(rising, value) {
@@ -19,32 +20,38 @@ function countAtMost(rising, value) {
 export class Schedule {
   /** @param data  {heights, errors, metric, falling, weights} of nodes/schedule_plot.py */
   constructor({ heights, errors, falling, weights }, calibrated) {
-    Object.assign(this, { heights, falling, weights, calibrated });
-    this.prompts = heights.length + 1;
+    const equal = countAtMost(heights, 0); // prompts that equal another: drawn once, and no saving
+    Object.assign(this, { heights: heights.slice(equal), falling, weights, calibrated });
+    this.prompts = heights.length - equal + 1;
     this.steps = falling.length;
     this.root = heights.at(-1) ?? 0;
     this.errorsUpTo = [0];
-    for (const error of errors) this.errorsUpTo.push(this.errorsUpTo.at(-1) + error);
-    const equal = countAtMost(heights, 0);
+    for (const error of errors.slice(equal)) this.errorsUpTo.push(this.errorsUpTo.at(-1) + error);
     const shared = falling.filter((share) => share !== 0).length;
-    const rows = this.prompts * this.steps;
-    this.least = (equal * this.steps) / rows;
-    this.greatest = (equal * this.steps + (heights.length - equal) * shared) / rows;
+    this.greatest = ((this.prompts - 1) * shared) / (this.prompts * this.steps);
+    this.deciding = this.decidingStep();
+  }
+
+  /** The step by which a picture of its own must have begun: deciding_step in hierdiff_core/plan.py. */
+  decidingStep() {
+    if (!this.weights) return Math.max(this.steps - 1 - Math.ceil(LEAST_APART * this.steps), 0);
+    const lost = [];
+    for (const weight of this.weights) lost.push((lost.at(-1) ?? 0) + weight);
+    return lost.findIndex((sum) => sum > lost.at(-1) / 2);
   }
 
   /** Thresholds at which one more row is saved, rising. */
   get breakpoints() {
     if (!this.sorted) {
       const shares = this.falling.filter((share) => share > 0);
-      const heights = this.heights.filter((height) => height > 0);
-      this.sorted = Float64Array.from(heights.flatMap((height) => shares.map((share) => height / share))).sort();
+      this.sorted = Float64Array.from(this.heights.flatMap((height) => shares.map((share) => height / share))).sort();
     }
     return this.sorted;
   }
 
   /** The smallest tau that saves at least this share of the rows. */
   tauForSaving(saving) {
-    const rows = Math.ceil((saving - this.least) * this.prompts * this.steps - CLEARANCE);
+    const rows = Math.ceil(Math.min(saving, this.greatest) * this.prompts * this.steps - CLEARANCE);
     if (rows <= 0 || !this.breakpoints.length) return 0;
     return this.breakpoints[Math.min(rows, this.breakpoints.length) - 1] * (1 + CLEARANCE);
   }
@@ -68,12 +75,15 @@ export class Schedule {
       standard: this.prompts * this.steps,
       saved: 1 - rows / (this.prompts * this.steps),
       distortion: this.weights ? merged.reduce(weighted, 0) / this.prompts : null,
+      different: clusters[this.deciding],
+      alike: this.prompts > 1 && clusters[this.deciding] <= this.prompts / 2,
+      missed: mode === "saving" && value > this.greatest + CLEARANCE,
     };
   }
 
   /** The value of the node's widget (4 decimals, as it rounds) that saves about this share of the rows. */
   valueFor(mode, saving) {
-    const wanted = Math.min(Math.max(saving, this.least), this.greatest);
+    const wanted = Math.min(Math.max(saving, 0), this.greatest);
     if (mode === "saving") return Math.floor(wanted * 10000) / 10000; // never more than can be saved
     const tau = this.tauForSaving(wanted);
     return Math.ceil((mode === "root share" ? tau / (this.root || 1) : tau) * 10000) / 10000;

@@ -1,6 +1,6 @@
 // The panel of Threshold Schedule: the plan of the last run's tree, and a budget that can be dragged.
 
-import { makePanel, oncePerFrame, passToGraph, sized, themeColors, watch } from "./panel.js";
+import { element, makePanel, oncePerFrame, passToGraph, sized, themeColors, watch } from "./panel.js";
 import { Schedule } from "./schedule.js";
 import { percent, short, text } from "./texts.js";
 
@@ -9,6 +9,7 @@ const [LEFT, TOP, RIGHT, BOTTOM] = [36, 12, 12, 24];
 const SPENT = "#3b9fd8";
 const SAVED = "#1fa67a";
 const THRESHOLD = "#e07b39";
+const WARNING = "color-mix(in srgb, #f08c00 75%, currentColor)"; // legible on dark and on light
 const SHAPING = ["steps", "shape", "private_steps", "power"];
 
 /**
@@ -24,6 +25,7 @@ export class SchedulePanel {
     this.redraw = oncePerFrame(() => this.drawNow());
     this.unwatch = watch(this.root, this.redraw);
     this.canvas.style.touchAction = "none";
+    Object.assign(this.status.style, { whiteSpace: "normal", overflow: "visible" }); // no figure is cut off
     this.canvas.addEventListener("pointerdown", (event) => this.press(event));
     this.canvas.addEventListener("pointermove", (event) => this.move(event));
     this.canvas.addEventListener("pointerleave", () => this.hover(null));
@@ -112,12 +114,35 @@ export class SchedulePanel {
   }
 
   draggable() {
-    return this.schedule !== null && !this.linked("value") && this.schedule.greatest > this.schedule.least;
+    return this.schedule !== null && !this.linked("value") && this.schedule.greatest > 0;
+  }
+
+  /** Whether the settings give another plan than the last run's, which all texts of the node are about. */
+  get changed() {
+    const before = this.memory.get()?.clusters;
+    return Boolean(this.plan && before) && String(before) !== String(this.plan.clusters);
   }
 
   describe() {
+    const { plan } = this;
+    this.status.replaceChildren();
+    this.status.title = "";
+    const [changed, alike] = [this.changed, Boolean(plan?.alike)];
+    if (plan) {
+      const [warnings, figures] = [this.warnings(), this.figures()];
+      this.addLine(figures);
+      if (warnings.length) this.addLine(warnings, WARNING);
+      if (changed) this.addLine([text("schedule.changed")]).style.fontStyle = "italic";
+      this.status.title = [...figures, ...warnings].join(" · ");
+      Object.assign(this.root.dataset, { saved: plan.saved.toFixed(4), rows: plan.rows, alike, changed });
+    }
+    if (this.node.hierdiffChanged === changed) return;
+    this.node.hierdiffChanged = changed;
+    this.root.dispatchEvent(new CustomEvent("hierdiff-changed", { bubbles: true, detail: { node: this.node, changed } }));
+  }
+
+  figures() {
     const { plan, hovered } = this;
-    if (!plan) return (this.status.textContent = "");
     const parts = [
       `${text("schedule.saved")} ${percent(plan.saved)}`,
       `${text("schedule.rows")} ${plan.rows} / ${plan.standard}`,
@@ -128,10 +153,27 @@ export class SchedulePanel {
       parts.splice(0, 2, `${text("schedule.step")} ${hovered + 1}`, `${text("schedule.clusters")} ${plan.clusters[hovered]}`);
       parts[2] = `φ ${short(plan.thresholds[hovered])}`;
     }
-    this.status.textContent = parts.join(" · ");
-    this.status.title = this.status.textContent;
-    this.root.dataset.saved = plan.saved.toFixed(4);
-    this.root.dataset.rows = plan.rows;
+    return parts;
+  }
+
+  warnings() {
+    const { plan, schedule } = this;
+    const parts = [];
+    if (plan.alike) parts.push(text("schedule.alike", { count: plan.different, prompts: schedule.prompts }));
+    if (plan.missed) parts.push(text("schedule.most", { asked: percent(this.setting("value")), most: percent(plan.saved) }));
+    return parts.map((part) => `⚠ ${part}`);
+  }
+
+  /** A line of the status, which breaks between its parts only. */
+  addLine(parts, color = "") {
+    const line = element("div", "", this.status);
+    line.style.color = color;
+    parts.forEach((part, i) => {
+      if (i) line.append(" · ");
+      element("span", "", line).textContent = part;
+      if (!color) line.lastChild.style.whiteSpace = "nowrap";
+    });
+    return line;
   }
 
   // --- dragging ---
@@ -150,7 +192,7 @@ export class SchedulePanel {
     if (event.button !== 0 || !this.draggable()) return;
     this.root.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
-    this.drag = { y: event.clientY, saved: this.plan.saved };
+    this.drag = { y: event.clientY, saved: this.plan.saved, height: this.canvas.offsetHeight - TOP - BOTTOM };
     this.hover(null);
   }
 
@@ -158,8 +200,8 @@ export class SchedulePanel {
     const box = this.canvas.getBoundingClientRect();
     const zoom = box.width / this.canvas.offsetWidth || 1; // of the graph
     if (this.drag) {
-      const height = (this.canvas.offsetHeight - TOP - BOTTOM) * zoom;
-      this.save(this.drag.saved + (event.clientY - this.drag.y) / height); // down: fewer clusters
+      const share = (event.clientY - this.drag.y) / (this.drag.height * zoom);
+      this.save(this.drag.saved + share); // down: fewer clusters
       return;
     }
     const x = (event.clientX - box.left) / zoom;
@@ -180,7 +222,7 @@ export class SchedulePanel {
     event.preventDefault();
     event.stopPropagation();
     this.save(this.plan.saved + change);
-    this.announce.textContent = this.status.textContent;
+    this.announce.textContent = this.status.title;
   }
 
   // --- drawing ---

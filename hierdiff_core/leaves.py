@@ -1,0 +1,52 @@
+"""Prompts with equal embeddings are one leaf of the tree: naming one twice moves no merge, no mean and no picture.
+
+Legend: N prompts, M leaves.
+"""
+
+import numpy as np
+
+
+def leaf_numbers(vectors):
+    """Number rows by the order in which they first appear; equal rows get one number.
+
+    Parameters
+    ----------
+    vectors : (N, D) float array
+
+    Returns
+    -------
+    leaf : (N,) int64     0 ... M - 1
+    first : (M,) int64    the first row of each leaf, rising
+    """
+    numbers = {}
+    leaf = np.array([numbers.setdefault((row + 0.0).tobytes(), len(numbers)) for row in vectors])  # -0.0 becomes 0.0
+    return leaf, np.unique(leaf, return_index=True)[1]
+
+
+def with_equal_rows(Z, leaf):
+    """Hang the rows that equal others into the tree of the leaves.
+
+    Parameters
+    ----------
+    Z : (M-1, 4) float64   linkage matrix of the leaves
+    leaf : (N,) int64      from `leaf_numbers`
+
+    Returns
+    -------
+    Z : (N-1, 4) float64   linkage matrix of all rows: equal ones merge first, at height 0; the other merges and their
+        heights are those of the leaves
+    """
+    rows, leaves = len(leaf), len(Z) + 1
+    merges, sizes = [], [1] * rows
+    nodes = [-1] * leaves  # of each leaf: the node that holds all of its rows so far
+
+    def merge(a, b, height):
+        sizes.append(sizes[a] + sizes[b])
+        merges.append((min(a, b), max(a, b), height, sizes[-1]))
+        return len(sizes) - 1
+
+    for row, number in enumerate(leaf.tolist()):
+        nodes[number] = row if nodes[number] < 0 else merge(nodes[number], row, 0.0)
+    for a, b, height, _ in Z.tolist():
+        nodes.append(merge(nodes[int(a)], nodes[int(b)], height))
+    return np.array(merges, dtype=np.float64).reshape(-1, 4)

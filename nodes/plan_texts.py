@@ -1,0 +1,57 @@
+"""What a plan means for the pictures, in words: for the reports of Threshold Schedule and of the samplers."""
+
+import numpy as np
+
+NEXT_TO_NOTHING = 0.05  # of what can be saved at all
+SUITS_ANY_TREE = "mode saving with value 0.5 suits any tree"
+
+
+def duplicates(plan):
+    """A line on prompts that equal another, if there are any."""
+    equal = plan.num_prompts - plan.num_distinct
+    if not equal:
+        return []
+    return [f"{equal} of {plan.num_prompts} prompts equal{'s' * (equal == 1)} another: drawn once, no saving counted"]
+
+
+def tau_in_words(plan):
+    """tau, and what it is of this tree."""
+    root = plan.Z[-1, 2] if len(plan.Z) else 0.0
+    if not root:
+        return f"tau {plan.tau:.5g}"
+    if plan.tau <= root:
+        return f"tau {plan.tau:.5g} ({plan.tau / root:.1%} of the root height)"
+    whole = int(np.count_nonzero(plan.clusters_per_step == 1))
+    steps = "the first step" if whole == 1 else f"the first {whole} steps"
+    return f"tau {plan.tau:.5g}, above the root ({root:.5g}): one cluster for {steps}"
+
+
+def alike(plan):
+    """A warning where prompts part too late for pictures of their own."""
+    if not plan.looks_alike:
+        return []
+    count = plan.num_different
+    return [
+        f"⚠ expect about {count} different picture{'s' * (count > 1)} from {plan.num_distinct} prompts: most part too "
+        "late to differ. Save less, or take more steps"
+    ]
+
+
+def unsuitable_tau(plan, greatest):
+    """A hint where a tau that was typed in does not fit this tree: it shares nearly everything, or nearly nothing.
+
+    Parameters
+    ----------
+    plan : Plan
+    greatest : float   share of the rows that can be saved
+    """
+    if plan.looks_alike:
+        return [f"⚠ tau {plan.tau:.5g} shares nearly everything in this tree: {SUITS_ANY_TREE}"]
+    if plan.tau and greatest and plan.saved < NEXT_TO_NOTHING * greatest:
+        heights = plan.Z[:, 2]
+        lowest, root = heights[heights > 0][0], heights[-1]
+        return [
+            f"⚠ tau {plan.tau:.5g} shares next to nothing in this tree (lowest merge {lowest:.4g}, root {root:.4g}): "
+            f"{SUITS_ANY_TREE}"
+        ]
+    return []
