@@ -44,7 +44,7 @@ def try_writing(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    trial = path.with_name(f".{path.name}")  # as long, and hidden
+    trial = path.with_name(f".{path.name[:-1]}~")  # as long, hidden, and of no kind that anybody lists
     with written_aside(path, bytes(TRIAL_BYTES)), naming(path):
         try:
             open(trial, "xb").close()

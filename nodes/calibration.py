@@ -12,13 +12,12 @@ from ..hierdiff_core.figures import draw_sensitivity
 from ..hierdiff_core.kandinsky import check_sample_inputs
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.schedulers import SCHEDULERS
-from ..hierdiff_core.sensitivity import write_sensitivity
 from . import types
 from .conditioning_rows import rows_of
 from .decoder import load_unet
 from .guider import OneNoise, cfg_input, make_guider, model_inputs
 from .search import found_as
-from .sensitivity import CATEGORY, describe, new_file, outputs
+from .sensitivity import CATEGORY, describe, new_file, outputs, save_new
 from .show import Progress, image_tensor, show, tell, unsuitable
 
 
@@ -227,12 +226,19 @@ def cost(probe, unit):
     return f"calibration takes {rows} {unit}: as many as {rows / steps:.0f} pictures of {steps} steps"
 
 
+def saved(sensitivity, path):
+    """Save, and say so; what was measured at such a cost is handed on even if it cannot be saved after all."""
+    try:
+        return f"saved as {save_new(sensitivity, path).name}; Load Sensitivity finds it after R"
+    except OSError as error:
+        return f"⚠ not saved ({error.strerror or error}): only connected nodes get the result, while ComfyUI runs"
+
+
 def result(cls, sensitivity, settings, path, warnings=()):
     """The node's output: saved, drawn, described."""
     sensitivity = dataclasses.replace(sensitivity, settings={**settings, **sensitivity.settings})
     lines = [describe(sensitivity), *warnings]
     if path is not None:
-        write_sensitivity(sensitivity, path)
-        lines.append(f"saved as {path.name}; Load Sensitivity finds it after R")
+        lines.append(saved(sensitivity, path))
     picture = image_tensor(draw_sensitivity(sensitivity))
     return io.NodeOutput(sensitivity, picture, ui=show(cls, "\n".join(lines), picture))

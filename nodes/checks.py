@@ -59,6 +59,7 @@ def check_when_run(node, own):
         given = signature.bind(cls, *args, **kwargs)
         if fault := fault_of(cls, own, given.arguments):
             raise ValueError(fault)
+        given.arguments.update(plain_numbers(cls.define_schema(), given.arguments))
         return run(*given.args, **given.kwargs)
 
     node.execute = classmethod(execute)
@@ -136,6 +137,17 @@ def fault_of_number(entry, value, convert):
     if not low <= number <= high or number in (-math.inf, math.inf):
         return f"{entry.id} must lie between {low} and {high}; got {shortened(value)}"
     return None
+
+
+def plain_numbers(schema, values):
+    """Checked numbers as Python's own: numpy's and torch's can be written into no JSON."""
+    converts = {io.Float.Input: float, io.Int.Input: operator.index}
+    return {
+        entry.id: [convert(value) for value in values[entry.id]] if schema.is_input_list else convert(values[entry.id])
+        for entry in schema.inputs
+        for kind, convert in converts.items()
+        if isinstance(entry, kind) and entry.id in values
+    }
 
 
 def is_combo(entry):

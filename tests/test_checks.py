@@ -70,7 +70,8 @@ def test_numbers_have_bounds_and_defaults_pass(pack):
 
 
 def test_numbers_of_other_kinds_are_numbers(pack):
-    check = sys.modules[f"{pack.__name__}.nodes.checks"].fault_of_value
+    checks = sys.modules[f"{pack.__name__}.nodes.checks"]
+    check = checks.fault_of_value
     schema = pack.nodes.BranchingSampler.define_schema()
     guidance, width = (next(entry for entry in schema.inputs if entry.id == name) for name in ("guidance", "width"))
     for value in (3, 3.0, np.float32(3), torch.tensor(3.0)):
@@ -79,6 +80,8 @@ def test_numbers_of_other_kinds_are_numbers(pack):
         assert check(width, value, True) is None
     assert check(width, 512.5, True) == "width must be a whole number; got 512.5"
     assert check(width, 10**5000, True) == "width must lie between 64 and 4096; got a number of thousands of digits"
+    values = checks.plain_numbers(schema, {"guidance": np.float32(3.5), "width": torch.tensor(512)})
+    assert json.dumps(values) == '{"guidance": 3.5, "width": 512}'
 
 
 @pytest.mark.host
