@@ -30,16 +30,18 @@ from . import (
 )
 from .decoding import BackgroundDecoder
 from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
-from .kandinsky import PRIOR_NOISE, WHOLE_RUN, check_prompts
+from .kandinsky import PRIOR_NOISE, WHOLE_RUN
 from .limits import check_limits
 from .linkage import METRICS
 from .loading import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable_settings
 from .previews import BranchLatents, to_pictures
-from .prompts import parse_prompts
+from .prompt_files import add_file
+from .prompts import PromptReader, check_prompts
 from .sampling import ORDERS
 from .schedule import SHAPES, out_of_reach
 from .schedulers import SCHEDULERS
 from .set_folder import begin_set, finish_set, interruptible, prepare_folder
+from .text_form import whole_characters
 from .unet_calls import ACCELERATIONS
 
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
@@ -50,8 +52,16 @@ def parse_arguments(arguments=None):
         prog="python -m hierdiff_core",
         description="Draw a set of images from a set of prompts that share their early denoising steps.",
     )
-    parser.add_argument("prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations")
-    parser.add_argument("--file", type=Path, help="text file with a prompt per line")
+    parser.add_argument(
+        "prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations; nothing in them is a comment"
+    )
+    parser.add_argument(
+        "--file",
+        type=Path,
+        help="more prompts: a text file with one per line (lines that begin with # or //, and whole lines from /* to "
+        "*/, are skipped), a .csv or .tsv with a column prompt, text or caption, a .jsonl or .json with such fields; "
+        "in UTF-8, or UTF-16 with a byte order mark",
+    )
     parser.add_argument("--out", type=Path, default=Path("hierdiff_output"), help="folder for pictures and report.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier set in the folder")
     budget = parser.add_mutually_exclusive_group()
@@ -60,7 +70,7 @@ def parse_arguments(arguments=None):
     budget.add_argument("--root-share", type=float, help="first threshold, as a share of the tree's height")
     parser.add_argument("--prior", type=Path, default=BUNDLED / "prior", help="prior folder (diffusers layout)")
     parser.add_argument("--decoder", type=Path, default=BUNDLED / "decoder", help="decoder folder (diffusers layout)")
-    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--negative-prompt", type=whole_characters, default="")
     parser.add_argument("--metric", choices=METRICS, default="chord", help="default: chord; the paper's is cosine")
     parser.add_argument("--prior-noise", choices=PRIOR_NOISE, default=PRIOR_NOISE[0])
     parser.add_argument("--prior-steps", type=int, default=25)
@@ -130,10 +140,15 @@ def fill_defaults(options):
 
 
 def read_prompts(options):
-    lines = list(options.prompts)
+    """Prompts of the arguments, then of the file; what was skipped, or may not mean what it says, is told."""
+    reader = PromptReader()
+    for number, argument in enumerate(options.prompts, start=1):
+        reader.add_argument(argument, f"argument {number}")
     if options.file:
-        lines += options.file.read_text(encoding="utf-8").splitlines()
-    return check_prompts(parse_prompts("\n".join(lines)))
+        add_file(reader, options.file)
+    for line in [*reader.remarks.notes(), *reader.remarks.warnings(reader.prompts)]:
+        tell(line)
+    return check_prompts(reader.prompts)
 
 
 def make_shape(options, sensitivity):

@@ -6,13 +6,16 @@ these load will do. Mathematics outside the networks is in float32, whatever pre
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from .embeddings import PromptEmbeddings
 from .microbatch import MicroBatches, auto_micro_batch
+from .negatives import check_negatives, distinct_pairs
 from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, text_key
+from .prompts import check_prompts
 from .sampling import ORDERS, gather_history, sample_branches
 from .schedulers import learns_variance, make_scheduler, predicted_original, step_with_noise, takes_generator
 from .unet_calls import ACCELERATIONS, LARGEST_COMPILED, unet_calls
@@ -29,7 +32,7 @@ def embed_prompts(
     prior,
     prompts,
     *,
-    negative_prompt="",
+    negative_prompt: str | Sequence[str] = "",
     num_steps=25,
     guidance=4.0,
     seed=0,
@@ -43,7 +46,8 @@ def embed_prompts(
     ----------
     prior : KandinskyV22PriorPipeline
     prompts : N str, N >= 1
-    negative_prompt : str   "" takes the embedding of a black image as negative, as the paper does
+    negative_prompt : str, or N str   for all prompts, or one for each. "" takes the embedding of a black image as
+        negative, as the paper does
     num_steps : int         denoising steps of the prior
     guidance : float        classifier-free guidance of the prior; 1 is none
     seed : int in 0 ... 2**64 - 1
@@ -56,11 +60,13 @@ def embed_prompts(
 
     Returns
     -------
-    embeddings : PromptEmbeddings   in the order of `prompts`; equal prompts have equal embeddings
+    embeddings : PromptEmbeddings   in the order of `prompts`. A prompt's depends on its text, its negative and the
+        seed; prompts that are equal in both have equal embeddings, whatever their white space and Unicode form
 
     Raises
     ------
-    ValueError  if there are no prompts, one is empty, or an embedding comes out NaN or zero.
+    ValueError  if there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes
+        out NaN or zero.
 
     Source: Decatur et al. 2025, Algorithm 1, line 1.
     """
@@ -69,14 +75,15 @@ def embed_prompts(
         raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
     if num_steps < 1:
         raise ValueError(f"num_steps of the prior must be at least 1; got {num_steps}")
-    texts = list(dict.fromkeys(prompts))
+    groups, places = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
 
-    def embed(rows):
-        batch = texts[rows]
-        negatives = [negative_prompt] * len(batch) if negative_prompt else None
-        keys = [0 if noise == "shared" else text_key(text) for text in batch + (negatives or [])]
+    def embed(batch):
+        texts, negatives = ([pair[i] for pair in batch] for i in (0, 1))
+        if not negatives[0]:
+            negatives = None  # the pipeline's own: a black image
+        keys = [0 if noise == "shared" else text_key(text) for text in texts + (negatives or [])]
         output = prior(
-            batch,
+            texts,
             negative_prompt=negatives,
             num_inference_steps=num_steps,
             guidance_scale=guidance,
@@ -86,25 +93,21 @@ def embed_prompts(
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
 
     prior.set_progress_bar_config(disable=True)
-    rows = MicroBatches(batch_size or prior_batch_size(prior)).map(embed, len(texts))  # (distinct texts, 2, D)
-    rows = rows[[texts.index(prompt) for prompt in prompts]] if len(texts) < len(prompts) else rows
+    batches = MicroBatches(batch_size or prior_batch_size(prior))
+    rows = torch.cat([batches.map(lambda part, group=group: embed(group[part]), len(group)) for group in groups])
+    rows = rows[places]  # (N, 2, D)
     return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts)
+
+
+def prior_calls(prior, prompts, negative_prompt):
+    """How often `embed_prompts` calls the prior, if the memory lasts; each call takes all of its steps."""
+    groups, _ = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
+    return sum(-(-len(group) // prior_batch_size(prior)) for group in groups)
 
 
 def prior_batch_size(prior):
     """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
     return 1 if prior.device.type == "cpu" else LARGEST_PRIOR
-
-
-def check_prompts(prompts):
-    """tuple of str; `ValueError` when there is none or one is empty."""
-    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not prompts:
-        raise ValueError("there are no prompts; write at least one line")
-    for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"prompt {i} must be a text that is not empty; got {prompt!r}")
-    return prompts
 
 
 def truncated_prompts(prior, prompts):
