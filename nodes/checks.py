@@ -101,7 +101,8 @@ def fault_of(cls, own, values):
                 if fault := fault_of_value(entry, value, entry.id not in named):
                     return fault
     if own is not None and any(name in values for name in named):
-        verdict = own(cls, **{name: values.get(name) for name in named})
+        unknown = (None,) if schema.is_input_list else None  # as the host writes a link's value before it runs
+        verdict = own(cls, **{name: values.get(name, unknown) for name in named})
         return None if verdict is True else str(verdict)
     return None
 
