@@ -52,6 +52,8 @@ def check_pattern(pattern):
     ------
     ValueError  that says what is wrong.
     """
+    if not isinstance(pattern, str):
+        raise ValueError(f"name must be text; got {str(pattern)[:80]}")
     try:
         parts = list(Formatter().parse(pattern))
     except ValueError as error:
@@ -102,6 +104,8 @@ def check_subfolder(folder):
     ------
     ValueError  if the path is empty, absolute, leads out, or has a name that some file system forbids.
     """
+    if not isinstance(folder, str):
+        raise ValueError(f"folder must be text; got {str(folder)[:80]}")
     parts = folder.strip().replace("\\", "/").rstrip("/").split("/")
     for part in parts:
         if part != safe_name(part):
