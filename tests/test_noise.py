@@ -63,7 +63,24 @@ def test_keys_of_texts_stay_what_they_are_so_that_pictures_do(text, key):
     assert text_key(text) == key
 
 
-@given(st.text())
+@pytest.mark.parametrize(
+    ("spellings", "key"),
+    [
+        (["café au lait", "cafe\u0301 au lait", "  café\tau\u3000\n lait "], 2322215801431770864),
+        (["tiger face, noto style", "tiger  face,\u00a0noto\r\nstyle"], 4561134574532523730),
+        (["cat \U0001f600", "cat \ud83d\ude00"], 7241691607260749989),
+        (["cat \ufffd", "cat \ud83d", "cat \ude00"], 1385951768900053805),
+    ],
+)
+def test_spellings_of_a_text_have_the_key_that_it_has_in_normal_form(spellings, key):
+    assert {text_key(text) for text in spellings} == {key}
+
+
+def test_accents_without_end_are_not_put_in_order_which_would_take_forever():
+    assert text_key("a" + "\u0301\u0316" * 100_000) != text_key("a")
+
+
+@given(st.text(st.characters(exclude_categories=[])))
 def test_key_of_any_text_is_a_number_of_63_bits(text):
     assert 0 <= text_key(text) < 2**63
 
