@@ -173,7 +173,10 @@ class PromptReader:
         ------
         ValueError  if it is too long, or the set has no room for it.
         """
-        text = _strip(self._whole(text or "", source))
+        text = text or ""
+        if len(text) > MOST_CHARACTERS:
+            raise ValueError(f"{source}: a text of {len(text)} characters; at most {MOST_CHARACTERS} are read")
+        text = _strip(self._whole(text, source))
         rows = [row for row in map(_strip, text.splitlines()) if row]
         if not rows:
             self.remarks.empty(source)

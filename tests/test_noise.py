@@ -6,7 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierdiff_core.noise import FIRST_LATENT, branch_keys, common_noise, keyed_generator, keyed_noise, text_key
+from hierdiff_core.noise import (
+    FIRST_LATENT,
+    branch_keys,
+    common_noise,
+    keyed_generator,
+    keyed_noise,
+    negative_key,
+    text_key,
+)
 
 
 def draw(generator):
@@ -74,6 +82,12 @@ def test_keys_of_texts_stay_what_they_are_so_that_pictures_do(text, key):
 )
 def test_spellings_of_a_text_have_the_key_that_it_has_in_normal_form(spellings, key):
     assert {text_key(text) for text in spellings} == {key}
+
+
+def test_white_space_of_a_negative_counts_as_in_saved_workflows():
+    assert negative_key("blurry,\n ugly") == 1480947274879289527
+    assert negative_key("blurry, ugly") == text_key("blurry, ugly") == text_key("blurry,\n ugly")
+    assert negative_key("cafe\u0301 \ud83d") == negative_key("café \ufffd")
 
 
 def test_accents_without_end_are_not_put_in_order_which_would_take_forever():

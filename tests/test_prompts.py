@@ -324,6 +324,11 @@ def test_empty_items_are_left_out_and_counted():
     assert warnings == ["prompts[0], prompts[2], prompts[3] are empty and were left out"]
 
 
+def test_endless_text_is_refused_before_it_is_read():
+    with pytest.raises(ValueError, match=r"prompts\[0\]: a text of 5000000 characters; at most 4000000 are read"):
+        read(verbatim=["a" * 5_000_000])
+
+
 def test_nested_lists_are_flattened_in_order():
     found = list(flat_texts(["a", ["b", ("c", None)], []], "prompts"))
     assert found == [("prompts[0]", "a"), ("prompts[1][0]", "b"), ("prompts[1][1][0]", "c"), ("prompts[1][1][1]", None)]
