@@ -12,7 +12,7 @@ import re
 MOST_PROMPTS = 10_000
 MOST_CHARACTERS = 4_000_000  # of a text, and of all prompts of a set: 400 for each of 10,000
 LONGEST_PROMPT = 20_000  # characters; text encoders are trained on far less
-MOST_GROUPS = 100_000  # braces of a text: a second of reading
+MOST_GROUPS = 100_000  # of a set: a second of reading
 MOST_NESTED = 100  # braces within braces; far below what Python's stack takes
 
 MARKS = re.compile(r"\\[{|}#]|[{}|]")
@@ -84,6 +84,11 @@ class Group:
 def check_count(count):
     if count > MOST_PROMPTS:
         raise ValueError(f"more than {MOST_PROMPTS} prompts in a set; use fewer alternatives, or make several sets")
+
+
+def check_groups(groups):
+    if groups > MOST_GROUPS:
+        raise ValueError(f"more than {MOST_GROUPS} braces in a set; use fewer alternatives")
 
 
 def check_length(longest):

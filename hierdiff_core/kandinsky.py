@@ -14,7 +14,7 @@ import torch
 from .embeddings import PromptEmbeddings
 from .microbatch import MicroBatches, auto_micro_batch
 from .negatives import check_negatives, distinct_pairs
-from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, text_key
+from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, negative_key, text_key
 from .prompts import check_prompts
 from .sampling import ORDERS, gather_history, sample_branches
 from .schedulers import learns_variance, make_scheduler, predicted_original, step_with_noise, takes_generator
@@ -81,13 +81,13 @@ def embed_prompts(
         texts, negatives = ([pair[i] for pair in batch] for i in (0, 1))
         if not negatives[0]:
             negatives = None  # the pipeline's own: a black image
-        keys = [0 if noise == "shared" else text_key(text) for text in texts + (negatives or [])]
+        keys = [*map(text_key, texts), *map(negative_key, negatives or [])]
         output = prior(
             texts,
             negative_prompt=negatives,
             num_inference_steps=num_steps,
             guidance_scale=guidance,
-            generator=[keyed_generator(seed, key, FIRST_LATENT) for key in keys],
+            generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
             callback_on_step_end=lambda *_: on_step() or {} if on_step else {},
         )
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()

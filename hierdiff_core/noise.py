@@ -13,7 +13,7 @@ import hashlib
 
 import torch
 
-from .text_form import normal_form
+from .text_form import composed, normal_form
 
 FIRST_LATENT = -1
 
@@ -24,6 +24,14 @@ def text_key(text):
     Texts that are in `normal_form` have the key of their UTF-8 bytes.
     """
     return _hash(normal_form(text).encode()) >> 1
+
+
+def negative_key(text):
+    """Key of a negative prompt: as `text_key`, but white space counts.
+
+    It always has, and many saved workflows have a negative of several lines; their pictures stay what they are.
+    """
+    return _hash(composed(text).encode()) >> 1
 
 
 def branch_keys(labels, prompt_keys):

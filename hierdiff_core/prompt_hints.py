@@ -38,7 +38,7 @@ IN_PROMPTS = [
 IN_VERBATIM = [
     (r"\{[^{}|]*\|[^{}]*\}", f"alternatives are not read in linked texts, tables and JSON; {AS_WRITTEN}"),
     (r"^(?:#|//)[^\n]*", f"comments are not read in linked texts, tables and JSON; {AS_WRITTEN}"),
-    (r"^\{[\s\S]*\}$", f"it may be JSON; {AS_WRITTEN}"),
+    (r"^\{\s*\"[\s\S]*\}$", f"it may be JSON; {AS_WRITTEN}"),
 ]
 
 
@@ -133,8 +133,8 @@ class Remarks:
         if not self._lines:
             return []
         index, count = self._lines[0]
-        more = f", and so have {len(self._lines) - 1} more prompts" if len(self._lines) > 1 else ""
-        return [f"prompt {index} has {count} lines{more}: set linked_lines to split to make each line a prompt"]
+        more = _others(len(self._lines) - 1)
+        return [f"prompt {index} has {count} lines: set linked_lines to split to make each line a prompt{more}"]
 
     def _about_texts(self):
         lines = []

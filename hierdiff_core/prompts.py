@@ -6,13 +6,13 @@ comments that were skipped, equal prompts, syntax of other programs that means n
 
 from .alternatives import (
     MOST_CHARACTERS,
-    MOST_GROUPS,
+    SHOWN,
     check_characters,
     check_count,
+    check_groups,
     check_length,
     expand,
     parse_line,
-    shorten,
 )
 from .prompt_hints import Remarks, looks_like_json
 from .text_form import whole_characters
@@ -81,7 +81,7 @@ def check_prompts(prompts):
         if not isinstance(prompt, str):
             raise ValueError(f"prompt {i} must be a text; got {describe(prompt)}")
         if not prompt.strip():
-            raise ValueError(f"prompt {i} must be a text that is not empty; got {shorten(repr(prompt))}")
+            raise ValueError(f"prompt {i} must be a text that is not empty; got {prompt[:SHOWN]!r}")
     return tuple(map(whole_characters, prompts))
 
 
@@ -97,7 +97,7 @@ class PromptReader:
     def __init__(self):
         self.prompts = []
         self.remarks = Remarks()
-        self._count = self._characters = 0
+        self._count = self._characters = self._groups = 0
 
     def add_text(self, text, source="", comments=True):
         """Add the prompts of a text as `parse_prompts` reads them.
@@ -125,8 +125,6 @@ class PromptReader:
                 f"{source or 'the text'} has {len(text)} characters; at most {MOST_CHARACTERS} are read: make several "
                 "sets of it"
             )
-        if text.count("{") > MOST_GROUPS:
-            raise ValueError(f"{source or 'the text'} has more than {MOST_GROUPS} braces; use fewer alternatives")
         lines = [_strip(line) for line in self._whole(text, source or "the text").splitlines()]
         skipped = comment_lines(lines) if comments else []
         self.remarks.skipped(source, [number + 1 for number in skipped])
@@ -140,7 +138,9 @@ class PromptReader:
     def _parse(self, line, place, comments, text):
         if comments and line.startswith(("\\//", "\\/*")):
             line = line[1:]
+        self._groups += line.count("{")
         try:
+            check_groups(self._groups)
             sequence, oddities = parse_line(line)
             self._take_room(sequence.count, sequence.characters)
         except ValueError as error:
@@ -157,7 +157,7 @@ class PromptReader:
         if len(lines) > 1:
             self.remarks.note(f"{source} has {len(lines)} lines, a prompt each")
             for line in lines:
-                if line.strip().startswith(COMMENTS):
+                if line.strip().startswith("#"):
                     self.remarks.odd("mark", source, line.strip())
 
     def add_verbatim(self, text, source, lines=KEEP):
@@ -173,7 +173,10 @@ class PromptReader:
         ------
         ValueError  if it is too long, or the set has no room for it.
         """
-        text = _strip(self._whole(text or "", source))
+        text = text or ""
+        if len(text) > MOST_CHARACTERS:
+            raise ValueError(f"{source}: a text of {len(text)} characters; at most {MOST_CHARACTERS} are read")
+        text = _strip(self._whole(text, source))
         rows = [row for row in map(_strip, text.splitlines()) if row]
         if not rows:
             self.remarks.empty(source)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 # Unicode's Stream-Safe Text Format. No language needs as many, and putting thousands in order takes forever.
 MOST_MARKS = 30
+HALVES = re.compile("[\ud800-\udfff]")
 
 
 def whole_characters(text):
@@ -14,7 +15,7 @@ def whole_characters(text):
     Two halves of a character that stand side by side, as UTF-16 has them, become that character; a half alone
     (from a cut text, or from bytes that are not UTF-8) becomes U+FFFD, the replacement character.
     """
-    if text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text):
+    if not HALVES.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -24,10 +25,15 @@ def normal_form(text):
 
     "é" may be one character or an e and an accent, and no reader sees the difference; nor do text encoders.
     """
+    return " ".join(composed(text).split())
+
+
+def composed(text):
+    """`text` in whole characters and Unicode's NFC, with its white space."""
     text = whole_characters(text)
-    if not text.isascii() and not _too_many_marks().search(text):
-        text = unicodedata.normalize("NFC", text)
-    return " ".join(text.split())
+    if text.isascii() or _too_many_marks().search(text):
+        return text
+    return unicodedata.normalize("NFC", text)
 
 
 @lru_cache(maxsize=1)

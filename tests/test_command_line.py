@@ -103,6 +103,34 @@ def test_prompts_come_from_a_file_with_alternatives(tmp_path):
     assert report["saved"] == 0
 
 
+def prompts_of(*arguments):
+    return command_line.read_prompts(command_line.parse_arguments(list(map(str, arguments))))
+
+
+def test_arguments_are_never_comments_and_what_files_skip_is_told(tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_bytes("\ufeffa __cat__\n# b\n// c\n".encode())
+    prompts = prompts_of("#1 {fan|hat}", "", "// d\ne", "x \udce9", "--file", tmp_path / "prompts.txt")
+    assert prompts == ("#1 fan", "#1 hat", "// d", "e", "x \ufffd", "a __cat__")
+    assert capsys.readouterr().err.splitlines() == [
+        "hierdiff: argument 3 has 2 lines, a prompt each",
+        f"hierdiff: 2 comment lines skipped of {tmp_path / 'prompts.txt'}: 2, 3",
+        "hierdiff: argument 2 is empty and was left out",
+        "hierdiff: argument 4 has half a character, cut off somewhere; \ufffd stands for it",
+        "hierdiff: prompt 2 has //: comments are whole lines; it is drawn as written",
+        "hierdiff: prompt 5 has __cat__: wildcard files are not read; it is drawn as written",
+    ]
+
+
+def test_tables_may_be_added_to_arguments_and_count_for_the_limit(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text('id,prompt\n1,"a cat, red"\n2,a dog\n', encoding="utf-8")
+    assert prompts_of("a {x}", "a dog", "--file", tmp_path / "a.csv") == ("a x", "a dog", "a cat, red", "a dog")
+    said = capsys.readouterr().err
+    assert "prompt 0 (argument 1, line 1) has {x}: one alternative" in said
+    assert "1 of 4 prompts is equal to an earlier one: 3 to 1" in said
+    with pytest.raises(ValueError, match=r"a.csv, line 2: more than 10000 prompts in a set"):
+        prompts_of("{a|b|c|d|e|f|g|h|i|j}" * 4, "--file", tmp_path / "a.csv")
+
+
 def test_an_earlier_set_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "report.json").write_text("{}")
     assert main(["a red apple", "--out", str(tmp_path), *QUICK]) == 1
@@ -114,7 +142,8 @@ def test_an_earlier_set_is_not_overwritten(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "there are no prompts"),
-        (["a {red apple"], "line 1"),
+        (["b", "a {red apple"], "argument 2, line 1: '{' is not closed"),
+        (["--file", "no/such/file.txt"], "no/such/file.txt"),
         (["a", "b", "--decoder", "no/such/folder"], "folder is not a model in diffusers layout"),
         (["a", "b", "--width", "100"], "width must be a multiple of 64"),
     ],
