@@ -144,10 +144,11 @@ function onRemovedNode(node, work) {
   };
 }
 
-/** What a node said stands below its tree or plot, and else in a panel of its own. */
+/** What a node says stands below its tree or plot, and else in a panel of its own. */
 function addResult(node) {
-  const host = (panels.get(node) ?? schedules.get(node))?.root;
-  const byDefault = Boolean(host) || WITH_PICTURE.includes(node.comfyClass);
+  if (reports.has(node)) return reports.get(node);
+  const inside = panels.has(node) || schedules.has(node);
+  const byDefault = inside || WITH_PICTURE.includes(node.comfyClass);
   const folding = {
     get: () => node.properties?.[FOLDED] ?? byDefault,
     set: (folded) => {
@@ -156,36 +157,43 @@ function addResult(node) {
       app.graph?.change?.();
     },
   };
-  const room = host ? "inside" : byDefault ? "fixed" : "shared";
+  const room = inside ? "inside" : byDefault ? "fixed" : "shared";
   const panel = new ResultPanel(app, folding, room, () => node.setDirtyCanvas?.(true, true));
   reports.set(node, panel);
   onRemovedNode(node, () => reports.delete(node) && panel.remove());
-  if (host) host.append(panel.root);
-  else addResultWidget(node, panel);
+  if (!inside) addResultWidget(node, panel);
   return panel;
 }
 
+/** A panel of its own is there from the start, without height: some versions of the page overlook what comes later. */
 function addResultWidget(node, panel) {
-  panel.root.classList.add(panel.room === "shared" ? "widget-expands" : "hierdiff-fixed"); // the first is the page's
-  const around = 2 * RESULT_MARGIN;
-  const height = (pixels) => (pixels ? pixels + around : 0);
-  addPanel(node, RESULT_WIDGET, text("result.title"), panel, {
+  const height = (pixels) => (pixels ? pixels + 2 * RESULT_MARGIN : 0);
+  const widget = addPanel(node, RESULT_WIDGET, text("result.title"), panel, {
     margin: RESULT_MARGIN,
     getMinHeight: () => height(panel.least),
     getMaxHeight: () => height(panel.most),
   });
+  // Of a fixed height, as the page sees it when it adds the node: without a text it must get no share of free room.
+  widget.computeLayoutSize = undefined;
+  widget.computeSize = () => [0, height(panel.least) - 4]; // the page adds these between widgets
+  panel.onFirst = () => {
+    if (panel.room !== "shared") return;
+    delete widget.computeLayoutSize;
+    delete widget.computeSize;
+  };
 }
 
 /** Show what is known of a node's last run: its text, and for Threshold Schedule the plot. */
 function showResult(node) {
   const result = latest(results, node);
-  let panel = reports.get(node);
-  if (!panel && !result?.text) return;
-  const heightBefore = node.size?.[1];
-  panel ??= addResult(node);
-  if (!panel.text && result?.text) panel.heightBefore = heightBefore;
-  const over = panel.text && !result?.text;
-  panel.show(result?.text ?? "", result?.state ?? "none");
+  const said = result?.text ?? "";
+  if (!said && !reports.get(node)?.text) return;
+  const panel = addResult(node);
+  const host = (panels.get(node) ?? schedules.get(node))?.root;
+  if (host && !panel.root.parentElement) host.append(panel.root);
+  if (said && !panel.text) panel.heightBefore = node.size[1];
+  const over = !said && panel.text;
+  panel.show(said, result?.state ?? "none");
   if (over && panel.heightBefore < node.size[1]) node.setSize([node.size[0], panel.heightBefore]);
   schedules.get(node)?.reshape();
 }
@@ -295,6 +303,7 @@ app.registerExtension({
     colorByStage(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
+    if (isOurs(node)) addResult(node);
   },
 
   loadedGraphNode(node) {

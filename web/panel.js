@@ -49,6 +49,7 @@ export function themeColors(root) {
 export function watch(root, redraw) {
   const sizes = new ResizeObserver(redraw);
   sizes.observe(root);
+  sizes.observe(root.querySelector(".hierdiff-view")); // a text below it takes some of its room
   const theme = new MutationObserver(redraw);
   for (const target of [document.documentElement, document.body]) {
     theme.observe(target, { attributes: true, attributeFilter: ["class", "style"] });

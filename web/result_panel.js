@@ -6,7 +6,8 @@ import { text } from "./texts.js";
 
 const BORDER = 2; // pixels, above and below together
 const LARGEST = 220; // pixels that a text takes before it scrolls
-const SHORTEST = 84; // of a text that shares the room of a node with others
+const SHORTEST = 100; // of a text that shares the room of a node with others
+const LINE = 28; // the first line below the warnings
 const SHORT_LINE = 40; // letters that are shown whole at any width
 
 /** A text in a node. It is set as text, never as HTML: prompts, names of files and settings are among it. */
@@ -20,6 +21,7 @@ export class ResultPanel {
   constructor(app, folding, room, onSize) {
     Object.assign(this, { folding, room, onSize });
     this.root = element("div", "hierdiff-result");
+    this.root.hidden = true;
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", text("result.label"));
     const view = element("div", "hierdiff-result-view", this.root);
@@ -33,6 +35,7 @@ export class ResultPanel {
     this.lines = element("div", "hierdiff-lines", words);
     this.text = "";
     this.height = 0;
+    this.shortest = SHORTEST;
     // a text can be marked and copied: its node does not move under the pointer meanwhile
     this.lines.addEventListener("pointerdown", (event) => event.button === 0 && event.stopPropagation());
     passToGraph(this.root, app, () => view.scrollHeight > view.clientHeight + 1);
@@ -51,6 +54,7 @@ export class ResultPanel {
   }
 
   show(said, state) {
+    if (said && !this.text) this.onFirst?.();
     this.text = said;
     const { warnings, lines } = partsOf(said);
     const one = lines.length < 2 && (lines[0] ?? "").length <= SHORT_LINE;
@@ -72,17 +76,20 @@ export class ResultPanel {
   /** Height of the whole text; out of sight it is guessed, and known once it is seen. */
   measureNow() {
     const guess = this.root.dataset.folded === "true" ? 24 : 17 * this.text.split("\n").length + 8;
-    const height = this.text ? (this.body.offsetHeight || this.height || guess) + BORDER : 0;
-    if (height === this.height) return;
-    this.height = height;
+    const seen = this.body.offsetHeight;
+    const height = this.text ? (seen ? seen + BORDER : this.height || guess) : 0;
+    const shortest = Math.max(SHORTEST, this.warnings.offsetHeight + LINE); // warnings are never scrolled away
+    if (height === this.height && shortest === this.shortest) return;
+    Object.assign(this, { height, shortest });
     if (this.room !== "inside") this.root.style.minHeight = `${this.least}px`;
+    this.root.classList.toggle("widget-expands", this.room === "shared" && this.most > this.least); // the page's own
     this.onSize();
   }
 
   /** Pixels that the panel needs where it stands for itself. */
   get least() {
     const whole = this.room === "fixed" || this.root.dataset.folded === "true";
-    return Math.min(this.height, whole ? LARGEST : SHORTEST);
+    return Math.min(this.height, whole ? LARGEST : this.shortest, LARGEST);
   }
 
   /** Pixels that it can use. */
