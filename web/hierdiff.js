@@ -4,6 +4,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { templateMenu } from "./menu.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
+import { searchByWords } from "./search.js";
 import { stageColor } from "./stages.js";
 import { loadTexts, text } from "./texts.js";
 import { Trees } from "./tree.js";
@@ -156,6 +157,7 @@ await loadTexts(api, app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? "en"
 app.registerExtension({
   name: "hierdiff",
   ...templateMenu(app, api),
+  ...searchByWords(app),
 
   init: stylesheet,
 
