@@ -66,6 +66,7 @@ class BranchingSampler(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "rescale_means",
+                    display_name="rescale",
                     default=False,
                     optional=True,
                     tooltip="Stretch the mean embedding of each cluster to the mean length of its members. "
@@ -166,12 +167,14 @@ def guidance_interval():
     return [
         io.Float.Input(
             "guidance_start",
+            display_name="guide from",  # "guidance_…" twice where a narrow page cuts labels off
             default=WHOLE_RUN[0],
             tooltip="Share of the steps after which guidance begins. Steps without it take half the work.",
             **limits,
         ),
         io.Float.Input(
             "guidance_end",
+            display_name="guide until",
             default=WHOLE_RUN[1],
             tooltip="Share of the steps after which guidance ends. The last steps have the most branches: 0.8 saves "
             "much of their time, and changes the pictures a little.",

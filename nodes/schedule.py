@@ -54,10 +54,11 @@ class ThresholdSchedule(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "private_steps",
+                    display_name="unshared",  # Nodes 2.0 of front end 1.32.9 shows a dozen letters
                     default=1,
                     min=1,
                     max=1000,
-                    tooltip="The last steps that every prompt takes alone.",
+                    tooltip="Number of final steps that are not shared.",
                 ),
                 io.Combo.Input(
                     "shape",

@@ -1,4 +1,7 @@
-"""Other words under which the page's search finds a node, for hosts that know such words (ComfyUI 0.11 and later)."""
+"""Other words under which the page's search finds a node, for hosts that know such words (ComfyUI 0.11 and later).
+
+For older ones web/search.js brings them along, from web/search_words.json, which must be kept the same.
+"""
 
 import dataclasses
 

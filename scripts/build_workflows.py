@@ -13,6 +13,11 @@ from comfyui_host import REPO_ROOT, ComfyServer
 WORKFLOWS = REPO_ROOT / "workflows"
 VERSION = "0.1.0"
 COLUMN, GAP, TITLE = 330, 50, 30
+# The templates are narrower: at this zoom all of one is seen in a window of 1600 x 1000 pixels, between the page's
+# bars, also where Nodes 2.0 makes them a fifth larger. At less the page leaves out all texts, and a view that the page
+# makes to fit them (it does so without "ds") tears Nodes 2.0 apart in front end 1.32.9.
+TEMPLATE_COLUMNS = dict.fromkeys(range(6), 300) | {4: 330}
+VIEW = {"scale": 0.6, "offset": [140, 230]}
 STAGE_COLORS = {"load": "#353535", "prompts": "#2a363b", "plan": "#223b33", "sample": "#3b2f22"}
 
 EMOJI = """# emoji name, style (one prompt a line; {a|b} gives all combinations)
@@ -28,10 +33,10 @@ pictures will look alike get embeddings that lie close together.""",
 Hierarchical clustering of the embeddings. In the dendrogram, prompts that join low (at the right) are alike and can
 share many steps.""",
     "schedule": """### 3 Threshold Schedule
-A threshold that falls over the steps cuts the tree into ever smaller clusters. `mode`: **saving** = share of UNet rows
+A threshold that falls over the steps cuts the tree into ever smaller clusters. Modes: **saving** = share of UNet rows
 to save, **tau** = the paper's absolute height, **root share** = tau relative to the tree.""",
     "sensitivity": """### One slider
-With `shape` **calibrated** and `mode` **saving**, `value` is all there is to choose: the rows go to the steps where
+With shape **calibrated** and mode **saving**, **value** is all there is to choose: the rows go to the steps where
 sharing would show. The sensitivity is measured once for a model, by **Calibrate Schedule**.""",
     "sampler": """### 4 Hierarchical Branching Sampler
 One latent stands for one cluster. When a cluster splits, its latent is copied, and every prompt ends with a picture of
@@ -46,34 +51,34 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
     if sensitivity:
         plan_links["sensitivity"] = ("sensitivity", 0)
         calibrated = {
-            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 380, "load"),
+            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 300, "load"),
             "note_sensitivity": ("MarkdownNote", [NOTES["sensitivity"]], {}, 3, 150, None),
         }
     return {
-        "about": ("MarkdownNote", [about], {}, 0, 220, None),
-        "prompts": ("HierDiffPromptSet", [prompts], {}, 0, 300, "prompts"),
-        "load_prior": ("HierDiffPriorLoader", [prior, "auto"], {}, 1, 90, "load"),
+        "about": ("MarkdownNote", [about], {}, 0, 400 if "hf download" in about else 220, None),
+        "prompts": ("HierDiffPromptSet", [prompts], {}, 0, 360, "prompts"),
+        "load_prior": ("HierDiffPriorLoader", [prior, "auto"], {}, 1, 130, "load"),
         "embed": (
             "HierDiffPriorEmbedding",
             ["", 25, prior_guidance, 0, "fixed", "per prompt"],
             {"prior": ("load_prior", 0), "prompts": ("prompts", 0)},
             1,
-            330,
+            390,
             "prompts",
         ),
         "note_prior": ("MarkdownNote", [NOTES["prior"]], {}, 1, 150, None),
-        "linkage": ("HierDiffWardLinkage", [metric], {"embeddings": ("embed", 0)}, 2, 560, "plan"),
+        "linkage": ("HierDiffWardLinkage", [metric], {"embeddings": ("embed", 0)}, 2, 510, "plan"),
         "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
-        "schedule": ("HierDiffThresholdSchedule", schedule, plan_links, 3, 700, "plan"),
+        "schedule": ("HierDiffThresholdSchedule", schedule, plan_links, 3, 680, "plan"),
         "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
         **calibrated,
-        "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 4, 110, "load"),
+        "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 4, 130, "load"),
         "sampler": (
             "HierDiffBranchingSampler",
             [0, "fixed", guidance, "DDPM", size, size, 0, False, "breadth first", "none", 0, 1],
             {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
             4,
-            828,
+            700,
             "sample",
         ),
         "note_sampler": ("MarkdownNote", [NOTES["sampler"]], {}, 4, 150, None),
@@ -83,7 +88,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
             [0],
             {"images": ("decode", 0), "prompts": ("prompts", 0)},
             5,
-            420,
+            440,
             "sample",
         ),
         "save": ("SaveImage", ["HierDiff"], {"images": ("decode", 0)}, 5, 420, "sample"),
@@ -107,26 +112,26 @@ def any_model():
     checkpoint = ("load", 0), ("load", 1), ("load", 2)
     return {
         "about": ("MarkdownNote", [ANY_MODEL_ABOUT], {}, 0, 180, None),
-        "prompts": ("HierDiffPromptSet", [PRODUCTS], {}, 0, 300, "prompts"),
+        "prompts": ("HierDiffPromptSet", [PRODUCTS], {}, 0, 360, "prompts"),
         "load": ("CheckpointLoaderSimple", ["v1-5-pruned-emaonly-fp16.safetensors"], {}, 1, 100, "load"),
         "embed": (
             "HierDiffClipEmbedding",
             ["auto"],
             {"clip": checkpoint[1], "prompts": ("prompts", 0)},
             1,
-            220,
+            280,
             "prompts",
         ),
         "negative": ("CLIPTextEncode", ["blurry, text, watermark"], {"clip": checkpoint[1]}, 1, 120, "prompts"),
         "note_embed": ("MarkdownNote", [CLIP_NOTE], {}, 1, 120, None),
-        "linkage": ("HierDiffWardLinkage", ["chord"], {"embeddings": ("embed", 1)}, 2, 560, "plan"),
+        "linkage": ("HierDiffWardLinkage", ["chord"], {"embeddings": ("embed", 1)}, 2, 510, "plan"),
         "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
         "schedule": (
             "HierDiffThresholdSchedule",
             [30, "saving", 0.5, 1, "linear", 2.0],
             {"linkage": ("linkage", 0)},
             3,
-            700,
+            680,
             "plan",
         ),
         "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
@@ -142,7 +147,7 @@ def any_model():
                 "plan": ("schedule", 0),
             },
             4,
-            560,
+            620,
             "sample",
         ),
         "note_sampler": ("MarkdownNote", [KSAMPLER_NOTE], {}, 4, 170, None),
@@ -152,7 +157,7 @@ def any_model():
             [0],
             {"images": ("decode", 0), "prompts": ("prompts", 0)},
             5,
-            420,
+            440,
             "sample",
         ),
         "save": ("SaveImage", ["HierDiff"], {"images": ("decode", 0)}, 5, 420, "sample"),
@@ -225,14 +230,17 @@ def graph(name, nodes, object_info, widths=None):
         "links": links,
         "groups": [],
         "config": {},
-        "extra": {"ds": {"scale": 0.6, "offset": [40, 80]}},
+        "extra": {"ds": VIEW},
         "version": 0.4,
     }
 
 
 def write(name, nodes, object_info):
     path = WORKFLOWS / f"{name}.json"
-    path.write_text(json.dumps(graph(name, nodes, object_info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(graph(name, nodes, object_info, TEMPLATE_COLUMNS), indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
     print(path.relative_to(REPO_ROOT))
 
 
@@ -248,9 +256,9 @@ Linkage, and **saving** with a **calibrated** shape (Calibrate Schedule).
 
 Put the model there first, in the ComfyUI folder:
 
-`hf download kandinsky-community/kandinsky-2-2-prior --local-dir models/diffusers/kandinsky-2-2-prior`
+hf download kandinsky-community/kandinsky-2-2-prior --local-dir models/diffusers/kandinsky-2-2-prior
 
-`hf download kandinsky-community/kandinsky-2-2-decoder --local-dir models/diffusers/kandinsky-2-2-decoder`"""
+hf download kandinsky-community/kandinsky-2-2-decoder --local-dir models/diffusers/kandinsky-2-2-decoder"""
 
 
 def main():

@@ -104,7 +104,7 @@ def run_through(tree, plan, latents=latents_of):
     spent = plan.clusters_per_step.cumsum()
     with tree:
         for k in range(plan.num_steps):
-            tree.step(k, latents(plan, k), spent[k], plan.num_prompts * (k + 1))
+            tree.step(k, latents(plan, k), spent[k], plan.num_distinct * (k + 1))
 
 
 def pictures_in(messages):
@@ -148,7 +148,7 @@ def test_progress_is_that_of_the_plan(live, server, clock, plan):
     with tree:
         for k in range(plan.num_steps):
             clock.now += 1
-            tree.step(k, latents_of(plan, k), spent[k], plan.num_prompts * (k + 1))
+            tree.step(k, latents_of(plan, k), spent[k], plan.num_distinct * (k + 1))
     assert server.kinds() == ["begin", *["progress"] * plan.num_steps, "end"]
     assert {message["run"] for message in server.sent} == {tree.run}
     progress = server.sent[1:-1]

@@ -1,6 +1,7 @@
 """Words under which a page finds the nodes, for hosts that know such words and for those that do not."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -43,6 +44,12 @@ def test_every_node_has_words_of_its_own(pack, newer_host):
         words = node.define_schema().search_aliases
         assert words
         assert len(set(words)) == len(words)
+
+
+def test_page_brings_the_same_words_along_for_older_hosts(pack, newer_host, repo_root):
+    words = json.loads((repo_root / "web" / "search_words.json").read_text(encoding="utf-8"))
+    schemas = [node.define_schema() for node in pack.nodes.NODES]
+    assert words == {schema.node_id: schema.search_aliases for schema in schemas}
 
 
 def test_older_hosts_are_asked_for_nothing_that_they_refuse(pack):

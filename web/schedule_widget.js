@@ -9,7 +9,7 @@ const [LEFT, TOP, RIGHT, BOTTOM] = [36, 12, 12, 24];
 const SPENT = "#3b9fd8";
 const SAVED = "#1fa67a";
 const THRESHOLD = "#e07b39";
-const WARNING = "color-mix(in srgb, #f08c00 75%, currentColor)"; // legible on dark and on light
+const WARNING = "color-mix(in srgb, #ff9f1c 55%, var(--input-text, #ddd))"; // legible on dark and on light
 const SHAPING = ["steps", "shape", "private_steps", "power"];
 
 /**
@@ -131,14 +131,13 @@ export class SchedulePanel {
     if (plan) {
       const [warnings, figures] = [this.warnings(), this.figures()];
       this.addLine(figures);
-      if (warnings.length) this.addLine(warnings, WARNING);
+      for (const warning of warnings) this.addLine([warning], WARNING);
       if (changed) this.addLine([text("schedule.changed")]).style.fontStyle = "italic";
       this.status.title = [...figures, ...warnings].join(" · ");
       Object.assign(this.root.dataset, { saved: plan.saved.toFixed(4), rows: plan.rows, alike, changed });
     }
-    if (this.node.hierdiffChanged === changed) return;
-    this.node.hierdiffChanged = changed;
-    this.root.dispatchEvent(new CustomEvent("hierdiff-changed", { bubbles: true, detail: { node: this.node, changed } }));
+    const report = this.root.querySelector(".hierdiff-result"); // of the last run
+    if (report) report.style.opacity = changed ? 0.45 : "";
   }
 
   figures() {

@@ -1,0 +1,232 @@
+"""Threshold Schedule and the templates in a real page: what is seen, and that the plot counts as the library does."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from comfyui_host import REPO_ROOT
+from comfyui_page import PLOT_PANEL as PLOT
+from comfyui_page import chromium, comfyui_page
+
+from hierdiff_core import (
+    Sensitivity,
+    build_plan,
+    falling_shape,
+    merge_errors,
+    tau_for_root_share,
+    tau_for_saving,
+    thresholds_at,
+    ward_linkage,
+)
+
+pytestmark = pytest.mark.browser
+
+ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
+WORKFLOWS = REPO_ROOT / "workflows"
+SCHEDULE = "HierDiffThresholdSchedule"
+TEMPLATES = ("quickstart", "kandinsky22", "any_model")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(browser, comfy, request):
+    """Opens one page, which leaves a screenshot and must have met no error."""
+    opened = []
+
+    def open_one(**options):
+        manager = comfyui_page(browser, comfy, **options)
+        opened.append((manager, manager.__enter__()))
+        return opened[-1][1]
+
+    yield open_one
+    name = re.sub(r"[^\w-]+", "_", request.node.name.removeprefix("test_"))
+    for manager, page in opened:
+        page.screenshot(ARTIFACTS / f"{name}.png")
+        manager.__exit__(None, None, None)
+        assert page.errors == page.refused == []
+
+
+# --- The plot's arithmetic, without a server
+
+
+@pytest.fixture(scope="module")
+def plans_of_the_page(browser):
+    """Calls web/schedule.js: what a node sent and budgets -> plans."""
+    page = browser.new_page()
+    page.evaluate(
+        """async (code) => {
+            const file = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+            window.Schedule = (await import(file)).Schedule;
+        }""",
+        (REPO_ROOT / "web" / "schedule.js").read_text(encoding="utf-8"),
+    )
+    yield lambda data, calibrated, budgets: page.evaluate(
+        """([data, calibrated, budgets]) => {
+            const schedule = new window.Schedule(data, calibrated);
+            return budgets.map(([mode, value]) => schedule.plan(mode, value));
+        }""",
+        [data, calibrated, budgets],
+    )
+    page.close()
+
+
+BUDGETS = [("saving", value) for value in (0.0, 0.2, 0.5, 0.8, 0.95, 7.0)]
+BUDGETS += [("root share", value) for value in (0.3, 1.0, 3.0)] + [("tau", value) for value in (0.0, 0.4, 30.0)]
+
+
+@pytest.mark.parametrize("equal", [0, 1, 3])
+@pytest.mark.parametrize("shape", ["linear", "calibrated"])
+@pytest.mark.parametrize(("prompts", "steps", "private_steps"), [(1, 5, 1), (4, 6, 1), (9, 14, 2), (20, 30, 1)])
+def test_plot_makes_the_plans_of_the_library(plans_of_the_page, prompts, steps, private_steps, shape, equal):
+    rows = np.random.default_rng(prompts + equal).normal(size=(prompts, 12))
+    rows = np.concatenate([rows, np.repeat(rows[:1], equal, axis=0)])
+    Z = ward_linkage(rows, "chord")
+    measured = Sensitivity(6, [1, 4, 5, 6], [1e-6, 0.16, 0.74, 1])
+    weights = measured.weights(steps) if shape == "calibrated" else None
+    falling = falling_shape(steps, shape, private_steps, weights=weights)
+    errors = merge_errors(Z, rows)
+    data = {"heights": Z[:, 2].tolist(), "errors": errors.tolist(), "falling": falling.tolist()}
+    data["weights"] = weights if weights is None else weights.tolist()
+    for (mode, value), found in zip(BUDGETS, plans_of_the_page(data, shape == "calibrated", BUDGETS), strict=True):
+        tau = tau_for_saving(Z, falling, value, clamp=True) if mode == "saving" else value
+        tau = tau_for_root_share(Z, value) if mode == "root share" else tau
+        thresholds = thresholds_at(tau, falling, Z if shape == "calibrated" else None)
+        plan = build_plan(Z, thresholds, None, errors, measured if shape == "calibrated" else None)
+        assert (found["rows"], found["standard"]) == (plan.nfe, plan.nfe_standard), (mode, value)
+        assert found["clusters"] == plan.clusters_per_step.tolist()
+        assert found["saved"] == pytest.approx(plan.saved)
+        assert (found["different"], found["alike"]) == (plan.num_different, plan.looks_alike)
+        assert found["missed"] == (mode == "saving" and plan.saved < value - 1e-9)
+        assert found["distortion"] == (plan.distortion and pytest.approx(plan.distortion, rel=1e-6))
+
+
+# --- The plot in the node
+
+
+def small(seed):
+    """The quick start with four prompts in six steps; another seed is not cached."""
+    workflow = json.loads((WORKFLOWS / "hierdiff_quickstart.json").read_text(encoding="utf-8"))
+    changes = {"HierDiffPromptSet": "{cat face|red apple}, {noto|flat} style", SCHEDULE: 6}
+    for node in workflow["nodes"]:
+        if node["type"] in changes:
+            node["widgets_values"][0] = changes[node["type"]]
+        if node["type"] == "HierDiffPriorEmbedding":
+            node["widgets_values"][3] = seed
+    return workflow
+
+
+def run_plan(page):
+    """Run what Threshold Schedule needs, and it; no picture is drawn."""
+    page.evaluate(
+        """(kept) => {
+            const gone = app.graph.nodes.filter((node) => !kept.includes(node.type));
+            for (const node of gone) app.graph.remove(node);
+            const preview = LiteGraph.createNode("PreviewImage");
+            app.graph.add(preview);
+            app.graph.nodes.find((node) => node.type === "HierDiffThresholdSchedule").connect(1, preview, 0);
+        }""",
+        [
+            "HierDiffPromptSet",
+            "HierDiffPriorLoader",
+            "HierDiffPriorEmbedding",
+            "HierDiffWardLinkage",
+            "HierDiffSensitivityLoader",
+            SCHEDULE,
+        ],
+    )
+    page.run()
+    page.page.wait_for_selector(PLOT)
+
+
+def state(page):
+    return page.page.locator(PLOT).evaluate("(panel) => ({...panel.dataset})")
+
+
+@pytest.mark.parametrize("nodes_2", [False, True])
+def test_plot_warns_of_pictures_that_look_alike_and_tells_what_was_not_run_yet(open_page, nodes_2):
+    page = open_page(settings={"Comfy.VueNodes.Enabled": nodes_2})
+    page.load_graph(small(seed=70 + nodes_2))
+    run_plan(page)
+    page.show(page.node_of(SCHEDULE), zoom=1.0)
+    page.page.wait_for_timeout(400)
+    status = page.page.locator(f"{PLOT} .hierdiff-status")
+    assert (state(page)["alike"], state(page)["changed"]) == ("true", "false")
+    warning = status.locator("div", has_text="about 1 of 4")
+    grey = status.evaluate("(bar) => getComputedStyle(bar).color")
+    assert warning.evaluate("(line) => getComputedStyle(line).color") != grey
+    page.page.locator(PLOT).evaluate(  # as the panel of the node's report, which is about the last run
+        "(panel) => panel.querySelector('.hierdiff-result') ?? "
+        "panel.append(Object.assign(document.createElement('div'), { className: 'hierdiff-result' }))"
+    )
+    page.set_value(SCHEDULE, "value", 0.4)
+    assert (state(page)["alike"], state(page)["changed"]) == ("false", "true")
+    assert "Changed since the last run" in status.inner_text()
+    report = page.page.locator(f"{PLOT} .hierdiff-result")
+    assert float(report.evaluate("(report) => getComputedStyle(report).opacity")) < 0.6
+    page.set_value(SCHEDULE, "value", 0.99)
+    assert "99.0 % is out of reach: 62.5 % at most" in status.inner_text()
+    page.set_value(SCHEDULE, "value", 0.6)
+    assert state(page)["changed"] == "false"
+    assert float(report.evaluate("(report) => getComputedStyle(report).opacity")) == 1
+    parts = "(bar) => [bar, ...bar.querySelectorAll('div')].map((part) => [part.scrollWidth, part.clientWidth])"
+    assert all(wanted <= room + 1 for wanted, room in status.evaluate(parts))
+    assert "Distortion" in status.inner_text()
+
+
+# --- Templates as they open
+
+
+SEEN = """() => {
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    const { scale, offset } = app.canvas.ds;
+    const title = LiteGraph.NODE_TITLE_HEIGHT;
+    const hidden = [];
+    for (const node of app.graph.nodes) {
+        const [left, top] = [node.pos[0] + 4, node.pos[1] - title + 4];
+        const [right, bottom] = [node.pos[0] + node.size[0] - 4, node.pos[1] + node.size[1] - 4];
+        for (const [x, y] of [[left, top], [right, top], [left, bottom], [right, bottom]]) {
+            const place = [canvas.left + (x + offset[0]) * scale, canvas.top + (y + offset[1]) * scale];
+            const found = document.elementFromPoint(...place);
+            if (!found?.closest("#graph-canvas, .lg-node, .dom-widget")) hidden.push([node.type, ...place]);
+        }
+    }
+    return hidden;
+}"""
+
+
+@pytest.mark.parametrize("nodes_2", [False, True])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_open_between_the_pages_bars(open_page, name, nodes_2):
+    page = open_page(settings={"Comfy.VueNodes.Enabled": nodes_2})
+    page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
+    page.page.wait_for_function("() => app.graph.nodes.length > 10")
+    page.page.wait_for_timeout(1500)
+    assert page.evaluate(SEEN) == []
+    if nodes_2:
+        labels = page.page.locator(".lg-node .lg-node-widget p.truncate")
+        ours = labels.evaluate_all(
+            "(labels) => labels.filter((p) => p.scrollWidth > p.clientWidth + 1).map((p) => p.textContent)"
+        )
+        assert set(ours) <= {"filename_prefix", "sampler_name", "latent_image"}  # the host's own names
+
+
+# --- Search
+
+
+@pytest.mark.parametrize(
+    ("words", "node"),
+    [("prompt list", "Prompt Set"), ("clustering", "Ward Linkage"), ("budget", "Threshold Schedule")],
+)
+def test_nodes_are_found_by_other_words_in_the_pages_search(open_page, words, node):
+    page = open_page()
+    page.page.mouse.dblclick(800, 700)
+    box = page.page.locator("input[type='text']:visible").last
+    box.wait_for(state="visible")
+    box.fill(words)
+    page.page.get_by_text(node, exact=True).first.wait_for(state="visible", timeout=15_000)
