@@ -11,10 +11,18 @@ import numpy as np
 import torch
 
 from .embeddings import PromptEmbeddings
-from .microbatch import MicroBatches, auto_micro_batch
+from .microbatch import PRIOR_TOO_LARGE, MicroBatches, auto_micro_batch
 from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, text_key
+from .prompt_tokens import log_unread, without_their_warnings
 from .sampling import ORDERS, gather_history, sample_branches
-from .schedulers import learns_variance, make_scheduler, predicted_original, step_with_noise, takes_generator
+from .schedulers import (
+    check_prior_steps,
+    learns_variance,
+    make_scheduler,
+    predicted_original,
+    step_with_noise,
+    takes_generator,
+)
 from .unet_calls import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 
 PRIOR_NOISE = ("per prompt", "shared")
@@ -44,7 +52,7 @@ def embed_prompts(
     prior : KandinskyV22PriorPipeline
     prompts : N str, N >= 1
     negative_prompt : str   "" takes the embedding of a black image as negative, as the paper does
-    num_steps : int         denoising steps of the prior
+    num_steps : int         denoising steps of the prior, 2 or more
     guidance : float        classifier-free guidance of the prior; 1 is none
     seed : int in 0 ... 2**64 - 1
     noise : "per prompt" or "shared"
@@ -62,13 +70,17 @@ def embed_prompts(
     ------
     ValueError  if there are no prompts, one is empty, or an embedding comes out NaN or zero.
 
+    Notes
+    -----
+    What the text encoder cannot read, such as the end of a long prompt, is logged (`prompt_tokens.text_warnings`).
+
     Source: Decatur et al. 2025, Algorithm 1, line 1.
     """
     prompts = check_prompts(prompts)
     if noise not in PRIOR_NOISE:
         raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps of the prior must be at least 1; got {num_steps}")
+    check_prior_steps(num_steps, prior.scheduler.config.num_train_timesteps)
+    log_unread(prior, prompts, negative_prompt)
     texts = list(dict.fromkeys(prompts))
 
     def embed(rows):
@@ -86,7 +98,9 @@ def embed_prompts(
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
 
     prior.set_progress_bar_config(disable=True)
-    rows = MicroBatches(batch_size or prior_batch_size(prior)).map(embed, len(texts))  # (distinct texts, 2, D)
+    batches = MicroBatches(batch_size or prior_batch_size(prior), too_large=PRIOR_TOO_LARGE)
+    with without_their_warnings():
+        rows = batches.map(embed, len(texts))  # (distinct texts, 2, D)
     rows = rows[[texts.index(prompt) for prompt in prompts]] if len(texts) < len(prompts) else rows
     return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts)
 
@@ -105,12 +119,6 @@ def check_prompts(prompts):
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"prompt {i} must be a text that is not empty; got {prompt!r}")
     return prompts
-
-
-def truncated_prompts(prior, prompts):
-    """Indices of the prompts that are longer than the prior's text encoder reads (the rest is cut off)."""
-    longest = prior.tokenizer.model_max_length
-    return [i for i, text in enumerate(prompts) if len(prior.tokenizer(text).input_ids) > longest]
 
 
 @torch.no_grad()

@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_batch_size, truncated_prompts
+from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_batch_size
 from ..hierdiff_core.loading import PRIOR_CLASS, load_prior, suitable_settings
+from ..hierdiff_core.prompt_tokens import text_warnings
+from ..hierdiff_core.schedulers import LEAST_PRIOR_STEPS
 from . import types
 from .models import PRECISIONS, LoadedModel, choose_dtype, make_patcher, model_folder, model_names, validate_model
 from .search import found_as
@@ -68,7 +70,11 @@ class PriorEmbedding(io.ComfyNode):
                     "as in the paper.",
                 ),
                 io.Int.Input(
-                    "steps", default=25, min=1, max=1000, tooltip="Denoising steps of the prior. They cost little."
+                    "steps",
+                    default=25,
+                    min=LEAST_PRIOR_STEPS,
+                    max=1000,
+                    tooltip="Denoising steps of the prior. They cost little.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -115,6 +121,6 @@ class PriorEmbedding(io.ComfyNode):
         )
         lines = [f"{len(prompts)} embeddings, {embeddings.width} numbers each ({len(set(prompts))} distinct prompts)"]
         lines += unsuitable(prior, guidance=guidance, steps=steps)
-        for i in truncated_prompts(prior.pipeline, prompts):
-            lines.append(f"⚠ prompt {i} is longer than the text encoder reads; its end is ignored: {prompts[i][:60]}…")
+        lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, prompts)]
+        lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, negative_prompt, "negative prompt")]
         return io.NodeOutput(embeddings, ui=show(cls, "\n".join(lines)))
