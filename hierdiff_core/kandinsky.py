@@ -12,12 +12,20 @@ import numpy as np
 import torch
 
 from .embeddings import PromptEmbeddings
-from .microbatch import MicroBatches, auto_micro_batch
+from .microbatch import PRIOR_TOO_LARGE, MicroBatches, auto_micro_batch
 from .negatives import check_negatives, distinct_pairs
 from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, negative_key, text_key
+from .prompt_tokens import log_unread, without_their_warnings
 from .prompts import check_prompts
 from .sampling import ORDERS, gather_history, sample_branches
-from .schedulers import learns_variance, make_scheduler, predicted_original, step_with_noise, takes_generator
+from .schedulers import (
+    check_prior_steps,
+    learns_variance,
+    make_scheduler,
+    predicted_original,
+    step_with_noise,
+    takes_generator,
+)
 from .unet_calls import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 
 PRIOR_NOISE = ("per prompt", "shared")
@@ -48,7 +56,7 @@ def embed_prompts(
     prompts : N str, N >= 1
     negative_prompt : str, or N str   for all prompts, or one for each. "" takes the embedding of a black image as
         negative, as the paper does
-    num_steps : int         denoising steps of the prior
+    num_steps : int         denoising steps of the prior, 2 or more
     guidance : float        classifier-free guidance of the prior; 1 is none
     seed : int in 0 ... 2**64 - 1
     noise : "per prompt" or "shared"
@@ -68,14 +76,18 @@ def embed_prompts(
     ValueError  if there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes
         out NaN or zero.
 
+    Notes
+    -----
+    What the text encoder cannot read, such as the end of a long prompt, is logged (`prompt_tokens.text_warnings`).
+
     Source: Decatur et al. 2025, Algorithm 1, line 1.
     """
     prompts = check_prompts(prompts)
     if noise not in PRIOR_NOISE:
         raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps of the prior must be at least 1; got {num_steps}")
+    check_prior_steps(num_steps, prior.scheduler.config.num_train_timesteps)
     groups, places = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
+    log_unread(prior, prompts, negative_prompt)
 
     def embed(batch):
         texts, negatives = ([pair[i] for pair in batch] for i in (0, 1))
@@ -93,8 +105,9 @@ def embed_prompts(
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
 
     prior.set_progress_bar_config(disable=True)
-    batches = MicroBatches(batch_size or prior_batch_size(prior))
-    rows = torch.cat([batches.map(lambda part, group=group: embed(group[part]), len(group)) for group in groups])
+    batches = MicroBatches(batch_size or prior_batch_size(prior), too_large=PRIOR_TOO_LARGE)
+    with without_their_warnings():
+        rows = torch.cat([batches.map(lambda part, group=group: embed(group[part]), len(group)) for group in groups])
     rows = rows[places]  # (N, 2, D)
     return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts)
 
@@ -108,12 +121,6 @@ def prior_calls(prior, prompts, negative_prompt):
 def prior_batch_size(prior):
     """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
     return 1 if prior.device.type == "cpu" else LARGEST_PRIOR
-
-
-def truncated_prompts(prior, prompts):
-    """Indices of the prompts that are longer than the prior's text encoder reads (the rest is cut off)."""
-    longest = prior.tokenizer.model_max_length
-    return [i for i, text in enumerate(prompts) if len(prior.tokenizer(text).input_ids) > longest]
 
 
 @torch.no_grad()

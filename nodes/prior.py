@@ -2,9 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_calls, truncated_prompts
+from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_calls
 from ..hierdiff_core.loading import PRIOR_CLASS, load_prior, suitable_settings
+from ..hierdiff_core.prompt_tokens import text_warnings
 from ..hierdiff_core.prompts import flat_texts
+from ..hierdiff_core.schedulers import LEAST_PRIOR_STEPS
 from . import types
 from .fan_out import runs
 from .models import (
@@ -81,7 +83,11 @@ class PriorEmbedding(io.ComfyNode):
                     "embedding of a black image, as in the paper.",
                 ),
                 io.Int.Input(
-                    "steps", default=25, min=1, max=1000, tooltip="Denoising steps of the prior. They cost little."
+                    "steps",
+                    default=25,
+                    min=LEAST_PRIOR_STEPS,
+                    max=1000,
+                    tooltip="Denoising steps of the prior. They cost little.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -168,6 +174,6 @@ def embed(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
     if not single:
         lines.append(f"a negative for each prompt, {len(set(negatives))} of them distinct")
     lines += unsuitable(prior, guidance=guidance, steps=steps)
-    for i in truncated_prompts(prior.pipeline, prompts):
-        lines.append(f"⚠ prompt {i} is longer than the text encoder reads; its end is ignored: {prompts[i][:60]}…")
+    lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, prompts)]
+    lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, negatives, "negative prompt")]
     return embeddings, lines

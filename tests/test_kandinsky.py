@@ -19,14 +19,7 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.decoding import BackgroundDecoder
-from hierdiff_core.kandinsky import (
-    Denoiser,
-    prior_batch_size,
-    prior_calls,
-    size_multiple,
-    step_guidance,
-    truncated_prompts,
-)
+from hierdiff_core.kandinsky import Denoiser, prior_batch_size, prior_calls, size_multiple, step_guidance
 from hierdiff_core.microbatch import MicroBatches
 from hierdiff_core.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise, text_key
 from hierdiff_core.sampling import ORDERS, sample_branches
@@ -596,14 +589,12 @@ def test_seed_of_the_prior_decides_the_embeddings(prior):
         (["a", "  "], {}, "prompt 1 must be a text that is not empty; got '  '"),
         (["a", None], {}, "prompt 1 must be a text"),
         (["a"], {"noise": "none"}, "noise must be one of per prompt, shared; got 'none'"),
-        (["a"], {"num_steps": 0}, "num_steps of the prior must be at least 1; got 0"),
+        (["a"], {"num_steps": 0}, "num_steps of the prior must be 2 to 1000; got 0"),
+        (["a"], {"num_steps": 1}, "num_steps of the prior must be 2 to 1000; got 1"),
+        (["a"], {"num_steps": 1001}, "num_steps of the prior must be 2 to 1000; got 1001"),
     ],
 )
 def test_bad_prompts_are_refused_before_the_prior_runs(prior, monkeypatch, prompts, options, message):
     monkeypatch.setattr(prior.prior, "forward", lambda *a, **kw: pytest.fail("the prior was called"))
     with pytest.raises(ValueError, match=message):
         embed_prompts(prior, prompts, **options)
-
-
-def test_prompts_longer_than_the_text_encoder_are_named(prior):
-    assert truncated_prompts(prior, ["lion", "lion " * 60, "tiger"]) == [1]

@@ -108,7 +108,7 @@ def prior_node(pack, monkeypatch):
     module = __import__("sys").modules[f"{pack.__name__}.nodes.prior"]
     monkeypatch.setattr(module, "embed_prompts", embed)
     monkeypatch.setattr(module, "prior_calls", lambda *args: 1)
-    monkeypatch.setattr(module, "truncated_prompts", lambda *args: [])
+    monkeypatch.setattr(module, "text_warnings", lambda *args: [])
 
     def run(prompts=("a", "b", "c"), **lists):
         prior = SimpleNamespace(load=lambda: None, pipeline=None, suitable={})
