@@ -5,6 +5,7 @@ python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 
 import argparse
 import json
+import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from . import (
 )
 from .decoding import BackgroundDecoder
 from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
+from .finite import rows_not_finite
 from .kandinsky import PRIOR_NOISE, WHOLE_RUN, check_prompts
 from .linkage import METRICS
 from .loading import BUNDLED, suitable_settings
@@ -183,19 +185,29 @@ def run(options):
     del prior
     plan = make_plan(embeddings.positive, shape, sensitivity, options)
     decoder = load_decoder(options.decoder, device=options.device)
-    images, branches = draw(decoder, embeddings, plan, options)
-    figures = {
-        "contact_sheet": contact_sheet(images, prompts),
-        "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
-        "schedule": draw_schedule(plan),
-        "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
-    }
-    for name, figure in figures.items():
-        figure.save(options.out / f"{name}.png")
+    images, branches, not_finite = draw(decoder, embeddings, plan, options)
+    draw_figures(
+        options.out,
+        contact_sheet=lambda: contact_sheet(images, prompts),
+        dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau),
+        schedule=lambda: draw_schedule(plan),
+        tree=lambda: draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
+    )
     files = [file_name(i) for i in range(len(images))]
     report = make_report(options, prompts, plan, files, time.monotonic() - began)
+    report["not_finite"] = not_finite
     (options.out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
     return report
+
+
+def draw_figures(folder, **figures):
+    """Draw and write figures; one that fails is left out: the pictures and the report are worth more."""
+    for name, figure in figures.items():
+        try:
+            figure().save(folder / f"{name}.png")
+        except Exception as error:
+            logging.exception("HierDiff: the figure %s failed", name)
+            tell(f"{name}.png is missing, since it failed ({type(error).__name__}: {error})")
 
 
 def draw(decoder, embeddings, plan, options):
@@ -205,6 +217,7 @@ def draw(decoder, embeddings, plan, options):
     -------
     images : list of N PIL pictures
     branches : BranchLatents
+    not_finite : list of int   prompts whose latents hold NaN or infinity
     """
     images, writing, branches = [None] * plan.num_prompts, [], BranchLatents(plan)
     with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, ThreadPoolExecutor() as writers:
@@ -219,7 +232,7 @@ def draw(decoder, embeddings, plan, options):
                 writing.append(writers.submit(image.save, options.out / file_name(i)))
 
         with BackgroundDecoder(decoder, on_pictures) as on_finished:
-            sample(
+            latents = sample(
                 decoder,
                 embeddings,
                 plan,
@@ -238,7 +251,7 @@ def draw(decoder, embeddings, plan, options):
             )
         for job in writing:
             job.result()  # raises what went wrong
-    return images, branches
+    return images, branches, rows_not_finite(latents)
 
 
 def file_name(index):

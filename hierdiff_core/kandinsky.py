@@ -5,12 +5,15 @@ these load will do. Mathematics outside the networks is in float32, whatever pre
 """
 
 import copy
+import logging
 import math
 
 import numpy as np
 import torch
 
-from .embeddings import PromptEmbeddings
+from .embeddings import IMAGE_EMBEDDINGS, PromptEmbeddings, check_image_embeddings
+from .finite import latents_not_finite
+from .matching import check_leaves, check_plan_prompts
 from .microbatch import MicroBatches, auto_micro_batch
 from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, text_key
 from .sampling import ORDERS, gather_history, sample_branches
@@ -22,6 +25,7 @@ PRIOR_NOISE = ("per prompt", "shared")
 LARGEST_PRIOR = 64  # larger batches gain nothing (docs/performance.md)
 # Branches that a piece of work may always have, depth first: latents are small, and fewer pieces are less to do.
 LEAST_PIECE = 16
+NOT_FINITE = "load the decoder in fp32 or bf16, or lower the guidance"
 WHOLE_RUN = (0.0, 1.0)  # as shares of the steps
 
 
@@ -88,7 +92,7 @@ def embed_prompts(
     prior.set_progress_bar_config(disable=True)
     rows = MicroBatches(batch_size or prior_batch_size(prior)).map(embed, len(texts))  # (distinct texts, 2, D)
     rows = rows[[texts.index(prompt) for prompt in prompts]] if len(texts) < len(prompts) else rows
-    return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts)
+    return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts, IMAGE_EMBEDDINGS)
 
 
 def prior_batch_size(prior):
@@ -176,7 +180,8 @@ def sample(
 
     Raises
     ------
-    ValueError  before any UNet call, if the inputs do not fit each other.
+    ValueError  before any UNet call, if the inputs do not fit each other; at the end, if no latent is finite.
+        Where only some hold NaN or infinity, their prompts are logged (`finite.rows_not_finite` finds them).
 
     Source: Decatur et al. 2025, Algorithm 1.
     """
@@ -204,7 +209,7 @@ def sample(
     denoiser = Denoiser(
         network, scheduler, plan, embeddings.keys, by_step, noise, batches, watcher(on_step, on_branches)
     )
-    return sample_branches(
+    latents = sample_branches(
         denoiser,
         latents.to(device, torch.float32),
         plan,
@@ -214,6 +219,10 @@ def sample(
         fork=Denoiser.fork,
         on_finished=on_finished,
     )
+    problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
+    if problem:
+        logging.warning("HierDiff: %s", problem)
+    return latents
 
 
 def step_guidance(num_steps, guidance, interval=WHOLE_RUN):
@@ -346,12 +355,9 @@ def check_sample_inputs(
             f"the plan is for {plan.num_prompts} prompts, but there are {len(embeddings)} embeddings; "
             "make the linkage and the schedule from these embeddings"
         )
-    expected = decoder.unet.config.encoder_hid_dim
-    if embeddings.width != expected:
-        raise ValueError(
-            f"embeddings are {embeddings.width} wide, but this decoder takes {expected}; "
-            "use the prior that belongs to the decoder"
-        )
+    check_image_embeddings(embeddings, decoder.unet.config.encoder_hid_dim)
+    check_plan_prompts(plan, embeddings.prompts)
+    check_leaves(plan, embeddings)
     multiple = size_multiple(decoder)
     for name, value in (("width", width), ("height", height)):
         if value < multiple or value % multiple:

@@ -16,10 +16,11 @@ from ..hierdiff_core.sensitivity import write_sensitivity
 from . import types
 from .conditioning_rows import rows_of
 from .decoder import load_unet
+from .decoration import Decorations
 from .guider import OneNoise, cfg_input, make_guider, model_inputs
 from .search import found_as
 from .sensitivity import CATEGORY, describe, new_file, outputs
-from .show import Progress, image_tensor, show, tell, unsuitable
+from .show import Progress, tell, unsuitable
 
 
 def steps_input(default):
@@ -234,5 +235,6 @@ def result(cls, sensitivity, settings, path, warnings=()):
     if path is not None:
         write_sensitivity(sensitivity, path)
         lines.append(f"saved as {path.name}; Load Sensitivity finds it after R")
-    picture = image_tensor(draw_sensitivity(sensitivity))
-    return io.NodeOutput(sensitivity, picture, ui=show(cls, "\n".join(lines), picture))
+    decorations = Decorations()
+    picture = decorations.picture("the plot", draw_sensitivity, sensitivity)
+    return io.NodeOutput(sensitivity, picture, ui=decorations.show(cls, "\n".join(lines), picture))

@@ -14,8 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..hierdiff_core.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
 from . import types
+from .decoration import Decorations
 from .search import found_as
-from .show import Progress, show
+from .show import Progress
 
 PICTURES_SHOWN = 16
 DECODED_AT_ONCE = 8  # on a GPU; one at a time on a CPU
@@ -107,7 +108,7 @@ class SaveSet(io.ComfyNode):
         ]
         count = len(writer.files)
         text = f"output/{'/'.join(parts)}\n{count} image{'s' * (count != 1)}, {size}{megabytes(writer.size)}"
-        return io.NodeOutput(str(path), count, ui=show(cls, text, images=shown))
+        return io.NodeOutput(str(path), count, ui=Decorations().show(cls, text, images=shown))
 
 
 def check_sources(count, images, latent, vae):
