@@ -5,6 +5,7 @@ python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 
 import argparse
 import io
+import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from . import (
 )
 from .decoding import BackgroundDecoder
 from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
+from .finite import rows_not_finite
 from .kandinsky import PRIOR_NOISE, WHOLE_RUN
 from .limits import check_limits
 from .linkage import METRICS
@@ -206,18 +208,32 @@ def run(options):
     if strays:
         tell(f"{options.out} keeps pictures that no report names: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
     with interruptible(writer):
-        images, files, branches = draw(decoder, embeddings, plan, writer, options)
-        figures = {
-            "contact_sheet": contact_sheet(images, prompts),
-            "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
-            "schedule": draw_schedule(plan),
-            "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
-        }
-        for name, figure in figures.items():
-            writer.add_file(f"{name}.png", as_png(figure))
+        images, files, branches, not_finite = draw(decoder, embeddings, plan, writer, options)
+        draw_figures(
+            writer,
+            contact_sheet=lambda: contact_sheet(images, prompts),
+            dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau),
+            schedule=lambda: draw_schedule(plan),
+            tree=lambda: draw_tree(
+                plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))
+            ),
+        )
         report = make_report(options, prompts, plan, files, time.monotonic() - began)
+        report["not_finite"] = not_finite
         finish_set(writer, report)
     return report
+
+
+def draw_figures(writer, **figures):
+    """Draw and write figures; one that cannot be drawn is left out: the pictures and the report are worth more."""
+    for name, figure in figures.items():
+        try:
+            data = as_png(figure())
+        except Exception as error:
+            logging.exception("HierDiff: the figure %s failed", name)
+            tell(f"{name}.png is missing, since it failed ({type(error).__name__}: {error})")
+            continue
+        writer.add_file(f"{name}.png", data)
 
 
 def check_device(name):
@@ -245,6 +261,7 @@ def draw(decoder, embeddings, plan, writer, options):
     images : list of N PIL pictures
     files : list of N str      their names
     branches : BranchLatents
+    not_finite : list of int   prompts whose latents hold NaN or infinity
     """
     images, files, branches = [None] * plan.num_prompts, [""] * plan.num_prompts, BranchLatents(plan)
     failures = []
@@ -267,7 +284,7 @@ def draw(decoder, embeddings, plan, writer, options):
                 writers.submit(write, i)
 
         with BackgroundDecoder(decoder, on_pictures) as on_finished:
-            sample(
+            latents = sample(
                 decoder,
                 embeddings,
                 plan,
@@ -285,7 +302,7 @@ def draw(decoder, embeddings, plan, writer, options):
                 on_finished=on_finished,
             )
     raise_first(failures)
-    return images, files, branches
+    return images, files, branches, rows_not_finite(latents)
 
 
 def raise_first(errors):

@@ -5,13 +5,16 @@ these load will do. Mathematics outside the networks is in float32, whatever pre
 """
 
 import copy
+import logging
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .embeddings import PromptEmbeddings
+from .embeddings import IMAGE_EMBEDDINGS, PromptEmbeddings, check_image_embeddings
+from .finite import latents_not_finite
+from .matching import check_leaves, check_plan_prompts
 from .microbatch import PRIOR_TOO_LARGE, MicroBatches, auto_micro_batch
 from .negatives import check_negatives, distinct_pairs
 from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, negative_key, text_key
@@ -33,6 +36,7 @@ PRIOR_NOISE = ("per prompt", "shared")
 LARGEST_PRIOR = 64  # larger batches gain nothing (docs/performance.md)
 # Branches that a piece of work may always have, depth first: latents are small, and fewer pieces are less to do.
 LEAST_PIECE = 16
+NOT_FINITE = "load the decoder in fp32 or bf16, or lower the guidance"
 WHOLE_RUN = (0.0, 1.0)  # as shares of the steps
 
 
@@ -109,7 +113,7 @@ def embed_prompts(
     with without_their_warnings():
         rows = torch.cat([batches.map(lambda part, group=group: embed(group[part]), len(group)) for group in groups])
     rows = rows[places]  # (N, 2, D)
-    return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts)
+    return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts, IMAGE_EMBEDDINGS)
 
 
 def prior_calls(prior, prompts, negative_prompt):
@@ -186,7 +190,8 @@ def sample(
 
     Raises
     ------
-    ValueError  before any UNet call, if the inputs do not fit each other.
+    ValueError  before any UNet call, if the inputs do not fit each other; at the end, if no latent is finite.
+        Where only some hold NaN or infinity, their prompts are logged (`finite.rows_not_finite` finds them).
 
     Source: Decatur et al. 2025, Algorithm 1.
     """
@@ -214,7 +219,7 @@ def sample(
     denoiser = Denoiser(
         network, scheduler, plan, embeddings.keys, by_step, noise, batches, watcher(on_step, on_branches)
     )
-    return sample_branches(
+    latents = sample_branches(
         denoiser,
         latents.to(device, torch.float32),
         plan,
@@ -224,6 +229,10 @@ def sample(
         fork=Denoiser.fork,
         on_finished=on_finished,
     )
+    problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
+    if problem:
+        logging.warning("HierDiff: %s", problem)
+    return latents
 
 
 def step_guidance(num_steps, guidance, interval=WHOLE_RUN):
@@ -356,12 +365,9 @@ def check_sample_inputs(
             f"the plan is for {plan.num_prompts} prompts, but there are {len(embeddings)} embeddings; "
             "make the linkage and the schedule from these embeddings"
         )
-    expected = decoder.unet.config.encoder_hid_dim
-    if embeddings.width != expected:
-        raise ValueError(
-            f"embeddings are {embeddings.width} wide, but this decoder takes {expected}; "
-            "use the prior that belongs to the decoder"
-        )
+    check_image_embeddings(embeddings, decoder.unet.config.encoder_hid_dim)
+    check_plan_prompts(plan, embeddings.prompts)
+    check_leaves(plan, embeddings)
     multiple = size_multiple(decoder)
     for name, value in (("width", width), ("height", height)):
         if value < multiple or value % multiple:

@@ -15,10 +15,11 @@ from ..hierdiff_core.schedulers import SCHEDULERS
 from . import types
 from .conditioning_rows import rows_of
 from .decoder import load_unet
+from .decoration import Decorations
 from .guider import OneNoise, cfg_input, make_guider, model_inputs
 from .search import found_as
 from .sensitivity import CATEGORY, describe, new_file, outputs, save_new
-from .show import Progress, image_tensor, show, tell, unsuitable
+from .show import Progress, tell, unsuitable
 
 
 def steps_input(default):
@@ -240,5 +241,6 @@ def result(cls, sensitivity, settings, path, warnings=()):
     lines = [describe(sensitivity), *warnings]
     if path is not None:
         lines.append(saved(sensitivity, path))
-    picture = image_tensor(draw_sensitivity(sensitivity))
-    return io.NodeOutput(sensitivity, picture, ui=show(cls, "\n".join(lines), picture))
+    decorations = Decorations()
+    picture = decorations.picture("the plot", draw_sensitivity, sensitivity)
+    return io.NodeOutput(sensitivity, picture, ui=decorations.show(cls, "\n".join(lines), picture))

@@ -8,9 +8,10 @@ import latent_preview
 from comfy_api.latest import io
 
 from . import types
+from .decoration import Decorations
 from .search import found_as
 from .sharing import StepSharingGuider
-from .show import show, tell
+from .show import tell
 
 PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
 MICRO_BATCH_TOOLTIP = "Clusters per model call. 0: all at once, split by ComfyUI's own estimate of memory."
@@ -154,20 +155,28 @@ class HierarchicalKSampler(io.ComfyNode):
         host = comfy.samplers.KSampler(model, plan.num_steps, model.load_device, sampler_name, scheduler, denoise)
         guider = make_guider(model, positive, negative, cfg, plan, micro_batch)
         tell(cls, f"Bringing the model to the device and sampling {plan.num_prompts} prompts …")
+        decorations = Decorations()
         samples, report = guider.sample_with_report(
             OneNoise(seed, plan.num_prompts).generate_noise({"samples": latents}),
             latents,
             comfy.samplers.sampler_object(sampler_name),
             host.sigmas,
             latent_image.get("noise_mask"),
-            latent_preview.prepare_callback(model, len(host.sigmas) - 1),
+            previews(model, len(host.sigmas) - 1, decorations),
             not comfy.utils.PROGRESS_BAR_ENABLED,
             seed,
         )
         samples = samples.to(comfy.model_management.intermediate_device())
         latent = {**latent_image, "samples": samples}
         latent.pop("batch_index", None)  # of the input's rows, no longer of these
-        return io.NodeOutput(latent, report, ui=show(cls, report))
+        ui = decorations.show(cls, report)
+        return io.NodeOutput(latent, decorations.noted(report), ui=ui)
+
+
+def previews(model, steps, decorations):
+    """The host's callback of each step, which moves the progress bar and shows previews; None where there is none."""
+    callback = decorations.attempt("the preview", latent_preview.prepare_callback, model, steps)
+    return callback and (lambda *step: decorations.attempt("the preview", callback, *step))
 
 
 def make_guider(model, positive, negative, cfg, plan, micro_batch, show_tree=True):

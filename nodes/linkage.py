@@ -9,8 +9,9 @@ from comfy_api.latest import io
 from ..hierdiff_core.figures import draw_dendrogram
 from ..hierdiff_core.linkage import METRICS, linkage_bytes, merge_errors, ward_linkage
 from . import types
+from .decoration import Decorations
 from .search import found_as
-from .show import image_tensor, show, tell
+from .show import tell
 
 
 class Linkage(NamedTuple):
@@ -57,9 +58,10 @@ class WardLinkage(io.ComfyNode):
             comfy.model_management.free_memory(needed, device)
         tell(cls, f"Clustering {len(embeddings)} prompts …")
         Z = ward_linkage(embeddings.positive, metric, device)
-        picture = image_tensor(draw_dendrogram(Z, embeddings.prompts))
+        decorations = Decorations()
+        picture = decorations.picture("the dendrogram", draw_dendrogram, Z, embeddings.prompts)
         linkage = Linkage(Z, metric, embeddings.prompts, merge_errors(Z, embeddings.positive))
-        return io.NodeOutput(linkage, picture, ui=show(cls, describe(linkage), picture))
+        return io.NodeOutput(linkage, picture, ui=decorations.show(cls, describe(linkage), picture))
 
 
 def describe(linkage):

@@ -15,9 +15,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..hierdiff_core.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
 from . import types
+from .decoration import Decorations
 from .lists import batches, runs_of
 from .search import found_as
-from .show import Progress, show
+from .show import Progress
 
 PICTURES_SHOWN = 16
 SIZES_SHOWN = 4
@@ -116,7 +117,9 @@ class SaveSet(io.ComfyNode):
         path = sets[-1].path
         shown = [picture for each in sets for picture in each.shown][:PICTURES_SHOWN]
         count = sum(each.count for each in sets)
-        return io.NodeOutput(path, count, ui=show(cls, "\n".join(each.text for each in sets), images=shown))
+        return io.NodeOutput(
+            path, count, ui=Decorations().show(cls, "\n".join(each.text for each in sets), images=shown)
+        )
 
 
 @dataclass(frozen=True)
