@@ -40,7 +40,7 @@ from .prompts import parse_prompts
 from .sampling import ORDERS
 from .schedule import SHAPES
 from .schedulers import SCHEDULERS
-from .set_folder import begin_set, finish_set, interruptible, prepare_folder
+from .set_folder import DrawnSet, prepare_folder
 from .unet_calls import ACCELERATIONS
 
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
@@ -50,6 +50,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m hierdiff_core",
         description="Draw a set of images from a set of prompts that share their early denoising steps.",
+        epilog="Interrupted, it leaves the pictures that are finished, and unfinished.json, which says what they show.",
     )
     parser.add_argument("prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations")
     parser.add_argument("--file", type=Path, help="text file with a prompt per line")
@@ -188,11 +189,8 @@ def run(options):
     del prior
     plan = make_plan(embeddings.positive, shape, sensitivity, options)
     decoder = load_decoder(options.decoder, device=options.device)
-    writer, strays = begin_set(options.out, prompts, options.overwrite)
-    if strays:
-        tell(f"{options.out} keeps pictures that no report names: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
-    with interruptible(writer):
-        images, files, branches = draw(decoder, embeddings, plan, writer, options)
+    with DrawnSet(options.out, prompts, options.overwrite) as drawn:
+        images, files, branches = draw(decoder, embeddings, plan, drawn, options)
         figures = {
             "contact_sheet": contact_sheet(images, prompts),
             "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
@@ -200,9 +198,11 @@ def run(options):
             "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
         }
         for name, figure in figures.items():
-            writer.add_file(f"{name}.png", as_png(figure))
+            drawn.add_file(f"{name}.png", as_png(figure))
         report = make_report(options, prompts, plan, files, time.monotonic() - began)
-        finish_set(writer, report)
+        drawn.finish(report)
+    if strays := drawn.strays():
+        tell(f"{options.out} keeps pictures that no report named: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
     return report
 
 
@@ -223,7 +223,7 @@ def as_png(picture):
     return buffer.getvalue()
 
 
-def draw(decoder, embeddings, plan, writer, options):
+def draw(decoder, embeddings, plan, drawn, options):
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
 
     Returns
@@ -242,7 +242,7 @@ def draw(decoder, embeddings, plan, writer, options):
 
         def write(i):
             try:
-                files[i] = writer.add(f"{i:04d}", "png", as_png(images[i]), "")
+                files[i] = drawn.add(i, as_png(images[i]))
             except OSError as error:
                 failures.append(error)
 
