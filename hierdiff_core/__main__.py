@@ -42,7 +42,7 @@ from .prompts import PromptReader, check_prompts
 from .sampling import ORDERS
 from .schedule import SHAPES, out_of_reach
 from .schedulers import SCHEDULERS
-from .set_folder import begin_set, finish_set, interruptible, prepare_folder
+from .set_folder import DrawnSet, prepare_folder
 from .text_form import whole_characters
 from .unet_calls import ACCELERATIONS
 
@@ -53,6 +53,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m hierdiff_core",
         description="Draw a set of images from a set of prompts that share their early denoising steps.",
+        epilog="Interrupted, it leaves the pictures that are finished, and unfinished.json, which says what they show.",
     )
     parser.add_argument(
         "prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations; nothing in them is a comment"
@@ -204,13 +205,10 @@ def run(options):
     del prior
     plan = make_plan(embeddings.positive, shape, sensitivity, options)
     decoder = load_decoder(options.decoder, device=options.device)
-    writer, strays = begin_set(options.out, prompts, options.overwrite)
-    if strays:
-        tell(f"{options.out} keeps pictures that no report names: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
-    with interruptible(writer):
-        images, files, branches, not_finite = draw(decoder, embeddings, plan, writer, options)
+    with DrawnSet(options.out, prompts, options.overwrite) as drawn:
+        images, files, branches, not_finite = draw(decoder, embeddings, plan, drawn, options)
         draw_figures(
-            writer,
+            drawn,
             contact_sheet=lambda: contact_sheet(images, prompts),
             dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau),
             schedule=lambda: draw_schedule(plan),
@@ -220,11 +218,13 @@ def run(options):
         )
         report = make_report(options, prompts, plan, files, time.monotonic() - began)
         report["not_finite"] = not_finite
-        finish_set(writer, report)
+        drawn.finish(report)
+    if strays := drawn.strays():
+        tell(f"{options.out} keeps pictures that no report named: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
     return report
 
 
-def draw_figures(writer, **figures):
+def draw_figures(drawn, **figures):
     """Draw and write figures; one that cannot be drawn is left out: the pictures and the report are worth more."""
     for name, figure in figures.items():
         try:
@@ -233,7 +233,7 @@ def draw_figures(writer, **figures):
             logging.exception("HierDiff: the figure %s failed", name)
             tell(f"{name}.png is missing, since it failed ({type(error).__name__}: {error})")
             continue
-        writer.add_file(f"{name}.png", data)
+        drawn.add_file(f"{name}.png", data)
 
 
 def check_device(name):
@@ -253,7 +253,7 @@ def as_png(picture):
     return buffer.getvalue()
 
 
-def draw(decoder, embeddings, plan, writer, options):
+def draw(decoder, embeddings, plan, drawn, options):
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
 
     Returns
@@ -273,7 +273,7 @@ def draw(decoder, embeddings, plan, writer, options):
 
         def write(i):
             try:
-                files[i] = writer.add(f"{i:04d}", "png", as_png(images[i]), "")
+                files[i] = drawn.add(i, as_png(images[i]))
             except OSError as error:
                 failures.append(error)
 

@@ -3,9 +3,9 @@
 While a set is drawn, unfinished.json says which prompts its pictures are of; report.json is there when all are.
 """
 
-import contextlib
 import json
 import re
+import threading
 from pathlib import Path
 
 from .image_set import SetWriter
@@ -25,11 +25,8 @@ def file_name(index):
 def files_of_sets(folder):
     """Names in a folder that look like a set's: pictures, figures, reports."""
     named = {REPORT, UNFINISHED, *FIGURES}
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(
-            path.name for path in Path(folder).iterdir() if path.name in named or PICTURE.fullmatch(path.name)
-        )
-    return []
+    names = [path.name for path in Path(folder).glob("*")]
+    return sorted(name for name in names if name in named or PICTURE.fullmatch(name))
 
 
 def prepare_folder(folder, overwrite):
@@ -53,20 +50,69 @@ def prepare_folder(folder, overwrite):
         raise OSError(f"{reason}: nothing can be written to {folder}; choose another folder with --out") from error
 
 
-def begin_set(folder, prompts, overwrite):
-    """Clear the folder of an earlier set, if that is asked for, and note what will be in it.
+class DrawnSet:
+    """A set on its way into its folder; a context manager around the work.
 
-    Returns
-    -------
-    writer : SetWriter
-    strays : list of str   pictures left in the folder that no report names, and that the new set will not replace
+    An earlier set is kept until the first picture of the new one is there. A `KeyboardInterrupt` of the block says what
+    was finished; a run that leaves no picture leaves no note of one either.
+
+    Parameters
+    ----------
+    folder : path         as `prepare_folder` has passed it
+    prompts : N str
+    overwrite : bool      whether an earlier set makes room
+
+    Raises
+    ------
+    OSError  that says what happened, how many pictures were written and where.
     """
-    if overwrite:
-        remove_set(folder, len(prompts))
-    writer = SetWriter(folder, "none", len(prompts))
-    images = [{"file": file_name(i), "prompt": prompt} for i, prompt in enumerate(prompts)]
-    writer.add_file(UNFINISHED, as_json({"images": images}))
-    return writer, [name for name in files_of_sets(folder) if PICTURE.fullmatch(name)]
+
+    def __init__(self, folder, prompts, overwrite):
+        self.folder, self.prompts, self.overwrite = Path(folder), prompts, overwrite
+        self._writer: SetWriter | None = None
+        self._lock = threading.Lock()
+        if not overwrite:
+            self._begun()  # another run in the folder is found now
+
+    def add(self, index, data):
+        """Write the picture of a prompt, the bytes of a PNG file, for several threads; its name."""
+        return self._begun().add(f"{index:04d}", "png", data, self.prompts[index])
+
+    def add_file(self, name, data):
+        """Write a file beside the pictures."""
+        self._begun().add_file(name, data)
+
+    def finish(self, report):
+        """Write the report in place of the note of an unfinished set."""
+        self.add_file(REPORT, as_json(report))
+        (self.folder / UNFINISHED).unlink()
+
+    def strays(self):
+        """Pictures in the folder that are not of this set, and that no report named: they were not removed."""
+        own = set(self._begun().files)
+        return [name for name in files_of_sets(self.folder) if PICTURE.fullmatch(name) and name not in own]
+
+    def _begun(self):
+        with self._lock:
+            if self._writer is None:
+                if self.overwrite:
+                    remove_set(self.folder, len(self.prompts))
+                writer = SetWriter(self.folder, "none", len(self.prompts))
+                images = [{"file": file_name(i), "prompt": prompt} for i, prompt in enumerate(self.prompts)]
+                writer.add_file(UNFINISHED, as_json({"images": images}))
+                self._writer = writer
+        return self._writer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        count = len(self._writer.files) if self._writer else 0
+        if self._writer and kind and not count:
+            (self.folder / UNFINISHED).unlink(missing_ok=True)
+        if kind and issubclass(kind, KeyboardInterrupt):
+            some = f"{count} of {len(self.prompts)} pictures are finished, in {self.folder}; see {UNFINISHED} there"
+            raise KeyboardInterrupt(some if count else "no picture was finished") from None
 
 
 def remove_set(folder, count):
@@ -90,35 +136,6 @@ def pictures_in(report):
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return []
     return [name for name in names if isinstance(name, str) and PICTURE.fullmatch(name)]
-
-
-@contextlib.contextmanager
-def interruptible(writer):
-    """Let a `KeyboardInterrupt` of the block say what was finished; without a picture no note of one stays."""
-    try:
-        yield
-    except BaseException as error:
-        if not writer.files:
-            (writer.folder / UNFINISHED).unlink(missing_ok=True)
-        if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(finished(writer)) from None
-        raise
-
-
-def finished(writer):
-    """What an interrupted run leaves, in words."""
-    if not writer.files:
-        return "no picture was finished"
-    return (
-        f"{len(writer.files)} of {writer.total} pictures are finished, in {writer.folder}; "
-        f"{UNFINISHED} there says which prompts they are of"
-    )
-
-
-def finish_set(writer, report):
-    """Write the report in place of the note of an unfinished set."""
-    writer.add_file(REPORT, as_json(report))
-    (writer.folder / UNFINISHED).unlink()
 
 
 def as_json(value):

@@ -14,7 +14,7 @@ from hierdiff_core import Sensitivity, whole_files, write_sensitivity
 from hierdiff_core.__main__ import main
 from hierdiff_core.limits import LIMITS
 from hierdiff_core.loading import BUNDLED
-from hierdiff_core.set_folder import begin_set
+from hierdiff_core.set_folder import DrawnSet
 
 QUICK = ["--steps", "5", "--prior-steps", "3"]
 ANIMALS = ["{tiger|lion|cat} face, {noto|flat} style", "--width", "64", "--height", "64", *QUICK]
@@ -250,9 +250,11 @@ def test_no_file_is_removed_because_a_report_says_so(tmp_path, report):
     for name in ("mine.png", "0007.png", "00080.txt"):
         (folder / name).write_bytes(b"1")
     (folder / "report.json").write_text(report)
-    _, strays = begin_set(folder, ["a", "b"], overwrite=True)
-    assert strays == ["0007.png"]
-    assert names(folder) == ["0007.png", "00080.txt", "mine.png", "unfinished.json"]
+    with DrawnSet(folder, ["a", "b"], overwrite=True) as drawn:
+        assert "report.json" in names(folder)  # the old set is there until the new one has a picture
+        drawn.add(1, b"2")
+    assert drawn.strays() == ["0007.png"]
+    assert names(folder) == ["0001.png", "0007.png", "00080.txt", "mine.png", "unfinished.json"]
     assert (tmp_path / "mine.png").exists()
 
 
@@ -265,9 +267,28 @@ def test_folder_with_anything_of_a_set_is_refused(tmp_path, capsys, models_forbi
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
-    begin_set(tmp_path, ["a"], overwrite=False)
+    DrawnSet(tmp_path, ["a"], overwrite=False)
     with pytest.raises(OSError, match=r"File exists \(.*unfinished\.json\): 0 of 2 images were written"):
-        begin_set(tmp_path, ["a", "b"], overwrite=False)
+        DrawnSet(tmp_path, ["a", "b"], overwrite=False)
+
+
+def test_smaller_set_in_the_place_of_a_larger_one_leaves_no_strays(tmp_path):
+    for count in (5, 2):
+        with DrawnSet(tmp_path, ["a"] * count, overwrite=True) as drawn:
+            for i in range(count):
+                drawn.add(i, b"%d" % count)
+            drawn.add_file("tree.png", b"1")
+            drawn.finish({"images": [{"file": f"{i:04d}.png", "prompt": "a"} for i in range(count)]})
+    assert names(tmp_path) == ["0000.png", "0001.png", "report.json", "tree.png"]
+    assert (tmp_path / "0001.png").read_bytes() == b"2"
+    assert drawn.strays() == []
+
+
+def test_failed_run_that_may_overwrite_leaves_the_old_set(tmp_path):
+    (tmp_path / "0000.png").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt, match="no picture was finished"), DrawnSet(tmp_path, ["a"], overwrite=True):
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ["0000.png"]
 
 
 # --- the shape of the schedule
