@@ -143,7 +143,7 @@ class Remarks:
             lines.append(f"{_listed(self._empty)} {verb}")
         if self._halves:
             verb = "have" if len(self._halves) > 1 else "has"
-            lines.append(f"{_listed(self._halves)} {verb} half a character, cut off somewhere; \ufffd stands for it")
+            lines.append(f"{_listed(self._halves)} {verb} a broken character; \ufffd stands for it")
         return lines
 
 

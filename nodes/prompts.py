@@ -61,14 +61,12 @@ class PromptSet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, text, linked_lines=(None,)):
-        """Both are lists; [None] stands for a link, whose value is not known yet."""
+    def validate_inputs(cls, text):
+        """`text` is a list; [None] stands for a link, whose value is not known yet."""
         try:
             for written in text:
                 if isinstance(written, str):
                     check_text(written)
-            if linked_lines[0] is not None:
-                check_linked_lines(linked_lines)
         except ValueError as error:
             return str(error)
         return True

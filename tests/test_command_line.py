@@ -115,7 +115,7 @@ def test_arguments_are_never_comments_and_what_files_skip_is_told(tmp_path, caps
         "hierdiff: argument 3 has 2 lines, a prompt each",
         f"hierdiff: 2 comment lines skipped of {tmp_path / 'prompts.txt'}: 2, 3",
         "hierdiff: argument 2 is empty and was left out",
-        "hierdiff: argument 4 has half a character, cut off somewhere; \ufffd stands for it",
+        "hierdiff: argument 4 has a broken character; \ufffd stands for it",
         "hierdiff: prompt 2 has //: comments are whole lines; it is drawn as written",
         "hierdiff: prompt 5 has __cat__: wildcard files are not read; it is drawn as written",
     ]

@@ -87,10 +87,9 @@ def test_limit_of_the_set_counts_linked_texts(prompt_set):
 def test_what_can_be_known_is_refused_when_the_graph_is_queued(pack):
     validate = pack.nodes.PromptSet.validate_inputs
     assert validate(["{a|b}"]) is True
-    assert validate((None,), (None,)) is True
+    assert validate((None,)) is True
     assert validate(["a\n{b"]).startswith("line 2: '{' is not closed")
     assert validate(["{a|b}" * 60]).startswith("line 1: more than 10000 prompts in a set")
-    assert validate(["a"], ["both"]).startswith("linked_lines must be one of keep, split; got 'both'")
 
 
 # --- Lists at Prior Embedding ---------------------------------------------------------------------------------------
@@ -162,5 +161,3 @@ def test_list_of_negatives_makes_one_set_of_pictures(comfy):
 def test_text_that_cannot_be_read_is_refused_before_anything_runs(comfy):
     with pytest.raises(HttpFailed, match=r"line 1: '\{' is not closed"):
         comfy.queue(small_graph(**{"set.text": "a {red apple"}))
-    with pytest.raises(HttpFailed, match=r"linked_lines must be one of keep, split; got 'both'|not in list"):
-        comfy.queue(small_graph(**{"set.linked_lines": "both"}))

@@ -379,7 +379,7 @@ def test_prompts_that_cannot_be_drawn_are_refused_by_index(prompts, message):
 def test_halves_of_characters_are_joined_or_replaced_and_said():
     prompts, _, warnings = read("cat \ud83d\ude00\ndog \ud83d", verbatim=["\ude00 bird"])
     assert prompts == ["cat \U0001f600", "dog \ufffd", "\ufffd bird"]
-    assert warnings == ["the text, prompts[0] have half a character, cut off somewhere; \ufffd stands for it"]
+    assert warnings == ["the text, prompts[0] have a broken character; \ufffd stands for it"]
     assert check_prompts(["dog \ud83d"]) == ("dog \ufffd",)
 
 
