@@ -415,7 +415,7 @@ def test_run_that_fails_ends_as_stopped(live, server, plan):
         run_through(tree, plan, latents=failing)
     end = server.sent[-1]
     assert (end["kind"], end["state"]) == ("end", "stopped")
-    assert (end["step"], end["rows"], end["standard"]) == (4, plan.clusters_per_step[:4].sum(), 40)
+    assert (end["step"], end["rows"], end["standard"]) == (4, plan.clusters_per_step[:4].sum(), 4 * plan.num_distinct)
     assert tree.snapshot()["state"] == "stopped"
 
 

@@ -145,11 +145,12 @@ def test_page_has_the_title_of_the_node(repo_root, node, language):
 
 @pytest.mark.parametrize(("node", "language"), nodes_and_languages())
 def test_page_names_inputs_and_outputs(repo_root, contract, node, language):
-    """By the name that the node shows; where that is translated, the English name follows."""
+    """By the name that the node shows; where that is another, the name in workflows follows."""
     page, texts = page_of(repo_root, node, language), read(language)[node]
     wanted = [(name, texts["inputs"][name]["name"]) for name, *_ in contract[node]["inputs"]]
     wanted += [(name, texts["outputs"][str(i)]["name"]) for i, (name, *_) in enumerate(contract[node]["outputs"])]
-    marks = {f"**{shown}**" if shown == name else f"**{shown}**（`{name}`" for name, shown in wanted}
+    bracket = " (" if language == "en" else "（"
+    marks = {f"**{shown}**" if shown == name else f"**{shown}**{bracket}`{name}`" for name, shown in wanted}
     assert [mark for mark in marks if mark not in page] == []
 
 

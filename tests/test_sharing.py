@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import importlib
 import os
+import re
 import types
 from unittest import mock
 
@@ -156,6 +157,24 @@ def assert_right(host, model, positive, negative, plans, **options):
     assert samples.isfinite().all()
     assert_clusters_identical(seen, plans.shared, samples)
     return samples
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
+def test_prompts_that_are_named_twice_change_no_picture_and_save_nothing(
+    host, model, prompt_vectors, positive, negative, plans, sampler
+):
+    plan = plans.shared
+    once, report, _ = run_shared(host, model, positive, negative, plan, sampler)
+    rows = [*range(N), 0, 0, 1]
+    Z = ward_linkage(prompt_vectors[rows])
+    more = build_plan(Z, plan.thresholds, [plan.prompt_keys[i] for i in rows])
+    cond, extra = positive[0]
+    noise = one_noise(host, len(rows))
+    twice, told, _ = run_shared(host, model, [[cond[rows], extra]], negative, more, sampler, noise=noise)
+    assert torch.equal(twice, once[rows])
+    spent = r"model rows: (\d+) instead of (\d+), (\S+) saved"
+    assert re.search(spent, told).groups() == re.search(spent, report).groups()
+    assert f"3 of {N + 3} prompts equal another" in told
 
 
 # --- Every sampler, and the table of the docs ------------------------------------------------------------------------
