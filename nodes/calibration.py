@@ -13,7 +13,7 @@ from ..hierdiff_core.kandinsky import check_sample_inputs
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.schedulers import SCHEDULERS
 from . import types
-from .conditioning_rows import rows_of
+from .conditioning_rows import prompts_of, rows_of
 from .decoder import load_unet
 from .decoration import Decorations
 from .guider import OneNoise, cfg_input, make_guider, model_inputs
@@ -198,6 +198,7 @@ class CalibrateModel(io.ComfyNode):
         # some schedulers give fewer sigmas than were asked for
         probe = Probe(embeddings.positive, len(sigmas) - 1, samples, resolution, seed)
         rows = probe.rows.tolist()
+        check_same_prompts(positive, embeddings)
         positive = rows_of(positive, rows, len(embeddings), "positive")
         if not any(cond.shape[0] == len(rows) for cond, _ in positive):
             raise ValueError("the positive conditioning has one row for all prompts; connect CLIP Embedding's")
@@ -219,6 +220,18 @@ class CalibrateModel(io.ComfyNode):
         )
         sensitivity = probe.sensitivity(latents, sampler=sampler_name, scheduler=scheduler, guidance=cfg, seed=seed)
         return result(cls, sensitivity, {"model": type(model.model).__name__}, path)
+
+
+def check_same_prompts(positive, embeddings):
+    """Refuse a positive conditioning that is known to be of other prompts than the embeddings."""
+    conds = [{**values, "cross_attn": cond} for cond, values in positive]
+    known = list(prompts_of(conds, len(embeddings)))
+    if known and embeddings.prompts not in known:
+        i = next(i for i, pair in enumerate(zip(known[0], embeddings.prompts, strict=True)) if pair[0] != pair[1])
+        raise ValueError(
+            f"the positive conditioning and the embeddings are of different prompts: prompt {i} is "
+            f'"{known[0][i][:60]}" and "{embeddings.prompts[i][:60]}"; make both with one CLIP Embedding'
+        )
 
 
 def cost(probe, unit):

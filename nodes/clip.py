@@ -41,7 +41,7 @@ class ClipEmbedding(io.ComfyNode):
                     options=POOLING,
                     default=POOLING[0],
                     tooltip="One vector per prompt, to compare prompts by. pooled: the encoder's own summary. "
-                    "token mean: the mean over the tokens. auto: pooled, if the encoder has it. "
+                    "token mean: the mean over the tokens. auto: pooled, if it tells all prompts apart. "
                     "The conditioning is not affected.",
                 ),
             ],

@@ -72,18 +72,23 @@ def check_prompts(conds, plan):
     Of several entries one must have the plan's prompts: others may add what they like to the pictures.
     """
     problem = None
-    for entry in conds:
-        prompts = entry.get(PROMPTS)
-        rows = entry.get("cross_attn")
-        if not prompts or len(prompts) != plan.num_prompts or not torch.is_tensor(rows) or len(rows) != len(prompts):
-            continue
+    for prompts in prompts_of(conds, plan.num_prompts):
         try:
-            return check_plan_prompts(plan, prompts)
+            check_plan_prompts(plan, prompts)
         except ValueError as error:
             problem = problem or error
+        else:
+            return
     if problem is not None:
         raise problem
-    return None
+
+
+def prompts_of(conds, num_prompts):
+    """The texts of each entry that knows them and still has a row for each."""
+    for entry in conds:
+        prompts, rows = entry.get(PROMPTS), entry.get("cross_attn")
+        if prompts and torch.is_tensor(rows) and len(prompts) == len(rows) == num_prompts:
+            yield prompts
 
 
 def picture_groups(conds, tensors, plan):

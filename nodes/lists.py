@@ -1,8 +1,30 @@
-"""Nodes that take a set's pictures as one batch, or as other packs give them: as a list of single ones."""
+"""Lists at the inputs of nodes that take some of them as a whole, and run once for each item of the others."""
+
+
+def runs(lists):
+    """The inputs of each run, as the host makes them for a node that takes no lists.
+
+    Parameters
+    ----------
+    lists : dict of name -> list
+
+    Returns
+    -------
+    inputs : list of dict   as many as the longest list has values; of shorter ones the last value is repeated
+
+    Raises
+    ------
+    ValueError  if a list is empty.
+    """
+    for name, values in lists.items():
+        if len(values) == 0:
+            raise ValueError(f"{name} is an empty list; connect a node that gives at least one value")
+    most = max(map(len, lists.values()))
+    return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(most)]
 
 
 def runs_of(inputs, count, sources):
-    """What a node with list inputs has to do, one after the other.
+    """The inputs of each run of a node that takes a set's pictures as one batch, or as a list of single ones.
 
     Batches (or single pictures) in a list are one source, unless each is a source by itself: as many as there are
     prompts, or with a set of prompts for each. Then, and for lists of other things, there is a run for each item, with
@@ -23,21 +45,14 @@ def runs_of(inputs, count, sources):
     ValueError  if a list is empty.
     """
     given = {name: values for name, values in inputs.items() if values is not None}
-    for name, values in given.items():
-        if len(values) == 0:
-            raise ValueError(f"{name} got an empty list; connect a node that gives something")
     prompts = given["prompts"]
     for name in sources:
-        if name in given:
+        if given.get(name):
             items = given[name]
             sizes, wanted = [count(item) for item in items], len(prompts[0])
             each_is_a_set = len(prompts) > 1 or (wanted in sizes and sum(sizes) != wanted)
             given[name] = [[item] for item in items] if each_is_a_set else [items]
-    most = max(map(len, given.values()))
-    return [
-        {name: given[name][min(i, len(given[name]) - 1)] if name in given else None for name in inputs}
-        for i in range(most)
-    ]
+    return [{name: run.get(name) for name in inputs} for run in runs(given)]
 
 
 def batches(images):

@@ -8,7 +8,7 @@ from ..hierdiff_core.prompt_tokens import text_warnings
 from ..hierdiff_core.prompts import flat_texts
 from ..hierdiff_core.schedulers import LEAST_PRIOR_STEPS
 from . import types
-from .fan_out import runs
+from .lists import runs
 from .models import (
     PRECISIONS,
     LoadedModel,
@@ -132,7 +132,7 @@ class PriorEmbedding(io.ComfyNode):
             "noise": noise,
         }
         paired = pairs_negatives(lists)
-        jobs = runs(lists, whole=("negative_prompt",) if paired else ())
+        jobs = runs(lists | {"negative_prompt": [lists["negative_prompt"]]} if paired else lists)
         if not paired and len(lists["negative_prompt"]) > 1:
             said.append(
                 f"⚠ {len(lists['negative_prompt'])} negative prompts make {len(jobs)} sets of pictures; for one "

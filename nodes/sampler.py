@@ -39,7 +39,9 @@ class BranchingSampler(io.ComfyNode):
                 types.Embeddings.Input("embeddings", tooltip="From Prior Embedding; the plan must be made from them."),
                 types.Plan.Input("plan", tooltip="From Threshold Schedule."),
                 types.seed_input(
-                    "seed", tooltip="Seed of the noise. Neither micro-batch nor order of the prompts changes a picture."
+                    "seed",
+                    tooltip="Seed of the noise. Neither micro-batch nor order of the prompts changes a picture: on a "
+                    "CPU they are bit-identical, on a GPU they differ by rounding.",
                 ),
                 io.Float.Input(
                     "guidance",

@@ -21,11 +21,11 @@ from ..hierdiff_core.noise import branch_keys, draw_rows, keyed_generator
 from ..hierdiff_core.sampling import on_device
 from .conditioning import name_of
 from .conditioning_rows import (
-    PROMPTS,
     check_conds,
     check_prompts,
     in_prompt_order,
     picture_groups,
+    prompts_of,
     rows_equal,
 )
 from .decoration import LIVE_TREE, Decorations, warn_running_node
@@ -135,9 +135,8 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
 
     def names(self):
         """N str   the prompts, where the plan or the conditioning knows them"""
-        n = self.plan.num_prompts
-        known = [self.plan.prompts, *(entry.get(PROMPTS) for entry in self.original_conds.get("positive", ()))]
-        return next((texts for texts in known if texts and len(texts) == n), [""] * n)
+        known = prompts_of(self.original_conds.get("positive", ()), self.plan.num_prompts)
+        return self.plan.prompts or next(known, [""] * self.plan.num_prompts)
 
     def parted_prompts(self, plan, parted):
         """A warning where prompts of equal embeddings have pictures of their own, since their conditioning differs."""

@@ -763,6 +763,64 @@ def test_interruption_passes_the_tree(host, model, positive, negative, plans, mo
         run_shared(host, model, positive, negative, plans.shared)
 
 
+# --- The nodes -------------------------------------------------------------------------------------------------------
+
+
+def run_node(host, model, positive, negative, plan, **changes):
+    """The Hierarchical KSampler's latents and text."""
+    settings = {"seed": SEED, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **changes}
+    latent = settings.pop("latent_image", {"samples": torch.zeros(1, 4, 8, 8)})
+    node = host.guider.HierarchicalKSampler.PREPARE_CLASS_CLONE({})
+    out = node.execute(model, positive, negative, latent, plan, micro_batch=0, **settings)
+    assert out.args[1] == out.ui["text"][0]
+    return out.args[0]["samples"], out.args[1]
+
+
+def test_node_without_denoising_gives_a_latent_for_each_prompt(host, silent_model, positive, negative, plans):
+    latent = torch.randn(1, 4, 8, 8)
+    given = {"latent_image": {"samples": latent}, "denoise": 0.0}
+    samples, report = run_node(host, silent_model, positive, negative, plans.shared, **given)
+    assert torch.equal(samples, latent.expand(N, -1, -1, -1))
+    assert "⚠ no steps (denoise 0)" in report
+
+
+@pytest.mark.parametrize("fault", ["prepare_callback", "the callback"])
+def test_preview_that_fails_loses_no_latents(host, model, positive, negative, plans, monkeypatch, fault):
+    expected, report = run_node(host, model, positive, negative, plans.shared)
+    assert "⚠" not in report
+
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    made = fail if fault == "prepare_callback" else lambda *_: fail
+    monkeypatch.setattr(host.guider.latent_preview, "prepare_callback", made)
+    samples, report = run_node(host, model, positive, negative, plans.shared)
+    assert torch.equal(samples, expected)
+    assert report.count("⚠ the preview failed (RuntimeError: broken)") == 1
+
+
+def test_list_of_negatives_is_said(host, model, positive, plans, caplog):
+    from comfy_execution.utils import CurrentNodeContext
+
+    negatives = [[[torch.full((1, 5, 16), value), {}]] for value in (0.0, 0.1, 0.2)]
+    seeds = [1, 2, 3]
+    rest = {"latent_image": {"samples": torch.zeros(1, 4, 8, 8)}, "denoise": 0.0}
+
+    def reports(node, negatives, seeds):
+        for i, (one, seed) in enumerate(zip(negatives, seeds, strict=True)):
+            with CurrentNodeContext("job", node, i):
+                yield run_node(host, model, positive, one, plans.shared, seed=seed, **rest)[1]
+
+    said = [f"run {i} for a list of negatives" in text for i, text in enumerate(reports("a", negatives, [7] * 3), 1)]
+    assert said == [False, True, True]
+    assert not any("negatives" in text for text in reports("b", negatives, seeds))
+    assert not any("negatives" in text for text in reports("c", negatives[:1] * 3, seeds))
+    for i, one in enumerate(negatives):
+        with CurrentNodeContext("job", "guider", i):
+            host.guider.Guider.execute(model, positive, one, 4.0, plans.shared, 0)
+    assert caplog.text.count("for a list of negatives: each negative gives another set of 6 pictures") == 2
+
+
 # --- Steps, noise, reports -------------------------------------------------------------------------------------------
 
 
