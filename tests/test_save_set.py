@@ -117,7 +117,7 @@ def test_lists_of_whole_sets_are_saved_one_after_the_other_as_the_host_did(save,
 def test_count_of_a_list_that_does_not_fit_is_that_of_all(save):
     with pytest.raises(ValueError, match="as many images as prompts; got 3 images and 2 prompts"):
         save(images=[torch.rand(1, 8, 8, 3)] * 3)
-    with pytest.raises(ValueError, match="images got an empty list"):
+    with pytest.raises(ValueError, match="images is an empty list"):
         save(images=[])
 
 
