@@ -50,10 +50,9 @@ class Sensitivity:
     settings: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        if not is_whole(self.num_steps) or not 1 <= self.num_steps <= MOST_STEPS:
-            raise ValueError(
-                f"num_steps must be a whole number between 1 and {MOST_STEPS}; got {shortened(self.num_steps)}"
-            )
+        steps = self.num_steps
+        if not isinstance(steps, numbers.Integral) or isinstance(steps, bool) or not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"num_steps must be an integer between 1 and {MOST_STEPS}; got {shortened(steps)}")
         shared = array_of(self.shared_steps, "shared_steps", is_whole, np.int64)
         change = array_of(self.change, "change", is_number, np.float64)
         object.__setattr__(self, "num_steps", int(self.num_steps))
@@ -104,7 +103,7 @@ def is_number(value):
 
 
 def is_whole(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
+    return is_number(value) and (isinstance(value, numbers.Integral) or float(value).is_integer())
 
 
 def array_of(values, name, fits, dtype):
@@ -118,9 +117,9 @@ def array_of(values, name, fits, dtype):
             what = "whole numbers" if fits is is_whole else "numbers"
             raise ValueError(f"{name} must be a list of {what}; got {shortened(value)} at place {place}")
     try:
-        return np.array(values, dtype=dtype)
+        return np.array([int(value) for value in values] if fits is is_whole else values, dtype=dtype)
     except OverflowError:
-        raise ValueError(f"{name} has a number that is too large") from None
+        raise ValueError(f"{name} has an integer that is too large") from None
 
 
 def shortened(value):

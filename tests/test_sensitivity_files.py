@@ -51,7 +51,7 @@ def test_name_that_was_taken_meanwhile_is_left_to_the_other(files):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"num_steps": 10**9, "shared_steps": [10**9]}, "num_steps must be a whole number between 1 and 1000"),
+        ({"num_steps": 10**9, "shared_steps": [10**9]}, "num_steps must be an integer between 1 and 1000"),
         ({"settings": {"model": ["<b>"]}}, r"settings must be texts .* got \['<b>'\] for 'model'"),
         ({"change": [None]}, "change must be a list of numbers; got None at place 0"),
     ],
