@@ -48,8 +48,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
 
-# One pip call for everything, so that it picks a torch and a torchvision that fit each other.
+# One pip call for everything, so that it picks a torch and a torchvision that fit each other. Without bytecode: of 15,000
+# modules a third is ever imported, and compiled then.
 $(STAMP): requirements.txt requirements-dev.txt scripts/comfyui_host.py | $(BIN)/python
 	$(BIN)/python scripts/comfyui_host.py requirements > $(VENV)/host-requirements.txt
-	$(BIN)/python -m pip install -r $(VENV)/host-requirements.txt -r requirements.txt -r requirements-dev.txt
+	$(BIN)/python -m pip install --no-compile -r $(VENV)/host-requirements.txt -r requirements.txt -r requirements-dev.txt
 	touch $@

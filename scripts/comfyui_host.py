@@ -442,7 +442,7 @@ class ComfyServer:
             if entry is not None:
                 return _successful(prompt_id, entry)
             time.sleep(pause)
-            pause = min(2 * pause, 0.5)
+            pause = min(2 * pause, 0.1)
         raise TimeoutError(
             f"Prompt {prompt_id} has not ended after {timeout:.0f} s. The end of the log:\n{self._tail()}"
         )
