@@ -504,6 +504,15 @@ def test_negatives_that_are_no_texts_or_not_as_many_as_prompts_are_refused(prior
         embed_prompts(prior, PROMPTS, negative_prompt=negatives, **FAST)
 
 
+def test_half_a_character_in_a_negative_is_the_replacement_character(prior):
+    found = [
+        embed_prompts(prior, PROMPTS[:1], negative_prompt=negative, num_steps=2, guidance=4.0)
+        for negative in ("dark \ud83d", "dark \ufffd", ["dark \ude00"])
+    ]
+    assert torch.equal(found[0].stacked(), found[1].stacked())
+    assert torch.equal(found[0].stacked(), found[2].stacked())
+
+
 def test_spellings_of_a_prompt_are_embedded_once_and_alike(prior):
     spellings = [
         "café, noto style",
