@@ -50,6 +50,7 @@ from hierdiff_core import (
 from hierdiff_core.loading import BUNDLED
 from hierdiff_core.noise import common_noise
 from hierdiff_core.prompts import parse_prompts
+from hierdiff_core.whole_files import replace
 
 STEPS, GUIDANCE, PRIOR_GUIDANCE, SIZE = 40, 3.0, 4.0, 128
 SAVINGS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)
@@ -364,7 +365,7 @@ def main():
         os.environ["OMP_NUM_THREADS"] = "1"  # of the pool's processes: a thread for each
         with multiprocessing.get_context("spawn").Pool() as pool:
             for results in measure_all(options, pool):
-                (options.out / "quality.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                replace(options.out / "quality.json", (json.dumps(results, indent=1) + "\n").encode())
     print(tables(results))
     draw(results).save(options.out / "quality.png")
 

@@ -4,7 +4,8 @@ python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 """
 
 import argparse
-import json
+import io
+import logging
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -30,17 +31,21 @@ from . import (
 )
 from .decoding import BackgroundDecoder
 from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
-from .kandinsky import PRIOR_NOISE, WHOLE_RUN, check_prompts
+from .finite import rows_not_finite
+from .kandinsky import PRIOR_NOISE, WHOLE_RUN
+from .limits import check_limits
 from .linkage import METRICS
-from .loading import BUNDLED, suitable_settings
+from .loading import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable_settings
 from .previews import BranchLatents, to_pictures
-from .prompts import parse_prompts
+from .prompt_files import add_file
+from .prompts import PromptReader, check_prompts
 from .sampling import ORDERS
 from .schedule import SHAPES, out_of_reach
 from .schedulers import SCHEDULERS
+from .set_folder import DrawnSet, prepare_folder
+from .text_form import whole_characters
 from .unet_calls import ACCELERATIONS
 
-REPORT = "report.json"
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
 
@@ -48,9 +53,18 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m hierdiff_core",
         description="Draw a set of images from a set of prompts that share their early denoising steps.",
+        epilog="Interrupted, it leaves the pictures that are finished, and unfinished.json, which says what they show.",
     )
-    parser.add_argument("prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations")
-    parser.add_argument("--file", type=Path, help="text file with a prompt per line")
+    parser.add_argument(
+        "prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations; nothing in them is a comment"
+    )
+    parser.add_argument(
+        "--file",
+        type=Path,
+        help="more prompts: a text file with one per line (lines that begin with # or //, and whole lines from /* to "
+        "*/, are skipped), a .csv or .tsv with a column prompt, text or caption, a .jsonl or .json with such fields; "
+        "in UTF-8, or UTF-16 with a byte order mark",
+    )
     parser.add_argument("--out", type=Path, default=Path("hierdiff_output"), help="folder for pictures and report.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier set in the folder")
     budget = parser.add_mutually_exclusive_group()
@@ -59,7 +73,7 @@ def parse_arguments(arguments=None):
     budget.add_argument("--root-share", type=float, help="first threshold, as a share of the tree's height")
     parser.add_argument("--prior", type=Path, default=BUNDLED / "prior", help="prior folder (diffusers layout)")
     parser.add_argument("--decoder", type=Path, default=BUNDLED / "decoder", help="decoder folder (diffusers layout)")
-    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--negative-prompt", type=whole_characters, default="")
     parser.add_argument("--metric", choices=METRICS, default="chord", help="default: chord; the paper's is cosine")
     parser.add_argument("--prior-noise", choices=PRIOR_NOISE, default=PRIOR_NOISE[0])
     parser.add_argument("--prior-steps", type=int, default=25)
@@ -129,10 +143,15 @@ def fill_defaults(options):
 
 
 def read_prompts(options):
-    lines = list(options.prompts)
+    """Prompts of the arguments, then of the file; what was skipped, or may not mean what it says, is told."""
+    reader = PromptReader()
+    for number, argument in enumerate(options.prompts, start=1):
+        reader.add_argument(argument, f"argument {number}")
     if options.file:
-        lines += options.file.read_text(encoding="utf-8").splitlines()
-    return check_prompts(parse_prompts("\n".join(lines)))
+        add_file(reader, options.file)
+    for line in [*reader.remarks.notes(), *reader.remarks.warnings(reader.prompts)]:
+        tell(line)
+    return check_prompts(reader.prompts)
 
 
 def make_shape(options, sensitivity):
@@ -164,10 +183,14 @@ def make_plan(positive, shape, sensitivity, options):
 
 def run(options):
     """Embed, cluster, sample, decode and write; returns the report."""
+    check_limits(options)
     prompts = read_prompts(options)
+    check_device(options.device)
+    check_folder(options.prior, PRIOR_CLASS)
+    check_folder(options.decoder, DECODER_CLASS)
     sensitivity = read_sensitivity(options.sensitivity) if options.sensitivity else None
     shape = make_shape(options, sensitivity)
-    prepare_folder(options)
+    prepare_folder(options.out, options.overwrite)
     began = time.monotonic()
     prior = load_prior(options.prior, device=options.device)
     embeddings = embed_prompts(
@@ -182,43 +205,86 @@ def run(options):
     del prior
     plan = make_plan(embeddings.positive, shape, sensitivity, options)
     decoder = load_decoder(options.decoder, device=options.device)
-    images, branches = draw(decoder, embeddings, plan, options)
-    figures = {
-        "contact_sheet": contact_sheet(images, prompts),
-        "dendrogram": draw_dendrogram(plan.Z, prompts, plan.tau),
-        "schedule": draw_schedule(plan),
-        "tree": draw_tree(plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))),
-    }
-    for name, figure in figures.items():
-        figure.save(options.out / f"{name}.png")
-    files = [file_name(i) for i in range(len(images))]
-    report = make_report(options, prompts, plan, files, time.monotonic() - began)
-    (options.out / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False), encoding="utf-8")
+    with DrawnSet(options.out, prompts, options.overwrite) as drawn:
+        images, files, branches, not_finite = draw(decoder, embeddings, plan, drawn, options)
+        draw_figures(
+            drawn,
+            contact_sheet=lambda: contact_sheet(images, prompts),
+            dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau),
+            schedule=lambda: draw_schedule(plan),
+            tree=lambda: draw_tree(
+                plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))
+            ),
+        )
+        report = make_report(options, prompts, plan, files, time.monotonic() - began)
+        report["not_finite"] = not_finite
+        drawn.finish(report)
+    if strays := drawn.strays():
+        tell(f"{options.out} keeps pictures that no report named: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
     return report
 
 
-def draw(decoder, embeddings, plan, options):
+def draw_figures(drawn, **figures):
+    """Draw and write figures; one that cannot be drawn is left out: the pictures and the report are worth more."""
+    for name, figure in figures.items():
+        try:
+            data = as_png(figure())
+        except Exception as error:
+            logging.exception("HierDiff: the figure %s failed", name)
+            tell(f"{name}.png is missing, since it failed ({type(error).__name__}: {error})")
+            continue
+        drawn.add_file(f"{name}.png", data)
+
+
+def check_device(name):
+    """Refuse a device that torch does not know, or that is not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device must be cpu, cuda, cuda:1 or the like; got {name[:80]!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here")
+
+
+def as_png(picture):
+    """Bytes of a PNG file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def draw(decoder, embeddings, plan, drawn, options):
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
 
     Returns
     -------
     images : list of N PIL pictures
+    files : list of N str      their names
     branches : BranchLatents
+    not_finite : list of int   prompts whose latents hold NaN or infinity
     """
-    images, writing, branches = [None] * plan.num_prompts, [], BranchLatents(plan)
+    images, files, branches = [None] * plan.num_prompts, [""] * plan.num_prompts, BranchLatents(plan)
+    failures = []
     with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, ThreadPoolExecutor() as writers:
 
         def on_branches(k, clusters, x0):
             branches(k, clusters, x0)
             bar.update(len(clusters))
 
+        def write(i):
+            try:
+                files[i] = drawn.add(i, as_png(images[i]))
+            except OSError as error:
+                failures.append(error)
+
         def on_pictures(prompts, pixels):
+            raise_first(failures)  # a full disk ends the run now, not when all is drawn
             for i, image in zip(prompts.tolist(), to_pictures(pixels), strict=True):
                 images[i] = image
-                writing.append(writers.submit(image.save, options.out / file_name(i)))
+                writers.submit(write, i)
 
         with BackgroundDecoder(decoder, on_pictures) as on_finished:
-            sample(
+            latents = sample(
                 decoder,
                 embeddings,
                 plan,
@@ -235,21 +301,13 @@ def draw(decoder, embeddings, plan, options):
                 on_branches=on_branches,
                 on_finished=on_finished,
             )
-        for job in writing:
-            job.result()  # raises what went wrong
-    return images, branches
+    raise_first(failures)
+    return images, files, branches, rows_not_finite(latents)
 
 
-def file_name(index):
-    """0000.png, 0001.png, … in prompt order"""
-    return f"{index:04d}.png"
-
-
-def prepare_folder(options):
-    """Make the output folder; an earlier set in it is not overwritten unless that is asked for."""
-    if (options.out / REPORT).exists() and not options.overwrite:
-        raise ValueError(f"{options.out} holds a set already; choose another folder with --out, or add --overwrite")
-    options.out.mkdir(parents=True, exist_ok=True)
+def raise_first(errors):
+    for error in errors:
+        raise error
 
 
 def tell(message):
@@ -274,12 +332,16 @@ def make_report(options, prompts, plan, files, seconds):
 
 
 def main(arguments=None):
-    options = parse_arguments(arguments)
+    """0: all is drawn; 1: refused, or it could not be written; 2: wrong usage; 130: interrupted."""
     try:
+        options = parse_arguments(arguments)
         report = run(options)
     except (ValueError, OSError) as error:
         tell(error)
         return 1
+    except KeyboardInterrupt as interrupt:
+        tell(f"interrupted; {interrupt or 'no picture was finished'}")
+        return 130
     print(
         f"{len(report['images'])} pictures in {options.out}: {report['nfe']} UNet rows instead of "
         f"{report['nfe_standard']}, {report['saved']:.1%} saved, {report['seconds']:.1f} s"

@@ -77,7 +77,9 @@ class Probe:
     def leaves(self, embeddings):
         """The `PromptEmbeddings` of the plan's leaves, from those of the prompts."""
         prompts = [embeddings.prompts[i] for i in self.rows]
-        return PromptEmbeddings(embeddings.positive[self.rows], embeddings.negative[self.rows], prompts)
+        return PromptEmbeddings(
+            embeddings.positive[self.rows], embeddings.negative[self.rows], prompts, embeddings.kind
+        )
 
     def sensitivity(self, latents, **settings):
         """What the final latents of the plan's leaves, (L, ...), say.

@@ -7,6 +7,8 @@ import torch
 
 from .noise import text_key
 
+IMAGE_EMBEDDINGS = "image embeddings of a prior"
+
 
 @dataclass(frozen=True, eq=False)
 class PromptEmbeddings:
@@ -17,6 +19,7 @@ class PromptEmbeddings:
     positive : (N, D) float32 tensor, on the CPU   conditional embeddings
     negative : (N, D) float32 tensor, on the CPU   unconditional embeddings, for classifier-free guidance
     prompts : tuple of N str                       the texts, for display and for the noise keys
+    kind : str                                     what made them, in words; "" where that is not known
 
     Raises
     ------
@@ -26,6 +29,7 @@ class PromptEmbeddings:
     positive: torch.Tensor
     negative: torch.Tensor
     prompts: Sequence[str] = field(default=())
+    kind: str = ""
 
     def __post_init__(self):
         for name in ("positive", "negative"):
@@ -69,3 +73,22 @@ class PromptEmbeddings:
     def stacked(self):
         """(2, N, D) float32 tensor   positive, then negative, as the paper stacks them"""
         return torch.stack([self.positive, self.negative])
+
+
+def check_image_embeddings(embeddings, width):
+    """Raise `ValueError` for embeddings that a decoder of image embeddings does not take.
+
+    Parameters
+    ----------
+    embeddings : PromptEmbeddings
+    width : int   numbers per embedding that the decoder takes; other encoders may give as many by chance
+    """
+    if embeddings.kind not in ("", IMAGE_EMBEDDINGS):
+        raise ValueError(
+            f"embeddings are {embeddings.kind}, but this decoder takes {IMAGE_EMBEDDINGS}; connect Prior Embedding"
+        )
+    if embeddings.width != width:
+        raise ValueError(
+            f"embeddings are {embeddings.width} wide, but this decoder takes {width}; "
+            "use the prior that belongs to the decoder"
+        )

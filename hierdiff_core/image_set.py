@@ -1,14 +1,20 @@
 """A set of pictures as files: names from prompts, captions, nothing overwritten."""
 
+import contextlib
+import functools
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from string import Formatter
+
+from .whole_files import leftovers, publish, remove_leftovers, write_new, written_aside
 
 FORMATS = ("png", "webp", "jpg")
 CAPTIONS = ("none", "txt", "metadata.jsonl")
 METADATA = "metadata.jsonl"
+LINE_START = b'{"file_name": "'
 # Characters and UTF-8 bytes: with a suffix and an extension below the 255 bytes of common file systems.
 PROMPT_LENGTH, PROMPT_BYTES = 80, 160
 NAME_LENGTH, NAME_BYTES = 120, 200
@@ -46,15 +52,17 @@ def check_pattern(pattern):
     ------
     ValueError  that says what is wrong.
     """
+    if not isinstance(pattern, str):
+        raise ValueError(f"name must be text; got {str(pattern)[:80]}")
     try:
         parts = list(Formatter().parse(pattern))
     except ValueError as error:
-        raise ValueError(f"name {pattern!r} cannot be read ({error}); {FIELDS}, and {{{{ is a brace") from None
+        raise ValueError(f"name {pattern[:200]!r} cannot be read ({error}); {FIELDS}, and {{{{ is a brace") from None
     if not pattern.strip():
         raise ValueError("name must not be empty; the default is {index:04d}_{prompt}")
     for literal, field, spec, conversion in parts:
         if FORBIDDEN.search(literal):
-            raise ValueError(f'name must have none of <>:"/\\|?* and no control character; got {pattern!r}')
+            raise ValueError(f'name must have none of <>:"/\\|?* and no control character; got {pattern[:200]!r}')
         if field is None:
             continue
         if field not in ("index", "prompt") or conversion:
@@ -96,11 +104,13 @@ def check_subfolder(folder):
     ------
     ValueError  if the path is empty, absolute, leads out, or has a name that some file system forbids.
     """
+    if not isinstance(folder, str):
+        raise ValueError(f"folder must be text; got {str(folder)[:80]}")
     parts = folder.strip().replace("\\", "/").rstrip("/").split("/")
     for part in parts:
         if part != safe_name(part):
             raise ValueError(
-                f"folder must be a folder below the output folder, with plain names separated by /; got {folder!r}"
+                f"folder must be plain names separated by /, below the output folder; got {folder[:200]!r}"
             )
     return parts
 
@@ -120,15 +130,74 @@ def caption_line(file_name, prompt):
 
 def names_in_metadata(data):
     """File names in the bytes of a metadata.jsonl; lines that cannot be read are passed over."""
-    names = set()
-    for line in data.decode(errors="replace").split("\n"):
+    return {name_in_line(line) for line in data.split(b"\n")} - {None}
+
+
+def name_in_line(line):
+    try:
+        entry = json.loads(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
+        return None
+    name = entry.get("file_name") if isinstance(entry, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def mended(path):
+    """Bytes of a metadata.jsonl, after what a killed run left at its end is gone from the file.
+
+    That is a line of ours that was not finished, and, beside a hidden file of such a run, the line of a picture that
+    did not come to be.
+    """
+    data = path.read_bytes()
+    whole = without_torn_line(data)
+    if leftovers(path.parent):
+        whole = without_line_of_no_picture(whole, path.parent)
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
+    return whole
+
+
+def without_torn_line(data):
+    start = data.rfind(b"\n") + 1
+    torn = data[start:]
+    ours = torn.startswith(LINE_START) or LINE_START.startswith(torn)
+    return data[:start] if ours and name_in_line(torn) is None else data
+
+
+def without_line_of_no_picture(data, folder):
+    start = data.rstrip(b"\n").rfind(b"\n") + 1
+    name = name_in_line(data[start:])
+    gone = data[start:].startswith(LINE_START) and name is not None and not os.path.lexists(folder / name)
+    return data[:start] if gone else data
+
+
+def append(path, line):
+    """Append a line to a file; when that fails the file is as long as before.
+
+    Returns
+    -------
+    withdraw : callable   takes the line back, unless somebody has appended another meanwhile
+    """
+    with open(path, "a+b", buffering=0) as file:  # a buffer would be written again when it is closed
+        before = file.seek(0, os.SEEK_END)
+        if before:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
         try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("file_name"), str):
-            names.add(entry["file_name"])
-    return names
+            written = 0
+            while written < len(line):
+                written += file.write(line[written:])
+            os.fsync(file.fileno())
+        except BaseException:
+            os.truncate(path, before)
+            raise
+
+    def withdraw():
+        if os.path.getsize(path) == before + len(line):
+            os.truncate(path, before)
+
+    return withdraw
 
 
 class FreeNames:
@@ -163,7 +232,11 @@ def _key(stem, extension):
 
 
 class SetWriter:
-    """Writes pictures and captions into a folder and overwrites nothing.
+    """Writes pictures and captions into a folder and overwrites nothing; for several threads.
+
+    A picture appears whole, under its own name, when its caption is there. A process that is killed leaves at most a
+    caption without its picture, whose name no later picture gets; the last line of metadata.jsonl is taken back by the
+    next run.
 
     Parameters
     ----------
@@ -178,91 +251,93 @@ class SetWriter:
 
     Raises
     ------
-    OSError  that says what happened, how many pictures were written and where.
+    ValueError  if captions, an extension or a stem is none that may be: nothing is written outside of the folder.
+    OSError     that says what happened, how many pictures were written and where.
     """
 
     def __init__(self, folder, captions, total):
+        if captions not in CAPTIONS:
+            raise ValueError(f"captions must be one of {', '.join(CAPTIONS)}; got {str(captions)[:80]!r}")
         self.folder, self.captions, self.total = Path(folder), captions, total
         self.files, self.size = [], 0
+        self._lock = threading.Lock()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             names = set(os.listdir(self.folder))
-            if captions == METADATA and METADATA in names:
-                names |= names_in_metadata((self.folder / METADATA).read_bytes())
+            if METADATA in names and (captions == METADATA or leftovers(self.folder)):
+                listed = names_in_metadata(mended(self.folder / METADATA))
+                names |= listed if captions == METADATA else set()
+            remove_leftovers(self.folder)
         except OSError as error:
             raise self._failure(error) from error
         self._names = FreeNames(names)
 
     def add(self, stem, extension, data, prompt):
-        """Write one picture (bytes) and its caption; both or none."""
-        try:
-            path = self._create(stem, extension, data)
+        """Write one picture (bytes) and its caption; both or none.
+
+        Parameters
+        ----------
+        stem : str        as from `file_stem`
+        extension : str   one of `FORMATS`
+
+        Returns
+        -------
+        name : str        of the file
+        """
+        if extension not in FORMATS:
+            raise ValueError(f"extension must be one of {', '.join(FORMATS)}; got {str(extension)[:80]!r}")
+        if stem != safe_name(stem):
+            raise ValueError(f"stem must be a plain file name, as file_stem gives it; got {stem[:80]!r}")
+        with self._lock:
             try:
-                caption = self._write_caption(path, prompt)
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
+                with written_aside(self.folder / f"{stem}.{extension}", data) as part:
+                    name, caption = self._publish(part, stem, extension, prompt)
+            except OSError as error:
+                raise self._failure(error) from error
+            self.files.append(name)
+            self.size += len(data) + caption
+        return name
+
+    def add_file(self, name, data):
+        """Write a file beside the pictures, such as a report; it must not exist yet."""
+        try:
+            write_new(self.folder / name, data)
         except OSError as error:
             raise self._failure(error) from error
-        self.files.append(path.name)
-        self.size += len(data) + caption
 
-    def _create(self, stem, extension, data):
+    def _publish(self, part, stem, extension, prompt):
         while True:
             path = self.folder / f"{self._names.take(stem)}.{extension}"
-            try:
-                write_new(path, data)
-            except FileExistsError:  # somebody else was quicker
-                continue
-            return path
+            if any(path.with_name(f"{path.stem}.{other}").exists() for other in FORMATS):
+                continue  # somebody else was quicker
+            with contextlib.suppress(FileExistsError):  # as above
+                with self._captioned(path, prompt) as size:
+                    publish(part, path)
+                return path.name, size
 
-    def _write_caption(self, path, prompt):
+    @contextlib.contextmanager
+    def _captioned(self, path, prompt):
+        """Write the caption of a picture that appears in the `with` block, and take it back if it does not."""
         if self.captions == "none":
-            return 0
+            yield 0
+            return
         if self.captions == "txt":
-            data = caption_text(prompt)
-            write_new(path.with_name(f"{path.stem}.txt"), data)
+            data, file = caption_text(prompt), path.with_name(f"{path.stem}.txt")
+            write_new(file, data)
+            withdraw = functools.partial(file.unlink, missing_ok=True)
         else:
             data = caption_line(path.name, prompt)
-            append(self.folder / METADATA, data)
-        return len(data)
+            withdraw = append(self.folder / METADATA, data)
+        try:
+            yield len(data)
+        except BaseException:
+            withdraw()
+            raise
 
     def _failure(self, error):
         reason = error.strerror or str(error)
-        if isinstance(error, (FileExistsError, NotADirectoryError)):
+        in_the_way = isinstance(error, FileExistsError) and error.filename == str(self.folder)
+        if in_the_way or isinstance(error, NotADirectoryError):
             reason = f"{reason} (a file where a folder is needed)"
         place = f" ({error.filename})" if error.filename else ""
         return OSError(f"{reason}{place}: {len(self.files)} of {self.total} images were written to {self.folder}")
-
-
-def write_new(path, data):
-    """Write a file that does not exist yet; when that fails nothing is left of it.
-
-    Raises
-    ------
-    FileExistsError  if there is such a file.
-    OSError          if it cannot be written.
-    """
-    file = open(path, "xb")  # noqa: SIM115  a failure here must not remove what another has made
-    try:
-        with file:
-            file.write(data)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def append(path, line):
-    """Append a line to a file; when that fails the file is as long as before."""
-    with open(path, "a+b", buffering=0) as file:  # a buffer would be written again when it is closed
-        before = file.seek(0, os.SEEK_END)
-        if before:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = b"\n" + line
-        try:
-            while line:
-                line = line[file.write(line) :]
-        except BaseException:
-            os.truncate(path, before)
-            raise

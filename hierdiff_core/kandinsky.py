@@ -5,16 +5,30 @@ these load will do. Mathematics outside the networks is in float32, whatever pre
 """
 
 import copy
+import logging
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .embeddings import PromptEmbeddings
-from .microbatch import MicroBatches, auto_micro_batch
-from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, text_key
+from .embeddings import IMAGE_EMBEDDINGS, PromptEmbeddings, check_image_embeddings
+from .finite import latents_not_finite
+from .matching import check_leaves, check_plan_prompts
+from .microbatch import PRIOR_TOO_LARGE, MicroBatches, auto_micro_batch
+from .negatives import check_negatives, distinct_pairs
+from .noise import FIRST_LATENT, branch_keys, draw_rows, keyed_generator, keyed_noise, negative_key, text_key
+from .prompt_tokens import log_unread, without_their_warnings
+from .prompts import check_prompts
 from .sampling import ORDERS, gather_history, sample_branches
-from .schedulers import learns_variance, make_scheduler, predicted_original, step_with_noise, takes_generator
+from .schedulers import (
+    check_prior_steps,
+    learns_variance,
+    make_scheduler,
+    predicted_original,
+    step_with_noise,
+    takes_generator,
+)
 from .unet_calls import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 
 PRIOR_NOISE = ("per prompt", "shared")
@@ -22,6 +36,7 @@ PRIOR_NOISE = ("per prompt", "shared")
 LARGEST_PRIOR = 64  # larger batches gain nothing (docs/performance.md)
 # Branches that a piece of work may always have, depth first: latents are small, and fewer pieces are less to do.
 LEAST_PIECE = 16
+NOT_FINITE = "load the decoder in fp32 or bf16, or lower the guidance"
 WHOLE_RUN = (0.0, 1.0)  # as shares of the steps
 
 
@@ -29,7 +44,7 @@ def embed_prompts(
     prior,
     prompts,
     *,
-    negative_prompt="",
+    negative_prompt: str | Sequence[str] = "",
     num_steps=25,
     guidance=4.0,
     seed=0,
@@ -43,8 +58,9 @@ def embed_prompts(
     ----------
     prior : KandinskyV22PriorPipeline
     prompts : N str, N >= 1
-    negative_prompt : str   "" takes the embedding of a black image as negative, as the paper does
-    num_steps : int         denoising steps of the prior
+    negative_prompt : str, or N str   for all prompts, or one for each. "" takes the embedding of a black image as
+        negative, as the paper does
+    num_steps : int         denoising steps of the prior, 2 or more
     guidance : float        classifier-free guidance of the prior; 1 is none
     seed : int in 0 ... 2**64 - 1
     noise : "per prompt" or "shared"
@@ -56,61 +72,59 @@ def embed_prompts(
 
     Returns
     -------
-    embeddings : PromptEmbeddings   in the order of `prompts`; equal prompts have equal embeddings
+    embeddings : PromptEmbeddings   in the order of `prompts`. A prompt's depends on its text, its negative and the
+        seed; prompts that are equal in both have equal embeddings, whatever their white space and Unicode form
 
     Raises
     ------
-    ValueError  if there are no prompts, one is empty, or an embedding comes out NaN or zero.
+    ValueError  if there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes
+        out NaN or zero.
+
+    Notes
+    -----
+    What the text encoder cannot read, such as the end of a long prompt, is logged (`prompt_tokens.text_warnings`).
 
     Source: Decatur et al. 2025, Algorithm 1, line 1.
     """
     prompts = check_prompts(prompts)
     if noise not in PRIOR_NOISE:
         raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps of the prior must be at least 1; got {num_steps}")
-    texts = list(dict.fromkeys(prompts))
+    check_prior_steps(num_steps, prior.scheduler.config.num_train_timesteps)
+    groups, places = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
+    log_unread(prior, prompts, negative_prompt)
 
-    def embed(rows):
-        batch = texts[rows]
-        negatives = [negative_prompt] * len(batch) if negative_prompt else None
-        keys = [0 if noise == "shared" else text_key(text) for text in batch + (negatives or [])]
+    def embed(batch):
+        texts, negatives = ([pair[i] for pair in batch] for i in (0, 1))
+        if not negatives[0]:
+            negatives = None  # the pipeline's own: a black image
+        keys = [*map(text_key, texts), *map(negative_key, negatives or [])]
         output = prior(
-            batch,
+            texts,
             negative_prompt=negatives,
             num_inference_steps=num_steps,
             guidance_scale=guidance,
-            generator=[keyed_generator(seed, key, FIRST_LATENT) for key in keys],
+            generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
             callback_on_step_end=lambda *_: on_step() or {} if on_step else {},
         )
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
 
     prior.set_progress_bar_config(disable=True)
-    rows = MicroBatches(batch_size or prior_batch_size(prior)).map(embed, len(texts))  # (distinct texts, 2, D)
-    rows = rows[[texts.index(prompt) for prompt in prompts]] if len(texts) < len(prompts) else rows
-    return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts)
+    batches = MicroBatches(batch_size or prior_batch_size(prior), too_large=PRIOR_TOO_LARGE)
+    with without_their_warnings():
+        rows = torch.cat([batches.map(lambda part, group=group: embed(group[part]), len(group)) for group in groups])
+    rows = rows[places]  # (N, 2, D)
+    return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts, IMAGE_EMBEDDINGS)
+
+
+def prior_calls(prior, prompts, negative_prompt):
+    """How often `embed_prompts` calls the prior, if the memory lasts; each call takes all of its steps."""
+    groups, _ = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
+    return sum(-(-len(group) // prior_batch_size(prior)) for group in groups)
 
 
 def prior_batch_size(prior):
     """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
     return 1 if prior.device.type == "cpu" else LARGEST_PRIOR
-
-
-def check_prompts(prompts):
-    """tuple of str; `ValueError` when there is none or one is empty."""
-    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    if not prompts:
-        raise ValueError("there are no prompts; write at least one line")
-    for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"prompt {i} must be a text that is not empty; got {prompt!r}")
-    return prompts
-
-
-def truncated_prompts(prior, prompts):
-    """Indices of the prompts that are longer than the prior's text encoder reads (the rest is cut off)."""
-    longest = prior.tokenizer.model_max_length
-    return [i for i, text in enumerate(prompts) if len(prior.tokenizer(text).input_ids) > longest]
 
 
 @torch.no_grad()
@@ -176,7 +190,8 @@ def sample(
 
     Raises
     ------
-    ValueError  before any UNet call, if the inputs do not fit each other.
+    ValueError  before any UNet call, if the inputs do not fit each other; at the end, if no latent is finite.
+        Where only some hold NaN or infinity, their prompts are logged (`finite.rows_not_finite` finds them).
 
     Source: Decatur et al. 2025, Algorithm 1.
     """
@@ -204,7 +219,7 @@ def sample(
     denoiser = Denoiser(
         network, scheduler, plan, embeddings.keys, by_step, noise, batches, watcher(on_step, on_branches)
     )
-    return sample_branches(
+    latents = sample_branches(
         denoiser,
         latents.to(device, torch.float32),
         plan,
@@ -214,6 +229,10 @@ def sample(
         fork=Denoiser.fork,
         on_finished=on_finished,
     )
+    problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
+    if problem:
+        logging.warning("HierDiff: %s", problem)
+    return latents
 
 
 def step_guidance(num_steps, guidance, interval=WHOLE_RUN):
@@ -346,12 +365,9 @@ def check_sample_inputs(
             f"the plan is for {plan.num_prompts} prompts, but there are {len(embeddings)} embeddings; "
             "make the linkage and the schedule from these embeddings"
         )
-    expected = decoder.unet.config.encoder_hid_dim
-    if embeddings.width != expected:
-        raise ValueError(
-            f"embeddings are {embeddings.width} wide, but this decoder takes {expected}; "
-            "use the prior that belongs to the decoder"
-        )
+    check_image_embeddings(embeddings, decoder.unet.config.encoder_hid_dim)
+    check_plan_prompts(plan, embeddings.prompts)
+    check_leaves(plan, embeddings)
     multiple = size_multiple(decoder)
     for name, value in (("width", width), ("height", height)):
         if value < multiple or value % multiple:

@@ -5,14 +5,17 @@ Legend: N prompts, D embedding width, Z linkage matrix in SciPy's layout.
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
-from scipy.spatial.distance import pdist
 
 from .leaves import leaf_numbers, with_equal_rows
+from .linkage_process import tree_seconds, ward_tree
+from .scipy_ward import condensed_distances
 
 METRICS = ("cosine", "chord")
 
 # Distances of unequal embeddings stay above zero: rounding must not merge two prompts into one leaf.
 SMALLEST_DISTANCE = np.finfo(np.float64).eps
+# Squares of the largest number of an embedding, and their sum, must neither overflow nor lose digits.
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-140, 1e150
 # With a GPU at hand, more prompts than these have their distances computed there, and more than those their tree:
 # up to the first SciPy takes a fraction of a second, up to the second its tree is faster than one merge after the other
 # on a GPU (docs/performance.md).
@@ -20,7 +23,7 @@ MOST_ON_CPU = 500
 MOST_TREE_ON_CPU = 5000
 
 
-def ward_linkage(positive, metric="cosine", device="cpu"):
+def ward_linkage(positive, metric="cosine", device="cpu", check=None):
     """Cluster embeddings with Ward linkage.
 
     Parameters
@@ -31,6 +34,7 @@ def ward_linkage(positive, metric="cosine", device="cpu"):
         vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
         comes closer to full sampling (docs/schedules.md), and the nodes and the command line take it by default.
     device : str or torch.device    a CUDA device takes over large sets; with any other it is SciPy for every size
+    check : callable                called many times while a large set is clustered; may raise to stop
 
     Returns
     -------
@@ -39,13 +43,14 @@ def ward_linkage(positive, metric="cosine", device="cpu"):
 
     Raises
     ------
-    ValueError  if `metric` is unknown, an embedding is missing, not finite or zero, or the distances of "cosine" do
-        not fit in the device's memory.
+    ValueError  if `metric` is unknown, an embedding is missing, not finite, zero or beyond `SMALLEST_NUMBER` and
+        `LARGEST_NUMBER`, or the distances do not fit in the memory that is free.
 
     Notes
     -----
     Beyond `MOST_ON_CPU` prompts a GPU computes the distances, in float64; beyond `MOST_TREE_ON_CPU` it also finds the
     merges (`hierdiff_core.ward`). Heights equal SciPy's but for rounding, and so does the tree where no distances tie.
+    SciPy takes a process of its own where it takes long (`hierdiff_core.linkage_process`), with the same result.
 
     Ward's method assumes Euclidean distances. "cosine" is not one; the paper uses it all the same, and the
     heights still grow from merge to merge (tests/test_linkage.py).
@@ -59,14 +64,14 @@ def ward_linkage(positive, metric="cosine", device="cpu"):
         return np.empty((0, 4))
     leaf, first = leaf_numbers(vectors)
     if len(first) < len(vectors):
-        return with_equal_rows(ward_linkage(vectors[first], metric, device), leaf)
+        return with_equal_rows(ward_linkage(vectors[first], metric, device, check), leaf)
     if not str(device).startswith("cuda") or len(vectors) <= MOST_ON_CPU:
-        return linkage(_condensed_distances(vectors, metric), method="ward")
+        return ward_tree(vectors, metric, SMALLEST_DISTANCE, check)
     from . import ward  # here, since planning needs no torch
 
     if len(vectors) <= MOST_TREE_ON_CPU:
         return linkage(ward.condensed_distances(vectors, metric, SMALLEST_DISTANCE, device), method="ward")
-    return ward.ward_chain(vectors, metric, SMALLEST_DISTANCE, device)
+    return ward.ward_chain(vectors, metric, SMALLEST_DISTANCE, device, check)
 
 
 def linkage_bytes(num_prompts, width, metric, device):
@@ -80,6 +85,13 @@ def linkage_bytes(num_prompts, width, metric, device):
     if num_prompts <= MOST_TREE_ON_CPU:
         return 24 * num_prompts**2 + libraries
     return (9 * num_prompts**2 if metric == "cosine" else 64 * num_prompts * width) + libraries
+
+
+def linkage_seconds(num_prompts, width, metric, device):
+    """About how long `ward_linkage` takes where SciPy does all the work, in seconds; 0 where a GPU does."""
+    if str(device).startswith("cuda") and num_prompts > MOST_ON_CPU:
+        return 0.0
+    return tree_seconds(num_prompts, width, metric)
 
 
 def flat_clusters(Z, t):
@@ -166,15 +178,15 @@ def _as_vectors(positive):
         if finite[i]:
             raise ValueError(f"embedding {i} is zero and has no direction to compare; reword or drop that prompt")
         raise ValueError(f"embedding {i} holds NaN or infinity; embed that prompt again, in a wider precision")
+    largest = np.abs(vectors).max(axis=1)
+    for i in np.flatnonzero((largest < SMALLEST_NUMBER) | (largest > LARGEST_NUMBER))[:1]:
+        raise ValueError(
+            f"the largest number of embedding {i} is {largest[i]:.3g}; distances can be computed where it is "
+            f"{SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}: scale the embeddings, only their directions count"
+        )
     return vectors
 
 
 def _condensed_distances(vectors, metric):
-    """(N(N-1)/2,) float64, exactly 0 for equal rows and only for them."""
-    if metric == "cosine":
-        condensed = pdist(vectors, "cosine")
-    else:
-        condensed = pdist(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), "euclidean")
-    _, group = np.unique(vectors, axis=0, return_inverse=True)
-    equal = pdist(group.reshape(-1, 1), "cityblock") == 0
-    return np.where(equal, 0.0, np.maximum(condensed, SMALLEST_DISTANCE))
+    """(N(N-1)/2,) float64, as `ward_tree` computes them."""
+    return condensed_distances(vectors, metric, SMALLEST_DISTANCE)

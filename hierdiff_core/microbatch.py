@@ -4,6 +4,11 @@ import torch
 
 # Larger batches gain little speed and cost memory (the paper's code uses 32 too).
 LARGEST_AUTO = 32
+PRIOR_TOO_LARGE = (
+    "a single prompt does not fit in memory beside the prior; free memory first (other programs, models that are "
+    "loaded), or load the prior in fp16"
+)
+LATENT_TOO_LARGE = "a single latent does not fit in memory; lower width and height, or free memory first"
 
 
 class MicroBatches:
@@ -13,11 +18,13 @@ class MicroBatches:
     ----------
     limit : int >= 1          rows per call to begin with
     before_call : callable    called before every evaluation; may raise to stop (a user's cancel)
+    too_large : str           what to say when a single row does not fit
     """
 
-    def __init__(self, limit, before_call=None):
+    def __init__(self, limit, before_call=None, too_large=LATENT_TOO_LARGE):
         self.limit = limit
         self.before_call = before_call or (lambda: None)
+        self.too_large = too_large
 
     def map(self, evaluate, num_rows):
         """Concatenate ``evaluate(slice)`` over slices that cover `num_rows` rows.
@@ -46,9 +53,7 @@ class MicroBatches:
             if not is_out_of_memory(error):
                 raise
             if rows.stop - rows.start == 1:
-                raise torch.OutOfMemoryError(
-                    "a single latent does not fit in memory; lower width and height, or free memory first"
-                ) from error
+                raise torch.OutOfMemoryError(self.too_large) from error
         return None  # after the handler, so that the failed call's tensors are released before the next try
 
 

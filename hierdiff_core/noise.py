@@ -13,12 +13,25 @@ import hashlib
 
 import torch
 
+from .text_form import composed, normal_form
+
 FIRST_LATENT = -1
 
 
 def text_key(text):
-    """Key of a prompt: an int in 0 ... 2**63 - 1 from the text alone."""
-    return _hash(text.encode()) >> 1
+    """Key of a prompt: an int in 0 ... 2**63 - 1 from the text alone, the same for all its spellings.
+
+    Texts that are in `normal_form` have the key of their UTF-8 bytes.
+    """
+    return _hash(normal_form(text).encode()) >> 1
+
+
+def negative_key(text):
+    """Key of a negative prompt: as `text_key`, but white space counts.
+
+    It always has, and many saved workflows have a negative of several lines; their pictures stay what they are.
+    """
+    return _hash(composed(text).encode()) >> 1
 
 
 def branch_keys(labels, prompt_keys):

@@ -13,6 +13,17 @@ SCHEDULERS = {
     "UniPC": ("UniPCMultistepScheduler", {}),
 }
 
+# Of the prior: its scheduler divides by the steps between the first and the last.
+LEAST_PRIOR_STEPS = 2
+
+
+def check_prior_steps(num_steps, trained_steps):
+    """`ValueError` unless a prior that was trained with `trained_steps` can take `num_steps`."""
+    if not LEAST_PRIOR_STEPS <= num_steps <= trained_steps:
+        raise ValueError(
+            f"num_steps of the prior must be {LEAST_PRIOR_STEPS} to {trained_steps}; got {num_steps}, and 25 are usual"
+        )
+
 
 def make_scheduler(name, config, num_steps):
     """A fresh scheduler with its timesteps set.

@@ -14,7 +14,7 @@ INFINITY = float("inf")
 BLOCK = 1024
 
 
-def ward_chain(vectors, metric, smallest, device):
+def ward_chain(vectors, metric, smallest, device, check=None):
     """Ward linkage by the nearest-neighbour chain: exact, N merges after about 3 N searches for a nearest neighbour.
 
     Parameters
@@ -23,6 +23,7 @@ def ward_chain(vectors, metric, smallest, device):
     metric : "cosine" or "chord"     "chord" keeps centroids, O(N D) memory; "cosine" keeps all distances, O(N^2)
     smallest : float                 distances of unequal rows are raised to it
     device : torch.device            where distances are computed, in float64
+    check : callable                 called after every merge; may raise to stop
 
     Returns
     -------
@@ -46,7 +47,12 @@ def ward_chain(vectors, metric, smallest, device):
     else:
         check_matrix_fits(len(vectors), device)
         clusters = DistanceMatrix(pairwise_distances(vectors, metric, smallest, device))
-    return to_linkage_matrix(np.array(list(chain_merges(clusters))))
+    merges = []
+    for merge in chain_merges(clusters):
+        merges.append(merge)
+        if check is not None:
+            check()
+    return to_linkage_matrix(np.array(merges))
 
 
 def equal_groups(vectors):

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .calibration import Calibrate, CalibrateModel
+from .checks import checked
 from .clip import ClipEmbedding
 from .decoder import DecoderLoader
 from .guider import Guider, HierarchicalKSampler, SharedNoise
@@ -12,6 +13,7 @@ from .live import trees_of_client
 from .native_model import KandinskyModel
 from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
+from .results import results_of_client
 from .sampler import BranchingSampler
 from .save_set import SaveSet
 from .schedule import ThresholdSchedule
@@ -38,6 +40,8 @@ NODES: list[type[io.ComfyNode]] = [
     SensitivityLoader,
     SaveSet,
 ]
+for node in NODES:
+    checked(node)
 
 
 class HierDiffExtension(ComfyExtension):
@@ -48,5 +52,6 @@ class HierDiffExtension(ComfyExtension):
 async def comfy_entrypoint() -> HierDiffExtension:
     routes = PromptServer.instance.routes
     routes.get("/hierdiff/trees")(trees_of_client)
+    routes.get("/hierdiff/results")(results_of_client)
     routes.post("/hierdiff/shape")(shape_of_settings)
     return HierDiffExtension()

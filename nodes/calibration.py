@@ -12,14 +12,14 @@ from ..hierdiff_core.figures import draw_sensitivity
 from ..hierdiff_core.kandinsky import check_sample_inputs
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.schedulers import SCHEDULERS
-from ..hierdiff_core.sensitivity import write_sensitivity
 from . import types
-from .conditioning_rows import rows_of
+from .conditioning_rows import prompts_of, rows_of
 from .decoder import load_unet
+from .decoration import Decorations
 from .guider import OneNoise, cfg_input, make_guider, model_inputs
 from .search import found_as
-from .sensitivity import CATEGORY, describe, new_file, outputs
-from .show import Progress, image_tensor, show, tell, unsuitable
+from .sensitivity import CATEGORY, describe, new_file, outputs, save_new
+from .show import Progress, tell, unsuitable
 
 
 def steps_input(default):
@@ -198,6 +198,7 @@ class CalibrateModel(io.ComfyNode):
         # some schedulers give fewer sigmas than were asked for
         probe = Probe(embeddings.positive, len(sigmas) - 1, samples, resolution, seed)
         rows = probe.rows.tolist()
+        check_same_prompts(positive, embeddings)
         positive = rows_of(positive, rows, len(embeddings), "positive")
         if not any(cond.shape[0] == len(rows) for cond, _ in positive):
             raise ValueError("the positive conditioning has one row for all prompts; connect CLIP Embedding's")
@@ -221,10 +222,30 @@ class CalibrateModel(io.ComfyNode):
         return result(cls, sensitivity, {"model": type(model.model).__name__}, path)
 
 
+def check_same_prompts(positive, embeddings):
+    """Refuse a positive conditioning that is known to be of other prompts than the embeddings."""
+    conds = [{**values, "cross_attn": cond} for cond, values in positive]
+    known = list(prompts_of(conds, len(embeddings)))
+    if known and embeddings.prompts not in known:
+        i = next(i for i, pair in enumerate(zip(known[0], embeddings.prompts, strict=True)) if pair[0] != pair[1])
+        raise ValueError(
+            f"the positive conditioning and the embeddings are of different prompts: prompt {i} is "
+            f'"{known[0][i][:60]}" and "{embeddings.prompts[i][:60]}"; make both with one CLIP Embedding'
+        )
+
+
 def cost(probe, unit):
     """What a calibration will spend, in words."""
     rows, steps = probe.plan.nfe, probe.num_steps
     return f"calibration takes {rows} {unit}: as many as {rows / steps:.0f} pictures of {steps} steps"
+
+
+def saved(sensitivity, path):
+    """Save, and say so; what was measured at such a cost is handed on even if it cannot be saved after all."""
+    try:
+        return f"saved as {save_new(sensitivity, path).name}; Load Sensitivity finds it after R"
+    except OSError as error:
+        return f"⚠ not saved ({error.strerror or error}): only connected nodes get the result, while ComfyUI runs"
 
 
 def result(cls, sensitivity, settings, path, warnings=()):
@@ -232,7 +253,7 @@ def result(cls, sensitivity, settings, path, warnings=()):
     sensitivity = dataclasses.replace(sensitivity, settings={**settings, **sensitivity.settings})
     lines = [describe(sensitivity), *warnings]
     if path is not None:
-        write_sensitivity(sensitivity, path)
-        lines.append(f"saved as {path.name}; Load Sensitivity finds it after R")
-    picture = image_tensor(draw_sensitivity(sensitivity))
-    return io.NodeOutput(sensitivity, picture, ui=show(cls, "\n".join(lines), picture))
+        lines.append(saved(sensitivity, path))
+    decorations = Decorations()
+    picture = decorations.picture("the plot", draw_sensitivity, sensitivity)
+    return io.NodeOutput(sensitivity, picture, ui=decorations.show(cls, "\n".join(lines), picture))

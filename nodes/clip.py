@@ -1,16 +1,21 @@
 """CLIP Embedding: prompts -> a conditioning with a row per prompt, and the embeddings to cluster them by."""
 
+import comfy.model_management
 import torch
 from comfy_api.latest import io
 
 from ..hierdiff_core.embeddings import PromptEmbeddings
 from . import types
 from .conditioning import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
+from .conditioning_rows import PROMPTS
+from .decoration import Decorations
+from .prompt_vectors import POOLED, TOKEN_MEAN, prompt_vectors
 from .search import found_as
-from .show import Progress, show
+from .show import Progress, tell
+from .token_counts import reading_notes
 
-POOLED, TOKEN_MEAN = "pooled", "token mean"
 POOLING = ["auto", POOLED, TOKEN_MEAN]
+SLOW_REPEAT = 4  # times the longest prompt: as far as the host goes to save a call
 T5_NAMES = {"t5xxl", "pile_t5xl", "t5base", "mt5xl", "umt5xxl"}  # those that the node T5TokenizerOptions sets
 DROPPED_MASK = (
     "⚠ shorter prompts were padded to {longest} tokens and masked. Models that do not heed the mask at every layer "
@@ -36,7 +41,7 @@ class ClipEmbedding(io.ComfyNode):
                     options=POOLING,
                     default=POOLING[0],
                     tooltip="One vector per prompt, to compare prompts by. pooled: the encoder's own summary. "
-                    "token mean: the mean over the tokens. auto: pooled, if the encoder has it. "
+                    "token mean: the mean over the tokens. auto: pooled, if it tells all prompts apart. "
                     "The conditioning is not affected.",
                 ),
             ],
@@ -52,15 +57,20 @@ class ClipEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompts, pooling):
+        tell(cls, f"Bringing the text encoder to the device and encoding {len(prompts)} prompts …")
         tokens, entries = encode_each(clip, prompts)
         lengths = [entry[0].shape[1] for entry in entries]
         lengthen = how_to_lengthen(clip, tokens, lengths)
-        conditioning = merge(entries, prompts, lengthen, how_to_fix(tokens, lengthen))
-        vectors, used = prompt_vectors(entries, prompts, pooling)
-        check_finite(vectors, prompts)
-        embeddings = PromptEmbeddings(vectors, torch.zeros_like(vectors), prompts)
-        text = describe(embeddings, used, conditioning, lengths)
-        return io.NodeOutput([conditioning], embeddings, ui=show(cls, text))
+        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        conditioning = merge(entries, prompts, lengthen, how_to_fix(tokens, lengthen), free / 2)
+        conditioning[1][PROMPTS] = tuple(prompts)
+        vectors = prompt_vectors(entries, prompts, pooling)
+        embeddings = PromptEmbeddings(vectors.rows, torch.zeros_like(vectors.rows), prompts, kind_of(clip, vectors))
+        decorations = Decorations()
+        pooled = vectors.pooling == POOLED
+        notes = decorations.attempt("counting tokens", reading_notes, clip, tokens, prompts, pooled, otherwise=[])
+        text = "\n".join([describe(embeddings, vectors.pooling, conditioning, lengths), *notes, *vectors.notes])
+        return io.NodeOutput([conditioning], embeddings, ui=decorations.show(cls, text))
 
 
 # --- Encoding --------------------------------------------------------------------------------------------------------
@@ -86,6 +96,8 @@ def encode_each(clip, prompts):
         tokens = clip.tokenize(prompt)
         encoded[prompt] = tokens, only_entry(clip.encode_from_tokens_scheduled(tokens), prompt)
         progress.advance(1)
+    for prompt, (_, entry) in encoded.items():
+        check_finite(entry, prompt)
     return [encoded[prompt][0] for prompt in prompts], [encoded[prompt][1] for prompt in prompts]
 
 
@@ -113,7 +125,7 @@ def how_to_lengthen(clip, tokens, lengths):
 def how_to_fix(tokens, lengthen):
     """What the user can do about lengths that `merge` refuses."""
     if lengthen == REPEAT:
-        return "shorten the longest prompts, so that none needs more than 4 chunks of tokens"
+        return "shorten some: repeated to a common number of tokens they would take too much time or memory"
     t5 = [len(chunk) for t in tokens for name in T5_NAMES & t.keys() for chunk in t[name]]
     if t5:
         return (
@@ -143,61 +155,38 @@ def _is_chunked(tokens, length, first):
 # --- Embeddings ------------------------------------------------------------------------------------------------------
 
 
-def prompt_vectors(entries, prompts, pooling):
-    """(N, D) float32 vectors of the prompts' own conditionings, before any padding, and the pooling that was used."""
-    if pooling == TOKEN_MEAN:
-        return torch.cat([token_mean(*entry) for entry in entries]), TOKEN_MEAN
-    pooled = [values.get("pooled_output") for _, values in entries]
-    if pooling == "auto":
-        return prompt_vectors(entries, prompts, POOLED if _tells_apart(pooled, prompts) else TOKEN_MEAN)
-    for prompt, row in zip(prompts, pooled, strict=True):
-        if row is None or not row.any():
-            found = "no pooled output" if row is None else "a pooled output of zeros"
-            raise ValueError(f'this text encoder gives {found} for "{prompt[:60]}"; set pooling to "{TOKEN_MEAN}"')
-    return torch.cat(pooled).float(), POOLED
-
-
-def check_finite(vectors, prompts):
-    """Refuse NaN, with the fix for a text encoder."""
-    for prompt, row in zip(prompts, vectors, strict=True):
-        if not torch.isfinite(row).all():
+def check_finite(entry, prompt):
+    """Refuse NaN, with the fix for a text encoder. Masks are left alone: they may hold infinities."""
+    cond, values = entry
+    for tensor in (cond, values.get("pooled_output")):
+        if tensor is not None and not torch.isfinite(tensor).all():
             raise ValueError(
                 f'the embedding of "{prompt[:60]}" holds NaN or infinity; start ComfyUI with --fp32-text-enc, or load '
                 "the text encoder from another file"
             )
 
 
-def token_mean(cond, values):
-    """(1, D) float32   mean over the tokens that the encoder did not mask"""
-    cond = cond.float()
-    mask = values.get("attention_mask")
-    if mask is None or mask.shape != cond.shape[:2] or not mask.any():
-        return cond.mean(dim=1)
-    weights = mask.to(cond).unsqueeze(-1)  # (1, T, 1)
-    return (cond * weights).sum(dim=1) / weights.sum(dim=1)
+def kind_of(clip, vectors):
+    """What made the embeddings, for whoever takes other ones."""
+    return f"text embeddings ({vectors.pooling} of {type(clip.cond_stage_model).__name__}, from CLIP Embedding)"
 
 
-def _tells_apart(pooled, prompts):
-    """Whether pooled outputs can be compared: there, not zero, and not the same for different prompts."""
-    if any(row is None or not row.any() for row in pooled):
-        return False
-    return len(set(prompts)) == 1 or any(not torch.equal(row, pooled[0]) for row in pooled)
-
-
-def describe(embeddings, used, conditioning, lengths):
+def describe(embeddings, pooling, conditioning, lengths):
     """What was encoded, in words."""
     cond, values = conditioning
     longest, distinct = max(lengths), len(set(embeddings.prompts))
     lines = [
         f"{len(embeddings)} prompt{'s' if len(embeddings) > 1 else ''} ({distinct} distinct)",
-        f"embeddings: {used}, {embeddings.width} numbers each",
+        f"embeddings: {pooling}, {embeddings.width} numbers each",
         f"tokens: {length_counts(lengths)}",
         f"conditioning: {' × '.join(map(str, cond.shape))}",
     ]
     if min(lengths) < longest and "attention_mask" in values:
         lines.append(DROPPED_MASK.format(longest=longest))
     elif min(lengths) < longest:
-        lines.append(f"prompts were repeated to {cond.shape[1]} tokens, which cross-attention does not notice")
-    if distinct > 1 and not (embeddings.positive != embeddings.positive[0]).any():
-        lines.append("⚠ all embeddings are equal: these prompts look the same to this text encoder")
+        slow = "⚠ " if cond.shape[1] > SLOW_REPEAT * longest else ""
+        times = f": {cond.shape[1] / longest:.0f} times the longest, so steps are slower" if slow else ""
+        lines.append(
+            f"{slow}prompts were repeated to {cond.shape[1]} tokens, which cross-attention does not notice{times}"
+        )
     return "\n".join(lines)

@@ -5,13 +5,16 @@ from collections import Counter
 
 import torch
 
-LONGEST_REPEAT = 4  # the host's own limit on lengthening by repetition, in CONDCrossAttn.can_concat
+# Prompts of 1 to 6 chunks of 77 tokens, in any mixture, have a common length of 60 chunks at most. The host joins a
+# positive and a negative of 4 times the shorter one's length at most (CONDCrossAttn.can_concat), to save time: beyond
+# it runs them one after the other, which the rows of one batch cannot.
+MOST_REPEATED = 60 * 77
 
 # How a shorter prompt may be lengthened: see `merge`.
 REPEAT, PAD_RIGHT, PAD_LEFT, REFUSE = "repeat", "pad right", "pad left", "refuse"
 
 
-def merge(entries, prompts, lengthen=REFUSE, fix="use prompts of equal length"):
+def merge(entries, prompts, lengthen=REFUSE, fix="use prompts of equal length", most_bytes=math.inf):
     """Join the conditionings of N prompts into one entry whose tensors have a row for each.
 
     Parameters
@@ -20,6 +23,7 @@ def merge(entries, prompts, lengthen=REFUSE, fix="use prompts of equal length"):
     prompts : list of N str              for the messages
     lengthen : REPEAT, PAD_RIGHT, PAD_LEFT or REFUSE   for prompts with fewer tokens than the longest
     fix : str                            what the user can do where lengths are refused
+    most_bytes : float                   what rows that are lengthened by repetition may take, all together
 
     Returns
     -------
@@ -51,7 +55,7 @@ def merge(entries, prompts, lengthen=REFUSE, fix="use prompts of equal length"):
     values = [dict(values) for _, values in entries]
     masks = _pop_masks(conds, values)
     if len({cond.shape[1] for cond in conds}) > 1:
-        conds, masks = _lengthened(conds, masks, lengthen, fix)
+        conds, masks = _lengthened(conds, masks, lengthen, fix, most_bytes)
     merged = {name: _joined(name, values, prompts) for name in _names(values, prompts)}
     if masks is not None:
         merged["attention_mask"] = torch.cat(masks)
@@ -68,7 +72,7 @@ def _check_shapes(conds, prompts):
     for i, cond in enumerate(conds):
         if cond.ndim != 3 or cond.shape[0] != 1 or cond.shape[2] != conds[0].shape[2]:
             raise ValueError(
-                f"the conditioning of {_name(i, prompts)} has shape {tuple(cond.shape)}; "
+                f"the conditioning of {name_of(i, prompts)} has shape {tuple(cond.shape)}; "
                 f"expected (1, tokens, {conds[0].shape[-1]})"
             )
 
@@ -85,14 +89,15 @@ def _pop_masks(conds, values):
     return [like.new_ones(c.shape[:2]) if m is None else m for m, c in zip(found, conds, strict=True)]
 
 
-def _lengthened(conds, masks, lengthen, fix):
+def _lengthened(conds, masks, lengthen, fix, most_bytes):
     """Conditionings, and masks or None, of equal length."""
     lengths = [cond.shape[1] for cond in conds]
     if masks is not None and lengthen != PAD_LEFT:
         lengthen = PAD_RIGHT  # repeated tokens would need repeated masks; zeros that are masked are sure
     if lengthen == REPEAT:
         common = math.lcm(*lengths)
-        if common <= LONGEST_REPEAT * max(lengths):
+        size = common * sum(cond.nbytes // cond.shape[1] for cond in conds)
+        if common <= MOST_REPEATED and size <= most_bytes:
             return [cond.repeat(1, common // cond.shape[1], 1) for cond in conds], masks
     elif lengthen in (PAD_RIGHT, PAD_LEFT):
         masks = masks or [torch.ones(cond.shape[:2], dtype=torch.long, device=cond.device) for cond in conds]
@@ -114,7 +119,7 @@ def _names(values, prompts):
         missing = [i for i, v in enumerate(values) if v.get(name) is None]
         if 0 < len(missing) < len(values):
             raise ValueError(
-                f"{_name(missing[0], prompts)} has no '{name}' but others of the set have one; "
+                f"{name_of(missing[0], prompts)} has no '{name}' but others of the set have one; "
                 "put the prompts without it in a set of their own"
             )
     return names
@@ -127,14 +132,14 @@ def _joined(name, values, prompts):
         for i, part in enumerate(parts):
             if part.shape != parts[0].shape:
                 raise ValueError(
-                    f"'{name}' of {_name(i, prompts)} has shape {tuple(part.shape)}, that of {_name(0, prompts)} "
+                    f"'{name}' of {name_of(i, prompts)} has shape {tuple(part.shape)}, that of {name_of(0, prompts)} "
                     f"{tuple(parts[0].shape)}; put prompts of different length in sets of their own"
                 )
         return torch.cat(parts)
     for i, part in enumerate(parts):
         if not _equal(part, parts[0]):
             raise ValueError(
-                f"'{name}' of {_name(i, prompts)} differs from that of {_name(0, prompts)} and cannot be joined; "
+                f"'{name}' of {name_of(i, prompts)} differs from that of {name_of(0, prompts)} and cannot be joined; "
                 "put them in sets of their own"
             )
     return parts[0]
@@ -154,5 +159,6 @@ def _equal(a, b):
     return bool(a == b)
 
 
-def _name(i, prompts):
+def name_of(i, prompts):
+    """A prompt in words, by its place and the beginning of its text."""
     return f'prompt {i} ("{prompts[i][:60]}")'

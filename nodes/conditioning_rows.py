@@ -5,7 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..hierdiff_core.matching import check_plan_prompts
 from ..hierdiff_core.pooling import cluster_means
+from .prompt_vectors import digest
+
+# In the values of a conditioning entry: the texts of its rows. The host hands on entries that it does not know.
+PROMPTS = "hierdiff_prompts"
 
 
 class Clusters(NamedTuple):
@@ -59,6 +64,50 @@ def check_conds(conds, name, run):
         if torch.is_tensor(mask) and mask.ndim > 2 and mask.shape[0] > 1:
             run.all_rows(mask, f"the mask of the {name} conditioning", "use one mask for all prompts")
         _check_control(entry.get("control"), name)
+
+
+def check_prompts(conds, plan):
+    """Refuse a positive conditioning whose prompts are known, and are not the plan's.
+
+    Of several entries one must have the plan's prompts: others may add what they like to the pictures.
+    """
+    problem = None
+    for prompts in prompts_of(conds, plan.num_prompts):
+        try:
+            check_plan_prompts(plan, prompts)
+        except ValueError as error:
+            problem = problem or error
+        else:
+            return
+    if problem is not None:
+        raise problem
+
+
+def prompts_of(conds, num_prompts):
+    """The texts of each entry that knows them and still has a row for each."""
+    for entry in conds:
+        prompts, rows = entry.get(PROMPTS), entry.get("cross_attn")
+        if prompts and torch.is_tensor(rows) and len(prompts) == len(rows) == num_prompts:
+            yield prompts
+
+
+def picture_groups(conds, tensors, plan):
+    """(N,) int64   equal for the prompts of a plan's last clusters whose conditioning and other rows are equal
+
+    Parameters
+    ----------
+    conds : dict of list of dict   entries of each side, as a guider keeps them
+    tensors : list of tensor       other rows, such as the latents to begin with
+    plan : Plan
+    """
+    n, last = plan.num_prompts, plan.steps[-1]
+    values = [value for entries in conds.values() for entry in entries for value in entry.values()]
+    rows = [value for value in [*values, *tensors] if torch.is_tensor(value) and value.ndim and len(value) == n]
+    groups = np.zeros(n, dtype=np.int64)
+    for members in (members for members in last.members if len(members) > 1):
+        digests = [digest([tensor[i] for tensor in rows]) for i in members]
+        groups[members] = [digests.index(found) for found in digests]
+    return groups
 
 
 def _check_control(control, name):
@@ -167,4 +216,8 @@ def rows_of(conditioning, rows, num_prompts, name):
                 f"the {name} conditioning has {cond.shape[0]} rows, but there are {num_prompts} embeddings; "
                 "make both with one CLIP Embedding, or give one row for all"
             )
-    return [[take(cond), {key: take(value) for key, value in values.items()}] for cond, values in conditioning]
+    # the rows are no longer all prompts
+    kept = [
+        (cond, {key: take(value) for key, value in values.items() if key != PROMPTS}) for cond, values in conditioning
+    ]
+    return [[take(cond), values] for cond, values in kept]

@@ -11,9 +11,19 @@ from ..hierdiff_core.kandinsky import unet_bytes_per_row
 from ..hierdiff_core.loading import DECODER_CLASS, load_decoder, suitable_settings
 from ..hierdiff_core.previews import colour_patches, fit_latent_rgb
 from . import types
-from .models import PRECISIONS, LoadedModel, choose_dtype, make_patcher, model_folder, model_names, validate_model
+from .models import (
+    PRECISIONS,
+    LoadedModel,
+    choose_dtype,
+    make_patcher,
+    model_folder,
+    model_names,
+    size_on_disk,
+    validate_model,
+)
 from .native_model import native_patcher
 from .search import found_as
+from .show import telling
 
 
 class DecoderLoader(io.ComfyNode):
@@ -52,7 +62,8 @@ class DecoderLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model, precision):
         folder = model_folder(model, DECODER_CLASS)
-        pipeline = load_decoder(folder, choose_dtype(precision))
+        with telling(cls, f"Loading the decoder from disk, {size_on_disk(folder)} …"):
+            pipeline = load_decoder(folder, choose_dtype(precision))
         vae = movq_vae(pipeline.movq)
         patches = colour_patches()
         latent_rgb = fit_latent_rgb(patches, vae.encode(patches))

@@ -8,19 +8,28 @@ import latent_preview
 from comfy_api.latest import io
 
 from . import types
+from .decoration import Decorations, warn_running_node
+from .negative_lists import list_of_negatives
 from .search import found_as
 from .sharing import StepSharingGuider
-from .show import show
+from .show import tell
 
 PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
-MICRO_BATCH_TOOLTIP = "Clusters per model call. 0: all at once, split by ComfyUI's own estimate of memory."
+MICRO_BATCH_TOOLTIP = (
+    "Clusters per model call. 0: all at once, as far as memory goes. Halved when memory runs out. On a CPU always 1, "
+    "where pictures are bit-identical whatever is asked for; on a GPU other sizes change them by rounding."
+)
 
 
 def model_inputs():
     return [
         io.Model.Input("model", tooltip="Any model that ComfyUI loads, with its LoRAs and patches."),
         io.Conditioning.Input("positive", tooltip="A row per prompt, from CLIP Embedding, or one row for all."),
-        io.Conditioning.Input("negative", tooltip="One row for all prompts, or a row per prompt."),
+        io.Conditioning.Input(
+            "negative",
+            tooltip="One row for all prompts, or a row per prompt: from a second CLIP Embedding, in the same order. A "
+            "list of conditionings runs the node once for each.",
+        ),
     ]
 
 
@@ -55,6 +64,8 @@ class Guider(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, negative, cfg, plan, micro_batch):
+        repeated = list_of_negatives(negative, (model, positive, cfg, plan, micro_batch), plan.num_prompts)
+        warn_running_node("\n".join(repeated))
         return io.NodeOutput(make_guider(model, positive, negative, cfg, plan, micro_batch))
 
 
@@ -150,23 +161,35 @@ class HierarchicalKSampler(io.ComfyNode):
         denoise,
         micro_batch,
     ):
+        others = (model, positive, latent_image, plan, seed, cfg, sampler_name, scheduler, denoise, micro_batch)
+        repeated = list_of_negatives(negative, others, plan.num_prompts)
         latents = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
         host = comfy.samplers.KSampler(model, plan.num_steps, model.load_device, sampler_name, scheduler, denoise)
         guider = make_guider(model, positive, negative, cfg, plan, micro_batch)
+        tell(cls, f"Bringing the model to the device and sampling {plan.num_prompts} prompts …")
+        decorations = Decorations()
         samples, report = guider.sample_with_report(
             OneNoise(seed, plan.num_prompts).generate_noise({"samples": latents}),
             latents,
             comfy.samplers.sampler_object(sampler_name),
             host.sigmas,
             latent_image.get("noise_mask"),
-            latent_preview.prepare_callback(model, len(host.sigmas) - 1),
+            previews(model, len(host.sigmas) - 1, decorations),
             not comfy.utils.PROGRESS_BAR_ENABLED,
             seed,
         )
         samples = samples.to(comfy.model_management.intermediate_device())
         latent = {**latent_image, "samples": samples}
         latent.pop("batch_index", None)  # of the input's rows, no longer of these
-        return io.NodeOutput(latent, report, ui=show(cls, report))
+        report = "\n".join([report, *repeated])
+        ui = decorations.show(cls, report)
+        return io.NodeOutput(latent, decorations.noted(report), ui=ui)
+
+
+def previews(model, steps, decorations):
+    """The host's callback of each step, which moves the progress bar and shows previews; None where there is none."""
+    callback = decorations.attempt("the preview", latent_preview.prepare_callback, model, steps)
+    return callback and (lambda *step: decorations.attempt("the preview", callback, *step))
 
 
 def make_guider(model, positive, negative, cfg, plan, micro_batch, show_tree=True):

@@ -7,10 +7,14 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..hierdiff_core.figures import draw_dendrogram
-from ..hierdiff_core.linkage import METRICS, linkage_bytes, merge_errors, ward_linkage
+from ..hierdiff_core.linkage import METRICS, linkage_bytes, linkage_seconds, merge_errors, ward_linkage
 from . import types
+from .decoration import Decorations
 from .search import found_as
-from .show import image_tensor, show
+from .show import tell
+
+# From here on a node says beforehand how long it takes.
+LONG_SECONDS = 5
 
 
 class Linkage(NamedTuple):
@@ -55,10 +59,22 @@ class WardLinkage(io.ComfyNode):
         needed = linkage_bytes(len(embeddings), embeddings.width, metric, device)
         if needed:  # models that are loaded make room, rather than the clustering fail
             comfy.model_management.free_memory(needed, device)
-        Z = ward_linkage(embeddings.positive, metric, device)
-        picture = image_tensor(draw_dendrogram(Z, embeddings.prompts))
+        seconds = linkage_seconds(len(embeddings), embeddings.width, metric, device)
+        long = f" on the CPU takes {about(seconds)}; it can be cancelled" if seconds > LONG_SECONDS else ""
+        tell(cls, f"Clustering {len(embeddings)} prompts{long} …")
+        stop = comfy.model_management.throw_exception_if_processing_interrupted
+        Z = ward_linkage(embeddings.positive, metric, device, check=stop)
+        decorations = Decorations()
+        picture = decorations.picture("the dendrogram", draw_dendrogram, Z, embeddings.prompts)
         linkage = Linkage(Z, metric, embeddings.prompts, merge_errors(Z, embeddings.positive))
-        return io.NodeOutput(linkage, picture, ui=show(cls, describe(linkage), picture))
+        return io.NodeOutput(linkage, picture, ui=decorations.show(cls, describe(linkage), picture))
+
+
+def about(seconds):
+    """A time of which only the size is known, in words."""
+    if seconds < 90:
+        return f"about {round(seconds, -1) or 10:.0f} seconds"
+    return f"about {seconds / 60:.0f} minutes"
 
 
 def describe(linkage):

@@ -14,17 +14,15 @@ import itertools
 import math
 import threading
 import time
-from collections import OrderedDict
 
 import numpy as np
 import torch
 from aiohttp import web
-from comfy_execution.utils import get_executing_context
 from PIL import Image
-from server import PromptServer
 
 from ..hierdiff_core.previews import Arriving, latents_to_rgb, shrunk, tile_sheet
 from ..hierdiff_core.sampling import on_device
+from .runs import Kept, running, send
 
 EVENT = "hierdiff.tree"
 SECONDS_BETWEEN_UPDATES = 0.3
@@ -36,7 +34,7 @@ MOST_PROMPTS = 5000
 MOST_KEPT = 16  # runs, for pages that are loaded later
 
 _runs = itertools.count(1)
-_kept: "OrderedDict[tuple, LiveTree]" = OrderedDict()
+_kept = Kept(MOST_KEPT)
 _lock = threading.Lock()
 
 
@@ -52,7 +50,7 @@ class LiveTree:
     def __init__(self, plan, to_rgb=None):
         self.plan = plan
         self.run = f"{time.time():.0f}-{next(_runs)}"
-        self.client, self.node, self.workflow, self.prompt_id = running()
+        self.client, self.node, self.workflow, self.prompt_id, self.signature = running()
         self.state = "running"
         self.progress = {"step": 0, "clusters": plan.steps[0].num_clusters, "rows": 0, "standard": 0}
         drawn = plan.branches if plan.num_prompts <= MOST_PROMPTS else ()
@@ -71,18 +69,10 @@ class LiveTree:
         self.last_due = 0.0
 
     def __enter__(self):
-        if self.client is not None:  # or nobody can ask for it
-            self.keep()
+        if self.node is not None:  # or nobody can ask for it
+            _kept.keep(self.client, self.workflow, self.node, self)
         self.send("begin", **self.beginning())
         return self
-
-    def keep(self):
-        key = self.client, self.workflow, self.node
-        with _lock:
-            _kept.pop(key, None)
-            _kept[key] = self
-            while len(_kept) > MOST_KEPT:
-                _kept.popitem(last=False)
 
     def __exit__(self, kind, *_):
         self.state = "done" if kind is None else "stopped"
@@ -184,16 +174,17 @@ class LiveTree:
         return sheets(tiles)
 
     def send(self, kind, **data):
-        if PromptServer.instance is not None and self.client is not None:
-            message = {"kind": kind, "node": self.node, "run": self.run, **data}
-            PromptServer.instance.send_sync(EVENT, message, self.client)
+        send(EVENT, {"kind": kind, "node": self.node, "run": self.run, **data}, self.client)
 
-    def snapshot(self):
-        """All that was sent so far, as one message for a page that was not there."""
+    def snapshot(self, **place):
+        """All that was sent so far, as one message for a page that was not there.
+
+        `place` tells the workflow where it is another: that of a page which takes the run from the host's cache.
+        """
         with _lock:
             tiles = dict(self.tiles)
         known = {"kind": "snapshot", "node": self.node, "run": self.run, "state": self.state}
-        return {**known, **self.beginning(), **self.progress, "tiles": sheets(tiles)}
+        return {**known, **self.beginning(), **place, **self.progress, "tiles": sheets(tiles)}
 
 
 def describe(branch, plan):
@@ -269,28 +260,11 @@ def host_colours(latent_format):
     return linear_colours(factors, getattr(latent_format, "latent_rgb_factors_reshape", None))
 
 
-def running():
-    """(client, node, workflow, prompt) ids of what runs now, each None where it is not known."""
-    context, server = get_executing_context(), PromptServer.instance
-    if context is None or server is None:
-        return None, None, None, None
-    workflow = None
-    for _, prompt_id, _, extra_data, *_ in list(server.prompt_queue.currently_running.values()):
-        if prompt_id == context.prompt_id:
-            workflow = id_of_workflow(extra_data)
-    return server.client_id, str(context.node_id), workflow, context.prompt_id
-
-
-def id_of_workflow(extra_data):
-    """The id that the page gave the workflow; None for whatever else a program queued."""
-    for key in ("extra_pnginfo", "workflow", "id"):
-        extra_data = extra_data.get(key) if isinstance(extra_data, dict) else None
-    return extra_data if isinstance(extra_data, str) else None
-
-
 async def trees_of_client(request):
-    """GET /hierdiff/trees?clientId=…: snapshots of the runs that this client queued."""
-    client = request.query.get("clientId")
-    with _lock:
-        trees = [tree for tree in _kept.values() if tree.client == client]
-    return web.json_response([tree.snapshot() for tree in trees])
+    """GET /hierdiff/trees?clientId=…[&prompt_id=…][&known=…]: snapshots of runs that the page does not know yet.
+
+    Those that this client queued; with `prompt_id` those that the host's cache gives it. `known` are runs, with commas.
+    """
+    known = request.query.get("known", "").split(",")
+    trees = [entry for entry in _kept.asked(request.query) if entry[2].run not in known]
+    return web.json_response([tree.snapshot(workflow=workflow) for workflow, _, tree in trees])

@@ -1,6 +1,8 @@
 """Kandinsky folders, and models under the host's memory management."""
 
+import logging
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from ..hierdiff_core.loading import BUNDLED, PRIOR_CLASS, check_folder, pipeline
 
 BUNDLED_NAME = "emoji-kandinsky (bundled)"
 PRECISIONS = ["auto", "fp32", "fp16", "bf16"]
+MOST_FOLDERS = 10_000  # that are looked into for models: not a whole disk that a link leads to
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -79,6 +82,12 @@ def validate_model(name, class_name):
     return True
 
 
+def size_on_disk(folder):
+    """Size of a model's weights, in words."""
+    size = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
 def choose_dtype(precision):
     """Weight precision: the user's, or what the host would take for a diffusion model on its device."""
     if precision != "auto":
@@ -123,8 +132,29 @@ def _diffusers_folders():
     """dict of relative name -> Path of every folder with a model_index.json under models/diffusers."""
     folders = {}
     for root in folder_paths.get_folder_paths("diffusers"):
-        for path, subfolders, files in os.walk(root, followlinks=True):
-            if "model_index.json" in files:
-                folders.setdefault(Path(path).relative_to(root).as_posix(), Path(path))
-                subfolders.clear()  # the networks' own folders
+        for path in _folders_with_an_index(Path(root)):
+            folders.setdefault(path.relative_to(root).as_posix(), path)
     return folders
+
+
+def _folders_with_an_index(root):
+    """Yield the folders under `root`, links followed, that have a model_index.json; nothing below them.
+
+    The nodes are defined with these names, so no folder may take them away: links that run in circles, or to a whole
+    disk, end.
+    """
+    waiting = deque([(root, ())])  # the upper folders first
+    for _ in range(MOST_FOLDERS):
+        if not waiting:
+            return
+        path, above = waiting.popleft()
+        place = os.path.realpath(path)
+        try:
+            names = sorted(os.listdir(path))
+        except OSError:  # no longer there, or not for us to read
+            continue
+        if "model_index.json" in names:
+            yield path
+        elif place not in above:
+            waiting.extend((path / name, (*above, place)) for name in names if os.path.isdir(path / name))
+    logging.warning("HierDiff has looked for models in %d folders under %s, and stops there", MOST_FOLDERS, root)

@@ -10,11 +10,13 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from comfy_api.latest import io
 
+from ..hierdiff_core.embeddings import check_image_embeddings
 from ..hierdiff_core.kandinsky import unet_bytes_per_row
 from . import types
+from .conditioning_rows import PROMPTS
+from .decoration import Decorations
 from .models import whole_patcher
 from .search import found_as
-from .show import show
 
 # The host's names for diffusers' beta schedules: its "linear" is linear in the square root.
 BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear", "squaredcos_cap_v2": "squaredcos_cap_v2"}
@@ -51,17 +53,13 @@ class KandinskyModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, decoder, embeddings):
-        expected = decoder.pipeline.unet.config.encoder_hid_dim
-        if embeddings.width != expected:
-            raise ValueError(
-                f"embeddings are {embeddings.width} wide, but this decoder takes {expected}; "
-                "use the prior that belongs to the decoder"
-            )
+        check_image_embeddings(embeddings, decoder.pipeline.unet.config.encoder_hid_dim)
         lines = [f"{len(embeddings)} prompts: sample a latent batch of {len(embeddings)}, one row for each"]
         if decoder.suitable:
             lines.append(f"{decoder.name}: " + ", ".join(f"{k} {v:g}" for k, (_, v, _) in decoder.suitable.items()))
         positive, negative = conditioning(embeddings.positive), conditioning(embeddings.negative)
-        return io.NodeOutput(decoder.patcher.clone(), positive, negative, ui=show(cls, "\n".join(lines)))
+        positive[0][1][PROMPTS] = embeddings.prompts
+        return io.NodeOutput(decoder.patcher.clone(), positive, negative, ui=Decorations().show(cls, "\n".join(lines)))
 
 
 def conditioning(rows):

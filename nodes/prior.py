@@ -2,12 +2,25 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_batch_size, truncated_prompts
+from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_calls
 from ..hierdiff_core.loading import PRIOR_CLASS, load_prior, suitable_settings
+from ..hierdiff_core.prompt_tokens import text_warnings
+from ..hierdiff_core.prompts import flat_texts
+from ..hierdiff_core.schedulers import LEAST_PRIOR_STEPS
 from . import types
-from .models import PRECISIONS, LoadedModel, choose_dtype, make_patcher, model_folder, model_names, validate_model
+from .lists import runs
+from .models import (
+    PRECISIONS,
+    LoadedModel,
+    choose_dtype,
+    make_patcher,
+    model_folder,
+    model_names,
+    size_on_disk,
+    validate_model,
+)
 from .search import found_as
-from .show import Progress, show, unsuitable
+from .show import Progress, show, tell, telling, unsuitable
 
 
 class PriorLoader(io.ComfyNode):
@@ -42,7 +55,8 @@ class PriorLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model, precision):
         folder = model_folder(model, PRIOR_CLASS)
-        pipeline = load_prior(folder, choose_dtype(precision))
+        with telling(cls, f"Loading the prior from disk, {size_on_disk(folder)} …"):
+            pipeline = load_prior(folder, choose_dtype(precision))
         patcher = make_patcher(pipeline.prior, pipeline.text_encoder, pipeline.image_encoder)
         return io.NodeOutput(LoadedModel(pipeline, patcher, model, suitable_settings(folder)))
 
@@ -56,6 +70,7 @@ class PriorEmbedding(io.ComfyNode):
             category="HierDiff",
             **found_as("kandinsky", "image embedding", "unclip", "embed prompts"),
             description="Stage 1: the prior predicts an image embedding for every prompt, in batches.",
+            is_input_list=True,  # for a list of negatives; other lists make several runs, as in any node
             inputs=[
                 types.Prior.Input("prior", tooltip="From Load Kandinsky 2.2 Prior."),
                 types.Prompts.Input("prompts", tooltip="From Prompt Set."),
@@ -64,11 +79,15 @@ class PriorEmbedding(io.ComfyNode):
                     default="",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="What to steer away from, in all prompts. Empty: the embedding of a black image, "
-                    "as in the paper.",
+                    tooltip="What to steer away from, in all prompts; or a list with one for each prompt. Empty: the "
+                    "embedding of a black image, as in the paper.",
                 ),
                 io.Int.Input(
-                    "steps", default=25, min=1, max=1000, tooltip="Denoising steps of the prior. They cost little."
+                    "steps",
+                    default=25,
+                    min=LEAST_PRIOR_STEPS,
+                    max=1000,
+                    tooltip="Denoising steps of the prior. They cost little.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -92,7 +111,9 @@ class PriorEmbedding(io.ComfyNode):
             ],
             outputs=[
                 types.Embeddings.Output(
-                    display_name="embeddings", tooltip="A positive and a negative embedding for every prompt."
+                    display_name="embeddings",
+                    is_output_list=True,  # more than one after several runs
+                    tooltip="A positive and a negative embedding for every prompt.",
                 )
             ],
             hidden=[io.Hidden.unique_id],
@@ -100,21 +121,59 @@ class PriorEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
-        prior.load()
-        batches = -(-len(set(prompts)) // prior_batch_size(prior.pipeline))
-        progress = Progress(batches * steps)
-        embeddings = embed_prompts(
-            prior.pipeline,
-            prompts,
-            negative_prompt=negative_prompt.strip(),
-            num_steps=steps,
-            guidance=guidance,
-            seed=seed,
-            noise=noise,
-            on_step=lambda: progress.advance(1),
-        )
-        lines = [f"{len(prompts)} embeddings, {embeddings.width} numbers each ({len(set(prompts))} distinct prompts)"]
-        lines += unsuitable(prior, guidance=guidance, steps=steps)
-        for i in truncated_prompts(prior.pipeline, prompts):
-            lines.append(f"⚠ prompt {i} is longer than the text encoder reads; its end is ignored: {prompts[i][:60]}…")
-        return io.NodeOutput(embeddings, ui=show(cls, "\n".join(lines)))
+        made, said = [], []
+        lists = {
+            "prior": prior,
+            "prompts": prompts,
+            "negative_prompt": [text or "" for _, text in flat_texts(negative_prompt, "negative_prompt")],
+            "steps": steps,
+            "guidance": guidance,
+            "seed": seed,
+            "noise": noise,
+        }
+        paired = pairs_negatives(lists)
+        jobs = runs(lists | {"negative_prompt": [lists["negative_prompt"]]} if paired else lists)
+        if not paired and len(lists["negative_prompt"]) > 1:
+            said.append(
+                f"⚠ {len(lists['negative_prompt'])} negative prompts make {len(jobs)} sets of pictures; for one "
+                f"negative for each prompt, give {len(lists['prompts'][0])}"
+            )
+        for job in jobs:
+            embeddings, lines = embed(cls, **job)
+            made.append(embeddings)
+            said += lines
+        return io.NodeOutput(made, ui=show(cls, "\n".join(said)))
+
+
+def pairs_negatives(lists):
+    """Whether there is one negative for each prompt, and not one for each run of another list."""
+    count = len(lists["negative_prompt"])
+    others = max(len(values) for name, values in lists.items() if name != "negative_prompt")
+    return count > 1 and count != others and all(len(prompts) == count for prompts in lists["prompts"])
+
+
+def embed(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
+    """Embeddings of a set, and what to say about them, in lines."""
+    single = isinstance(negative_prompt, str)
+    negatives = negative_prompt.strip() if single else [negative.strip() for negative in negative_prompt]
+    tell(cls, "Bringing the prior to the device …")
+    prior.load()
+    tell(cls, f"Embedding {len(prompts)} prompts …")
+    progress = Progress(prior_calls(prior.pipeline, prompts, negatives) * steps)
+    embeddings = embed_prompts(
+        prior.pipeline,
+        prompts,
+        negative_prompt=negatives,
+        num_steps=steps,
+        guidance=guidance,
+        seed=seed,
+        noise=noise,
+        on_step=lambda: progress.advance(1),
+    )
+    lines = [f"{len(prompts)} embeddings, {embeddings.width} numbers each ({len(set(prompts))} distinct prompts)"]
+    if not single:
+        lines.append(f"a negative for each prompt, {len(set(negatives))} of them distinct")
+    lines += unsuitable(prior, guidance=guidance, steps=steps)
+    lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, prompts)]
+    lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, negatives, "negative prompt")]
+    return embeddings, lines

@@ -2,11 +2,13 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky import check_prompts
-from ..hierdiff_core.prompts import parse_prompts
+from ..hierdiff_core.alternatives import shorten
+from ..hierdiff_core.prompts import KEEP, LINKED_LINES, PromptReader, check_prompts, check_text, flat_texts
 from . import types
 from .search import found_as
 from .show import numbered, show
+
+LONGEST_LINE = 300  # characters of a prompt in the node
 
 
 class PromptSet(io.ComfyNode):
@@ -26,8 +28,9 @@ class PromptSet(io.ComfyNode):
                     dynamic_prompts=False,  # the front end must not draw one alternative at random
                     default="",
                     placeholder="a red {apple|pear}, {photo|drawing}\n# one prompt a line; {a|b}: all combinations",
-                    tooltip="One prompt per line. Blank lines and lines that begin with # are skipped. "
-                    "{a|b} expands to all combinations; \\{ \\| \\} are the characters themselves.",
+                    tooltip="One prompt per line. Blank lines, lines that begin with # or //, and whole lines from /* "
+                    "to */ are skipped. {a|b} expands to all combinations; \\{ \\| \\} are the characters themselves. "
+                    "At most 10,000 prompts.",
                 ),
                 io.String.Input(
                     "prompts",
@@ -35,6 +38,14 @@ class PromptSet(io.ComfyNode):
                     force_input=True,
                     tooltip="More prompts, from any node that gives text or a list of texts. Taken as they are, "
                     "after the lines above.",
+                ),
+                io.Combo.Input(
+                    "linked_lines",
+                    options=list(LINKED_LINES),
+                    default=KEEP,
+                    optional=True,
+                    tooltip="Texts at prompts that have several lines. keep: a text is one prompt, with its line "
+                    "breaks. split: each line is a prompt.",
                 ),
             ],
             outputs=[
@@ -50,8 +61,36 @@ class PromptSet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, text, prompts=None):
-        linked = [prompt.strip() for prompt in prompts or [] if prompt and prompt.strip()]
-        found = check_prompts(parse_prompts(text[0]) + linked)
-        shown = f"{len(found)} prompt{'s' if len(found) > 1 else ''}\n{numbered(found)}"
-        return io.NodeOutput(found, list(found), len(found), ui=show(cls, shown, prompts=list(found)))
+    def validate_inputs(cls, text):
+        """`text` is a list; [None] stands for a link, whose value is not known yet."""
+        try:
+            for written in text:
+                if isinstance(written, str):
+                    check_text(written)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, text, prompts=None, linked_lines=(KEEP,)):
+        reader, lines = PromptReader(), check_linked_lines(linked_lines)
+        for place, written in flat_texts(text, "text"):
+            reader.add_text(written or "", place if len(text) > 1 else "")
+            if written is None:
+                reader.remarks.empty(place)
+        for place, linked in flat_texts(prompts or [], "prompts"):
+            reader.add_verbatim(linked, place, lines)
+        found = check_prompts(reader.prompts)
+        said = [f"{len(found)} prompt{'s' if len(found) > 1 else ''}", *reader.remarks.notes()]
+        said += [f"⚠ {line}" for line in reader.remarks.warnings(found)]
+        said.append(numbered([shorten(prompt.replace("\n", " ↵ "), LONGEST_LINE) for prompt in found]))
+        return io.NodeOutput(found, list(found), len(found), ui=show(cls, "\n".join(said), prompts=list(found)))
+
+
+def check_linked_lines(values):
+    """The one value of the input linked_lines."""
+    different = list(dict.fromkeys(map(str, values)))
+    if len(different) != 1 or different[0] not in LINKED_LINES:
+        got = shorten(", ".join(map(repr, different)))
+        raise ValueError(f"linked_lines must be one of {', '.join(LINKED_LINES)}; got {got}")
+    return different[0]

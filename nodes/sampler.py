@@ -7,7 +7,8 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..hierdiff_core.figures import draw_tree
-from ..hierdiff_core.kandinsky import WHOLE_RUN, check_sample_inputs, sample, step_guidance
+from ..hierdiff_core.finite import latents_not_finite
+from ..hierdiff_core.kandinsky import NOT_FINITE, WHOLE_RUN, check_sample_inputs, sample, step_guidance
 from ..hierdiff_core.microbatch import LARGEST_AUTO
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.sampling import ORDERS
@@ -15,10 +16,13 @@ from ..hierdiff_core.schedulers import SCHEDULERS
 from ..hierdiff_core.unet_calls import ACCELERATIONS
 from . import types
 from .decoder import load_unet
+from .decoration import LIVE_TREE, Decorations
 from .live import LiveTree, linear_colours
 from .plan_texts import duplicates
 from .search import found_as
-from .show import Progress, distortion, image_tensor, show, unsuitable
+from .show import Progress, distortion, tell, unsuitable
+
+PREVIEW = "the preview"
 
 
 class BranchingSampler(io.ComfyNode):
@@ -35,7 +39,9 @@ class BranchingSampler(io.ComfyNode):
                 types.Embeddings.Input("embeddings", tooltip="From Prior Embedding; the plan must be made from them."),
                 types.Plan.Input("plan", tooltip="From Threshold Schedule."),
                 types.seed_input(
-                    "seed", tooltip="Seed of the noise. Neither micro-batch nor order of the prompts changes a picture."
+                    "seed",
+                    tooltip="Seed of the noise. Neither micro-batch nor order of the prompts changes a picture: on a "
+                    "CPU they are bit-identical, on a GPU they differ by rounding.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -119,18 +125,14 @@ class BranchingSampler(io.ComfyNode):
     ):
         interval = guidance_start, guidance_end
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance, interval)
+        tell(cls, "Bringing the decoder to the device …")
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
+        tell(cls, f"Sampling {plan.num_prompts} prompts in {plan.num_steps} steps …")
+        decorations = Decorations()
         progress = Progress(plan.nfe)
-        branches = BranchLatents(plan)
         began = time.monotonic()
-        with LiveTree(plan, linear_colours(decoder.latent_rgb)) as live:
-
-            def on_branches(k, clusters, x0):
-                branches(k, clusters, x0)
-                rows = progress.value + len(clusters)
-                live.step(k, x0, rows, standard_rows(plan, k, rows), clusters)
-                progress.advance(len(clusters), lambda: latents_to_rgb(x0, decoder.latent_rgb))
-
+        with decorations.context(LIVE_TREE, lambda: LiveTree(plan, linear_colours(decoder.latent_rgb))) as live:
+            watch = Watch(plan, decoder.latent_rgb, progress, live, decorations)
             latents = sample(
                 decoder.pipeline,
                 embeddings,
@@ -146,16 +148,64 @@ class BranchingSampler(io.ComfyNode):
                 order=order,
                 acceleration=acceleration,
                 guidance_interval=interval,
-                on_branches=on_branches,
+                on_branches=watch.on_branches,
             ).to(comfy.model_management.intermediate_device())
+            seconds = time.monotonic() - began
+            decorations.attempt("the text while drawing", tell, cls, "Drawing the tree …")
+            drawing = decorations.attempt("the picture of the tree", watch.tree, decoder, embeddings.prompts)
+
+        problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
+
+        def notes():
             guided = step_guidance(plan.num_steps, guidance, interval) > 1
-            report = describe(plan, time.monotonic() - began, scheduler, guided)
-            drawing = draw_tree(plan, embeddings.prompts, lambda wanted: pictures(decoder, branches, wanted, live))
-        warnings = unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps)
-        report = "\n".join([report, *warnings, *other_scheduler(plan, scheduler)])
-        progress.finish(drawing)
-        tree = image_tensor(drawing)
-        return io.NodeOutput({"samples": latents}, tree, report, ui=show(cls, report, tree))
+            return [
+                describe(plan, seconds, scheduler, guided),
+                *unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps),
+                *other_scheduler(plan, scheduler),
+            ]
+
+        lines = decorations.attempt("the report", notes, otherwise=[f"{plan.num_prompts} pictures"])
+        report = "\n".join([*lines, *([f"⚠ {problem}"] if problem else [])])
+        if drawing is not None:
+            decorations.attempt(PREVIEW, progress.finish, drawing)
+        tree = decorations.picture("the picture of the tree", lambda: drawing)
+        ui = decorations.show(cls, report, tree)
+        return io.NodeOutput({"samples": latents}, tree, decorations.noted(report), ui=ui)
+
+
+class Watch:
+    """Shows how the branches of one run grow, and keeps latents for the picture of the tree."""
+
+    def __init__(self, plan, latent_rgb, progress, live, decorations):
+        self.plan, self.latent_rgb = plan, latent_rgb
+        self.progress, self.live, self.decorations = progress, live, decorations
+        self.branches = BranchLatents(plan)
+        self.rows = 0
+
+    def on_branches(self, k, clusters, x0):
+        """As `sample` calls it."""
+        attempt = self.decorations.attempt
+        attempt("keeping the tree's latents", self.branches, k, clusters, x0)
+        self.rows += len(clusters)
+        if self.live is not None:
+            attempt(LIVE_TREE, self.show_step, k, clusters, x0)
+        attempt(PREVIEW, self.progress.advance, len(clusters), lambda: latents_to_rgb(x0, self.latent_rgb))
+        if PREVIEW in self.decorations.failed:
+            attempt("the progress bar", self.progress.bar.update_absolute, self.rows, self.progress.total)
+
+    def show_step(self, k, clusters, x0):
+        self.live.step(k, x0, self.rows, standard_rows(self.plan, k, self.rows), clusters)
+
+    def tree(self, decoder, prompts):
+        """The tree's picture, with MoVQ's pictures of the branches, which the browser shows too."""
+
+        def pictures(wanted):
+            made = to_pictures(decoder.vae.decode(self.branches.stacked(wanted))) if wanted else []
+            if self.live is not None:
+                self.decorations.attempt(LIVE_TREE, self.live.show, wanted, made)
+            return made
+
+        return draw_tree(self.plan, prompts, pictures)
 
 
 def guidance_interval():
@@ -195,13 +245,6 @@ def other_scheduler(plan, scheduler):
     return [
         f"⚠ the plan's sensitivity was measured with {measured}, not {scheduler}: calibrate with the same scheduler"
     ]
-
-
-def pictures(decoder, branches, wanted, live):
-    """MoVQ's pictures of the branches with these indices, shown in the browser too."""
-    made = to_pictures(decoder.vae.decode(branches.stacked(wanted))) if wanted else []
-    live.show(wanted, made)
-    return made
 
 
 def describe(plan, seconds, scheduler, guided):

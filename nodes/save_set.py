@@ -3,6 +3,7 @@
 import io as bytes_io
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
@@ -14,10 +15,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..hierdiff_core.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
 from . import types
+from .decoration import Decorations
+from .lists import batches, runs_of
 from .search import found_as
-from .show import Progress, show
+from .show import Progress
 
 PICTURES_SHOWN = 16
+SIZES_SHOWN = 4
 DECODED_AT_ONCE = 8  # on a GPU; one at a time on a CPU
 QUALITY = 95  # of webp and jpg
 EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F  # where the host's own nodes keep the prompt, and the workflow and below
@@ -33,6 +37,7 @@ class SaveSet(io.ComfyNode):
             **found_as("captions", "training set", "dataset", "lora", "save images"),
             description="Saves a file per prompt, with names and captions from the prompts. Overwrites nothing.",
             is_output_node=True,
+            is_input_list=True,
             inputs=[
                 types.Prompts.Input("prompts", tooltip="From Prompt Set, one for each image, in the same order."),
                 io.String.Input(
@@ -59,7 +64,11 @@ class SaveSet(io.ComfyNode):
                     tooltip="Name of each file. {index} counts from 0, {index:04d} with four digits; {prompt} is "
                     "shortened, and characters that some file system forbids become _.",
                 ),
-                io.Image.Input("images", optional=True, tooltip="One image per prompt. Or connect latent and vae."),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="One image per prompt: a batch, or a list of images. Or connect latent and vae.",
+                ),
                 io.Latent.Input(
                     "latent",
                     optional=True,
@@ -77,37 +86,74 @@ class SaveSet(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder, name):
         try:
-            if folder is not None:  # linked: not known yet
-                check_subfolder(folder)
-            if name is not None:
-                check_pattern(name)
+            for value in folder or ():
+                if value is not None:  # linked: not known yet
+                    check_subfolder(value)
+            for value in name or ():
+                if value is not None:
+                    check_pattern(value)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(cls, prompts, folder, format, captions, name, images=None, latent=None, vae=None):
-        check_pattern(name)
-        parts = check_subfolder(folder)
-        check_sources(len(prompts), images, latent, vae)
-        progress = Progress(len(prompts))
-        path = Path(os.path.abspath(folder_paths.get_output_directory()), *parts)
-        writer = SetWriter(path, captions, len(prompts))
-        metadata = png_metadata(cls) if format == "png" else exif_metadata(cls) if format == "webp" else None
-        pictures = split(images) if images is not None else decoded(latent["samples"], vae, progress)
-        size = ""
-        for index, (prompt, pixels) in enumerate(zip(prompts, pictures, strict=True)):
-            progress.check_cancelled()
-            picture = to_picture(pixels)
-            size = f"{picture.width} × {picture.height}, "
-            writer.add(file_stem(name, index, prompt), format, encode(picture, format, metadata), prompt)
-            progress.advance(1)
-        shown = [
-            {"filename": file, "subfolder": "/".join(parts), "type": "output"} for file in writer.files[:PICTURES_SHOWN]
-        ]
-        count = len(writer.files)
-        text = f"output/{'/'.join(parts)}\n{count} image{'s' * (count != 1)}, {size}{megabytes(writer.size)}"
-        return io.NodeOutput(str(path), count, ui=show(cls, text, images=shown))
+        inputs = {
+            "prompts": prompts,
+            "folder": folder,
+            "format": format,
+            "captions": captions,
+            "name": name,
+            "images": images and batches(images),
+            "latent": latent and [part["samples"] for part in latent],
+            "vae": vae,
+        }
+        runs = runs_of(inputs, len, ("images", "latent"))
+        for run in runs:
+            check_pattern(run["name"])
+            check_subfolder(run["folder"])
+            check_sources(len(run["prompts"]), run["images"], run["latent"], run["vae"])
+        sets = [save_set(cls, **run) for run in runs]
+        path = sets[-1].path
+        shown = [picture for each in sets for picture in each.shown][:PICTURES_SHOWN]
+        count = sum(each.count for each in sets)
+        return io.NodeOutput(
+            path, count, ui=Decorations().show(cls, "\n".join(each.text for each in sets), images=shown)
+        )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written into one folder."""
+
+    path: str
+    count: int
+    text: str
+    shown: list
+
+
+def save_set(cls, prompts, folder, format, captions, name, images, latent, vae):
+    """Write one set; `images` and `latent` are lists of batches."""
+    parts = check_subfolder(folder)
+    progress = Progress(len(prompts))
+    path = Path(os.path.abspath(folder_paths.get_output_directory()), *parts)
+    writer = SetWriter(path, captions, len(prompts))
+    metadata = png_metadata(cls) if format == "png" else exif_metadata(cls) if format == "webp" else None
+    pictures = split(images) if images is not None else decoded(latent, vae, progress)
+    sizes = {}
+    for index, (prompt, pixels) in enumerate(zip(prompts, pictures, strict=True)):
+        progress.check_cancelled()
+        picture = to_picture(pixels)
+        sizes[f"{picture.width} × {picture.height}"] = None
+        writer.add(file_stem(name, index, prompt), format, encode(picture, format, metadata), prompt)
+        progress.advance(1)
+    shown = [
+        {"filename": file, "subfolder": "/".join(parts), "type": "output"} for file in writer.files[:PICTURES_SHOWN]
+    ]
+    count = len(writer.files)
+    size = "".join(f"{each}, " for each in sizes) if len(sizes) <= SIZES_SHOWN else f"{len(sizes)} sizes, "
+    text = f"output/{'/'.join(parts)}\n{count} image{'s' * (count != 1)}, {size}{megabytes(writer.size)}"
+    return Saved(str(path), count, text, shown)
 
 
 def check_sources(count, images, latent, vae):
@@ -118,7 +164,8 @@ def check_sources(count, images, latent, vae):
         raise ValueError("there is nothing to save: connect images, or latent and vae")
     if images is None and vae is None:
         raise ValueError("latent needs a vae to decode it: connect vae")
-    found, what = (len(images), "images") if images is not None else (len(latent["samples"]), "latents")
+    source, what = (images, "images") if images is not None else (latent, "latents")
+    found = sum(map(len, source))
     if found != count:
         raise ValueError(
             f"there must be as many {what} as prompts; got {found} {what} and {count} prompts. "
@@ -127,20 +174,22 @@ def check_sources(count, images, latent, vae):
 
 
 def split(images):
-    yield from images
+    for batch in images:
+        yield from batch
 
 
-def decoded(latents, vae, progress):
+def decoded(latent, vae, progress):
     """Yield the image of each latent, a few decoded at a time; on a CPU one, whatever the others are."""
     step = 1 if vae.device.type == "cpu" else DECODED_AT_ONCE
-    for start in range(0, len(latents), step):
-        progress.check_cancelled()
-        chunk = latents[start : start + step]
-        images = vae.decode(chunk)
-        images = images.reshape(-1, *images.shape[-3:])  # video models give frames
-        if len(images) != len(chunk):
-            raise ValueError(f"each latent must be one image; {len(chunk)} gave {len(images)}, as a video does")
-        yield from images
+    for latents in latent:
+        for start in range(0, len(latents), step):
+            progress.check_cancelled()
+            chunk = latents[start : start + step]
+            images = vae.decode(chunk)
+            images = images.reshape(-1, *images.shape[-3:])  # video models give frames
+            if len(images) != len(chunk):
+                raise ValueError(f"each latent must be one image; {len(chunk)} gave {len(images)}, as a video does")
+            yield from images
 
 
 def to_picture(pixels):

@@ -15,10 +15,11 @@ from ..hierdiff_core.schedule import (
     thresholds_at,
 )
 from . import types
+from .decoration import Decorations
 from .plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
 from .schedule_plot import plot_data
 from .search import found_as
-from .show import distortion, image_tensor, numbered, show
+from .show import distortion, numbered
 
 MODES = ["tau", "root share", "saving"]
 
@@ -107,10 +108,12 @@ class ThresholdSchedule(io.ComfyNode):
         thresholds = thresholds_at(tau, falling, Z if shape == "calibrated" else None)
         keys = [text_key(prompt) for prompt in linkage.prompts]
         plan = build_plan(Z, thresholds, keys, linkage.errors, sensitivity, linkage.prompts)
-        picture = image_tensor(draw_schedule(plan))
+        decorations = Decorations()
+        picture = decorations.picture("the plot", draw_schedule, plan)
         lines = [*describe(plan, falling), *distortion(plan), *warnings(plan, falling, mode, value)]
         text = "\n".join([*lines, first_clusters(plan, linkage.prompts)])
-        shown = show(cls, text, picture, hierdiff_schedule=[plot_data(linkage, falling, sensitivity, plan)])
+        plot = plot_data(linkage, falling, sensitivity, plan)
+        shown = decorations.show(cls, text, picture, hierdiff_schedule=[plot])
         return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=shown)
 
 

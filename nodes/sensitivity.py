@@ -9,7 +9,8 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.figures import draw_sensitivity
 from ..hierdiff_core.loading import BUNDLED
-from ..hierdiff_core.sensitivity import read_sensitivity
+from ..hierdiff_core.sensitivity import read_sensitivity, sensitivity_json
+from ..hierdiff_core.whole_files import try_writing, write_new
 from . import types
 from .models import BUNDLED_NAME
 from .search import found_as
@@ -92,7 +93,7 @@ def sensitivity_file(name):
     path = folder_paths.get_full_path(CATEGORY, name)
     if path is None:
         raise ValueError(
-            f"there is no sensitivity '{name}' under models/{CATEGORY} or output/{CATEGORY}; measure one with "
+            f"there is no sensitivity '{name[:200]}' under models/{CATEGORY} or output/{CATEGORY}; measure one with "
             "Calibrate Schedule, or put the file there (then press R to refresh the list)"
         )
     return Path(path)
@@ -108,18 +109,49 @@ def load_sensitivity(name):
 
 
 def new_file(name):
-    """Path of a file that does not exist, or None for an empty name; refused before compute is spent."""
+    """Path of a file that does not exist and can be written, or None for an empty name.
+
+    Raises
+    ------
+    ValueError  before compute is spent: if the name is no plain one, or the disk does not take such a file.
+    """
     name = name.strip()
     if not name:
         return None
     if set(name) & set('/\\:*?"<>|') or name.startswith("."):
-        raise ValueError(f'name must be a plain file name, without folders or any of :*?"<>|; got {name!r}')
+        raise ValueError(f'name must be a plain file name, without folders or any of :*?"<>|; got {name[:200]!r}')
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise ValueError(f"name must be at most {LONGEST_NAME} printable characters; got {name[:200]!r}")
+    try:
+        path = next_file(name)
+        try_writing(path)
+    except OSError as error:
+        raise ValueError(
+            f"name {name!r}: no file can be written in output/{CATEGORY} ({error.strerror or error}); mend that, "
+            "choose another name, or leave it empty to save nothing"
+        ) from error
+    return path
+
+
+def next_file(name):
+    """Path of the file with the next number."""
     folder, file, counter, _, _ = folder_paths.get_save_image_path(
         f"{CATEGORY}/{name}", folder_paths.get_output_directory()
     )
     return Path(folder) / f"{file}_{counter:05}_.json"
+
+
+def save_new(sensitivity, path):
+    """Save under a path of `new_file`, or under the next number if somebody has taken it meanwhile; the path."""
+    data = sensitivity_json(sensitivity)
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_new(path, data)
+            return path
+        except FileExistsError:
+            stem, number = path.name.removesuffix("_.json").rsplit("_", 1)
+            path = path.with_name(f"{stem}_{int(number) + 1:05}_.json")
 
 
 def describe(sensitivity):
@@ -127,5 +159,5 @@ def describe(sensitivity):
     weights = sensitivity.weights(sensitivity.num_steps)
     share = weights[::-1].cumsum() / weights.sum()
     most = int((share < 0.9).sum()) + 1
-    settings = ", ".join(f"{name} {value}" for name, value in sensitivity.settings.items())
+    settings = ", ".join(" ".join(f"{name} {value}".split()) for name, value in sensitivity.settings.items())
     return f"{sensitivity.num_steps} steps; 90 % of the sensitivity lies in the last {most}\nmeasured with: {settings}"

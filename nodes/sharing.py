@@ -10,32 +10,34 @@ import copy
 import inspect
 
 import comfy.k_diffusion.sampling
-import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.samplers
 import torch
 
-from ..hierdiff_core.microbatch import MicroBatches
+from ..hierdiff_core.finite import latents_not_finite
+from ..hierdiff_core.matching import separated
 from ..hierdiff_core.noise import branch_keys, draw_rows, keyed_generator
 from ..hierdiff_core.sampling import on_device
+from .conditioning import name_of
 from .conditioning_rows import (
     check_conds,
-    cond_bytes,
+    check_prompts,
     in_prompt_order,
-    moved_cond,
-    reduced_cond,
+    picture_groups,
+    prompts_of,
     rows_equal,
-    sliced_cond,
 )
+from .decoration import LIVE_TREE, Decorations, warn_running_node
 from .live import LiveTree, host_colours
+from .model_calls import ModelCalls
 from .plan_texts import duplicates
 from .rehearsal import rehearsed
 from .show import distortion
 
 WRAPPER_KEY = "hierdiff"
-# Conditioning may take this share of a device's free memory to stay there from call to call.
-CONDITIONING_SHARE = 0.05
+ONE_OR_EACH = "give one latent, or one for each prompt"
+NOT_FINITE = "load the model in another precision (--bf16-unet, --fp32-unet), or use another sampler or a lower cfg"
 # The host's samplers whose noise is a path: one Brownian tree for each branch.
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 
@@ -62,7 +64,9 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
         self.show_tree = show_tree
 
     def sample(self, *args, **kwargs):
-        return self.sample_with_report(*args, **kwargs)[0]
+        samples, report = self.sample_with_report(*args, **kwargs)
+        warn_running_node(report)  # which has no place for a report
+        return samples
 
     def sample_with_report(
         self,
@@ -86,11 +90,15 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
         ------
         ValueError  before any model call, if something cannot be shared; it names what and how to mend it.
         """
+        check_prompts(self.original_conds.get("positive", ()), self.plan)
         if sigmas.shape[-1] < 2:
-            return latent_image, "no steps: nothing was sampled"
+            latents = rows_for_all(latent_image, self.plan.num_prompts, "the latent batch", ONE_OR_EACH)
+            return latents, "⚠ no steps (denoise 0): nothing was sampled, each prompt has the latent as it came in"
         check_model_options(self.model_options)
-        run = SharingRun(self.plan.resampled(len(sigmas) - 1), sigmas, self.micro_batch, seed or 0)
-        latent_image = run.all_rows(latent_image, "the latent batch", "give one latent, or one for each prompt")
+        plan = self.plan.resampled(len(sigmas) - 1)
+        parted = separated(plan, picture_groups(self.original_conds, [latent_image], plan))
+        run = SharingRun(parted, sigmas, self.micro_batch, seed or 0)
+        latent_image = run.all_rows(latent_image, "the latent batch", ONE_OR_EACH)
         noise = run.all_rows(noise, "the noise", "use Shared Noise")
         if denoise_mask is not None and denoise_mask.shape[0] > 1:
             run.all_rows(denoise_mask, "the noise mask", "use one mask for all prompts")
@@ -99,22 +107,48 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
         guider = copy.copy(self)  # the host caches this object; a run's state must not stay on it
         guider.run = run
         shared = run.shared_sampler(sampler)
-        colours = host_colours(self.model_patcher.model.latent_format)
-        with LiveTree(run.plan, colours) if self.show_tree else contextlib.nullcontext() as live:
+        decorations = Decorations()
+        with self.live_tree(run, decorations) if self.show_tree else contextlib.nullcontext() as live:
             samples = super(StepSharingGuider, guider).sample(
                 noise,
                 latent_image,
                 shared,
                 sigmas,
                 denoise_mask,
-                run.watched(callback, live) if live else callback,
+                run.watched(callback, live, decorations) if live else callback,
                 disable_pbar,
                 seed,
                 **host_options,
             )
             if live:
-                run.show_end(live, self.model_patcher.model, samples)
-        return samples, run.report(self.plan)
+                decorations.attempt(LIVE_TREE, run.show_end, live, self.model_patcher.model, samples)
+        problem = latents_not_finite(samples, self.names(), NOT_FINITE)
+        report = decorations.attempt("the report", run.report, self.plan, otherwise="")
+        lines = [*([f"⚠ {problem}"] if problem else []), *self.parted_prompts(plan, parted)]
+        return samples, decorations.noted("\n".join([report, *lines]))
+
+    def live_tree(self, run, decorations):
+        """A context: the tree that the browser shows, or None where it fails."""
+        return decorations.context(
+            LIVE_TREE, lambda: LiveTree(run.plan, host_colours(self.model_patcher.model.latent_format))
+        )
+
+    def names(self):
+        """N str   the prompts, where the plan or the conditioning knows them"""
+        known = prompts_of(self.original_conds.get("positive", ()), self.plan.num_prompts)
+        return self.plan.prompts or next(known, [""] * self.plan.num_prompts)
+
+    def parted_prompts(self, plan, parted):
+        """A warning where prompts of equal embeddings have pictures of their own, since their conditioning differs."""
+        if parted is plan:
+            return []
+        last, names = plan.steps[-1], self.names()
+        labels = parted.steps[-1].labels
+        i = next(i for i, first in enumerate(last.first[last.labels]) if labels[i] != labels[first])
+        return [
+            f"⚠ {name_of(last.first[last.labels[i]], names)} and {name_of(i, names)} have equal embeddings, but "
+            "different conditioning: each has a picture of its own"
+        ]
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006  the host's signature
         self.run.look_up(x, timestep)
@@ -122,7 +156,7 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
         comfy.patcher_extension.add_wrapper_with_key(
             comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
             WRAPPER_KEY,
-            self.run.calc_cond_batch,
+            self.run.model_calls.calc_cond_batch,
             options,
             is_model_options=True,
         )
@@ -139,6 +173,17 @@ def check_model_options(model_options):
             )
 
 
+def rows_for_all(tensor, num_prompts, name, fix):
+    """`tensor` with N rows: its own, or the only one repeated."""
+    if tensor.is_nested:
+        raise ValueError(f"{name} is a nested latent (several media in one); step sharing takes one medium")
+    if tensor.shape[0] == num_prompts:
+        return tensor
+    if tensor.shape[0] != 1:
+        raise ValueError(f"{name} has {tensor.shape[0]} rows, but the plan is for {num_prompts} prompts; {fix}")
+    return tensor.expand(num_prompts, *tensor.shape[1:]).clone()
+
+
 class SharingRun:
     """State of one `sample` call: which clusters are current, their noise, and what was spent."""
 
@@ -149,14 +194,12 @@ class SharingRun:
             raise ValueError(f"micro_batch must be 0 (as many as fit) or more; got {micro_batch}")
         self.plan = plan
         self.sigmas = sigmas.detach().cpu().double()
-        self.micro_batch = micro_batch
         self.seed = seed
         self.keys = plan.prompt_keys or range(plan.num_prompts)
         self.k = 0
+        self.model_calls = ModelCalls(plan.num_prompts, micro_batch)
         self.use(plan.steps[0])
         self.calls = self.rows = self.draws = 0
-        self.moved = {}  # the original on the device of the latents
-        self.moves = None  # whether it fits there
         self.trees = {}  # Brownian trees by branch key
         self.by_call = False  # the sampler calls once per step, at sigmas of its own
         self.foreseen = None  # sigmas of all calls, where they are known before
@@ -167,8 +210,7 @@ class SharingRun:
     def use(self, step):
         """Make the clusters of a plan's step the current ones."""
         self.clusters = in_prompt_order(step, self.plan.distinct)
-        self.reduced = {}  # their conditioning, by identity of the original
-        self.indices = {}  # their first and labels by device
+        self.model_calls.use(self.clusters)
 
     def look_up(self, x, timestep):
         """Make the clusters of this sigma's step current; never back to coarser ones."""
@@ -192,12 +234,6 @@ class SharingRun:
         """Note the sigmas of all calls, or that they are not known."""
         self.foreseen = sigmas
 
-    def on(self, device):
-        """first (C,) and labels (N,) of the current clusters, on a device."""
-        if device not in self.indices:
-            self.indices[device] = on_device(self.clusters.first, device), on_device(self.clusters.labels, device)
-        return self.indices[device]
-
     def step_of(self, sigma):
         """The step that covers a sigma: from sigmas[k] down to above sigmas[k + 1] it is k."""
         slack = 1 - 1e-6  # float32 sigmas
@@ -205,64 +241,15 @@ class SharingRun:
 
     def all_rows(self, tensor, name, fix):
         """`tensor` with N rows that are equal within the first step's clusters."""
-        if tensor.is_nested:
-            raise ValueError(f"{name} is a nested latent (several media in one); step sharing takes one medium")
-        n = self.plan.num_prompts
-        if tensor.shape[0] == 1:
-            return tensor.expand(n, *tensor.shape[1:]).clone()
-        if tensor.shape[0] != n:
-            raise ValueError(f"{name} has {tensor.shape[0]} rows, but the plan is for {n} prompts; {fix}")
-        self.check_shared(tensor, name, fix)
-        return tensor
+        rows = rows_for_all(tensor, self.plan.num_prompts, name, fix)
+        if rows is tensor:
+            self.check_shared(tensor, name, fix)
+        return rows
 
     def check_shared(self, tensor, name, fix):
         """Refuse rows that differ between prompts which the plan lets share a step."""
         if not rows_equal(tensor, in_prompt_order(self.plan.steps[0])):
             raise ValueError(f"{name} differs between prompts that share their first step; {fix}")
-
-    # --- the model ---
-
-    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kwargs):
-        """A CALC_COND_BATCH wrapper: one row per cluster goes in, and comes back for every prompt."""
-        clusters = self.clusters
-        conds = self.near(conds, x_in.device)
-        alone = len(clusters.first) == self.plan.num_prompts
-        if alone and not self.micro_batch:
-            return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
-        first, labels = self.on(x_in.device)
-        x, t = x_in[first], timestep[first]
-        conds = [self.reduce(entries) for entries in conds]
-
-        def evaluate(rows):
-            part = [entries and [sliced_cond(entry, rows, len(x)) for entry in entries] for entries in conds]
-            return torch.stack(executor(model, part, x[rows], t[rows], model_options, *args, **kwargs), dim=1)
-
-        limit = self.micro_batch or len(x)
-        check = comfy.model_management.throw_exception_if_processing_interrupted
-        outputs = MicroBatches(limit, check).map(evaluate, len(x))  # (clusters, conds, ...)
-        return list(outputs[labels].unbind(dim=1))
-
-    def near(self, conds, device):
-        """Conditioning on the device if all of it fits: from elsewhere the host copies it anew for every call."""
-        if self.moves is None:
-            size = sum(cond_bytes(entry) for entries in conds for entry in entries or ())
-            free = comfy.model_management.get_free_memory(device)
-            self.moves = device.type != "cpu" and size < CONDITIONING_SHARE * free
-        if not self.moves:
-            return conds
-        for entry in (entry for entries in conds for entry in entries or ()):
-            if id(entry) not in self.moved:
-                self.moved[id(entry)] = entry, moved_cond(entry, device)
-        return [entries and [self.moved[id(entry)][1] for entry in entries] for entries in conds]
-
-    def reduce(self, entries):
-        """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""
-        if entries is None:
-            return None
-        for entry in entries:
-            if id(entry) not in self.reduced:
-                self.reduced[id(entry)] = entry, reduced_cond(entry, self.clusters)
-        return [self.reduced[id(entry)][1] for entry in entries]
 
     # --- noise ---
 
@@ -318,7 +305,7 @@ class SharingRun:
 
         def noise(sigma, sigma_next):
             rows = noise_sampler(sigma, sigma_next)
-            return self.spread(rows[self.on(rows.device)[0]])
+            return self.spread(rows[self.model_calls.on(rows.device)[0]])
 
         return noise
 
@@ -328,15 +315,15 @@ class SharingRun:
 
     def spread(self, rows):
         """(N, ...) from one row for each cluster."""
-        return rows[self.on(rows.device)[1]]
+        return rows[self.model_calls.on(rows.device)[1]]
 
     # --- what was spent ---
 
-    def watched(self, callback, live):
+    def watched(self, callback, live, decorations):
         """The host's callback of each step, and a `LiveTree` beside it."""
 
         def on_step(step, x0, x, total_steps):
-            self.show_step(live, x0)
+            decorations.attempt(LIVE_TREE, self.show_step, live, x0)
             if callback is not None:
                 callback(step, x0, x, total_steps)
 

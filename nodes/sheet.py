@@ -1,10 +1,13 @@
 """Contact Sheet: all pictures of a set, each with its prompt."""
 
+import torch
 from comfy_api.latest import io
+from PIL import Image
 
 from ..hierdiff_core.figures import contact_sheet
 from ..hierdiff_core.previews import to_pictures
 from . import types
+from .lists import batches, runs_of
 from .search import found_as
 from .show import image_tensor, show
 
@@ -19,8 +22,12 @@ class ContactSheet(io.ComfyNode):
             **found_as("image grid", "grid", "labels"),
             description="One picture of the whole set, each image with its prompt below it.",
             is_output_node=True,
+            is_input_list=True,
             inputs=[
-                io.Image.Input("images", tooltip="A batch with one image per prompt, in the order of the prompts."),
+                io.Image.Input(
+                    "images",
+                    tooltip="One image per prompt, in the order of the prompts: a batch, or a list of images.",
+                ),
                 types.Prompts.Input("prompts", tooltip="From Prompt Set."),
                 io.Int.Input("columns", default=0, min=0, max=1000, tooltip="Images per row. 0 chooses."),
             ],
@@ -30,5 +37,20 @@ class ContactSheet(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, prompts, columns):
-        sheet = image_tensor(contact_sheet(to_pictures(images), prompts, columns))
-        return io.NodeOutput(sheet, ui=show(cls, f"{len(prompts)} images", sheet))
+        inputs = {"images": batches(images), "prompts": prompts, "columns": columns}
+        sheets, lines = [], []
+        for run in runs_of(inputs, len, ["images"]):
+            pictures = (picture for batch in run["images"] for picture in to_pictures(batch))
+            sheets.append(contact_sheet(pictures, run["prompts"], run["columns"]))
+            lines.append(f"{len(run['prompts'])} images")
+        batch = torch.cat([image_tensor(sheet) for sheet in same_size(sheets)])
+        return io.NodeOutput(batch, ui=show(cls, "\n".join(lines), batch))
+
+
+def same_size(sheets):
+    """Sheets on white as large as the largest, as a batch must be."""
+    size = max(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets)
+    for sheet in sheets:
+        whole = Image.new("RGB", size, "white")
+        whole.paste(sheet)
+        yield whole

@@ -1,5 +1,6 @@
 """What a node shows of its result: text and pictures in the graph, progress while it runs."""
 
+import contextlib
 import time
 
 import comfy.model_management
@@ -8,9 +9,9 @@ import numpy as np
 import torch
 from comfy_api.latest import ui
 from PIL import Image
-from server import PromptServer
 
 from ..hierdiff_core.previews import Arriving, preview_grid
+from .results import say
 
 PREVIEW_SIZE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.3
@@ -28,20 +29,29 @@ def show(cls, text, image=None, **extra):
 
     Parameters
     ----------
-    cls : the running node class, with the hidden input unique_id
-    text : str
+    cls : the running node class
+    text : str      plain text; lines that begin with "⚠ " are warnings, which the page shows first
     image : (B, H, W, 3) tensor or None
     extra : lists   more entries for the history
     """
-    tell(cls, text)
+    say(text, "done", **{name: value for name, value in extra.items() if name.startswith("hierdiff_")})
     pictures = ui.PreviewImage(image, cls=cls).as_dict() if image is not None else {}
     return {**pictures, "text": (text,), **extra}
 
 
 def tell(cls, text):
     """Show `text` in a node while it runs."""
-    if PromptServer.instance is not None and cls.hidden.unique_id is not None:
-        PromptServer.instance.send_progress_text(text, cls.hidden.unique_id)
+    say(text)
+
+
+@contextlib.contextmanager
+def telling(cls, text):
+    """Show `text` in a node while something takes its time, and nothing afterwards."""
+    tell(cls, text)
+    try:
+        yield
+    finally:
+        say("", "done")
 
 
 def numbered(lines):

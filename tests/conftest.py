@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -28,9 +29,40 @@ class _RootIsNoPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == REPO_ROOT else None
 
 
+class _FilesAndFrontEnds:
+    """Deals out whole files to the workers, but those of a browser by front end: each has a server of its own."""
+
+    @staticmethod
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_xdist_make_scheduler(config, log):
+        from xdist.scheduler import LoadFileScheduling
+
+        class Scheduling(LoadFileScheduling):
+            def _split_scope(self, nodeid):
+                front_end = re.search(r"\[(installed|newest)\b", nodeid)
+                return super()._split_scope(nodeid) + (front_end.group() if front_end else "")
+
+        if config.getvalue("dist") != "loadfile":
+            return None
+        config.option.loadscopereorder = False  # in the order of the collection
+        return Scheduling(config, log)
+
+
 def pytest_configure(config):
     # As a plugin: a conftest's own hook is not asked about the folder above it.
     config.pluginmanager.register(_RootIsNoPackage())
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_FilesAndFrontEnds())
+
+
+def pytest_collection_modifyitems(items):
+    """The slowest files first: the last ones of two workers must not differ by minutes."""
+    slow = ("browser", "host")
+    rank = {}
+    for item in items:
+        own = next((i for i, mark in enumerate(slow) if item.get_closest_marker(mark)), len(slow))
+        rank[item.path] = min(own, rank.get(item.path, own))
+    items.sort(key=lambda item: rank[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -160,14 +160,15 @@ def test_quick_start_grows_a_tree(open_page):
     page = open_page()
     page.drop_workflow(WORKFLOWS / "hierdiff_quickstart.json")
     assert [state["state"] for state in states(page)] == ["none"]
-    page.set_value(SCHEDULE, "steps", 20)  # half the time
+    page.set_value("HierDiffPromptSet", "text", "{cat face|tiger face|red apple}, {noto|flat|3d|pixel} style")
+    page.set_value(SCHEDULE, "steps", 20)  # a fifth of the time
     seen = watched(page)
     assert seen == sorted(seen)
     assert len({step for step in seen if 0 < step < 20}) >= 3  # it grew while it was sampled
     (state,) = states(page)
     assert (state["state"], state["step"]) == ("done", "20")
     panel = page.page.locator(TREE)
-    assert re.search(r"240 .* 600 .*60\.0 %", panel.inner_text())
+    assert re.search(r"96 .* 240 .*60\.0 %", panel.inner_text())
     page.show(page.node_of(SAMPLER), page.node_of(SCHEDULE))
     page.page.wait_for_timeout(800)
     assert colours_drawn(page, TREE) > 500  # pictures of the branches among them
@@ -178,6 +179,7 @@ def test_kandinsky_template_runs_once_its_models_are_there(open_page):
     page = open_page()
     page.drop_workflow(WORKFLOWS / "hierdiff_kandinsky22.json")
     for node, name, value in [
+        ("HierDiffPromptSet", "text", FEW),
         ("HierDiffPriorLoader", "model", BUNDLED),
         ("HierDiffDecoderLoader", "model", BUNDLED),
         (SAMPLER, "guidance", 3.0),
@@ -352,7 +354,7 @@ def test_tree_of_a_run_depth_first_grows_subtree_by_subtree(open_page):
     """In pieces of at least 16 branches: the first are done before others begin."""
     page = open_page()
     settings = {"HierDiffPromptSet.0": "{cat face|tiger face|red apple|tulip}, {noto|flat|3d|pixel|paper} style"}
-    settings |= {f"{SCHEDULE}.0": 20, f"{SAMPLER}.8": "depth first"}
+    settings |= {f"{SCHEDULE}.0": 12, f"{SAMPLER}.8": "depth first"}
     page.drop("depth.json", json.dumps(template("hierdiff_quickstart", **settings)).encode(), "application/json")
     page.evaluate(
         """() => {
@@ -367,9 +369,9 @@ def test_tree_of_a_run_depth_first_grows_subtree_by_subtree(open_page):
     begin, *messages, end = page.evaluate("window.heard")
     stops = [stop for _, stop, _, _ in begin["branches"]]
     assert end["reached"] == stops
-    assert end["rows"] < end["standard"] == 20 * 20
+    assert end["rows"] < end["standard"] == 20 * 12
     halfway = [message["reached"] for message in messages if "reached" in message]
-    assert any(20 in reached and 0 in reached for reached in halfway)  # some prompts are done, some not begun
+    assert any(12 in reached and 0 in reached for reached in halfway)  # some prompts are done, some not begun
     assert colours_drawn(page, TREE) > 500
 
 

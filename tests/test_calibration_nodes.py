@@ -1,6 +1,7 @@
 """Calibrate Schedule, for MODEL too, and Load Sensitivity: in a real server, and inside a host's own process."""
 
 import asyncio
+import errno
 import importlib
 import re
 import types
@@ -483,13 +484,31 @@ def test_conditioning_of_other_prompts_is_refused(host, silent_model, positive, 
     ("changes", "message"),
     [
         ({"name": "../x"}, "name must be a plain file name"),
-        ({"samples": 1}, "samples must be at least 2; got 1"),
+        (
+            {"name": "虎" * 99},
+            r"no file can be written in output/hierdiff_sensitivity \(File name too long\)",
+        ),
+        ({"samples": 1}, "samples must lie between 2 and 1000; got 1"),
         ({"sampler_name": "dpm_adaptive"}, "dpm_adaptive chooses its steps"),
     ],
 )
 def test_bad_settings_are_refused_before_any_call(host, silent_model, positive, negative, prompts, changes, message):
     with pytest.raises(ValueError, match=message):
         run_node(host, silent_model, positive, negative, prompts, **changes)
+
+
+def test_result_that_cannot_be_saved_after_all_is_handed_on_with_a_warning(
+    pack, host, monkeypatch, positive, negative, prompts
+):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    shown = []
+    monkeypatch.setattr(importlib.import_module(f"{pack.__name__}.nodes.sensitivity"), "write_new", full)
+    monkeypatch.setattr(host.calibration, "show", lambda cls, text, *_: shown.append(text))
+    found = run_node(host, host.native_models.unet_model(), positive, negative, prompts, name="full")
+    assert found.num_steps == K
+    assert "\n⚠ not saved (No space left on device): only connected nodes get the result" in shown[0]
 
 
 def test_negative_of_other_prompts_and_single_prompts_are_refused(host, silent_model, positive, prompts):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from graphs import PROMPTS
 
-from hierdiff_core import ward_linkage
+from hierdiff_core import build_plan, linear_thresholds, ward_linkage
 
 SHORT = ["a red apple", "a green apple, watercolor", "a cat", "a red apple"]
 LONG = ", ".join(["a very detailed painting of a harbour at dawn"] * 12)  # two chunks of 77 tokens
@@ -101,7 +101,8 @@ def test_rows_are_each_prompt_encoded_alone(node, clip):
         alone, alone_values = encoded_by_the_host(clip, prompt)
         assert torch.equal(cond[i : i + 1], alone)
         assert torch.equal(values["pooled_output"][i : i + 1], alone_values["pooled_output"])
-    assert values.keys() == alone_values.keys()
+    assert values.keys() == alone_values.keys() | {"hierdiff_prompts"}
+    assert values["hierdiff_prompts"] == tuple(SHORT)
     assert embeddings.prompts == tuple(SHORT)
     assert torch.equal(embeddings.positive, values["pooled_output"].float())
     assert not embeddings.negative.any()
@@ -332,7 +333,7 @@ def test_masks_of_the_encoder_are_stacked_row_by_row(joining):
 
 def test_token_mean_leaves_masked_tokens_out(pack):
     cond = tokens_of(4, 1)
-    mean = pack.nodes.clip.token_mean(cond, {"attention_mask": torch.tensor([[1, 1, 0, 0]])})
+    mean = pack.nodes.prompt_vectors.token_mean(cond, {"attention_mask": torch.tensor([[1, 1, 0, 0]])})
     torch.testing.assert_close(mean, cond[:, :2].mean(dim=1))
 
 
@@ -353,9 +354,139 @@ def test_embeddings_are_float32_on_the_cpu(node):
     assert embeddings.positive.dtype == torch.float32
 
 
-def test_equal_embeddings_of_different_prompts_are_pointed_out(node):
-    clip = fake_clip({"a": (tokens_of(3, 1), {}), "b": (tokens_of(3, 1), {})})
-    assert "⚠ all embeddings are equal" in run(node, clip, ["a", "b"])[2]
+# --- Different conditioning, equal vectors ----------------------------------------------------------------------------
+
+LONG_ENDS = [f"{LONG}, {end}" for end in ("in snow", "at night")]
+WEIGHTS = ["a (red:1.4) apple", "a (red:0.6) apple"]
+
+
+@pytest.mark.parametrize("pair", [WEIGHTS, LONG_ENDS], ids=["weights", "end"])
+@pytest.mark.parametrize("pooling", ["auto", "pooled", "token mean"])
+def test_prompts_stay_apart_where_only_the_tokens_tell(node, clip, pair, pooling):
+    prompts = [*pair, "a cat", pair[0]]
+    (cond, _), embeddings, text = run(node, clip, prompts, pooling)
+    assert not torch.equal(cond[0], cond[1])
+    rows = embeddings.positive
+    assert torch.equal(rows[0], rows[3])
+    assert not torch.equal(rows[0], rows[1])
+    for metric in ("cosine", "chord"):
+        Z = ward_linkage(rows, metric)
+        plan = build_plan(Z, linear_thresholds(4, 2 * float(Z[-1, 2])))
+        assert [step.num_clusters for step in plan.steps][::3] == [1, 3]
+        alone = build_plan(Z, linear_thresholds(4, 0.0))
+        assert [step.num_clusters for step in alone.steps] == [3] * 4
+    both = f'prompt 0 ("{prompts[0][:60]}") and prompt 1 ("{prompts[1][:60]}")'
+    warned = [line for line in text.splitlines() if line.startswith("⚠") and both in line]
+    assert len(warned) == (pooling != "token mean")
+    assert ("embeddings: pooled" in text) == (pooling == "pooled")
+
+
+def test_set_that_pooled_tells_apart_keeps_it(node, clip):
+    _, _, text = run(node, clip, [LONG_ENDS[0], "a cat", WEIGHTS[0]])
+    assert "embeddings: pooled" in text
+    assert "differs" not in text
+
+
+def test_prompts_that_only_the_second_encoder_tells_apart_stay_apart(node, sdxl, monkeypatch):
+    """As with a textual inversion that is made for one encoder alone."""
+    tokenize = sdxl.tokenize
+
+    def deaf_in_one_ear(text, **options):
+        tokens = tokenize(text, **options)
+        return {**tokens, "g": tokenize("a cat", **options)["g"]}
+
+    monkeypatch.setattr(sdxl, "tokenize", deaf_in_one_ear)
+    (cond, values), embeddings, text = run(node, sdxl, ["a cat", "a dog"])
+    assert torch.equal(*values["pooled_output"])  # it is the second encoder's
+    assert not torch.equal(*cond)
+    assert not torch.equal(*embeddings.positive)
+    assert "⚠ the pooled output is the same for" in text
+
+
+def values_of(seed):
+    return {"conditioning_llama3": torch.randn(1, 2, 6, 4, generator=torch.Generator().manual_seed(seed))}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((tokens_of(3, 1), values_of(1)), (tokens_of(3, 1), values_of(2))),
+        ((tokens_of(3, 1), {"attention_mask": torch.tensor([[1, 1, 1]])}), (tokens_of(3, 1), {})),
+        ((tokens_of(4, 1), {}), (tokens_of(4, 1).flip(1), {})),
+    ],
+    ids=["another tensor", "mask", "order of the tokens"],
+)
+def test_no_difference_in_the_conditioning_is_lost(node, first, second):
+    """Vectors that no summary tells apart differ by a rounding."""
+    encodings = {"a": first, "b": second, "c": (tokens_of(first[0].shape[1], 7), first[1])}
+    (cond, values), embeddings, _ = run(node, fake_clip(encodings, masks=True), list("abca"))
+    rows = embeddings.positive
+    assert torch.equal(rows[0], rows[3])
+    assert len({row.numpy().tobytes() for row in rows}) == 3
+    assert (rows - torch.cat([cond[i : i + 1].mean(dim=1) for i in range(4)])).abs().max() < 1e-6
+    assert values["hierdiff_prompts"] == tuple("abca")
+
+
+def test_many_equal_vectors_are_set_apart_whatever_the_order_of_the_prompts(pack):
+    vectors = pack.nodes.prompt_vectors
+    names = [f"prompt {i}" for i in range(40)]
+    made = {name: (tokens_of(3, 1), values_of(i)) for i, name in enumerate(names)}
+    made["near"] = (tokens_of(3, 1), values_of(0))
+
+    def rows(prompts):
+        found, _, notes = vectors.prompt_vectors([made[name] for name in prompts], prompts, "token mean")
+        assert "and 36 more" in "".join(notes)
+        return dict(zip(prompts, (row.numpy().tobytes() for row in found), strict=True))
+
+    forward, backward = rows(names), rows(names[::-1])
+    assert forward == backward
+    assert len(set(forward.values())) == 40
+
+
+def test_one_conditioning_of_different_prompts_is_pointed_out(node):
+    clip = fake_clip({"a": (tokens_of(3, 1), {}), "b": (tokens_of(3, 1), {}), "c": (tokens_of(3, 2), {})})
+    _, embeddings, text = run(node, clip, ["c", "a", "b", "a"])
+    assert '⚠ prompt 1 ("a") and prompt 2 ("b") have the same conditioning' in text
+    assert torch.equal(embeddings.positive[1], embeddings.positive[2])
+
+
+# --- Long prompts, in our words --------------------------------------------------------------------------------------
+
+
+def test_tokens_of_long_prompts_are_counted(node, clip):
+    _, _, text = run(node, clip, ["a cat", LONG, "a cat"])
+    count = len(clip.tokenizer.clip_l.tokenizer(LONG)["input_ids"]) - 2
+    line = next(line for line in text.splitlines() if line.startswith("⚠ longer than the 75 tokens"))
+    assert f'prompt 1 ("{LONG[:60]}") with {count} tokens, read in 2 chunks; pooled compares the first' in line
+
+
+def test_tokens_that_an_encoder_does_not_know_are_counted(pack, flux):
+    notes = pack.nodes.token_counts.reading_notes
+    prompts = ["a cat", "猫と犬"]
+    tokens = [flux.tokenize(prompt) for prompt in prompts]
+    (line,) = notes(flux, tokens, prompts, True)
+    assert line.startswith("⚠ this encoder does not know")
+    assert 'of prompt 1 ("猫と犬")' in line
+    assert notes(flux, tokens[:1], prompts[:1], True) == []
+
+
+def test_chunks_in_any_mixture_stand_in_one_set(node, clip):
+    prompts = [LONG, LONGER, ", ".join([LONGER, LONG])]  # 2, 3 and 5 chunks
+    (cond, _), _, text = run(node, clip, prompts)
+    assert cond.shape[1] == 30 * 77
+    assert "⚠ prompts were repeated to 2310 tokens" in text
+    for row, prompt in zip(cond, prompts, strict=True):
+        alone, _ = encoded_by_the_host(clip, prompt)
+        assert torch.equal(row[None], alone.repeat(1, 30 * 77 // alone.shape[1], 1))
+
+
+def test_repetition_that_does_not_fit_in_memory_is_refused(node, sd1, monkeypatch):
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 10**5)
+    with pytest.raises(ValueError, match=r"154 \(1 prompt\), 231 \(1 prompt\).*too much time or memory"):
+        run(node, sd1, [LONG, LONGER])
+    run(node, sd1, ["a cat", "a dog"])
 
 
 # --- Refusals --------------------------------------------------------------------------------------------------------
@@ -404,6 +535,13 @@ def test_what_cannot_be_joined_is_refused_by_name(node, pooling, encodings, mess
         run(node, fake_clip(dict(zip("ab", made, strict=True))), ["a", "b"], pooling)
 
 
+def test_nan_in_the_tokens_is_refused_even_where_pooled_is_finite(node):
+    cond = tokens_of(3, 2)
+    cond[0, 1, 2] = math.nan
+    with pytest.raises(ValueError, match='the embedding of "b" holds NaN'):
+        run(node, fake_clip({"a": (tokens_of(3, 1), pooled_of(1)), "b": (cond, pooled_of(2))}), ["a", "b"])
+
+
 def test_zero_embedding_is_refused_by_the_prompts_name(node):
     clip = fake_clip({"a": (tokens_of(3, 1), {}), "b": (torch.zeros(1, 3, 8), {})})
     with pytest.raises(ValueError, match=r'prompt 1 \("b"\) is zero and has no direction'):
@@ -416,12 +554,10 @@ def test_t5_names_the_node_that_pads(node):
         run(node, clip, ["a", "b"])
 
 
-def test_repetition_has_the_hosts_limit(joining):
-    entries = [(tokens_of(length, length), {}) for length in (3, 4, 5)]
-    with pytest.raises(ValueError, match=r"3 \(1 prompt\), 4 \(1 prompt\), 5 \(1 prompt\)"):
+def test_repetition_has_a_limit(joining):
+    entries = [(tokens_of(77 * chunks, chunks), {}) for chunks in (7, 9, 10)]
+    with pytest.raises(ValueError, match=r"539 \(1 prompt\), 693 \(1 prompt\), 770 \(1 prompt\)"):
         joining.merge(entries, ["a", "b", "c"], joining.REPEAT)
-    cond, _ = joining.merge(entries[:2], ["a", "b"], joining.REPEAT)
-    assert cond.shape == (2, 12, 8)
 
 
 def test_sd3_is_not_repeated(pack):

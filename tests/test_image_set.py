@@ -42,6 +42,33 @@ def test_file_stays_in_its_folder(tmp_path_factory, prompt, pattern):
     assert (folder / f"{file_stem(pattern, 3, prompt)}.png").resolve().parent == folder.resolve()
 
 
+@given(NASTY)
+def test_safe_name_is_its_own_safe_name(text):
+    assert safe_name(safe_name(text)) == safe_name(text)
+
+
+@pytest.mark.parametrize("extension", ["x/../../escaped", "", "/etc/x", "PNG", "exe", "png\0"])
+def test_writer_takes_no_other_extension(tmp_path, extension):
+    writer = SetWriter(tmp_path / "set", "none", 1)
+    with pytest.raises(ValueError, match="extension must be one of png, webp, jpg; got"):
+        writer.add("a", extension, b"1", "one")
+    assert [path.name for path in tmp_path.rglob("*")] == ["set"]
+
+
+@pytest.mark.parametrize("stem", ["../a", "a/b", "/a", "", ".", "con", "a\0", "a" * 300])
+def test_writer_takes_no_name_that_leads_elsewhere(tmp_path, stem):
+    writer = SetWriter(tmp_path / "set", "txt", 1)
+    with pytest.raises(ValueError, match="stem must be a plain file name"):
+        writer.add(stem, "png", b"1", "one")
+    assert [path.name for path in tmp_path.rglob("*")] == ["set"]
+
+
+def test_writer_knows_its_captions(tmp_path):
+    with pytest.raises(ValueError, match=r"captions must be one of none, txt, metadata\.jsonl; got 'csv'"):
+        SetWriter(tmp_path / "set", "csv", 1)
+    assert not (tmp_path / "set").exists()
+
+
 def test_unicode_is_kept():
     assert file_stem("{index:04d}_{prompt}", 7, "ein grüner Apfel 🍏 / 苹果") == "0007_ein grüner Apfel 🍏 _ 苹果"
 

@@ -19,7 +19,7 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.decoding import BackgroundDecoder
-from hierdiff_core.kandinsky import Denoiser, prior_batch_size, size_multiple, step_guidance, truncated_prompts
+from hierdiff_core.kandinsky import Denoiser, prior_batch_size, prior_calls, size_multiple, step_guidance
 from hierdiff_core.microbatch import MicroBatches
 from hierdiff_core.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise, text_key
 from hierdiff_core.sampling import ORDERS, sample_branches
@@ -473,6 +473,54 @@ def test_negative_prompt_equals_the_diffusers_pipeline_to_the_bit(prior):
     assert torch.equal(embeddings.negative, expected.negative_image_embeds)
 
 
+def test_each_prompt_may_have_a_negative_of_its_own(prior):
+    prompts, negatives = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0]], ["blurry", "", "text", "blurry"]
+    steps, together = [], {"num_steps": 3, "guidance": 4.0, "seed": 2}
+    found = embed_prompts(
+        prior, prompts, negative_prompt=negatives, batch_size=1, on_step=lambda: steps.append(1), **together
+    )
+    for i, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True)):
+        alone = embed_prompts(prior, [prompt], negative_prompt=negative, **together)
+        assert torch.equal(found.positive[i], alone.positive[0])
+        assert torch.equal(found.negative[i], alone.negative[0])
+    assert not torch.equal(found.positive[0], found.positive[2])  # equal prompts with different negatives
+    assert len(steps) == 9  # three pairs are different
+    assert prior_calls(prior, prompts, negatives) == 3
+    same = embed_prompts(prior, prompts, negative_prompt=["blurry"] * 4, **together)
+    one = embed_prompts(prior, prompts, negative_prompt="blurry", **together)
+    assert torch.equal(same.stacked(), one.stacked())
+
+
+@pytest.mark.parametrize(
+    ("negatives", "message"),
+    [
+        (["a", "b"], "negative_prompt must be one text, or as many as prompts; got 2 for 3 prompts"),
+        ([], "negative_prompt must be one text, or as many as prompts; got 0 for 3 prompts"),
+        (["a", 2, "b"], "negative_prompt 1 must be a text; got int 2"),
+    ],
+)
+def test_negatives_that_are_no_texts_or_not_as_many_as_prompts_are_refused(prior, negatives, message):
+    with pytest.raises(ValueError, match=message):
+        embed_prompts(prior, PROMPTS, negative_prompt=negatives, **FAST)
+
+
+def test_spellings_of_a_prompt_are_embedded_once_and_alike(prior):
+    spellings = [
+        "café, noto style",
+        "cafe\u0301,  noto\nstyle",
+        "café, noto style \ud83d",
+        "cafe\u0301, noto style \ufffd",
+    ]
+    steps = []
+    found = embed_prompts(prior, spellings, batch_size=1, on_step=lambda: steps.append(1), **FAST)
+    assert len(steps) == 2 * FAST["num_steps"]
+    assert torch.equal(found.stacked()[:, 0], found.stacked()[:, 1])
+    assert torch.equal(found.stacked()[:, 2], found.stacked()[:, 3])
+    assert torch.equal(found.positive[0], embed_prompts(prior, spellings[1:2], **FAST).positive[0])
+    assert found.keys[0] == found.keys[1]
+    assert found.prompts == (*spellings[:2], "café, noto style \ufffd", spellings[3])
+
+
 def test_negative_prompt_changes_the_negatives_alone(prior):
     plain = embed_prompts(prior, PROMPTS, **FAST)
     steered = embed_prompts(prior, PROMPTS, negative_prompt="blurry", **FAST)
@@ -541,14 +589,12 @@ def test_seed_of_the_prior_decides_the_embeddings(prior):
         (["a", "  "], {}, "prompt 1 must be a text that is not empty; got '  '"),
         (["a", None], {}, "prompt 1 must be a text"),
         (["a"], {"noise": "none"}, "noise must be one of per prompt, shared; got 'none'"),
-        (["a"], {"num_steps": 0}, "num_steps of the prior must be at least 1; got 0"),
+        (["a"], {"num_steps": 0}, "num_steps of the prior must be 2 to 1000; got 0"),
+        (["a"], {"num_steps": 1}, "num_steps of the prior must be 2 to 1000; got 1"),
+        (["a"], {"num_steps": 1001}, "num_steps of the prior must be 2 to 1000; got 1001"),
     ],
 )
 def test_bad_prompts_are_refused_before_the_prior_runs(prior, monkeypatch, prompts, options, message):
     monkeypatch.setattr(prior.prior, "forward", lambda *a, **kw: pytest.fail("the prior was called"))
     with pytest.raises(ValueError, match=message):
         embed_prompts(prior, prompts, **options)
-
-
-def test_prompts_longer_than_the_text_encoder_are_named(prior):
-    assert truncated_prompts(prior, ["lion", "lion " * 60, "tiger"]) == [1]

@@ -191,6 +191,22 @@ def test_error_names_the_embedding_that_has_no_direction(row, message):
         ward_linkage([[1, 0], [0, 1], row, [0, 0]])
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [2.0**495, 2.0**-460])
+def test_scale_of_the_embeddings_changes_nothing_to_the_bit(metric, scale):
+    x = random_embeddings(0, 12)
+    np.testing.assert_array_equal(ward_linkage(x * scale, metric), ward_linkage(x, metric))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e155, 1e160, 1e300, 1e-160, 1e-300])
+def test_embeddings_whose_squares_are_no_numbers_are_refused(metric, scale):
+    x = random_embeddings(0, 12)
+    x[5] *= scale
+    with pytest.raises(ValueError, match=r"the largest number of embedding 5 is .*e.*scale the embeddings"):
+        ward_linkage(x, metric)
+
+
 @pytest.mark.parametrize("shape", [(4,), (0, 4), (4, 0), (2, 3, 4)])
 def test_embeddings_of_the_wrong_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"positive must have shape \(N, D\) with N >= 1; got \("):

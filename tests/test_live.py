@@ -5,7 +5,6 @@ import contextlib
 import importlib
 import json
 import time
-from collections import OrderedDict
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,14 +38,15 @@ class FakeServer:
     def __init__(self):
         self.client_id = "page"
         self.sent = []
-        self.prompt_queue = SimpleNamespace(currently_running={})
+        self.prompt_queue = SimpleNamespace(currently_running={}, get_history=lambda prompt_id: {})
         self.run_prompt("prompt", {"extra_pnginfo": {"workflow": {"id": "flow"}}})
 
-    def run_prompt(self, prompt_id, extra_data):
-        self.prompt_queue.currently_running = {0: (0, prompt_id, {}, extra_data, [])}
+    def run_prompt(self, prompt_id, extra_data, prompt=None):
+        self.prompt_queue.currently_running = {0: (0, prompt_id, prompt or {}, extra_data, [])}
 
     def send_sync(self, event, data, client):
-        assert (event, client) == ("hierdiff.tree", self.client_id)
+        assert event in ("hierdiff.tree", "hierdiff.result")
+        assert client == self.client_id
         self.sent.append(json.loads(json.dumps(data, allow_nan=False)))
 
     def kinds(self):
@@ -60,10 +60,15 @@ def clock():
 
 
 @pytest.fixture
-def live(pack, monkeypatch, clock):
+def runs(pack):
+    return importlib.import_module(f"{pack.__name__}.nodes.runs")
+
+
+@pytest.fixture
+def live(pack, runs, monkeypatch, clock):
     """nodes/live.py without the trees of other tests."""
     module = importlib.import_module(f"{pack.__name__}.nodes.live")
-    monkeypatch.setattr(module, "_kept", OrderedDict())
+    monkeypatch.setattr(module, "_kept", runs.Kept(16))
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now, time=time.time))
     return module
 
@@ -77,10 +82,10 @@ def in_node(live):
 
 
 @pytest.fixture
-def server(live, monkeypatch, in_node):
+def server(runs, monkeypatch, in_node):
     """The host's server while node 7 of a prompt runs."""
     fake = FakeServer()
-    monkeypatch.setattr(live, "PromptServer", SimpleNamespace(instance=fake))
+    monkeypatch.setattr(runs, "PromptServer", SimpleNamespace(instance=fake))
     with in_node():
         yield fake
 
@@ -421,22 +426,21 @@ def test_run_that_fails_before_its_first_step_has_spent_nothing(live, server, pl
     assert (server.sent[-1]["step"], server.sent[-1]["rows"]) == (0, 0)
 
 
-def test_run_without_a_client_sends_and_keeps_nothing(live, server, plan):
+def test_run_without_a_client_sends_nothing_and_nobody_can_ask_for_it(live, server, plan):
     server.client_id = None
     run_through(live.LiveTree(plan, live.linear_colours(COLOURS)), plan)
     assert server.sent == []
-    assert not live._kept
-    assert ask(live, None) == []
+    assert ask(live, None) == ask(live, "") == ask(live, "None") == []
 
 
 def test_run_outside_of_a_server_has_no_names(live, plan):
-    assert live.running() == (None, None, None, None)
+    assert live.running() == (None, None, None, None, None)
     run_through(live.LiveTree(plan, live.linear_colours(COLOURS)), plan)
 
 
 def test_node_in_a_subgraph_is_named_with_its_path(live, server, in_node):
     with in_node("3:5"):
-        assert live.running() == ("page", "3:5", "flow", "prompt")
+        assert live.running()[:4] == ("page", "3:5", "flow", "prompt")
 
 
 # fmt: off
@@ -456,7 +460,7 @@ def test_run_that_a_program_queued_has_no_workflow(live, server, plan, extra_dat
 
 def test_workflow_is_that_of_the_prompt_that_runs(live, server):
     server.run_prompt("another", {"extra_pnginfo": {"workflow": {"id": "other"}}})
-    assert live.running() == ("page", "7", None, "prompt")
+    assert live.running()[:4] == ("page", "7", None, "prompt")
 
 
 # --- Pages that are loaded later -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from hierdiff_core import Sensitivity, falling_shape
 pytestmark = pytest.mark.host
 
 EVENT = "hierdiff.tree"
+PROGRESS_TEXT = 3  # the host's binary event
 SUBJECTS, STYLES = ("cat face", "tiger face", "red apple"), ("noto", "flat")
 GRAPHS = {"Branching Sampler": small_graph, "KSampler": native_graph, "SamplerCustomAdvanced": guider_graph}
 
@@ -122,12 +123,14 @@ def test_page_that_is_loaded_in_mid_run_gets_the_tree_so_far_and_hears_the_end(c
 
 
 async def heard_by(comfy, client, graph, queued_by):
-    """Types of the JSON messages that a page hears while another program's prompt runs."""
+    """Types of the messages that a page hears while another program's prompt runs; of binary ones their numbers."""
     types, queued = [], False
     url = f"ws://127.0.0.1:{comfy.port}/ws?clientId={client}"
     async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
         prompt_id = await asyncio.to_thread(comfy.queue, graph, queued_by)
         async for message in socket:
+            if message.type == aiohttp.WSMsgType.BINARY:
+                types.append(int.from_bytes(message.data[:4], "big"))
             if message.type != aiohttp.WSMsgType.TEXT:
                 continue
             event = json.loads(message.data)
@@ -145,11 +148,33 @@ def test_only_the_page_that_queued_a_run_hears_of_it(comfy, queued_by, hears):
     types, entry = asyncio.run(heard_by(comfy, "page", graph, queued_by))
     assert "sample" in entry["outputs"]  # it did run
     assert (EVENT in types) == hears
+    assert ("hierdiff.result" in types) == hears
+    assert PROGRESS_TEXT not in types  # which goes to every page, and which one front end takes for HTML
 
 
 def test_nobody_else_gets_the_tree(comfy, heard):
     assert heard.kept
     assert trees_of(comfy, "nobody") == trees_of(comfy, "") == comfy.get("/hierdiff/trees") == []
+
+
+def test_page_that_finds_a_run_in_the_cache_gets_its_tree_and_texts(comfy):
+    graph = small_graph(**{"embed.seed": 55})
+    entry = comfy.wait(comfy.queue(graph, "first"))
+    prompt_id = comfy.queue(graph, "second")
+    cached = comfy.wait(prompt_id)
+    assert "sample" not in cached["outputs"]  # the host does not say it again
+    assert trees_of(comfy, "second") == []
+    (first,) = trees_of(comfy, "first")
+    (tree,) = trees_of(comfy, f"second&prompt_id={prompt_id}")
+    assert (tree["run"], tree["tiles"], tree["state"]) == (first["run"], first["tiles"], "done")
+    assert trees_of(comfy, f"second&prompt_id={prompt_id}&known={tree['run']}") == []
+    found = comfy.get(f"/hierdiff/results?clientId=second&prompt_id={prompt_id}")
+    said = {result["node"]: result for result in found}
+    assert said["set"]["text"].startswith("6 prompts")
+    for node in ("embed", "link", "plan", "sample"):
+        assert said[node]["text"] == entry["outputs"][node]["text"][0]
+    assert said["plan"]["data"]["hierdiff_schedule"] == entry["outputs"]["plan"]["hierdiff_schedule"]
+    assert comfy.get(f"/hierdiff/results?clientId=third&prompt_id={prompt_id}") == []
 
 
 def test_node_in_a_subgraph_has_its_path_and_the_workflow_its_id(comfy):

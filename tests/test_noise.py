@@ -6,7 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierdiff_core.noise import FIRST_LATENT, branch_keys, common_noise, keyed_generator, keyed_noise, text_key
+from hierdiff_core.noise import (
+    FIRST_LATENT,
+    branch_keys,
+    common_noise,
+    keyed_generator,
+    keyed_noise,
+    negative_key,
+    text_key,
+)
 
 
 def draw(generator):
@@ -63,7 +71,30 @@ def test_keys_of_texts_stay_what_they_are_so_that_pictures_do(text, key):
     assert text_key(text) == key
 
 
-@given(st.text())
+@pytest.mark.parametrize(
+    ("spellings", "key"),
+    [
+        (["café au lait", "cafe\u0301 au lait", "  café\tau\u3000\n lait "], 2322215801431770864),
+        (["tiger face, noto style", "tiger  face,\u00a0noto\r\nstyle"], 4561134574532523730),
+        (["cat \U0001f600", "cat \ud83d\ude00"], 7241691607260749989),
+        (["cat \ufffd", "cat \ud83d", "cat \ude00"], 1385951768900053805),
+    ],
+)
+def test_spellings_of_a_text_have_the_key_that_it_has_in_normal_form(spellings, key):
+    assert {text_key(text) for text in spellings} == {key}
+
+
+def test_white_space_of_a_negative_counts_as_in_saved_workflows():
+    assert negative_key("blurry,\n ugly") == 1480947274879289527
+    assert negative_key("blurry, ugly") == text_key("blurry, ugly") == text_key("blurry,\n ugly")
+    assert negative_key("cafe\u0301 \ud83d") == negative_key("café \ufffd")
+
+
+def test_accents_without_end_are_not_put_in_order_which_would_take_forever():
+    assert text_key("a" + "\u0301\u0316" * 100_000) != text_key("a")
+
+
+@given(st.text(st.characters(exclude_categories=[])))
 def test_key_of_any_text_is_a_number_of_63_bits(text):
     assert 0 <= text_key(text) < 2**63
 

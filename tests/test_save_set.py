@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_host import HttpFailed
-from graphs import node, small_graph
+from graphs import node, pictures, small_graph
 from PIL import Image
 
 PROMPTS = ("an apple", "a pear")
@@ -21,7 +21,9 @@ def save(pack, tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
 
     def run(prompts=PROMPTS, format="png", captions="none", name="{index:04d}_{prompt}", folder="set", **sources):
-        return pack.nodes.SaveSet.execute(prompts, folder, format, captions, name, **sources).result
+        """With lists of inputs, as the host gives them; a source that is no list becomes one."""
+        inputs = {"prompts": prompts, "folder": folder, "format": format, "captions": captions, "name": name, **sources}
+        return pack.nodes.SaveSet.execute(**{k: v if isinstance(v, list) else [v] for k, v in inputs.items()}).result
 
     return run
 
@@ -69,6 +71,77 @@ def test_wrong_inputs_are_refused_before_anything_is_written(save, images, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        lambda images: list(images.split(1)),
+        lambda images: list(images),  # without a batch dimension
+        lambda images: [list(images)],
+        lambda images: [images[:1], images[1:]],
+    ],
+    ids=["batches of one", "single pictures", "a list in the list", "two batches"],
+)
+def test_list_of_images_is_a_set_as_a_batch_is(save, tmp_path, split):
+    images, prompts = torch.rand(3, 8, 16, 3), ("a", "b", "c")
+    assert save(images=images, prompts=prompts) == (str(tmp_path / "set"), 3)
+    assert save(images=split(images), prompts=prompts, folder="list") == (str(tmp_path / "list"), 3)
+    for name in ("0000_a.png", "0001_b.png", "0002_c.png"):
+        assert np.array_equal(pixels(tmp_path / "set" / name), pixels(tmp_path / "list" / name))
+
+
+def test_images_of_a_list_may_differ_in_size(save, tmp_path):
+    assert save(images=[torch.rand(1, 8, 16, 3), torch.rand(1, 24, 8, 3)]) == (str(tmp_path / "set"), 2)
+    assert [pixels(path).shape for path in sorted((tmp_path / "set").iterdir())] == [(8, 16, 3), (24, 8, 3)]
+
+
+def test_list_of_latents_is_decoded_one_after_the_other(save, tmp_path):
+    vae = SimpleNamespace(device=torch.device("cpu"), decode=lambda z: z.movedim(1, -1).clamp(0, 1)[..., :3])
+    latents = [torch.rand(1, 4, 8, 8), torch.rand(2, 4, 4, 4)]
+    save(latent=[{"samples": z} for z in latents], vae=vae, prompts=("a", "b", "c"))
+    assert [pixels(path).shape for path in sorted((tmp_path / "set").iterdir())] == [(8, 8, 3), (4, 4, 3), (4, 4, 3)]
+
+
+def test_lists_of_whole_sets_are_saved_one_after_the_other_as_the_host_did(save, tmp_path):
+    first, second = torch.rand(2, 8, 8, 3), torch.rand(2, 8, 8, 3)
+    assert save(images=[first, second], captions="txt") == (str(tmp_path / "set"), 4)
+    assert (tmp_path / "set" / "0001_a pear_2.txt").read_text() == "a pear"
+    assert np.array_equal(pixels(tmp_path / "set" / "0001_a pear_2.png"), (second[1] * 255).to(torch.uint8).numpy())
+    save(images=[first, second], prompts=[("a", "b"), ("c", "d")], folder=["one", "two"])
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["0000_c.png", "0001_d.png"]
+
+
+def test_count_of_a_list_that_does_not_fit_is_that_of_all(save):
+    with pytest.raises(ValueError, match="as many images as prompts; got 3 images and 2 prompts"):
+        save(images=[torch.rand(1, 8, 8, 3)] * 3)
+    with pytest.raises(ValueError, match="images is an empty list"):
+        save(images=[])
+
+
+@pytest.fixture
+def sheet(pack):
+    def run(images, prompts=PROMPTS, columns=0):
+        prompts = prompts if isinstance(prompts, list) else [prompts]
+        return pack.nodes.ContactSheet.execute(images=images, prompts=prompts, columns=[columns]).result[0]
+
+    return run
+
+
+def test_sheet_of_a_list_is_that_of_the_batch(sheet, images):
+    whole = sheet([images])
+    assert whole.shape[0] == 1
+    for listed in (list(images.split(1)), list(images)):
+        assert torch.equal(sheet(listed), whole)
+    assert sheet([images[:1], torch.rand(1, 64, 8, 3)]).shape == whole.shape
+    assert sheet([images, images]).shape == (2, *whole.shape[1:])
+    assert sheet([images, images[:1]], prompts=[PROMPTS, PROMPTS[:1]]).shape[0] == 2
+    with pytest.raises(ValueError, match="got 3 images and 2 prompts"):
+        sheet(list(torch.rand(3, 8, 8, 3)))
+
+
 def test_workflow_goes_into_webp_as_exif_and_nowhere_when_metadata_is_off(pack, images, tmp_path, monkeypatch, save):
     from comfy.cli_args import args
 
@@ -80,6 +153,11 @@ def test_workflow_goes_into_webp_as_exif_and_nowhere_when_metadata_is_off(pack, 
     monkeypatch.undo()
     monkeypatch.setattr(args, "disable_metadata", True)
     assert module.texts(SimpleNamespace(hidden=SimpleNamespace(prompt={"1": 2}, extra_pnginfo={"workflow": []}))) == []
+
+
+def listed(saved, **source):
+    kept = {name: value for name, value in saved["inputs"].items() if name not in ("latent", "vae", "folder")}
+    return kept | {"folder": "sets/list"} | source | ({"vae": ["load_decoder", 1]} if "latent" in source else {})
 
 
 @pytest.mark.host
@@ -95,16 +173,24 @@ def test_server_saves_what_vae_decode_and_save_image_do(comfy):
         latent=["sample", 0],
         vae=["load_decoder", 1],
     )
+    graph["singles"] = node("RebatchImages", images=["decode", 0], batch_size=1)
+    graph["single_latents"] = node("RebatchLatents", latents=["sample", 0], batch_size=1)
+    graph["list_saved"] = node("HierDiffSaveSet", **listed(graph["set_saved"], images=["singles", 0]))
+    graph["latents_saved"] = node("HierDiffSaveSet", **listed(graph["set_saved"], latent=["single_latents", 0]))
+    graph["list_sheet"] = node("HierDiffContactSheet", **graph["sheet"]["inputs"] | {"images": ["singles", 0]})
     prompt_id = comfy.queue(graph, extra_data={"extra_pnginfo": {"workflow": {"nodes": []}}})
     outputs = comfy.wait(prompt_id)["outputs"]
     output = comfy.base_dir / "output"
     pairs = list(zip(outputs["set_saved"]["images"], outputs["save"]["images"], strict=True))
-    assert len(pairs) == 6
+    pairs += zip(outputs["list_saved"]["images"], outputs["save"]["images"], strict=True)
+    pairs += zip(outputs["latents_saved"]["images"], outputs["save"]["images"], strict=True)
+    assert len(pairs) == 18
     for ours, theirs in pairs:
         one, other = (Image.open(output / ref["subfolder"] / ref["filename"]) for ref in (ours, theirs))
         assert np.array_equal(np.asarray(one), np.asarray(other))
         assert one.info == other.info
         assert set(one.info) == {"prompt", "workflow"}
+    assert np.array_equal(*(pictures(comfy, {"outputs": outputs}, name) for name in ("sheet", "list_sheet")))
     assert "6 images, 128 × 128" in outputs["set_saved"]["text"][0]
     graph["set_saved"]["inputs"]["name"] = "{seed}"
     with pytest.raises(HttpFailed, match="seed"):

@@ -113,9 +113,9 @@ def test_saved_and_loaded_it_is_the_same(tmp_path_factory, sensitivity):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((4, [2, 4], [1]), r"shared_steps and change must be lists of one length; got \(2,\), \(1,\)"),
+        ((4, [2, 4], [1]), "shared_steps and change must be lists of one length, at least 1; got 2 and 1"),
         ((4, [], []), "shared_steps and change must be lists of one length"),
-        ((4, [[4]], [[1]]), "shared_steps and change must be lists of one length"),
+        ((4, [[4]], [[1]]), r"shared_steps must be a list of whole numbers; got \[4\] at place 0"),
         ((4, [0, 4], [1, 2]), r"shared_steps must rise from 1 or more to num_steps; got \[0, 4\]"),
         ((4, [2, 3], [1, 2]), r"shared_steps must rise from 1 or more to num_steps; got \[2, 3\]"),
         ((4, [3, 2, 4], [1, 2, 3]), "shared_steps must rise"),
@@ -124,6 +124,19 @@ def test_saved_and_loaded_it_is_the_same(tmp_path_factory, sensitivity):
         ((4, [2, 4], [1, np.inf]), "change must be finite"),
         ((4, [2, 4], [-1, 1]), "change must be finite, not negative"),
         ((4, [2, 4], [0, 0]), "not all 0; sharing changed no latent"),
+        ((4, [2, 4], [1e-200, 1e-250]), "change must have its largest value between 1e-30 and 1e"),
+        ((4, [2, 4], [1, 1e200]), "change must have its largest value between"),
+        ((10**9, [10**9], [1]), "num_steps must be an integer between 1 and 1000; got 1000000000"),
+        ((0, [0], [1]), "num_steps must be an integer between 1 and 1000; got 0"),
+        ((True, [1], [1]), "num_steps must be an integer between 1 and 1000; got True"),
+        ((1, [True], [1]), "shared_steps must be a list of whole numbers; got True at place 0"),
+        ((3, [2.5, 3], [1, 1]), r"shared_steps must be a list of whole numbers; got 2\.5 at place 0"),
+        ((1, [1], [False]), "change must be a list of numbers; got False at place 0"),
+        ((1, 1, 1), "shared_steps must be a list of at most 1000 numbers; got 1"),
+        (
+            (1000, list(range(1, 1002)), [1] * 1001),
+            "shared_steps must be a list of at most 1000 numbers; got a list",
+        ),
     ],
 )
 def test_values_that_cannot_be_measured_are_refused(values, message):
@@ -139,14 +152,14 @@ GOOD = {"format": "hierdiff-sensitivity-1", "settings": {}, "num_steps": 2, "sha
     [
         ("", "Expecting value"),
         ("{", "Expecting property name"),
-        ("[1, 2]", "no attribute"),
+        ("[1, 2]", "its format is not"),
         ("{}", "its format is not hierdiff-sensitivity-1"),
         (json.dumps({**GOOD, "format": "other"}), "its format is not"),
-        (json.dumps({"format": GOOD["format"]}), "num_steps"),
-        (json.dumps({**GOOD, "num_steps": "many"}), "shared_steps must rise"),
-        (json.dumps({**GOOD, "change": "abc"}), "could not convert"),
+        (json.dumps({"format": GOOD["format"]}), "it lacks change, num_steps, shared_steps"),
+        (json.dumps({**GOOD, "num_steps": "many"}), "num_steps must be an integer between 1 and 1000; got 'many'"),
+        (json.dumps({**GOOD, "change": "abc"}), "change must be a list of at most 1000 numbers"),
         (json.dumps({**GOOD, "change": [float("nan")]}), "change must be finite"),
-        (json.dumps({**GOOD, "change": [None]}), "change must be finite"),
+        (json.dumps({**GOOD, "change": [None]}), "change must be a list of numbers; got None at place 0"),
         (json.dumps({**GOOD, "shared_steps": [10**30]}), "too large"),
         ("ÿ".encode("latin-1"), "decode"),
     ],
@@ -156,6 +169,78 @@ def test_error_names_the_file_that_holds_no_sensitivity(tmp_path, text, reason):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=rf"broken\.json holds no sensitivity that .* has saved: .*{reason}"):
         read_sensitivity(path)
+
+
+HOSTILE = [
+    {"num_steps": 10**9, "shared_steps": [10**9]},
+    {"num_steps": None},
+    {"num_steps": 2.5},
+    {"num_steps": [2]},
+    {"num_steps": 10**400},
+    {"shared_steps": None},
+    {"shared_steps": "2"},
+    {"shared_steps": {"0": 2}},
+    {"shared_steps": [[2]]},
+    {"shared_steps": [True]},
+    {"shared_steps": ["2"]},
+    {"shared_steps": [10**400]},
+    {"shared_steps": [1e300]},
+    {"shared_steps": [float("inf")]},
+    {"shared_steps": list(range(5000)), "change": [1] * 5000},
+    {"change": None},
+    {"change": [[1.0]]},
+    {"change": [{}]},
+    {"change": [True]},
+    {"change": ["1"]},
+    {"change": [10**400]},
+    {"change": [1e308]},
+    {"change": [1e-308]},
+    {"settings": None},
+    {"settings": [1]},
+    {"settings": "DDPM"},
+    {"settings": {"model": None}},
+    {"settings": {"model": ["a"]}},
+    {"settings": {"model": {"a": 1}}},
+    {"settings": {"model": True}},
+    {"settings": {"guidance": float("nan")}},
+    {"settings": {"guidance": 10**400}},
+    {"settings": {"model": "x" * 1000}},
+    {"settings": {"x" * 1000: 1}},
+    {"settings": {"model": "\ud800"}},
+    {"settings": {str(i): i for i in range(1000)}},
+]
+
+
+@pytest.mark.parametrize("changes", HOSTILE, ids=lambda changes: json.dumps(changes)[:40])
+def test_what_a_file_may_not_hold_is_refused_by_name(tmp_path, changes):
+    path = tmp_path / "shared.json"
+    path.write_text(json.dumps({**GOOD, **changes}))
+    with pytest.raises(ValueError, match=r"shared\.json holds no sensitivity that .* has saved") as failure:
+        read_sensitivity(path)
+    reason = str(failure.value).removeprefix(str(path))
+    assert any(name in reason for name in [*changes, "utf-8"])
+    assert len(reason) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 40_000, "nested too deeply"),
+        ('{"format": "hierdiff-sensitivity-1", "settings": ' + "[" * 50_000, "nested too deeply"),
+        (" " * 300_000, "it has more than 256 kB"),
+        ("1" * 5000, "integer string conversion"),
+    ],
+)
+def test_large_and_deep_files_are_refused_quickly(tmp_path, text, reason):
+    (tmp_path / "shared.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"shared\.json holds no sensitivity .*{reason}"):
+        read_sensitivity(tmp_path / "shared.json")
+
+
+def test_file_may_have_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode())
+    assert read_sensitivity(tmp_path / "a.json").num_steps == 2
 
 
 def test_missing_file_is_named(tmp_path):

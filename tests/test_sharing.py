@@ -4,6 +4,7 @@ Runs the host in this process, on small models with random weights.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib
 import os
@@ -16,10 +17,12 @@ import pytest
 import torch
 
 from hierdiff_core import build_plan, linear_thresholds, ward_linkage
+from hierdiff_core.noise import text_key
 
 pytestmark = pytest.mark.host
 
 N, K, SEED = 6, 8, 7
+ENDS = [0, N - 1]
 REFUSED = {"dpm_adaptive": "chooses its steps from the error of all rows together"}
 
 
@@ -30,6 +33,7 @@ def host(pack):
     modules = {name.rsplit(".", 1)[-1]: importlib.import_module(name) for name in names}
     modules["sharing"] = importlib.import_module(f"{pack.__name__}.nodes.sharing")
     modules["rows"] = importlib.import_module(f"{pack.__name__}.nodes.conditioning_rows")
+    modules["calls"] = importlib.import_module(f"{pack.__name__}.nodes.model_calls")
     modules["guider"] = importlib.import_module(f"{pack.__name__}.nodes.guider")
     modules["native_models"] = importlib.import_module("native_models")
     return types.SimpleNamespace(**modules)
@@ -109,22 +113,24 @@ def run_shared(host, model, positive, negative, plan, sampler="euler", cfg=4.0, 
 
 
 def run_plain(host, model, positive, negative, sampler="euler", cfg=4.0, sampler_object=None, **options):
-    """The host's own guider on N rows, without sharing."""
-    guider = host.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    latent = options.get("latent", torch.zeros(1, 4, 8, 8))
-    latent = latent.repeat(N // latent.shape[0], 1, 1, 1)
+    """The host's own guider on the first prompt alone and on the last one alone."""
     sigmas = options.get("sigmas")
     sigmas = sigmas_of(host, model, sampler) if sigmas is None else sigmas
-    sampler_object = sampler_object or host.samplers.sampler_object(sampler)
-    return guider.sample(
-        one_noise(host), latent, sampler_object, sigmas, options.get("mask"), disable_pbar=True, seed=SEED
-    )
+    latent = options.get("latent", torch.zeros(1, 4, 8, 8))[:1]
+    samples = []
+    for i in ENDS:
+        guider = host.samplers.CFGGuider(model)
+        guider.set_conds(*(host.rows.rows_of(side, [i], N, "") for side in (positive, negative)))
+        guider.set_cfg(cfg)
+        made = sampler_object(i) if sampler_object else host.samplers.sampler_object(sampler)
+        noise = one_noise(host, 1)
+        samples.append(guider.sample(noise, latent, made, sigmas, options.get("mask"), disable_pbar=True, seed=SEED))
+    return torch.cat(samples)
 
 
-def sampler_with_our_noise(host, sampler, plan, sigmas):
-    """The host's sampler drawing the noise that an unshared run would draw."""
+def sampler_with_our_noise(host, sampler, sigmas, prompt):
+    """The host's sampler drawing the noise that an unshared run would draw for a prompt."""
+    plan = build_plan(np.empty((0, 4)), linear_thresholds(K, 0.0), [100 + prompt])
     run = host.sharing.SharingRun(plan, sigmas, 0, SEED)
     run.row = torch.zeros(1, 4, 8, 8)
     return run.shared_sampler(host.samplers.sampler_object(sampler))
@@ -146,7 +152,7 @@ def assert_right(host, model, positive, negative, plans, **options):
     plain = run_plain(host, model, positive, negative, **options)
     assert plain.isfinite().all()
     alone, _, _ = run_shared(host, model, positive, negative, plans.none, **options)
-    assert torch.equal(alone, plain)
+    assert torch.equal(alone[ENDS], plain)
     samples, _, seen = run_shared(host, model, positive, negative, plans.shared, **options)
     assert samples.isfinite().all()
     assert_clusters_identical(seen, plans.shared, samples)
@@ -232,19 +238,15 @@ def table(host, model, positive, negative, plans):
 
 def facts_of(host, model, positive, negative, plans, name):
     sigmas = sigmas_of(host, model, name)
-    same_noise = sampler_with_our_noise(host, name, plans.none, sigmas)
-    stochastic = "noise_sampler" in same_noise.extra_options
+    same_noise = functools.partial(sampler_with_our_noise, host, name, sigmas)
+    stochastic = "noise_sampler" in same_noise(0).extra_options
     alone, _, _ = run_shared(host, model, positive, negative, plans.none, name)
-    plain = run_plain(host, model, positive, negative, name, sampler_object=same_noise)
-    assert torch.equal(alone, plain), name
-    if not stochastic:
-        assert torch.equal(alone, run_plain(host, model, positive, negative, name)), name
+    plain = run_plain(host, model, positive, negative, name, sampler_object=same_noise if stochastic else None)
+    assert torch.equal(alone[ENDS], plain), name
     shared, _, seen = run_shared(host, model, positive, negative, plans.shared, name)
     assert_clusters_identical(seen, plans.shared, shared)
-    again, _, _ = run_shared(host, model, positive, negative, plans.shared, name)
+    again, _, _ = run_shared(host, model, positive, negative, plans.shared, name, micro_batch=2)
     assert torch.equal(shared, again), name
-    batched, _, _ = run_shared(host, model, positive, negative, plans.shared, name, micro_batch=2)
-    assert (batched - shared).abs().max() < 1e-4 * shared.abs().max(), name
     rows, calls = calls_per_sigma(host, model, positive, negative, plans.shared, name)
     return stochastic, calls, rows
 
@@ -354,24 +356,81 @@ def test_order_of_the_prompts_changes_no_picture(host, model, negative, positive
     moved = build_plan(ward_linkage(prompt_vectors[order]), thresholds, [100 + i for i in order])
     samples, _, _ = run_shared(host, model, positive, negative, plans.shared, sampler)
     other, _, _ = run_shared(host, model, [[positive[0][0][order], {}]], negative, moved, sampler)
-    assert (other - samples[order]).abs().max() < 1e-4 * samples.abs().max()
+    assert torch.equal(other, samples[order])
 
 
-def test_without_sharing_a_prompt_gets_what_a_plain_run_of_it_alone_gives(host, model, positive, negative, plans):
-    samples, _, _ = run_shared(host, model, positive, negative, plans.none, "dpmpp_2m")
-    guider = host.samplers.CFGGuider(model)
-    guider.set_conds([[positive[0][0][2:3], {}]], negative)
-    guider.set_cfg(4.0)
-    sampler = host.samplers.sampler_object("dpmpp_2m")
-    alone = guider.sample(
-        one_noise(host, 1),
-        torch.zeros(1, 4, 8, 8),
-        sampler,
-        sigmas_of(host, model, "dpmpp_2m"),
-        disable_pbar=True,
-        seed=SEED,
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_ancestral"])
+def test_clusters_in_batches_agree_with_one_at_a_time(host, model, positive, negative, plans, sampler):
+    for plan in (plans.none, plans.shared):
+        one_by_one, _, _ = run_shared(host, model, positive, negative, plan, sampler)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: micro_batch)
+            for micro_batch in (0, 2):
+                some, _, _ = run_shared(host, model, positive, negative, plan, sampler, micro_batch=micro_batch)
+                assert not torch.equal(some, one_by_one)  # or this test would compare a thing with itself
+                assert (some - one_by_one).abs().max() < 1e-4 * one_by_one.abs().max()
+
+
+# --- Prompts that are one leaf of the tree ---------------------------------------------------------------------------
+
+
+def equal_pair(prompt_vectors, tau):
+    """A set whose first and last prompt are equal to the tree, and its plan."""
+    vectors = torch.cat([prompt_vectors[:-1], prompt_vectors[:1]])
+    Z = ward_linkage(vectors)
+    return vectors, build_plan(Z, linear_thresholds(K, tau * float(Z[-1, 2])), range(100, 100 + N))
+
+
+@pytest.mark.parametrize("tau", [0, 2])
+@pytest.mark.parametrize("differ", ["positive", "negative", "pooled", "latent"])
+def test_equal_embeddings_share_no_picture_where_anything_else_differs(host, prompt_vectors, negative, tau, differ):
+    """The plan may come from another pooling, or another encoder, than the conditioning."""
+    vectors, plan = equal_pair(prompt_vectors, tau)
+    rows = vectors[:, None, :].repeat(1, 5, 1)
+    pooled, latent = torch.ones(N, host.native_models.POOLED), torch.zeros(1, 4, 8, 8)
+    model = host.native_models.unet_model(host.native_models.PooledModel)
+    empty = torch.zeros(N, 5, 16)
+    if differ == "latent":
+        latent = latent.repeat(N, 1, 1, 1)
+    one = {"positive": rows, "negative": empty, "pooled": pooled, "latent": latent}[differ]
+    if differ != "latent" or tau == 0:  # latents of prompts that share a step must be equal
+        one[-1] += 0.5
+    positive, negative = [[rows, {"pooled_output": pooled}]], [[empty, {"pooled_output": torch.zeros(1, 24)}]]
+    samples, report, _ = run_shared(host, model, positive, negative, plan, latent=latent)
+    if differ == "latent" and tau:
+        assert torch.equal(samples[0], samples[-1])
+        return
+    assert not torch.equal(samples[0], samples[-1])
+    assert "⚠ prompt 0 (" in report
+    assert "have equal embeddings, but different conditioning" in report
+    if tau == 0:
+        alone = run_plain(host, model, positive, negative, latent=latent) if differ != "latent" else samples[ENDS]
+        assert torch.equal(samples[ENDS], alone)
+
+
+def test_equal_prompts_with_equal_conditioning_are_evaluated_once(host, model, prompt_vectors, negative):
+    vectors, plan = equal_pair(prompt_vectors, 0)
+    samples, report, _ = run_shared(host, model, [[vectors[:, None, :].repeat(1, 5, 1), {}]], negative, plan)
+    assert torch.equal(samples[0], samples[-1])
+    assert f"model rows: {K * (N - 1)} instead" in report
+    assert "⚠" not in report
+
+
+def test_prompts_of_2_3_and_5_chunks_are_drawn_as_alone(host, model, negative, plans):
+    """Chunks of seven tokens; the host joins none of these with the negative's five."""
+    merge = importlib.import_module(f"{host.sharing.__package__}.conditioning").merge
+    generator = torch.Generator().manual_seed(11)
+    conds = [torch.randn(1, 7 * chunks, 16, generator=generator) for chunks in (2, 3, 5, 2, 3, 5)]
+    together, _, _ = run_shared(
+        host, model, [merge([(c, {}) for c in conds], "abcdef", "repeat")], negative, plans.none
     )
-    assert (alone - samples[2:3]).abs().max() < 1e-4 * samples.abs().max()
+    for i in ENDS:
+        guider = host.samplers.CFGGuider(model)
+        guider.set_conds([[conds[i], {}]], negative)
+        guider.set_cfg(4.0)
+        euler, latent = host.samplers.sampler_object("euler"), torch.zeros(1, 4, 8, 8)
+        alone = guider.sample(one_noise(host, 1), latent, euler, sigmas_of(host, model, "euler"), disable_pbar=True)
+        assert (together[i] - alone[0]).abs().max() < 1e-4 * alone.abs().max()
 
 
 # --- Conditioning ----------------------------------------------------------------------------------------------------
@@ -522,6 +581,26 @@ def test_rows_that_fit_neither_one_nor_n_are_refused(host, silent_model, positiv
         run_shared(host, silent_model, positive, negative, plans.shared, latent=torch.zeros(2, 4, 8, 8))
 
 
+def with_prompts(host, conditioning, prompts):
+    return [[conditioning[0][0], {host.rows.PROMPTS: prompts}]]
+
+
+def test_plan_of_other_prompts_is_refused(host, silent_model, model, positive, negative, prompt_vectors):
+    prompts = [f"prompt {i}" for i in range(N)]
+    Z = ward_linkage(prompt_vectors)
+    plan = build_plan(Z, linear_thresholds(K, 0.0), [text_key(prompt) for prompt in prompts], prompts=prompts)
+    theirs = with_prompts(host, positive, (*prompts[:2], "a cat", *prompts[3:]))
+    with pytest.raises(ValueError, match='other prompts: prompt 2 is "prompt 2" in the plan, but "a cat" here'):
+        run_shared(host, silent_model, theirs, negative, plan)
+    with pytest.raises(ValueError, match="these prompts in another order: prompt 0 is"):
+        run_shared(host, silent_model, with_prompts(host, positive, tuple(prompts[::-1])), negative, plan)
+    # a negative's prompts are other ones; of several positive entries one has to be the plan's
+    ours = with_prompts(host, positive, tuple(prompts))
+    theirs = with_prompts(host, [[torch.ones(N, 5, 16), {}]], ("other",) * N)
+    samples, _, _ = run_shared(host, model, [*theirs, *ours], theirs, plan)
+    assert samples.isfinite().all()
+
+
 def test_rows_that_differ_within_a_cluster_are_refused(host, silent_model, positive, negative, plans):
     rows = torch.randn(N, 4, 8, 8)
     with pytest.raises(ValueError, match=r"the noise differs between prompts .*; use Shared Noise"):
@@ -551,7 +630,213 @@ def test_churn_and_rising_sigmas_are_refused(host, silent_model, positive, negat
         run_shared(host, silent_model, positive, negative, plans.shared, sigmas=torch.tensor([0.0, 1.0, 2.0]))
 
 
+# --- Memory, overflow, and what only decorates -----------------------------------------------------------------------
+
+
+def fails_beyond(model, rows, elementwise):
+    """A model that runs out of memory for more rows than these; with `elementwise`, rows cannot touch each other."""
+    called = []
+
+    def call(apply_model, args):
+        if len(args["input"]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        called.append(len(args["input"]))
+        if elementwise:
+            return args["input"] * 0.9 + args["c"]["c_crossattn"][:, 0, :4, None, None] * 0.1
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    failing = model.clone()
+    failing.set_model_unet_function_wrapper(call)
+    return failing, called
+
+
+@pytest.mark.parametrize("cfg", [4.0, 1.0])
+@pytest.mark.parametrize("elementwise", [True, False])
+def test_calls_are_halved_when_memory_runs_out_even_where_all_prompts_are_alone(
+    host, model, positive, negative, plans, monkeypatch, cfg, elementwise
+):
+    monkeypatch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: micro_batch)
+    per_row = 1 if cfg == 1.0 else 2  # the host puts a cluster's positive and negative into one call
+    for plan in (plans.none, plans.shared):
+        enough, _ = fails_beyond(model, 100, elementwise)
+        expected, _, _ = run_shared(host, enough, positive, negative, plan, cfg=cfg)
+        failing, called = fails_beyond(model, 2 * per_row, elementwise)
+        samples, _, _ = run_shared(host, failing, positive, negative, plan, cfg=cfg)
+        assert max(called) <= 2 * per_row
+        if elementwise:
+            assert torch.equal(samples, expected)
+        else:
+            assert (samples - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_halved_calls_stay_halved(host, model, positive, negative, plans, monkeypatch):
+    monkeypatch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: micro_batch)
+    tries = []
+
+    def call(apply_model, args):
+        tries.append(len(args["input"]))
+        if tries[-1] > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return apply_model(args["input"], args["timestep"], **args["c"])
+
+    failing = model.clone()
+    failing.set_model_unet_function_wrapper(call)
+    run_shared(host, failing, positive, negative, plans.none)
+    assert tries == [2 * N] + [6] * 2 * K
+
+
+def test_single_row_that_does_not_fit_is_an_error_in_our_words(host, model, positive, negative, plans):
+    failing, _ = fails_beyond(model, 0, False)
+    with pytest.raises(torch.OutOfMemoryError, match="a single latent does not fit in memory; lower width and height"):
+        run_shared(host, failing, positive, negative, plans.none)
+
+
+def overflowing(model, prompts):
+    """A model that gives NaN for these rows, told by their conditioning."""
+    marks = [prompt[0, 0] for prompt in prompts]
+
+    def call(apply_model, args):
+        output = apply_model(args["input"], args["timestep"], **args["c"])
+        for row, cond in zip(output, args["c"]["c_crossattn"], strict=True):
+            if any(torch.equal(cond[0, 0], mark) for mark in marks):
+                row[0, 0, 0] = torch.nan
+        return output
+
+    broken = model.clone()
+    broken.set_model_unet_function_wrapper(call)
+    return broken
+
+
+def test_latents_that_overflow_are_named_and_the_others_kept(host, model, positive, negative, plans, caplog):
+    rows = positive[0][0]
+    broken = overflowing(model, rows[[1, 4]])
+    named = with_prompts(host, positive, tuple(f"text {i}" for i in range(N)))
+    plan = dataclasses.replace(plans.none, prompt_keys=None)
+    samples, report, _ = run_shared(host, broken, named, negative, plan)
+    assert samples[[0, 2, 3, 5]].isfinite().all()
+    line = next(line for line in report.splitlines() if "NaN" in line)
+    assert line.startswith("⚠ 2 of 6 latents hold NaN or infinity")
+    assert 'prompts 1 ("text 1"), 4 ("text 4"); load the model in another precision' in line
+    guider = host.guider.make_guider(broken, named, negative, 4.0, plan, 0)
+    euler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(host, model, "euler")
+    guider.sample(one_noise(host), torch.zeros(1, 4, 8, 8), euler, sigmas, disable_pbar=True, seed=SEED)
+    assert "2 of 6 latents hold NaN" in caplog.text
+
+
+def test_run_without_a_finite_latent_is_an_error(host, model, positive, negative, plans):
+    broken = overflowing(model, positive[0][0])
+    with pytest.raises(ValueError, match="all 6 latents hold NaN or infinity; load the model in another precision"):
+        run_shared(host, broken, positive, negative, plans.none)
+
+
+@pytest.mark.parametrize("fault", ["__init__", "__enter__", "step", "__exit__"])
+def test_tree_that_fails_loses_no_latents(host, model, positive, negative, plans, monkeypatch, caplog, fault):
+    expected, report, _ = run_shared(host, model, positive, negative, plans.shared)
+    assert "⚠" not in report
+
+    def fail(*_):
+        raise RuntimeError(f"broken {fault}")
+
+    monkeypatch.setattr(host.sharing.LiveTree, fault, fail)
+    samples, report, _ = run_shared(host, model, positive, negative, plans.shared)
+    assert torch.equal(samples, expected)
+    assert f"(RuntimeError: broken {fault}); the result is not affected" in report
+    assert report.count("⚠") == 1  # not once a step
+    assert "Traceback" in caplog.text
+
+
+def test_report_that_fails_loses_no_latents(host, model, positive, negative, plans, monkeypatch):
+    monkeypatch.setattr(host.sharing, "distortion", lambda plan: 1 / 0)
+    samples, report, _ = run_shared(host, model, positive, negative, plans.shared)
+    assert samples.isfinite().all()
+    assert "⚠ the report failed (ZeroDivisionError" in report
+
+
+def test_interruption_passes_the_tree(host, model, positive, negative, plans, monkeypatch):
+    import comfy.model_management as management
+
+    def interrupt(*_):
+        raise management.InterruptProcessingException()
+
+    monkeypatch.setattr(host.sharing.LiveTree, "step", interrupt)
+    with pytest.raises(management.InterruptProcessingException):
+        run_shared(host, model, positive, negative, plans.shared)
+
+
+# --- The nodes -------------------------------------------------------------------------------------------------------
+
+
+def run_node(host, model, positive, negative, plan, **changes):
+    """The Hierarchical KSampler's latents and text."""
+    settings = {"seed": SEED, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, **changes}
+    latent = settings.pop("latent_image", {"samples": torch.zeros(1, 4, 8, 8)})
+    node = host.guider.HierarchicalKSampler.PREPARE_CLASS_CLONE({})
+    out = node.execute(model, positive, negative, latent, plan, micro_batch=0, **settings)
+    assert out.args[1] == out.ui["text"][0]
+    return out.args[0]["samples"], out.args[1]
+
+
+def test_node_without_denoising_gives_a_latent_for_each_prompt(host, silent_model, positive, negative, plans):
+    latent = torch.randn(1, 4, 8, 8)
+    given = {"latent_image": {"samples": latent}, "denoise": 0.0}
+    samples, report = run_node(host, silent_model, positive, negative, plans.shared, **given)
+    assert torch.equal(samples, latent.expand(N, -1, -1, -1))
+    assert "⚠ no steps (denoise 0)" in report
+
+
+@pytest.mark.parametrize("fault", ["prepare_callback", "the callback"])
+def test_preview_that_fails_loses_no_latents(host, model, positive, negative, plans, monkeypatch, fault):
+    expected, report = run_node(host, model, positive, negative, plans.shared)
+    assert "⚠" not in report
+
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    made = fail if fault == "prepare_callback" else lambda *_: fail
+    monkeypatch.setattr(host.guider.latent_preview, "prepare_callback", made)
+    samples, report = run_node(host, model, positive, negative, plans.shared)
+    assert torch.equal(samples, expected)
+    assert report.count("⚠ the preview failed (RuntimeError: broken)") == 1
+
+
+def test_list_of_negatives_is_said(host, model, positive, plans, caplog):
+    from comfy_execution.utils import CurrentNodeContext
+
+    negatives = [[[torch.full((1, 5, 16), value), {}]] for value in (0.0, 0.1, 0.2)]
+    seeds = [1, 2, 3]
+    rest = {"latent_image": {"samples": torch.zeros(1, 4, 8, 8)}, "denoise": 0.0}
+
+    def reports(node, negatives, seeds):
+        for i, (one, seed) in enumerate(zip(negatives, seeds, strict=True)):
+            with CurrentNodeContext("job", node, i):
+                yield run_node(host, model, positive, one, plans.shared, seed=seed, **rest)[1]
+
+    said = [f"run {i} for a list of negatives" in text for i, text in enumerate(reports("a", negatives, [7] * 3), 1)]
+    assert said == [False, True, True]
+    assert not any("negatives" in text for text in reports("b", negatives, seeds))
+    assert not any("negatives" in text for text in reports("c", negatives[:1] * 3, seeds))
+    for i, one in enumerate(negatives):
+        with CurrentNodeContext("job", "guider", i):
+            host.guider.Guider.execute(model, positive, one, 4.0, plans.shared, 0)
+    assert caplog.text.count("for a list of negatives: each negative gives another set of 6 pictures") == 2
+
+
 # --- Steps, noise, reports -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, N])
+def test_no_steps_hand_on_a_latent_for_each_prompt(host, silent_model, positive, negative, plans, rows):
+    latent = torch.randn(rows, 4, 8, 8)
+    for sigmas in (torch.FloatTensor([]), torch.tensor([1.0])):
+        samples, report, _ = run_shared(
+            host, silent_model, positive, negative, plans.shared, latent=latent, sigmas=sigmas
+        )
+        assert torch.equal(samples, latent.expand(N, -1, -1, -1))
+        assert report.startswith("⚠ no steps (denoise 0): nothing was sampled")
+    with pytest.raises(ValueError, match="the latent batch has 2 rows, but the plan is for 6 prompts"):
+        run_shared(
+            host, silent_model, positive, negative, plans.shared, latent=latent[:1].repeat(2, 1, 1, 1), sigmas=sigmas
+        )
 
 
 def test_another_number_of_sigmas_resamples_the_thresholds(host, model, positive, negative, plans):

@@ -134,7 +134,7 @@ def test_size_and_device_choose_who_makes_the_tree(monkeypatch, prompts, device,
     calls = []
 
     def spy(name, function):
-        def call(vectors, metric, smallest, device):
+        def call(vectors, metric, smallest, device, check=None):
             calls.append((name, device))
             return function(vectors, metric, smallest, "cpu")
 

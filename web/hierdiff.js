@@ -3,9 +3,12 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { templateMenu } from "./menu.js";
+import { ResultPanel } from "./result_panel.js";
+import { Results } from "./results.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
 import { searchByWords } from "./search.js";
 import { stageColor } from "./stages.js";
+import { separateTabs } from "./tabs.js";
 import { loadTexts, text } from "./texts.js";
 import { Trees } from "./tree.js";
 import { TreePanel, MIN_HEIGHT as TREE_HEIGHT } from "./tree_widget.js";
@@ -14,10 +17,25 @@ const TREE_NODES = ["HierDiffBranchingSampler", "HierDiffKSampler"];
 const SCHEDULE_NODE = "HierDiffThresholdSchedule";
 const TREE_WIDGET = "hierdiff_tree";
 const SCHEDULE_WIDGET = "hierdiff_schedule";
+const RESULT_WIDGET = "hierdiff_result";
+// Their pictures matter more than their texts, which take one line until they are asked for.
+const WITH_PICTURE = [
+  "HierDiffWardLinkage",
+  "HierDiffContactSheet",
+  "HierDiffSaveSet",
+  "HierDiffCalibrate",
+  "HierDiffCalibrateModel",
+  "HierDiffSensitivityLoader",
+];
+const RESULT_MARGIN = 8; // pixels around the text
+const FOLDED = "hierdiff_folded"; // property of a node, so that it travels with the workflow
 
 const trees = new Trees();
+const results = new Results();
 const panels = new Map(); // node -> TreePanel
-const schedules = new Map(); // workflow and node -> what the last run sent to its plot
+const schedules = new Map(); // node -> SchedulePanel
+const reports = new Map(); // node -> ResultPanel
+let fromHistory = false; // whether the workflow was opened out of the page's history
 
 // --- nodes and their places in the graph ---
 
@@ -46,21 +64,34 @@ function idsOf(node, graph = rootGraph(), before = "") {
   return ids;
 }
 
-/** The latest tree of a node of the open workflow. */
-function treeOf(node) {
-  const found = idsOf(node).map((id) => trees.get(rootGraph()?.id, id)).filter(Boolean);
+/** The latest that is known of a node of the open workflow: by `trees` or by `results`. */
+function latest(known, node) {
+  const found = idsOf(node).map((id) => known.get(rootGraph()?.id, id)).filter(Boolean);
   return found.sort((a, b) => a.order - b.order).at(-1) ?? null;
+}
+
+/** What the page itself calls a node where it keeps outputs. */
+function locatorOf(node) {
+  return node.graph === rootGraph() ? String(node.id) : `${node.graph?.id}:${node.id}`;
+}
+
+function allNodes(graph = rootGraph()) {
+  return (graph?.nodes ?? []).flatMap((node) => [node, ...(node.subgraph ? allNodes(node.subgraph) : [])]);
+}
+
+function isOurs(node) {
+  return Boolean(node?.comfyClass?.startsWith("HierDiff")) || panels.has(node);
 }
 
 // --- panels ---
 
-function addPanel(node, name, label, panel, height) {
+function addPanel(node, name, label, panel, options) {
   const widget = node.addDOMWidget(name, name, panel.root, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height,
     getValue: () => "",
     setValue: () => {},
+    ...options,
   });
   widget.label = label; // where the page lists a node's widgets
   widget.serialize = false; // nor in the workflow's file
@@ -74,30 +105,98 @@ function addPanel(node, name, label, panel, height) {
 
 function addTree(node) {
   if (panels.has(node)) return;
-  const panel = new TreePanel(() => treeOf(node), app);
+  const panel = new TreePanel(() => latest(trees, node), app);
   panels.set(node, panel);
-  addPanel(node, TREE_WIDGET, text("tree.title"), panel, TREE_HEIGHT);
-  const onRemoved = node.onRemoved;
-  node.onRemoved = function () {
+  addPanel(node, TREE_WIDGET, text("tree.title"), panel, { getMinHeight: () => TREE_HEIGHT });
+  onRemovedNode(node, () => {
     panel.remove();
     panels.delete(node);
-    onRemoved?.apply(this, arguments);
-  };
+  });
   hidePictures(node);
 }
 
 function addSchedule(node) {
-  const key = () => `${rootGraph()?.id}/${idsOf(node)[0]}`;
-  const memory = { get: () => schedules.get(key()), set: (data) => schedules.set(key(), data) };
+  // what the plot draws comes with the node's result, which knows its workflow: there is nothing to set
+  const memory = { get: () => latest(results, node)?.data.hierdiff_schedule ?? null, set: () => {} };
   const panel = new SchedulePanel(node, app, api, memory);
-  addPanel(node, SCHEDULE_WIDGET, text("schedule.title"), panel, SCHEDULE_HEIGHT);
+  schedules.set(node, panel);
+  addPanel(node, SCHEDULE_WIDGET, text("schedule.title"), panel, { getMinHeight: () => SCHEDULE_HEIGHT });
+  onRemovedNode(node, () => schedules.delete(node));
   hidePictures(node);
 }
 
-/** A panel takes the place of the pictures that the page itself draws below a node's widgets. */
+/**
+ * A panel takes the place of the pictures that the page itself shows below a node's widgets, which are those of the
+ * tree and the plot again. The page asks for the node's `imgs` where it draws them on the canvas; as elements they are
+ * hidden by the stylesheet.
+ */
 function hidePictures(node) {
   node.hideOutputImages = true;
-  node.onDrawBackground = () => {};
+  for (const name of ["imgs", "previewMediaType"]) {
+    Object.defineProperty(node, name, { configurable: true, get: () => undefined, set: () => {} });
+  }
+}
+
+function onRemovedNode(node, work) {
+  const { onRemoved } = node;
+  node.onRemoved = function () {
+    work();
+    return onRemoved?.apply(this, arguments);
+  };
+}
+
+/** What a node says stands below its tree or plot, and else in a panel of its own. */
+function addResult(node) {
+  if (reports.has(node)) return reports.get(node);
+  const inside = panels.has(node) || schedules.has(node);
+  const byDefault = inside || WITH_PICTURE.includes(node.comfyClass);
+  const folding = {
+    get: () => node.properties?.[FOLDED] ?? byDefault,
+    set: (folded) => {
+      node.properties ??= {};
+      node.properties[FOLDED] = folded;
+      app.graph?.change?.();
+    },
+  };
+  const room = inside ? "inside" : byDefault ? "fixed" : "shared";
+  const panel = new ResultPanel(app, folding, room, () => node.setDirtyCanvas?.(true, true));
+  reports.set(node, panel);
+  onRemovedNode(node, () => reports.delete(node) && panel.remove());
+  if (!inside) addResultWidget(node, panel);
+  return panel;
+}
+
+/** A panel of its own is there from the start, without height: some versions of the page overlook what comes later. */
+function addResultWidget(node, panel) {
+  const height = (pixels) => (pixels ? pixels + 2 * RESULT_MARGIN : 0);
+  const widget = addPanel(node, RESULT_WIDGET, text("result.title"), panel, {
+    margin: RESULT_MARGIN,
+    getMinHeight: () => height(panel.least),
+    getMaxHeight: () => height(panel.most),
+  });
+  // Of a fixed height, as the page sees it when it adds the node: without a text it must get no share of free room.
+  widget.computeLayoutSize = undefined;
+  widget.computeSize = () => [0, height(panel.least) - 4]; // the page adds these between widgets
+  panel.onFirst = () => {
+    if (panel.room !== "shared") return;
+    delete widget.computeLayoutSize;
+    delete widget.computeSize;
+  };
+}
+
+/** Show what is known of a node's last run: its text, and for Threshold Schedule the plot. */
+function showResult(node) {
+  const result = latest(results, node);
+  const said = result?.text ?? "";
+  if (!said && !reports.get(node)?.text) return;
+  const panel = addResult(node);
+  const host = (panels.get(node) ?? schedules.get(node))?.root;
+  if (host && !panel.root.parentElement) host.append(panel.root);
+  if (said && !panel.text) panel.heightBefore = node.size[1];
+  const over = !said && panel.text;
+  panel.show(said, result?.state ?? "none");
+  if (over && panel.heightBefore < node.size[1]) node.setSize([node.size[0], panel.heightBefore]);
+  schedules.get(node)?.reshape();
 }
 
 /** A new node gets its stage's colour; one from a workflow keeps what the workflow says, also none. */
@@ -118,8 +217,18 @@ function growToFit(node) {
   node.setDirtyCanvas?.(true, true);
 }
 
+/** The node that a tree or a result is of, if its workflow is open. */
+function nodeHere({ workflow, node }) {
+  return workflow && workflow !== rootGraph()?.id ? null : nodeOf(node);
+}
+
+results.listeners.add((result) => {
+  const node = nodeHere(result);
+  if (node) showResult(node);
+});
+
 trees.listeners.add((tree) => {
-  const node = tree.workflow && tree.workflow !== rootGraph()?.id ? null : nodeOf(tree.node);
+  const node = nodeHere(tree);
   if (node && !panels.has(node)) {
     addTree(node); // a sampler behind a Hierarchical Guider
     growToFit(node);
@@ -129,11 +238,18 @@ trees.listeners.add((tree) => {
 
 // --- the server ---
 
-async function fetchTrees() {
-  const client = encodeURIComponent(api.clientId ?? "");
-  const response = await api.fetchApi(`/hierdiff/trees?clientId=${client}`).catch(() => null);
-  if (!response?.ok) return; // the server is away
-  for (const snapshot of await response.json()) await trees.receive(snapshot);
+async function ask(route, query = {}) {
+  const asked = new URLSearchParams({ clientId: api.clientId ?? "", ...query });
+  const response = await api.fetchApi(`/hierdiff/${route}?${asked}`).catch(() => null);
+  return response?.ok ? response.json() : []; // else the server is away
+}
+
+async function fetchTrees(query) {
+  for (const snapshot of await ask("trees", query)) await trees.receive(snapshot);
+}
+
+async function fetchResults(query) {
+  for (const result of await ask("results", query)) results.receive(result);
 }
 
 let missed = null; // one request at a time for runs whose beginning was missed
@@ -142,6 +258,24 @@ api.addEventListener("hierdiff.tree", async ({ detail }) => {
   if (await trees.receive(detail)) return;
   missed ??= fetchTrees().finally(() => (missed = null));
 });
+
+api.addEventListener("hierdiff.result", ({ detail }) => results.receive(detail));
+
+api.addEventListener("executed", ({ detail }) => {
+  results.receiveOutput(detail.node, detail.prompt_id, detail.output);
+});
+
+/** Nodes that the server takes from its cache say nothing: this page may never have heard what they said before. */
+api.addEventListener("execution_cached", ({ detail: { nodes, prompt_id } }) => {
+  if (!(nodes ?? []).some((id) => isOurs(nodeOf(id)))) return;
+  const known = [...trees.trees.values()].filter(nodeHere).map((tree) => tree.run);
+  fetchTrees({ prompt_id, known: known.join(",") });
+  fetchResults({ prompt_id });
+});
+
+for (const ending of ["execution_success", "execution_error", "execution_interrupted"]) {
+  api.addEventListener(ending, ({ detail }) => results.end(detail?.prompt_id));
+}
 
 // --- the extension ---
 
@@ -162,7 +296,8 @@ app.registerExtension({
   init: stylesheet,
 
   async setup() {
-    await fetchTrees();
+    separateTabs(app, (workflow) => (fromHistory = workflow === null));
+    await Promise.all([fetchTrees(), fetchResults()]);
   },
 
   nodeCreated(node) {
@@ -170,6 +305,7 @@ app.registerExtension({
     colorByStage(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
+    if (isOurs(node)) addResult(node);
   },
 
   loadedGraphNode(node) {
@@ -179,5 +315,15 @@ app.registerExtension({
   /** All nodes of a workflow are there: runs of a sampler behind a guider may be among what is known. */
   afterConfigureGraph() {
     for (const tree of trees.trees.values()) for (const listener of trees.listeners) listener(tree);
+    for (const node of allNodes()) if (isOurs(node)) showResult(node);
+  },
+
+  /** The page has brought back outputs, out of its history or with a tab; of tabs all is known here. */
+  onNodeOutputsUpdated(outputs) {
+    if (!fromHistory) return;
+    for (const node of allNodes().filter(isOurs)) {
+      const output = outputs?.[locatorOf(node)];
+      for (const id of idsOf(node)) results.restore(rootGraph()?.id, id, output);
+    }
   },
 });

@@ -2,7 +2,7 @@
 
 /** A panel's elements: {root, bar, status, view, content, canvas, note, announce}. */
 export function makePanel(label) {
-  const root = element("div", "hierdiff-panel");
+  const root = element("div", "hierdiff-panel widget-expands"); // the second is the page's own: it gets free room
   root.tabIndex = 0;
   root.setAttribute("role", "group");
   root.setAttribute("aria-label", label);
@@ -49,6 +49,7 @@ export function themeColors(root) {
 export function watch(root, redraw) {
   const sizes = new ResizeObserver(redraw);
   sizes.observe(root);
+  sizes.observe(root.querySelector(".hierdiff-view")); // a text below it takes some of its room
   const theme = new MutationObserver(redraw);
   for (const target of [document.documentElement, document.body]) {
     theme.observe(target, { attributes: true, attributeFilter: ["class", "style"] });
@@ -67,12 +68,23 @@ export function passToGraph(root, app, keeps = () => false) {
     event.stopPropagation();
     app.canvas.processMouseWheel(event);
   }, { passive: false });
-  const middle = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
-  for (const [type, handler] of Object.entries(middle)) {
+  const pointer = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
+  for (const [type, handler] of Object.entries(pointer)) {
     root.addEventListener(type, (event) => {
-      if (event.button === 1 || event.buttons & 4) app.canvas[handler](event);
+      const middle = event.button === 1 || event.buttons & 4;
+      if (middle || asksForMenu(root, event)) app.canvas[handler](event);
     });
   }
+  root.addEventListener("contextmenu", (event) => {
+    if (asksForMenu(root, event)) event.preventDefault(); // the node's own comes
+  });
+}
+
+/** Whether a right click is one for the node's menu; where nodes are elements they get it by themselves. */
+function asksForMenu(root, event) {
+  const marked = getSelection();
+  if (event.button !== 2 || root.closest(".lg-node")) return false;
+  return marked.isCollapsed || !root.contains(marked.anchorNode); // else the browser's, which copies
 }
 
 /** Run `work` once in the next frame, however often it is asked for. */

@@ -5,9 +5,9 @@ const LEFT = 10;
 const GAP = 4;
 const READABLE_ROW = 26;
 const LARGEST_ROW = 64;
-const SMALLEST_TEXT_ROW = 13;
+const SMALLEST_TEXT_ROW = 11;
 const LARGEST_PICTURE = 56;
-const SMALLEST_PICTURE = 11;
+const SMALLEST_PICTURE = 9;
 const LARGEST_TEXT = 240;
 // Okabe and Ito's colours, which colour-blind people can tell apart, as far as they show on light and dark
 const FAMILIES = ["#3b9fd8", "#e07b39", "#1fa67a", "#c977a3", "#d29a00", "#7a8fe0"];

@@ -1,0 +1,169 @@
+"""Every value of a node lies in its schema: refused when it is queued, or when it arrives through a link.
+
+ComfyUI 0.3.75 checks neither combos nor NaN, and no version checks what a link brings.
+"""
+
+import functools
+import inspect
+import math
+import operator
+
+from comfy_api.latest import io
+
+# Since 0.7, a little before the input that is looked for here: such a host's own message is the better one.
+HOST_CHECKS_COMBOS = hasattr(io, "DynamicCombo")
+LONGEST_VALUE = 80
+MOST_OPTIONS = 20
+
+
+def checked(node):
+    """Make a node refuse values that its schema does not allow; the class itself, changed in place.
+
+    Combos: one of the options, as they are at that moment. FLOAT and INT: numbers between min and max, never NaN or
+    infinite. What a node's own `validate_inputs` refuses is refused when it arrives through a link, too.
+    """
+    own = node.__dict__["validate_inputs"].__func__ if "validate_inputs" in node.__dict__ else None
+    check_when_queued(node, own)
+    check_when_run(node, own)
+    check_bounds(node)
+    return node
+
+
+def check_when_queued(node, own):
+    """Give a node a `validate_inputs` that names what the host does not check by itself, and the node's `own`.
+
+    The host reads the names from the signature, and leaves out its own checks for each of them.
+    """
+    combos = [] if HOST_CHECKS_COMBOS else [entry.id for entry in node.define_schema().inputs if is_combo(entry)]
+    names = list(dict.fromkeys([*names_of(own), *combos]))
+    if not names:
+        return
+
+    def validate_inputs(cls, **values):
+        given = {name: value for name, value in values.items() if value is not None and value != (None,)}
+        return fault_of(cls, own, given) or True  # what is linked is not known yet
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("cls", kind), *(inspect.Parameter(name, kind, default=None) for name in names)]
+    setattr(validate_inputs, "__signature__", inspect.Signature(parameters))  # noqa: B010  functions declare none
+    node.validate_inputs = classmethod(validate_inputs)
+
+
+def check_when_run(node, own):
+    """Let a node's `execute` begin with the checks, for what links have brought."""
+    run = node.__dict__["execute"].__func__
+    signature = inspect.signature(run)
+
+    @functools.wraps(run)
+    def execute(cls, *args, **kwargs):
+        given = signature.bind(cls, *args, **kwargs)
+        if fault := fault_of(cls, own, given.arguments):
+            raise ValueError(fault)
+        given.arguments.update(plain_numbers(cls.define_schema(), given.arguments))
+        return run(*given.args, **given.kwargs)
+
+    node.execute = classmethod(execute)
+
+
+def check_bounds(node):
+    """Give the FLOATs of a node's schema bounds that the host lets no NaN pass."""
+    define = node.__dict__["define_schema"].__func__
+
+    @functools.wraps(define)
+    def define_schema(cls):
+        schema = define(cls)
+        for entry in schema.inputs:
+            if isinstance(entry, io.Float.Input) and entry.min is not None:
+                entry.min = Least(entry.min)
+        return schema
+
+    node.define_schema = classmethod(define_schema)
+
+
+class Least(float):
+    """A lower bound that NaN lies below, by the host's comparison ``value < bound``."""
+
+    def __gt__(self, value):
+        return not value >= float(self)
+
+    __hash__ = float.__hash__
+
+
+def fault_of(cls, own, values):
+    """Why a node cannot take these values, {name of the input: value}, or None.
+
+    Where the node's `own` check names an input it decides which choices there are: it knows how to get a missing one.
+    """
+    schema, named = cls.define_schema(), names_of(own)
+    for entry in schema.inputs:
+        if entry.id in values:
+            for value in values[entry.id] if schema.is_input_list else [values[entry.id]]:
+                if fault := fault_of_value(entry, value, entry.id not in named):
+                    return fault
+    if own is not None and any(name in values for name in named):
+        unknown = (None,) if schema.is_input_list else None  # as the host writes a link's value before it runs
+        verdict = own(cls, **{name: values.get(name, unknown) for name in named})
+        return None if verdict is True else str(verdict)
+    return None
+
+
+def fault_of_value(entry, value, options_decide):
+    if is_combo(entry):
+        return fault_of_choice(entry, value, options_decide)
+    if isinstance(entry, io.Float.Input):
+        return fault_of_number(entry, value, float)
+    if isinstance(entry, io.Int.Input):
+        return fault_of_number(entry, value, operator.index)
+    return None
+
+
+def fault_of_choice(entry, value, options_decide):
+    if isinstance(value, str) and (value in entry.options or not options_decide):
+        return None
+    few = len(entry.options) <= MOST_OPTIONS
+    choices = ", ".join(map(str, entry.options)) if few else f"the {len(entry.options)} choices of the list"
+    return f"{entry.id} must be one of {choices}; got {shortened(value)}"
+
+
+def fault_of_number(entry, value, convert):
+    """`convert` raises TypeError for what is no such number: text too, which `float` would read."""
+    what = "a whole number" if convert is operator.index else "a number"
+    try:
+        number = convert(value) if not isinstance(value, (str, bytes)) else None
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last of tensors
+        number = None
+    if number is None:
+        return f"{entry.id} must be {what}; got {shortened(value)}"
+    low, high = -math.inf if entry.min is None else entry.min, math.inf if entry.max is None else entry.max
+    if not low <= number <= high or number in (-math.inf, math.inf):
+        return f"{entry.id} must lie between {low} and {high}; got {shortened(value)}"
+    return None
+
+
+def plain_numbers(schema, values):
+    """Checked numbers as Python's own: numpy's and torch's can be written into no JSON."""
+    converts = {io.Float.Input: float, io.Int.Input: operator.index}
+    return {
+        entry.id: [convert(value) for value in values[entry.id]] if schema.is_input_list else convert(values[entry.id])
+        for entry in schema.inputs
+        for kind, convert in converts.items()
+        if isinstance(entry, kind) and entry.id in values
+    }
+
+
+def is_combo(entry):
+    return isinstance(entry, io.Combo.Input)
+
+
+def names_of(own):
+    """Inputs that a `validate_inputs` names."""
+    return [] if own is None else list(inspect.signature(own).parameters)[1:]
+
+
+def shortened(value):
+    """`repr` of a value for a message, without printing all of a long one."""
+    try:
+        text = repr(value[:LONGEST_VALUE] if isinstance(value, (str, bytes)) else value)
+    except ValueError:  # an int of too many digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_VALUE + 2 else f"{text[:LONGEST_VALUE]}…"

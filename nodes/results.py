@@ -1,0 +1,62 @@
+"""What nodes say of their results: told to the page that queued the run, and kept for pages that are loaded later.
+
+The page shows it in a panel of this pack. The host's own progress texts are not used: a front end of its time puts them
+into the page as HTML, newer ones drop them at the end of a run, and they go to every page that is open.
+
+Events of the type `hierdiff.result` have node, workflow, prompt_id, state (running or done) and text.
+"""
+
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from .runs import Kept, is_running, running, send
+
+EVENT = "hierdiff.result"
+MOST_KEPT = 128  # nodes
+
+_kept = Kept(MOST_KEPT)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a node said last; `data` are entries of its history beside the text."""
+
+    text: str
+    state: str
+    prompt_id: str | None
+    signature: str | None
+    data: dict = field(default_factory=dict)
+
+
+def say(text, state="running", **data):
+    """Show a text in the node that calls, and keep it.
+
+    Parameters
+    ----------
+    text : str      plain; a line that begins with "⚠ " is a warning
+    state : str     "running", or "done" for what stays until the node runs again
+    data : more for pages that are loaded later; those that are there get it with the node's output
+    """
+    run = running()
+    if run.node is None:
+        return
+    _kept.keep(run.client, run.workflow, run.node, Result(text, state, run.prompt_id, run.signature, data))
+    message = {"node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id, "state": state, "text": text}
+    send(EVENT, message, run.client)
+
+
+async def results_of_client(request):
+    """GET /hierdiff/results?clientId=…[&prompt_id=…]: what nodes said in the runs that this client queued."""
+    found = [entry for entry in _kept.asked(request.query) if still_true(entry[2])]
+    return web.json_response([described(*entry) for entry in found])
+
+
+def still_true(result):
+    """Whether a node came to an end with what it said, or is at it now."""
+    return result.state == "done" or is_running(result.prompt_id)
+
+
+def described(workflow, node, result):
+    known = {"node": node, "workflow": workflow, "prompt_id": result.prompt_id}
+    return {**known, "state": result.state, "text": result.text, "data": result.data}
