@@ -36,7 +36,8 @@ def accidents(text):
         if begun and before.strip():
             earlier = MARKER.match(before)
             indented = len(line) - len(line.lstrip())
-            item = begun["marker"] == "-" and MEANT.match(begun["rest"].strip())
+            ended = before.rstrip().endswith((".", ";", ":", ","))  # the item before
+            item = begun["marker"] == "-" and (ended or MEANT.match(begun["rest"].strip()))
             # an item after an item or after lines that belong to one; a paragraph of its own has no such neighbour
             follows = earlier or before.startswith(" ") or indented
             if not (item and follows):
