@@ -158,6 +158,8 @@ def test_pictures_of_a_running_set_do_not_keep_the_device_waiting(embeddings, pl
         kept(k, clusters, x0)
         tree.step(k, x0, 0, 0, clusters)
         progress.advance(len(clusters), lambda: latents_to_rgb(x0, factors))
+        if progress.value == plan.nfe:  # what comes now, such as the look for NaN, may wait
+            torch.cuda.set_sync_debug_mode("default")
 
     options = {"guidance": 3.0, "width": 128, "height": 128, "acceleration": acceleration}
     sample(decoder, embeddings, plan, **options)  # loads the device's libraries, records graphs
