@@ -1,13 +1,13 @@
-"""Kandinsky 2.2 as MODEL: under the host's own samplers, in a real server and inside a host's own process."""
+"""Kandinsky 2.2 as MODEL: under the host's own samplers, in a real server and inside a host's process."""
 
+import importlib
 import itertools
-import os
-import subprocess
-import sys
+import types
 
 import numpy as np
 import pytest
-from comfyui_host import PromptFailed, find_or_fetch_comfyui
+import torch
+from comfyui_host import PromptFailed
 from graphs import pictures, small_graph
 
 pytestmark = pytest.mark.host
@@ -228,158 +228,122 @@ def test_wrappers_of_the_network_apply(comfy, native):
 
 # --- Inside the host's process ---------------------------------------------------------------------------------------
 
-SETUP = """
-import importlib.util, sys
-from pathlib import Path
-sys.argv = ["main.py", "--cpu"]
-import comfy.options
-comfy.options.enable_args_parsing()
-import utils.install_util  # before `nodes`, which puts another `utils` on the path; main.py does so too
-import comfy.model_management as mm, comfy.model_patcher, torch
-root = Path(ROOT)
-spec = importlib.util.spec_from_file_location("pack", root / "__init__.py", submodule_search_locations=[str(root)])
-pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-from pack.nodes.models import LoadedModel
-from pack.nodes.native_model import NativeUNet, check_conditioning, native_patcher
-from pack.hierdiff_core.loading import load_decoder
-pipeline = load_decoder()
-latent_rgb = torch.linspace(-0.2, 0.5, 15).reshape(5, 3)
-patcher = native_patcher(pipeline, latent_rgb)
-model = patcher.model
-"""
+
+@pytest.fixture
+def inside(pack, monkeypatch):
+    """The host's memory management, which knows of no model yet, and the bundled model as MODEL."""
+    mm = importlib.import_module("comfy.model_management")
+    monkeypatch.setattr(mm, "current_loaded_models", [])
+    names = ("nodes.models", "nodes.native_model", "hierdiff_core.loading", "hierdiff_core.schedulers")
+    names += ("hierdiff_core.kandinsky", "hierdiff_core.previews")
+    ours = {name.rsplit(".", 1)[-1]: importlib.import_module(f"{pack.__name__}.{name}") for name in names}
+    pipeline = ours["loading"].load_decoder()
+    latent_rgb = torch.linspace(-0.2, 0.5, 15).reshape(5, 3)
+    patcher = ours["native_model"].native_patcher(pipeline, latent_rgb)
+    return types.SimpleNamespace(mm=mm, pipeline=pipeline, latent_rgb=latent_rgb, patcher=patcher, **ours)
 
 
-def in_host(repo_root, program):
-    """Run a program in a process that has imported the host and this pack."""
-    done = subprocess.run(
-        [sys.executable, "-c", SETUP.replace("ROOT", repr(str(repo_root))) + program],
-        cwd=find_or_fetch_comfyui(),
-        env={**os.environ, "PYTHONPATH": "", "OMP_WAIT_POLICY": "PASSIVE"},
-        capture_output=True,
-        text=True,
+def test_loaded_whole_or_not_at_all_however_little_memory_there_is(inside, monkeypatch):
+    meta, cpu = torch.device("meta"), torch.device("cpu")  # meta stands for a GPU: shows what moves, costs nothing
+    mm, load_decoder = inside.mm, inside.loading.load_decoder
+
+    def places(patcher):
+        return {parameter.device.type for parameter in patcher.model.parameters()}
+
+    def plain_patcher():  # the host's own, to show that the test can tell
+        model = inside.native_model.NativeUNet(load_decoder().unet)
+        host_patcher = importlib.import_module("comfy.model_patcher").ModelPatcher
+        return host_patcher(model, load_device=meta, offload_device=cpu)
+
+    def whole_patcher():
+        patcher = inside.native_model.native_patcher(load_decoder(), inside.latent_rgb)
+        patcher.load_device = meta
+        return patcher
+
+    plain = plain_patcher()
+    plain.partially_load(meta, plain.model_size() // 2)
+    assert places(plain) == {"meta", "cpu"}
+    for memory in (0.1, plain.model_size() // 2, 1e32):  # 0.1: --novram
+        whole = whole_patcher()
+        whole.partially_load(meta, memory)
+        assert places(whole) == {"meta"}
+        assert whole.loaded_size() == whole.model_size()
+        assert whole.clone().partially_load(meta, -whole.model_size() // 2) == 0  # less memory than before: stays
+        assert whole.partially_unload(cpu, 1000) == 0
+        assert places(whole) == {"meta"}
+
+    # through the host's loader, as KSampler calls it, with half of the memory that the weights need
+    free = mm.minimum_inference_memory() + plain.model_size() // 2
+    monkeypatch.setattr(mm, "vram_state", mm.VRAMState.NORMAL_VRAM)
+    monkeypatch.setattr(mm, "is_device_cpu", lambda device: False)
+    monkeypatch.setattr(
+        mm, "get_free_memory", lambda device=None, torch_free_too=False: (free, 0) if torch_free_too else free
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    for patcher, expected in ((plain_patcher(), {"meta", "cpu"}), (whole_patcher(), {"meta"})):
+        mm.current_loaded_models.clear()
+        mm.load_models_gpu([patcher], memory_required=0, minimum_memory_required=0)
+        assert places(patcher) == expected
+    # asked for a few bytes, the host unloads all of it and strikes it off its list
+    unloaded = []
+    patcher.detach = lambda unpatch_all=True: unloaded.append(unpatch_all)
+    assert mm.current_loaded_models[0].model_unload(1000)
+    assert unloaded == [True]
 
 
-def test_loaded_whole_or_not_at_all_however_little_memory_there_is(repo_root):
-    in_host(
-        repo_root,
-        """
-meta, cpu = torch.device("meta"), torch.device("cpu")  # meta stands for a GPU: shows what moves, costs nothing
-
-def places(patcher):
-    return {parameter.device.type for parameter in patcher.model.parameters()}
-
-def plain_patcher():  # the host's own, to show that the test can tell
-    return comfy.model_patcher.ModelPatcher(NativeUNet(load_decoder().unet), load_device=meta, offload_device=cpu)
-
-def whole_patcher():
-    patcher = native_patcher(load_decoder(), latent_rgb)
-    patcher.load_device = meta
-    return patcher
-
-plain = plain_patcher()
-plain.partially_load(meta, plain.model_size() // 2)
-assert places(plain) == {"meta", "cpu"}
-for memory in (0.1, plain.model_size() // 2, 1e32):  # 0.1: --novram
-    whole = whole_patcher()
-    whole.partially_load(meta, memory)
-    assert places(whole) == {"meta"} and whole.loaded_size() == whole.model_size()
-    assert whole.clone().partially_load(meta, -whole.model_size() // 2) == 0  # less memory than before: stays
-    assert whole.partially_unload(cpu, 1000) == 0 and places(whole) == {"meta"}
-
-# through the host's loader, as KSampler calls it, with half of the memory that the weights need
-mm.vram_state = mm.VRAMState.NORMAL_VRAM
-mm.is_device_cpu = lambda device: False
-free = mm.minimum_inference_memory() + plain.model_size() // 2
-mm.get_free_memory = lambda device=None, torch_free_too=False: (free, 0) if torch_free_too else free
-for patcher, expected in ((plain_patcher(), {"meta", "cpu"}), (whole_patcher(), {"meta"})):
-    mm.current_loaded_models.clear()
-    mm.load_models_gpu([patcher], memory_required=0, minimum_memory_required=0)
-    assert places(patcher) == expected
-# asked for a few bytes, the host unloads all of it and strikes it off its list
-unloaded = []
-patcher.detach = lambda unpatch_all=True: unloaded.append(unpatch_all)
-assert mm.current_loaded_models[0].model_unload(1000) and unloaded == [True]
-""",
-    )
+def test_host_counts_the_weights_once(inside):
+    mm, pipeline, patcher = inside.mm, inside.pipeline, inside.patcher
+    decoder = inside.models.LoadedModel(pipeline, patcher, "bundled")
+    one, other = patcher.clone(), patcher.clone()
+    for load in (decoder.load, lambda: mm.load_models_gpu([one]), decoder.load, lambda: mm.load_models_gpu([other])):
+        load()
+        assert len(mm.current_loaded_models) == 1
+    assert one.model is decoder.patcher.model
+    assert one.model.diffusion_model.unet is pipeline.unet
+    size = mm.module_size(pipeline.unet)
+    assert size < patcher.model_size() < size + 20_000  # the noise schedule beside it
+    # a LoRA on a MODEL is gone again when the decoder runs
+    key = "diffusion_model.unet.conv_in.weight"
+    before = pipeline.unet.conv_in.weight.clone()
+    assert one.add_patches({key: ("diff", (torch.ones_like(before),))}) == [key]
+    mm.load_models_gpu([one])
+    assert torch.allclose(pipeline.unet.conv_in.weight, before + 1)
+    decoder.load()
+    assert torch.equal(pipeline.unet.conv_in.weight, before)
 
 
-def test_host_counts_the_weights_once(repo_root):
-    in_host(
-        repo_root,
-        """
-decoder = LoadedModel(pipeline, patcher, "bundled")
-one, other = patcher.clone(), patcher.clone()
-for load in (decoder.load, lambda: mm.load_models_gpu([one]), decoder.load, lambda: mm.load_models_gpu([other])):
-    load()
-    assert len(mm.current_loaded_models) == 1
-assert one.model is decoder.patcher.model and one.model.diffusion_model.unet is pipeline.unet
-size = mm.module_size(pipeline.unet)
-assert size < patcher.model_size() < size + 20_000  # the noise schedule beside it
-# a LoRA on a MODEL is gone again when the decoder runs
-key = "diffusion_model.unet.conv_in.weight"
-before = pipeline.unet.conv_in.weight.clone()
-assert one.add_patches({key: ("diff", (torch.ones_like(before),))}) == [key]
-mm.load_models_gpu([one])
-assert torch.allclose(pipeline.unet.conv_in.weight, before + 1)
-decoder.load()
-assert torch.equal(pipeline.unet.conv_in.weight, before)
-""",
-    )
+def test_model_predicts_what_our_sampler_predicts(inside):
+    generator = torch.Generator().manual_seed(0)
+    x, rows = torch.randn((2, 4, 16, 16), generator=generator), torch.randn((2, 128), generator=generator)
+    scheduler, unet = inside.pipeline.scheduler, inside.pipeline.unet
+    for t in (0, 500, 999):
+        signal = scheduler.alphas_cumprod[t]
+        sigma = ((1 - signal) / signal).sqrt()
+        with torch.no_grad():
+            made = inside.patcher.model.apply_model(x / signal.sqrt(), sigma.repeat(2), c_crossattn=rows[:, None])
+            noise = unet(x, t, None, added_cond_kwargs={"image_embeds": rows}).sample[:, :4]
+        expected = inside.schedulers.predicted_original(scheduler, x, t, noise)
+        assert torch.allclose(made, expected, rtol=1e-3, atol=1e-3), (t, (made - expected).abs().max())
 
 
-def test_model_predicts_what_our_sampler_predicts(repo_root):
-    in_host(
-        repo_root,
-        """
-from pack.hierdiff_core.schedulers import predicted_original
-generator = torch.Generator().manual_seed(0)
-x, rows = torch.randn((2, 4, 16, 16), generator=generator), torch.randn((2, 128), generator=generator)
-scheduler = pipeline.scheduler
-for t in (0, 500, 999):
-    signal = scheduler.alphas_cumprod[t]
-    sigma = ((1 - signal) / signal).sqrt()
-    with torch.no_grad():
-        made = model.apply_model(x / signal.sqrt(), sigma.repeat(2), c_crossattn=rows[:, None])
-        noise = pipeline.unet(x, t, None, added_cond_kwargs={"image_embeds": rows}).sample[:, :4]
-    expected = predicted_original(scheduler, x, t, noise)
-    assert torch.allclose(made, expected, rtol=1e-3, atol=1e-3), (t, (made - expected).abs().max())
-""",
-    )
-
-
-def test_what_the_host_reads_off_the_model(repo_root):
-    in_host(
-        repo_root,
-        """
-import comfy.model_sampling, latent_preview
-from pack.hierdiff_core.kandinsky import unet_bytes_per_row
-from pack.hierdiff_core.previews import latents_to_rgb
-# previews: the host's map from its factors is ours
-latents = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
-form = patcher.get_model_object("latent_format")
-previewer = latent_preview.Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
-shown = torch.tensor(list(previewer.decode_latent_to_preview(latents).tobytes())).reshape(16, 16, 3)
-assert (shown - latents_to_rgb(latents, latent_rgb)[0].long()).abs().max() <= 1
-assert torch.equal(form.process_out(form.process_in(latents)), latents)
-# nodes that rebuild the noise schedule from the config, such as ModelSamplingDiscrete, find the same one
-rebuilt = comfy.model_sampling.ModelSamplingDiscrete(model.model_config)
-assert torch.allclose(rebuilt.sigmas, model.model_sampling.sigmas, rtol=1e-3)
-assert patcher.memory_required([2, 4, 16, 24]) == unet_bytes_per_row(pipeline.unet, 16, 24)
-assert patcher.model_dtype() == torch.float32
-# a ControlNet is refused before it runs
-try:
-    model.extra_conds(control=object(), cross_attn=torch.zeros(1, 1, 128))
-    raise SystemExit("a ControlNet was accepted")
-except ValueError as error:
-    assert "takes no ControlNet" in str(error)
-for wrong in (None, torch.zeros(1, 77, 768), torch.zeros(1, 1, 768)):
-    try:
-        check_conditioning({"cross_attn": wrong}, 128)
-        raise SystemExit("accepted")
-    except ValueError as error:
-        assert "(N, 1, 128)" in str(error)
-""",
-    )
+def test_what_the_host_reads_off_the_model(inside):
+    patcher, model = inside.patcher, inside.patcher.model
+    latent_preview = importlib.import_module("latent_preview")
+    model_sampling = importlib.import_module("comfy.model_sampling")
+    # previews: the host's map from its factors is ours
+    latents = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
+    form = patcher.get_model_object("latent_format")
+    previewer = latent_preview.Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
+    shown = torch.tensor(list(previewer.decode_latent_to_preview(latents).tobytes())).reshape(16, 16, 3)
+    assert (shown - inside.previews.latents_to_rgb(latents, inside.latent_rgb)[0].long()).abs().max() <= 1
+    assert torch.equal(form.process_out(form.process_in(latents)), latents)
+    # nodes that rebuild the noise schedule from the config, such as ModelSamplingDiscrete, find the same one
+    rebuilt = model_sampling.ModelSamplingDiscrete(model.model_config)
+    assert torch.allclose(rebuilt.sigmas, model.model_sampling.sigmas, rtol=1e-3)
+    assert patcher.memory_required([2, 4, 16, 24]) == inside.kandinsky.unet_bytes_per_row(inside.pipeline.unet, 16, 24)
+    assert patcher.model_dtype() == torch.float32
+    # a ControlNet is refused before it runs
+    with pytest.raises(ValueError, match="takes no ControlNet"):
+        model.extra_conds(control=object(), cross_attn=torch.zeros(1, 1, 128))
+    for wrong in (None, torch.zeros(1, 77, 768), torch.zeros(1, 1, 768)):
+        with pytest.raises(ValueError, match=r"\(N, 1, 128\)"):
+            inside.native_model.check_conditioning({"cross_attn": wrong}, 128)
