@@ -374,3 +374,11 @@ def test_schedule_that_cannot_be_made_is_refused_before_models_are_loaded(
     assert main(["a", "b", "--decoder", str(decoder), "--out", str(tmp_path / "set"), *arguments, *QUICK]) == 1
     assert message.format(**names) in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+# --- what the prior takes
+
+
+def test_prior_of_one_step_is_refused_in_one_clear_line(tmp_path, capsys):
+    assert main(["a", "b", "--out", str(tmp_path / "set"), *QUICK, "--prior-steps", "1"]) == 1
+    assert "hierdiff: num_steps of the prior must be 2 to 1000; got 1" in capsys.readouterr().err
