@@ -81,7 +81,9 @@ def test_accidents_of_wrapping_are_found(text):
 
 def test_lists_that_are_meant_are_none():
     assert (
-        accidents("# Title\n\nText:\n\n- **a**: of\n  two lines\n  - *b*: nested\n- **c**\n\n```\n# code\n- x\n```")
+        accidents(
+            "# Title\n\nText:\n\n- **a**: of\n  two lines\n  - *b*: nested\n- **c**;\n- small\n\n```\n# code\n- x\n```"
+        )
         == []
     )
 
