@@ -582,6 +582,22 @@ def test_seed_of_the_prior_decides_the_embeddings(prior):
     assert (first.positive - other.positive).abs().max() > 1e-3  # the bundled prior hardly heeds its noise
 
 
+def test_memory_that_runs_out_in_the_prior_is_not_put_down_to_the_size_of_pictures(prior, monkeypatch):
+    def forward(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(prior.prior, "forward", forward)
+    with pytest.raises(
+        torch.OutOfMemoryError, match="a single prompt does not fit in memory beside the prior"
+    ) as caught:
+        embed_prompts(prior, PROMPTS, batch_size=2, **FAST)
+    assert "width" not in str(caught.value)
+
+
+def test_prior_takes_two_steps(prior):
+    assert embed_prompts(prior, PROMPTS[0], num_steps=2).positive.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
