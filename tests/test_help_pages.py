@@ -80,10 +80,8 @@ def test_accidents_of_wrapping_are_found(text):
 
 
 def test_lists_that_are_meant_are_none():
-    assert (
-        accidents("# Title\n\nText:\n\n- **a**: of\n  two lines\n  - *b*: nested\n- **c**\n\n```\n# code\n- x\n```")
-        == []
-    )
+    page = "# Title\n\nText:\n\n- **a**: of\n  two lines\n  - *b*: nested\n- **c**;\n- small\n\n```\n# code\n- x\n```"
+    assert accidents(page) == []
 
 
 # --- Numbers
