@@ -100,50 +100,55 @@ def check_prior(prior, name):
 
 def _load(folder, class_name, dtype, device):
     check_folder(folder, class_name)
-    # here, since they take seconds to import and ComfyUI should start without them
-    import diffusers
+    import diffusers  # here, since it takes seconds to import and ComfyUI should start without it
 
     folder = Path(folder)
     device = torch.device(device)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.float16)
-    names = named_classes(folder, class_name)
     parts = {}
-    for part, (library, classes) in PARTS[class_name].items():
+    for part in PARTS[class_name]:
         try:
-            if part in NETWORKS[class_name]:
-                parts[part] = load_network(folder, part, library, classes[0], dtype)
-            else:
-                name = names[part] if part == "scheduler" else classes[0]
-                parts[part] = load_part(folder, part, library, name, classes)
-        except ValueError as error:
-            if str(error).startswith(title(folder)):
+            parts[part] = load_part(folder, part, class_name, dtype)
+        except Exception as error:  # of three libraries, one of which raises no other kind
+            named = with_title(error, folder, part)
+            if named is error:
                 raise
-            raise ValueError(f"{title(folder)}/{part} cannot be loaded: {short(error, 300)}") from error
-        except Exception as error:  # the tokenizers library raises plain ones
-            if is_out_of_memory(error):
-                raise
-            reason = f"{type(error).__name__}: {short(error, 300)}"
-            raise ValueError(f"{title(folder)}/{part} cannot be loaded ({reason}); download it again") from error
+            raise named from error
     pipeline = getattr(diffusers, class_name)(**parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
 
-def load_part(folder, part, library, class_name, classes):
-    """A scheduler, tokenizer or image processor."""
+def with_title(error, folder, part):
+    """The error to raise for one that came up while a part was loaded: a `ValueError` that names the folder."""
+    if is_out_of_memory(error) or (isinstance(error, ValueError) and str(error).startswith(title(folder))):
+        return error
+    reason = short(str(error).replace(str(folder), title(folder)), 300)  # no paths of this machine
+    return ValueError(
+        f"{title(folder)}/{part} cannot be loaded ({type(error).__name__}: {reason}); download the folder again"
+    )
+
+
+def load_part(folder, part, class_name, dtype):
+    """A network, scheduler, tokenizer or image processor."""
+    library, classes = PARTS[class_name][part]
+    if part in NETWORKS[class_name]:
+        return load_network(folder, part, library, classes[0], dtype)
+    name = classes[0]
     if part == "scheduler":
         check_scheduler_config(folder, read_object(folder, f"{part}/scheduler_config.json", MOST_CONFIG), classes)
-    if part == "image_processor":
+        name = named_classes(folder, class_name)[part]
+    elif part == "image_processor":
         read_object(folder, f"{part}/preprocessor_config.json", MOST_CONFIG)
-    if part == "tokenizer":
+    elif part == "tokenizer":
         check_vocabulary(folder, part)
-    return library_class(library, class_name).from_pretrained(str(folder / part), local_files_only=True)
+    return library_class(library, name).from_pretrained(str(folder / part), local_files_only=True)
 
 
 def check_scheduler_config(folder, config, classes):
     where = f"{title(folder)}/scheduler/scheduler_config.json"
     if config.get("_class_name", classes[0]) not in classes:
-        raise ValueError(f"{where} is for a {short(config['_class_name'])}; it must be for one of {', '.join(classes)}")
+        raise ValueError(f"{where} is for a {short(config['_class_name'])}; it must be for {' or '.join(classes[:2])}")
     steps = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or not 2 <= steps <= MOST_TIMESTEPS:
         raise ValueError(

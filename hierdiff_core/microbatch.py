@@ -59,7 +59,7 @@ class MicroBatches:
 
 def is_out_of_memory(error):
     """Whether an exception says that device or host memory ran out (backends differ in how)."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
 

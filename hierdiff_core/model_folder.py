@@ -20,7 +20,7 @@ SETTINGS_FILE = "suitable_settings.json"
 NETWORKS = {PRIOR_CLASS: ("prior", "image_encoder", "text_encoder"), DECODER_CLASS: ("unet", "movq")}
 
 # Library and classes of each part, the class that is loaded first. A scheduler only lends its noise schedule, so a
-# decoder may name any that we offer; the other alternatives are names of one class in several versions.
+# decoder may name any of the usual ones; the other alternatives are names of one class in several versions.
 PARTS = {
     PRIOR_CLASS: {
         "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
@@ -43,6 +43,11 @@ PARTS = {
                 "EulerAncestralDiscreteScheduler",
                 "DPMSolverMultistepScheduler",
                 "UniPCMultistepScheduler",
+                "DPMSolverSinglestepScheduler",
+                "DEISMultistepScheduler",
+                "HeunDiscreteScheduler",
+                "LMSDiscreteScheduler",
+                "PNDMScheduler",
             ),
         ),
         "unet": ("diffusers", ("UNet2DConditionModel",)),

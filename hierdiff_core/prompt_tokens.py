@@ -4,6 +4,8 @@ import logging
 import unicodedata
 from contextlib import contextmanager
 
+from .text_form import whole_characters
+
 MOST_WARNINGS = 20
 LONGEST_EXCERPT = 60
 # A prompt is in words that the encoder does not know when more than this share of its letters is spelled out.
@@ -71,7 +73,7 @@ def longest_text(tokenizer):
 def tokens_of(tokenizer, texts):
     """list of a list of tokens for each text, without the marks of start and end."""
     with without_their_warnings():
-        return tokenizer(list(texts), add_special_tokens=False).input_ids if texts else []
+        return tokenizer(list(map(whole_characters, texts)), add_special_tokens=False).input_ids if texts else []
 
 
 def spelled_letters(tokenizer, text, num_tokens):

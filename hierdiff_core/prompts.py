@@ -54,11 +54,6 @@ def parse_prompts(text):
     return reader.prompts
 
 
-def check_text(text):
-    """Refuse what `parse_prompts` refuses, without making the prompts."""
-    PromptReader().count_text(text)
-
-
 def check_prompts(prompts):
     """Prompts as all later stages can take them.
 
@@ -118,7 +113,10 @@ class PromptReader:
             self.remarks.line(place, line, oddities, first if len(self.prompts) > first else None)
 
     def count_text(self, text, source="", comments=True):
-        """Read a text and take its combinations off what the set has room for, without making prompts."""
+        """Read a text and take its combinations off what the set has room for, without making prompts.
+
+        It refuses what `add_text` refuses.
+        """
         place = f"{source}, line" if source else "line"
         if len(text) > MOST_CHARACTERS:
             raise ValueError(

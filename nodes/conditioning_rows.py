@@ -102,6 +102,7 @@ def picture_groups(conds, tensors, plan):
     """
     n, last = plan.num_prompts, plan.steps[-1]
     values = [value for entries in conds.values() for entry in entries for value in entry.values()]
+    values += [item for value in values if isinstance(value, (list, tuple)) for item in value]
     rows = [value for value in [*values, *tensors] if torch.is_tensor(value) and value.ndim and len(value) == n]
     groups = np.zeros(n, dtype=np.int64)
     for members in (members for members in last.members if len(members) > 1):

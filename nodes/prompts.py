@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..hierdiff_core.alternatives import shorten
-from ..hierdiff_core.prompts import KEEP, LINKED_LINES, PromptReader, check_prompts, check_text, flat_texts
+from ..hierdiff_core.prompts import KEEP, LINKED_LINES, PromptReader, check_prompts, flat_texts
 from . import types
 from .search import found_as
 from .show import numbered, show
@@ -64,9 +64,9 @@ class PromptSet(io.ComfyNode):
     def validate_inputs(cls, text):
         """`text` is a list; [None] stands for a link, whose value is not known yet."""
         try:
-            for written in text:
-                if isinstance(written, str):
-                    check_text(written)
+            reader = PromptReader()
+            for place, written in flat_texts(text, "text"):
+                reader.count_text(written or "", place if len(text) > 1 else "")
         except ValueError as error:
             return str(error)
         return True

@@ -96,7 +96,7 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
             return latents, "⚠ no steps (denoise 0): nothing was sampled, each prompt has the latent as it came in"
         check_model_options(self.model_options)
         plan = self.plan.resampled(len(sigmas) - 1)
-        parted = separated(plan, picture_groups(self.original_conds, [latent_image], plan))
+        parted = separated(plan, picture_groups(self.original_conds, [latent_image, denoise_mask], plan))
         run = SharingRun(parted, sigmas, self.micro_batch, seed or 0)
         latent_image = run.all_rows(latent_image, "the latent batch", ONE_OR_EACH)
         noise = run.all_rows(noise, "the noise", "use Shared Noise")

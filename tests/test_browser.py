@@ -13,7 +13,7 @@ from importlib import metadata
 import numpy as np
 import pytest
 from comfyui_host import REPO_ROOT, ComfyServer
-from comfyui_page import FRONT_END, chromium, comfyui_page, newest_front_end
+from comfyui_page import FRONT_END, ROOT_GRAPH, chromium, comfyui_page, newest_front_end
 from comfyui_page import PLOT_PANEL as PLOT
 from comfyui_page import TREE_PANEL as TREE
 from trees import synthetic_run
@@ -80,7 +80,7 @@ def template(name, **values):
 def small(seed=0, steps=12, **values):
     """The quick start with six prompts and few steps; another seed is drawn anew."""
     changes = {"HierDiffPromptSet.0": FEW, f"{SAMPLER}.0": seed, f"{SCHEDULE}.0": steps}
-    return template("hierdiff_quickstart", **changes, **values)
+    return template("hierdiff_quickstart", **{**changes, **values})
 
 
 def open_small(page, **changes):
@@ -127,6 +127,37 @@ def rows_of(entry, node):
     """(rows, standard) of Threshold Schedule's text in the history."""
     text = entry["outputs"][str(node)]["text"][0]
     return tuple(map(int, re.search(r"(\d+) rows instead of (\d+)", text).groups()))
+
+
+REPORTING = {
+    "HierDiffPromptSet",
+    "HierDiffPriorEmbedding",
+    "HierDiffWardLinkage",
+    "HierDiffSensitivityLoader",
+    "HierDiffContactSheet",
+    SCHEDULE,
+    SAMPLER,
+}
+
+
+def said(page):
+    """{node type: what it says} of the nodes that say anything."""
+    found = page.evaluate(
+        """() => app.graph.nodes.flatMap((node) => (node.widgets ?? []).flatMap((widget) =>
+            [widget.element, ...(widget.element?.querySelectorAll?.(".hierdiff-result") ?? [])]
+                .filter((element) => element?.matches?.(".hierdiff-result:not([hidden])"))
+                .map((element) => [node.type, element.innerText])))"""
+    )
+    assert len(found) == len(dict(found))  # never twice
+    return dict(found)
+
+
+def heights_of_nodes(page):
+    """On the screen, as the graph's units."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll("[data-node-id]")].sort((a, b) => a.dataset.nodeId - b.dataset.nodeId)
+            .map((element) => element.offsetHeight)"""
+    )
 
 
 def show_synthetic(page, leaves, steps=20):
@@ -244,6 +275,11 @@ def test_pointer_and_keys_tell_the_prompts_of_a_branch(open_page):
     assert heard.inner_text().count("style") > 1
     page.page.keyboard.press("Escape")
     tip.wait_for(state="hidden")
+    view.click(position={"x": 20, "y": 40}, button="right")
+    page.page.locator(".litecontextmenu:visible", has_text="Collapse").wait_for()  # the node's own menu
+    hooks = ("onDrawBackground", "onDrawForeground", "getExtraMenuOptions")
+    own = "([id, hooks]) => hooks.filter((name) => Object.hasOwn(app.graph.getNodeById(id), name))"
+    assert page.evaluate(own, [page.node_of(SAMPLER), hooks]) == []  # other extensions' hooks of the type still work
 
 
 def test_rows_scroll_under_the_wheel_and_the_graph_zooms_elsewhere(open_page):
@@ -418,6 +454,129 @@ def test_pack_works_without_its_scripts(browser, web):
         assert states(page) == []
 
 
+# --- What nodes say --------------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    "cat <img src=x onerror=window.hacked=1>",
+    "a < b, <b>bold</b>",
+    "<svg onload=window.hacked=1><script>window.hacked=1</script></svg>",
+    "[[here|javascript:window.hacked=1]] <a href='javascript:window.hacked=1'>link</a>",
+    "<iframe srcdoc='<script>parent.hacked=1</script>'></iframe>",
+]
+
+
+def test_texts_with_markup_are_shown_as_they_are(open_page):
+    """Prompts, and the name of a model that is refused; where they are lines, labels and tips."""
+    page = open_page()
+    workflow = small(seed=21, steps=6, **{"HierDiffPromptSet.0": "\n".join(HOSTILE)})
+    (sampler,) = [node for node in workflow["nodes"] if node["type"] == SAMPLER]
+    sampler["title"] = HOSTILE[0]
+    page.load_graph(workflow)
+    page.run()
+    until(page, "done")
+    text = said(page)["HierDiffPromptSet"]
+    for prompt in HOSTILE:
+        assert prompt in text.replace("\n", " ")
+    page.show(page.node_of(SAMPLER), zoom=1.2)
+    page.page.wait_for_timeout(500)
+    box = page.page.locator(f"{TREE} .hierdiff-view").bounding_box()
+    page.page.mouse.move(box["x"] + 30, box["y"] + box["height"] / 2)
+    tip = page.page.locator(".hierdiff-tip")
+    tip.wait_for(state="visible")
+    assert all(prompt in tip.inner_text() for prompt in HOSTILE)
+    ours = "document.querySelectorAll('.hierdiff-panel, .hierdiff-result, .hierdiff-tip')"
+    assert (
+        page.evaluate(f"[...{ours}].flatMap((e) => [...e.querySelectorAll('img, svg, a, b, iframe, script')]).length")
+        == 0
+    )
+    page.set_value("HierDiffPriorLoader", "model", HOSTILE[0])
+    page.evaluate("app.queuePrompt(0)")  # refused: the page tells why
+    page.page.wait_for_timeout(1500)
+    assert page.evaluate("window.hacked") is None
+    page.errors.clear()  # the page's own words on the refusal
+
+
+def test_results_stay_and_come_back(open_page):
+    """After the run, folded or not, in another tab, after a reload, out of the host's cache, out of the history."""
+    page, workflow = open_page(), small(seed=22, steps=14)
+    page.load_graph(workflow)
+    entry = page.run()
+    until(page, "done")
+    page.page.wait_for_timeout(1200)
+    known = said(page)
+    assert set(known) == REPORTING
+    report = entry["outputs"][str(page.node_of(SAMPLER))]["text"][0].splitlines()
+    warnings = [line for line in report if line.startswith("⚠")]
+    assert warnings
+    assert report[-1] in warnings
+    assert known[SAMPLER].split("\n") == [*warnings, report[0]]  # folded, warnings first
+    page.show(page.node_of(SAMPLER))
+    page.page.wait_for_timeout(300)
+    page.page.locator(f"{TREE} .hierdiff-fold").click()
+    assert set(report) == set(said(page)[SAMPLER].split("\n"))
+    known = said(page)
+    page.page.wait_for_timeout(1500)  # the page saves its workflows now and then
+
+    page.load()
+    until(page, "done")
+    page.page.wait_for_selector(PLOT)
+    assert said(page) == known
+    (node,) = [node for node in page.serialized()["nodes"] if node["type"] == SAMPLER]
+    assert node["properties"]["hierdiff_folded"] is False
+
+    window = open_page()
+    window.load_graph(workflow)
+    assert said(window) == {}
+    cached = window.run()
+    assert str(page.node_of(SAMPLER)) not in cached["outputs"]
+    until(window, "done", timeout=10_000)
+    window.page.wait_for_selector(PLOT)
+    assert set(said(window)) == REPORTING
+    window.evaluate(
+        "async ([workflow, outputs]) => { await app.loadGraphData(workflow); app.nodeOutputs = outputs }",
+        [workflow, entry["outputs"]],
+    )
+    assert said(window)[SAMPLER] == "\n".join([*warnings, report[0]])
+    assert int(states(window, PLOT)[0]["rows"]) == rows_of(entry, window.node_of(SCHEDULE))[0]
+
+
+def to_next_tab(page):
+    """Id of the workflow in it."""
+    shown = page.serialized()["id"]
+    page.evaluate("app.extensionManager.command.execute('Workspace.NextOpenedWorkflow')")
+    page.page.wait_for_function(f"(shown) => {ROOT_GRAPH}.id !== shown", arg=shown)
+    page.page.wait_for_timeout(500)
+    return page.serialized()["id"]
+
+
+def test_template_that_is_opened_twice_knows_nothing_of_the_first(open_page):
+    page = open_page()
+    quick_start = "app.extensionManager.command.execute('HierDiff.Open.quickstart')"
+    page.evaluate(quick_start)
+    page.page.wait_for_selector(TREE)
+    page.page.wait_for_timeout(500)
+    first = page.serialized()["id"]
+    page.set_value(SCHEDULE, "steps", 10)
+    page.set_value("HierDiffPromptSet", "text", FEW)
+    page.run()
+    until(page, "done")
+    other = to_next_tab(page)  # from the first tab the newest front end opens it there again
+    page.evaluate(quick_start)
+    page.page.wait_for_function(f"(other) => {ROOT_GRAPH}.id !== other", arg=other)
+    page.page.wait_for_selector(TREE)
+    page.page.wait_for_timeout(1000)
+    second = page.serialized()["id"]
+    assert second not in (first, other)
+    assert said(page) == {}
+    assert [state["state"] for state in states(page)] == ["none"]
+    assert states(page, PLOT) == []
+    while to_next_tab(page) != first:
+        assert page.serialized()["id"] != second  # all tabs seen
+    until(page, "done", timeout=10_000)
+    assert set(said(page)) >= {SCHEDULE, SAMPLER, "HierDiffContactSheet"}
+    assert len(states(page, PLOT)) == 1
+
+
 # --- The budget, dragged ---------------------------------------------------------------------------------------------
 
 
@@ -449,8 +608,17 @@ def test_panels_work_in_nodes_2(open_page):
     """Where the page draws nodes as elements instead of on a canvas."""
     page = open_page(settings={"Comfy.VueNodes.Enabled": True})
     open_small(page, seed=13, steps=16)
+    heights = heights_of_nodes(page)
     page.run()
     until(page, "done")
+    page.page.wait_for_timeout(1000)
+    pictures = (
+        "(id) => [...document.querySelectorAll(`[data-node-id='${id}'] img`)].filter((i) => i.offsetHeight).length"
+    )
+    assert page.evaluate(pictures, page.node_of(SCHEDULE)) == page.evaluate(pictures, page.node_of(SAMPLER)) == 0
+    assert page.evaluate(pictures, page.node_of("HierDiffContactSheet")) == 1
+    assert set(said(page)) == REPORTING
+    assert heights_of_nodes(page) == pytest.approx(heights, abs=8)  # they stay clear of the notes below them
     page.show(page.node_of(SCHEDULE), page.node_of(SAMPLER), zoom=0.8)
     page.page.wait_for_timeout(1000)
     assert colours_drawn(page, TREE) > 300

@@ -52,6 +52,44 @@ def test_two_prompts_give_pictures_plots_and_a_report(tmp_path, capsys):
     assert "6 UNet rows instead of 10, 40.0% saved" in capsys.readouterr().out
 
 
+def test_figure_that_fails_and_a_latent_that_overflowed_lose_no_report(tmp_path, monkeypatch, capsys, caplog):
+    whole = command_line.load_decoder
+
+    def overflowing(*arguments, **options):
+        """The sixth and last row, which is the last step of the second branch, comes out as NaN."""
+        decoder = whole(*arguments, **options)
+        forward, calls = decoder.unet.forward, []
+
+        def call(*inputs, **others):
+            output = forward(*inputs, **others)
+            calls.append(0)
+            return (output[0] * (float("nan") if len(calls) == 6 else 1), *output[1:])
+
+        decoder.unet.forward = call
+        return decoder
+
+    def fail(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(command_line, "load_decoder", overflowing)
+    monkeypatch.setattr(command_line, "draw_tree", fail)
+    out = tmp_path / "set"
+    size = ["--width", "64", "--height", "64"]
+    assert main(["a red apple", "a green apple", "--saving", "0.4", "--out", str(out), *QUICK, *size]) == 0
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert len(report["images"]) == 2
+    assert len(report["not_finite"]) == 1
+    text = report["images"][report["not_finite"][0]]["prompt"]
+    assert (
+        f"1 of 2 latents hold NaN or infinity, and their pictures will be black: prompt {report['not_finite'][0]}"
+        in (caplog.text)
+    )
+    assert text in caplog.text
+    assert "tree.png is missing, since it failed (RuntimeError: no font)" in capsys.readouterr().err
+    assert (out / "schedule.png").exists()
+    assert not (out / "tree.png").exists()
+
+
 def test_first_pictures_are_written_while_others_are_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr("hierdiff_core.kandinsky.LEAST_PIECE", 1)  # pieces of two branches
     there, decode_latents = [], decoding.decode
@@ -336,3 +374,11 @@ def test_schedule_that_cannot_be_made_is_refused_before_models_are_loaded(
     assert main(["a", "b", "--decoder", str(decoder), "--out", str(tmp_path / "set"), *arguments, *QUICK]) == 1
     assert message.format(**names) in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
+
+
+# --- what the prior takes
+
+
+def test_prior_of_one_step_is_refused_in_one_clear_line(tmp_path, capsys):
+    assert main(["a", "b", "--out", str(tmp_path / "set"), *QUICK, "--prior-steps", "1"]) == 1
+    assert "hierdiff: num_steps of the prior must be 2 to 1000; got 1" in capsys.readouterr().err

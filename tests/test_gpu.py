@@ -120,19 +120,25 @@ def test_depth_first_draws_the_same_pictures(embeddings, plan):
 @pytest.mark.parametrize("scheduler", ["DDPM", "DDIM", "Euler ancestral"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_nothing_between_the_first_and_the_last_unet_call_waits_for_the_device(embeddings, plan, scheduler, order):
-    decoder, calls = load_decoder(dtype=torch.float16, device="cuda"), []
+    decoder, calls, rows = load_decoder(dtype=torch.float16, device="cuda"), [], []
 
     def before_call():
         calls.append(1)
         torch.cuda.set_sync_debug_mode("error")
 
+    def on_branches(k, clusters, x0):
+        rows.extend(clusters)
+        if len(rows) == plan.nfe:  # what comes now, such as the look for NaN, may wait
+            torch.cuda.set_sync_debug_mode("default")
+
     options = {"guidance": 3.0, "width": 128, "height": 128, "scheduler": scheduler, "order": order}
     sample(decoder, embeddings, plan, **options)  # loads the device's libraries
     try:
-        sample(decoder, embeddings, plan, before_call=before_call, **options)
+        sample(decoder, embeddings, plan, before_call=before_call, on_branches=on_branches, **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(calls) >= plan.num_steps
+    assert len(rows) == plan.nfe
 
 
 @pytest.mark.parametrize("acceleration", ACCELERATIONS[:2])
@@ -152,6 +158,8 @@ def test_pictures_of_a_running_set_do_not_keep_the_device_waiting(embeddings, pl
         kept(k, clusters, x0)
         tree.step(k, x0, 0, 0, clusters)
         progress.advance(len(clusters), lambda: latents_to_rgb(x0, factors))
+        if progress.value == plan.nfe:  # what comes now, such as the look for NaN, may wait
+            torch.cuda.set_sync_debug_mode("default")
 
     options = {"guidance": 3.0, "width": 128, "height": 128, "acceleration": acceleration}
     sample(decoder, embeddings, plan, **options)  # loads the device's libraries, records graphs

@@ -504,6 +504,15 @@ def test_negatives_that_are_no_texts_or_not_as_many_as_prompts_are_refused(prior
         embed_prompts(prior, PROMPTS, negative_prompt=negatives, **FAST)
 
 
+def test_half_a_character_in_a_negative_is_the_replacement_character(prior):
+    found = [
+        embed_prompts(prior, PROMPTS[:1], negative_prompt=negative, num_steps=2, guidance=4.0)
+        for negative in ("dark \ud83d", "dark \ufffd", ["dark \ude00"])
+    ]
+    assert torch.equal(found[0].stacked(), found[1].stacked())
+    assert torch.equal(found[0].stacked(), found[2].stacked())
+
+
 def test_spellings_of_a_prompt_are_embedded_once_and_alike(prior):
     spellings = [
         "café, noto style",
@@ -580,6 +589,22 @@ def test_seed_of_the_prior_decides_the_embeddings(prior):
     first, again, other = (embed_prompts(prior, PROMPTS[0], seed=seed, **FAST) for seed in (1, 1, 2))
     assert torch.equal(first.positive, again.positive)
     assert (first.positive - other.positive).abs().max() > 1e-3  # the bundled prior hardly heeds its noise
+
+
+def test_memory_that_runs_out_in_the_prior_is_not_put_down_to_the_size_of_pictures(prior, monkeypatch):
+    def forward(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(prior.prior, "forward", forward)
+    with pytest.raises(
+        torch.OutOfMemoryError, match="a single prompt does not fit in memory beside the prior"
+    ) as caught:
+        embed_prompts(prior, PROMPTS, batch_size=2, **FAST)
+    assert "width" not in str(caught.value)
+
+
+def test_prior_takes_two_steps(prior):
+    assert embed_prompts(prior, PROMPTS[0], num_steps=2).positive.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hierdiff_core import PromptEmbeddings
 @pytest.fixture
 def prompt_set(pack):
     def run(text="", prompts=None, **more):
-        output = pack.nodes.PromptSet.execute(text if isinstance(text, list) else [text], prompts, **more)
+        linked = {} if prompts is None else {"prompts": prompts}
+        output = pack.nodes.PromptSet.execute(text if isinstance(text, list) else [text], **linked, **more)
         assert list(output.result[0]) == output.result[1] == output.ui["prompts"]
         assert len(output.result[1]) == output.result[2]
         return output.result[1], output.ui["text"][0].splitlines()
@@ -86,10 +87,10 @@ def test_limit_of_the_set_counts_linked_texts(prompt_set):
 
 def test_what_can_be_known_is_refused_when_the_graph_is_queued(pack):
     validate = pack.nodes.PromptSet.validate_inputs
-    assert validate(["{a|b}"]) is True
-    assert validate((None,)) is True
-    assert validate(["a\n{b"]).startswith("line 2: '{' is not closed")
-    assert validate(["{a|b}" * 60]).startswith("line 1: more than 10000 prompts in a set")
+    assert validate(text=["{a|b}"]) is True
+    assert validate(text=(None,)) is True
+    assert validate(text=["a\n{b"]).startswith("line 2: '{' is not closed")
+    assert validate(text=["{a|b}" * 60]).startswith("line 1: more than 10000 prompts in a set")
 
 
 # --- Lists at Prior Embedding ---------------------------------------------------------------------------------------

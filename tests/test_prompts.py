@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hierdiff_core import alternatives, prompts
 from hierdiff_core.kandinsky import check_prompts
-from hierdiff_core.prompts import PromptReader, check_text, flat_texts, parse_prompts
+from hierdiff_core.prompts import PromptReader, flat_texts, parse_prompts
 
 
 def read(*texts, verbatim=(), lines="keep"):
@@ -159,10 +159,10 @@ LIMITS = {
 
 
 @pytest.mark.parametrize(("text", "message"), LIMITS.values(), ids=LIMITS)
-@pytest.mark.parametrize("read_text", [parse_prompts, check_text])
-def test_text_beyond_a_limit_is_refused_before_a_prompt_is_made(nothing_made, read_text, text, message):
+@pytest.mark.parametrize("read", [PromptReader.add_text, PromptReader.count_text])
+def test_text_beyond_a_limit_is_refused_before_a_prompt_is_made(nothing_made, read, text, message):
     with pytest.raises(ValueError, match=message):
-        read_text(text)
+        read(PromptReader(), text)
 
 
 def test_limits_are_those_of_the_set_and_not_of_each_text(monkeypatch):

@@ -208,7 +208,10 @@ def calls_per_sigma(host, model, positive, negative, plan, sampler):
 
     recorded = model.clone()
     recorded.set_model_unet_function_wrapper(record)
-    with mock.patch.object(host.sharing.SharingRun, "foresee", autospec=True) as foresee:
+    with (
+        mock.patch.object(host.sharing.SharingRun, "foresee", autospec=True) as foresee,
+        mock.patch.object(host.calls, "rows_per_call", lambda device, micro_batch: micro_batch),
+    ):
         run_shared(host, recorded, positive, negative, plan, sampler)  # foreseen sigmas are noted, and not used
     foreseen = foresee.call_args.args[1]
     assert foreseen == pytest.approx([sigma for sigma, _ in called], rel=1e-6), sampler

@@ -28,17 +28,20 @@ def test_ksampler_draws_a_picture_per_prompt_and_reports_the_rows(comfy):
     assert f"{spent} rows instead of 36" in plan
 
 
-def test_without_sharing_it_is_the_hosts_ksampler(comfy):
+def test_without_sharing_a_prompt_has_the_picture_of_the_hosts_sampler_for_it_alone(comfy):
     graph = native_graph(**{"plan.mode": "tau", "plan.value": 0.0})
-    graph["batch"] = node("RepeatLatentBatch", samples=["empty", 0], amount=6)
-    plain = {key: value for key, value in graph["sample"]["inputs"].items() if key not in ("plan", "micro_batch")}
-    graph["guider"] = node("CFGGuider", **{key: plain[key] for key in ("model", "positive", "negative", "cfg")})
-    graph |= custom_sampling("plain", latent=["batch", 0])
+    graph["only"] = node("HierDiffPromptSet", text="cat face, noto style")
+    graph["only_embed"] = node("HierDiffPriorEmbedding", **{**graph["embed"]["inputs"], "prompts": ["only", 0]})
+    graph["only_model"] = node("HierDiffKandinskyModel", decoder=["load_decoder", 0], embeddings=["only_embed", 0])
+    sides = {name: ["only_model", i] for i, name in enumerate(("model", "positive", "negative"))}
+    graph["guider"] = node("CFGGuider", **sides, cfg=graph["sample"]["inputs"]["cfg"])
+    graph |= custom_sampling("plain", latent=["empty", 0])
+    graph["one"] = node("RandomNoise", noise_seed=1)
     graph["plain_decode"] = node("VAEDecode", samples=["plain", 0], vae=["load_decoder", 1])
     graph["plain_save"] = node("SaveImage", images=["plain_decode", 0], filename_prefix="plain")
     entry = comfy.run(graph)
-    for ours, theirs in zip(pictures(comfy, entry, "save"), pictures(comfy, entry, "plain_save"), strict=True):
-        assert np.array_equal(ours, theirs)
+    (alone,) = pictures(comfy, entry, "plain_save")
+    assert np.array_equal(pictures(comfy, entry, "save")[0], alone)
 
 
 def test_guider_under_sampler_custom_advanced_equals_the_ksampler(comfy, shared_run):

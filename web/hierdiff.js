@@ -155,7 +155,8 @@ function addResult(node) {
     set: (folded) => {
       node.properties ??= {};
       node.properties[FOLDED] = folded;
-      app.graph?.change?.();
+      const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker; // saves it, and undoes it
+      (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
     },
   };
   const room = inside ? "inside" : byDefault ? "fixed" : "shared";
@@ -239,7 +240,8 @@ trees.listeners.add((tree) => {
 // --- the server ---
 
 async function ask(route, query = {}) {
-  const asked = new URLSearchParams({ clientId: api.clientId ?? "", ...query });
+  // a page that is loaded again has its old name before the server has confirmed it
+  const asked = new URLSearchParams({ clientId: api.clientId ?? window.name, ...query });
   const response = await api.fetchApi(`/hierdiff/${route}?${asked}`).catch(() => null);
   return response?.ok ? response.json() : []; // else the server is away
 }
