@@ -39,8 +39,8 @@ class _FilesAndFrontEnds:
 
         class Scheduling(LoadFileScheduling):
             def _split_scope(self, nodeid):
-                front_end = re.search(r"\[(installed|newest)\b", nodeid)
-                return super()._split_scope(nodeid) + (front_end.group() if front_end else "")
+                front_end = re.search(r"[\[-](installed|newest)\b", nodeid)
+                return super()._split_scope(nodeid) + (f"[{front_end[1]}]" if front_end else "")
 
         if config.getvalue("dist") != "loadfile":
             return None
