@@ -43,7 +43,8 @@ def tree_seconds(num_prompts, width, metric):
 
 def tree_bytes(num_prompts, width):
     """Bytes of main memory that SciPy's tree takes: the distances, its own copy of them, and the vectors some times."""
-    return 8 * num_prompts**2 * 17 // 16 + 8 * num_prompts * width * 3
+    python = 2**27  # with numpy and SciPy
+    return 8 * num_prompts**2 * 17 // 16 + 8 * num_prompts * width * 3 + python
 
 
 def check_tree_fits(num_prompts, width):

@@ -92,7 +92,7 @@ def test_cancel_is_heard_while_the_process_works_and_ends_it(children, program):
 def test_memory_is_looked_at_before_a_process_starts(children, monkeypatch):
     monkeypatch.setattr(linkage_process, "free_host_memory", lambda: 2**31)
     check_tree_fits(15_000, 8)
-    message = r"a tree of 20000 prompts takes 3\.2 GiB of main memory .* 2\.0 GiB are free; .* two sets"
+    message = r"a tree of 20000 prompts takes 3\.3 GiB of main memory .* 2\.0 GiB are free; .* two sets"
     with pytest.raises(ValueError, match=message):
         check_tree_fits(20_000, 8)
     monkeypatch.setattr(linkage_process, "free_host_memory", lambda: 1000)
