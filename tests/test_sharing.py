@@ -71,7 +71,8 @@ def plans(prompt_vectors):
 
     shared = plan(float(Z[-1, 2]) * 2)
     assert len(set(shared.clusters_per_step)) > 2
-    return types.SimpleNamespace(none=plan(0.0), shared=shared)
+    ends = build_plan(ward_linkage(prompt_vectors[ENDS]), linear_thresholds(K, 0.0), [100 + i for i in ENDS])
+    return types.SimpleNamespace(none=plan(0.0), shared=shared, ends=ends)
 
 
 def one_noise(host, rows=N):
@@ -243,9 +244,10 @@ def facts_of(host, model, positive, negative, plans, name):
     sigmas = sigmas_of(host, model, name)
     same_noise = functools.partial(sampler_with_our_noise, host, name, sigmas)
     stochastic = "noise_sampler" in same_noise(0).extra_options
-    alone, _, _ = run_shared(host, model, positive, negative, plans.none, name)
+    ends = [host.rows.rows_of(side, ENDS, N, "") for side in (positive, negative)]
+    alone, _, _ = run_shared(host, model, *ends, plans.ends, name, noise=one_noise(host, len(ENDS)))
     plain = run_plain(host, model, positive, negative, name, sampler_object=same_noise if stochastic else None)
-    assert torch.equal(alone[ENDS], plain), name
+    assert torch.equal(alone, plain), name
     shared, _, seen = run_shared(host, model, positive, negative, plans.shared, name)
     assert_clusters_identical(seen, plans.shared, shared)
     again, _, _ = run_shared(host, model, positive, negative, plans.shared, name, micro_batch=2)
