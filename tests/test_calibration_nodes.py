@@ -391,6 +391,10 @@ def counted(host, model):
 
 
 def run_node(host, model, positive, negative, prompts, **changes):
+    return output_of_node(host, model, positive, negative, prompts, **changes).result[0]
+
+
+def output_of_node(host, model, positive, negative, prompts, **changes):
     settings = {
         "latent_image": {"samples": torch.zeros(3, 4, 8, 8)},
         "steps": K,
@@ -402,10 +406,9 @@ def run_node(host, model, positive, negative, prompts, **changes):
         "resolution": 4,
         "name": "",
     }
-    output = host.calibration.CalibrateModel.execute(
+    return host.calibration.CalibrateModel.execute(
         model, positive, negative, embeddings=prompts, **{**settings, **changes}
     )
-    return output.result[0]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "euler_ancestral", "dpmpp_2m_sde"])
@@ -503,12 +506,10 @@ def test_result_that_cannot_be_saved_after_all_is_handed_on_with_a_warning(
     def full(path, data):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    shown = []
     monkeypatch.setattr(importlib.import_module(f"{pack.__name__}.nodes.sensitivity"), "write_new", full)
-    monkeypatch.setattr(host.calibration, "show", lambda cls, text, *_: shown.append(text))
-    found = run_node(host, host.native_models.unet_model(), positive, negative, prompts, name="full")
-    assert found.num_steps == K
-    assert "\n⚠ not saved (No space left on device): only connected nodes get the result" in shown[0]
+    output = output_of_node(host, host.native_models.unet_model(), positive, negative, prompts, name="full")
+    assert output.result[0].num_steps == K
+    assert "\n⚠ not saved (No space left on device): only connected nodes get the result" in output.ui["text"][0]
 
 
 def test_negative_of_other_prompts_and_single_prompts_are_refused(host, silent_model, positive, prompts):
