@@ -93,6 +93,11 @@ async def messages_of(server, graph, stop_when=None):
                 return events, binary
 
 
+def said(events, name):
+    """Texts that a node showed while a graph ran and when it was done, of the messages of `messages_of`."""
+    return [e["data"]["text"] for e in events if e["type"] == "hierdiff.result" and e["data"]["node"] == name]
+
+
 def node(class_type, **inputs):
     return {"class_type": class_type, "inputs": inputs}
 

@@ -19,6 +19,7 @@ from graphs import (
     native_graph,
     node,
     pictures,
+    said,
     small_graph,
 )
 
@@ -36,7 +37,6 @@ from hierdiff_core.prompts import parse_prompts
 
 pytestmark = pytest.mark.host
 
-TEXT = 3  # ComfyUI's binary event type
 FILE = "small_00001_.json"
 SAMPLES, STEPS, SHARED = 3, 6, (4, 5, 6)
 # a trunk over all steps, and a row of each prompt from each number of shared steps on
@@ -66,11 +66,11 @@ def choices(server):
 def small_run(comfy):
     """Texts that were shown while it ran, and the history's entry."""
     before = len(written(comfy))
-    events, binary = asyncio.run(messages_of(comfy, calibration_graph()))
+    events, _ = asyncio.run(messages_of(comfy, calibration_graph()))
     assert events[-1]["type"] == "execution_success"
     prompt_id = events[-1]["data"]["prompt_id"]
     assert len(written(comfy)) == before + 1
-    shown = [data.decode("utf-8", "replace") for kind, data in binary if kind == TEXT]
+    shown = said(events, "calibrate")
     steps = [e["data"] for e in events if e["type"] == "progress" and e["data"]["node"] == "calibrate"]
     return types.SimpleNamespace(shown=shown, steps=steps, entry=comfy.wait(prompt_id))
 
@@ -89,7 +89,7 @@ def test_cost_is_said_before_it_is_spent_and_the_result_after(small_run):
     cost = f"calibration takes {ROWS} UNet rows: as many as {ROWS / STEPS:.0f} pictures of 6 steps"
     before, after = (i for i, words in enumerate(small_run.shown) if cost in words or "measured with" in words)
     assert cost in small_run.shown[before]
-    assert text(small_run.entry, "calibrate") in small_run.shown[after]
+    assert text(small_run.entry, "calibrate") == small_run.shown[after]
     assert small_run.steps[-1]["value"] == small_run.steps[-1]["max"] == ROWS
 
 
@@ -133,9 +133,8 @@ def test_empty_name_saves_nothing(comfy, small_run):
 
 def test_settings_that_do_not_suit_the_model_are_named_before_the_cost_is_spent(comfy, small_run):
     graph = calibration_graph(**{"calibrate.guidance": 9.0, "calibrate.resolution": 1, "calibrate.name": ""})
-    _, binary = asyncio.run(messages_of(comfy, graph))
-    shown = [data.decode("utf-8", "replace") for kind, data in binary if kind == TEXT]
-    (first,) = [words for words in shown if "calibration takes" in words]
+    events, _ = asyncio.run(messages_of(comfy, graph))
+    (first,) = [words for words in said(events, "calibrate") if "calibration takes" in words]
     assert "guidance 9 does not suit emoji-kandinsky" in first
 
 

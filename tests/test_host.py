@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from comfyui_host import HttpFailed, PromptFailed
-from graphs import BUNDLED, messages_of, pictures, small_graph
+from graphs import BUNDLED, messages_of, pictures, said, small_graph
 from PIL import Image
 from workflow_api import to_api
 
@@ -27,8 +27,6 @@ from hierdiff_core import (
 from hierdiff_core.previews import to_pictures
 
 pytestmark = pytest.mark.host
-
-TEXT = 3  # ComfyUI's binary event type
 
 
 def text(entry, node):
@@ -434,12 +432,11 @@ def test_sampler_reports_progress_and_previews(comfy):
     assert rows[-1] == next(
         e["data"]["max"] for e in events if e["type"] == "progress" and e["data"]["node"] == "sample"
     )
-    previews = [data for kind, data in binary if kind not in (TEXT,)]
+    previews = [data for _, data in binary]
     assert previews
     grid = Image.open(io.BytesIO(previews[0][previews[0].index(b"\xff\xd8") :]))
     assert max(grid.size) <= 512
-    shown = [data.decode("utf-8", "replace") for kind, data in binary if kind == TEXT]
-    assert any("UNet rows" in words for words in shown)
+    assert any("UNet rows" in words for words in said(events, "sample"))
 
 
 def test_cancel_is_answered_within_a_micro_batch(comfy):
