@@ -8,8 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
-# Test files that run at the same time.
-JOBS ?= 2
+# Test files that run at the same time: they wait for servers and pages a third of their time, so three keep two cores busy.
+JOBS ?= 3
 # More arguments, as in `make demo ARGS=--gpu` or `make test ARGS="-m 'not host' -x"`.
 ARGS ?=
 

@@ -537,6 +537,7 @@ def test_results_stay_and_come_back(open_page):
         [workflow, entry["outputs"]],
     )
     assert said(window)[SAMPLER] == "\n".join([*warnings, report[0]])
+    window.page.wait_for_selector(PLOT)
     assert int(states(window, PLOT)[0]["rows"]) == rows_of(entry, window.node_of(SCHEDULE))[0]
 
 

@@ -19,7 +19,7 @@ class Cancelled(Exception):
     pass
 
 
-def random_vectors(count=60, duplicates=20):
+def random_vectors(count=80, duplicates=0):
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(count, 8))
     return np.concatenate([rows, rows[rng.integers(count, size=duplicates)]])
@@ -56,7 +56,7 @@ def program(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_tree_of_a_process_is_the_same_to_the_bit(metric, children):
-    x = random_vectors()
+    x = random_vectors(60, duplicates=20)
     expected = scipy_ward.ward_tree(x, metric, SMALLEST_DISTANCE)
     checks = []
     made = linkage_process.ward_tree(x, metric, SMALLEST_DISTANCE, lambda: checks.append(1))
@@ -182,7 +182,7 @@ def test_node_passes_the_cancel_on_and_names_the_time(pack, monkeypatch):
     host.interrupt_current_processing(True)
     with pytest.raises(host.InterruptProcessingException):
         pack.nodes.linkage.WardLinkage.execute(embeddings, "chord")
-    assert said == ["clustering 80 prompts on the CPU takes about 10 seconds; it can be cancelled"]
+    assert said == ["Clustering 80 prompts on the CPU takes about 10 seconds; it can be cancelled …"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import { templateMenu } from "./menu.js";
 import { ResultPanel } from "./result_panel.js";
 import { Results } from "./results.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
-import { searchByWords } from "./search.js";
+import { searchByWords, withWords } from "./search.js";
 import { stageColor } from "./stages.js";
 import { separateTabs } from "./tabs.js";
 import { loadTexts, text } from "./texts.js";
@@ -293,13 +293,13 @@ await loadTexts(api, app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? "en"
 app.registerExtension({
   name: "hierdiff",
   ...templateMenu(app, api),
-  ...searchByWords(app),
+  ...withWords,
 
   init: stylesheet,
 
   async setup() {
     separateTabs(app, (workflow) => (fromHistory = workflow === null));
-    await Promise.all([fetchTrees(), fetchResults()]);
+    await Promise.all([fetchTrees(), fetchResults(), searchByWords(app)]);
   },
 
   nodeCreated(node) {

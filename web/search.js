@@ -4,18 +4,20 @@ const WORDS = fetch(new URL("./search_words.json", import.meta.url))
   .then((response) => (response.ok ? response.json() : {}))
   .catch(() => ({}));
 
-/** What the extension adds: definitions get their words, and pages that search names alone look at them too. */
-export function searchByWords(app) {
-  return {
-    async addCustomNodeDefs(defs) {
-      const words = await WORDS;
-      for (const [name, list] of Object.entries(words)) {
-        if (defs[name] && !defs[name].search_aliases?.length) defs[name].search_aliases = list; // ComfyUI before 0.11
-      }
-      const service = app.extensionManager?._p?._s.get("nodeDef")?.nodeSearchService; // Pinia's, of the page's store
-      if (service?.searchNode && !keysOf(service).includes("search_aliases")) extend(Object.getPrototypeOf(service), words);
-    },
-  };
+/** What the extension adds: definitions get their words. */
+export const withWords = {
+  async addCustomNodeDefs(defs) {
+    for (const [name, list] of Object.entries(await WORDS)) {
+      if (defs[name] && !defs[name].search_aliases?.length) defs[name].search_aliases = list; // ComfyUI before 0.11
+    }
+  },
+};
+
+/** Pages that search names alone look at the words too. For when the page is set up: its store of nodes is there then. */
+export async function searchByWords(app) {
+  const words = await WORDS;
+  const service = app.extensionManager?._p?._s.get("nodeDef")?.nodeSearchService; // Pinia's, of the page's store
+  if (service?.searchNode && !keysOf(service).includes("search_aliases")) extend(Object.getPrototypeOf(service), words);
 }
 
 /** What the page's search compares with; of pages that are built in another way this says nothing, and they are left. */
