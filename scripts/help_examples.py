@@ -281,7 +281,7 @@ EXAMPLES = {
     ),
     "HierDiffKandinskyModel": Example(
         PLAIN,
-        [BEGIN, {"load_decoder": 102, "embed": 290}, {"model": 140, "empty": 106}, {"sampler": 262}, PICTURES],
+        [BEGIN, {"load_decoder": 102, "embed": 290}, {"model": 155, "empty": 106}, {"sampler": 262}, PICTURES],
         "model empty sampler decode preview",
         {2: 390},
     ),
@@ -296,7 +296,7 @@ EXAMPLES = {
         [
             BEGIN,
             FROM_DECODER,
-            {"model": 140, "schedule": 570},
+            {"model": 155, "schedule": 570},
             {"guider": 180, "noise": 110, "which": 60, "sigmas": 110, "empty": 110},
             {"sampler": 440, **PICTURES},
         ],
@@ -308,7 +308,7 @@ EXAMPLES = {
         [
             BEGIN,
             FROM_DECODER,
-            {"model": 140, "schedule": 570},
+            {"model": 155, "schedule": 570},
             {"empty": 106, "which": 58, "sigmas": 106},
             {"noise": 110, "guider": 180},
             {"sampler": 400},
