@@ -4,6 +4,7 @@ python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 """
 
 import argparse
+import contextlib
 import io
 import logging
 import sys
@@ -265,7 +266,7 @@ def draw(decoder, embeddings, plan, drawn, options):
     """
     images, files, branches = [None] * plan.num_prompts, [""] * plan.num_prompts, BranchLatents(plan)
     failures = []
-    with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, ThreadPoolExecutor() as writers:
+    with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, writing() as writers:
 
         def on_branches(k, clusters, x0):
             branches(k, clusters, x0)
@@ -303,6 +304,18 @@ def draw(decoder, embeddings, plan, drawn, options):
             )
     raise_first(failures)
     return images, files, branches, rows_not_finite(latents)
+
+
+@contextlib.contextmanager
+def writing():
+    """Threads that write pictures; after an error, or Ctrl-C, none of them is at work when the pictures are counted."""
+    writers = ThreadPoolExecutor()
+    try:
+        yield writers
+        writers.shutdown()
+    except BaseException:
+        writers.shutdown(cancel_futures=True)
+        raise
 
 
 def raise_first(errors):

@@ -19,6 +19,7 @@ LINE_START = b'{"file_name": "'
 PROMPT_LENGTH, PROMPT_BYTES = 80, 160
 NAME_LENGTH, NAME_BYTES = 120, 200
 LARGEST_WIDTH = 20
+LONGEST_FOLDER = 500  # with its subfolders
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"} | {
     f"{port}{digit}" for port in ("COM", "LPT") for digit in "0123456789¹²³"
@@ -106,6 +107,8 @@ def check_subfolder(folder):
     """
     if not isinstance(folder, str):
         raise ValueError(f"folder must be text; got {str(folder)[:80]}")
+    if len(folder) > LONGEST_FOLDER:
+        raise ValueError(f"folder must have at most {LONGEST_FOLDER} characters; got {len(folder)}")
     parts = folder.strip().replace("\\", "/").rstrip("/").split("/")
     for part in parts:
         if part != safe_name(part):

@@ -90,6 +90,8 @@ def embed_prompts(
     if noise not in PRIOR_NOISE:
         raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
     check_prior_steps(num_steps, prior.scheduler.config.num_train_timesteps)
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number; got {guidance}")
     groups, places = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
     log_unread(prior, prompts, negative_prompt)
 

@@ -1,11 +1,13 @@
 """Limits of the command line's numbers: those of the nodes, so that a typing error neither hangs nor fails late."""
 
+from .schedulers import LEAST_PRIOR_STEPS
+
 # name of the option: least, greatest
 LIMITS = {
     "saving": (0, 1),
     "tau": (0, 10_000),
     "root_share": (0, 10_000),
-    "prior_steps": (1, 1000),
+    "prior_steps": (LEAST_PRIOR_STEPS, 1000),
     "prior_guidance": (0, 100),
     "steps": (1, 1000),
     "private_steps": (1, 1000),

@@ -61,6 +61,14 @@ def batches(images):
     for image in images:
         if isinstance(image, (list, tuple)):
             found += batches(image)
+        elif getattr(image, "ndim", 0) not in (3, 4):
+            raise ValueError(f"images must be pictures, as VAE Decode or Load Image give them; got {kind_of(image)}")
         else:
             found.append(image[None] if image.ndim == 3 else image)
     return found
+
+
+def kind_of(value):
+    """What arrived where pictures belong, for a message."""
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")

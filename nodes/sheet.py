@@ -42,7 +42,8 @@ class ContactSheet(io.ComfyNode):
         for run in runs_of(inputs, len, ["images"]):
             pictures = (picture for batch in run["images"] for picture in to_pictures(batch))
             sheets.append(contact_sheet(pictures, run["prompts"], run["columns"]))
-            lines.append(f"{len(run['prompts'])} images")
+            count = len(run["prompts"])
+            lines.append(f"{count} image{'s' * (count != 1)}")
         batch = torch.cat([image_tensor(sheet) for sheet in same_size(sheets)])
         return io.NodeOutput(batch, ui=show(cls, "\n".join(lines), batch))
 

@@ -51,7 +51,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
     if sensitivity:
         plan_links["sensitivity"] = ("sensitivity", 0)
         calibrated = {
-            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 300, "load"),
+            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 380, "load"),
             "note_sensitivity": ("MarkdownNote", [NOTES["sensitivity"]], {}, 3, 150, None),
         }
     return {
@@ -67,18 +67,18 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
             "prompts",
         ),
         "note_prior": ("MarkdownNote", [NOTES["prior"]], {}, 1, 150, None),
+        "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 1, 130, "load"),
         "linkage": ("HierDiffWardLinkage", [metric], {"embeddings": ("embed", 0)}, 2, 510, "plan"),
         "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
         "schedule": ("HierDiffThresholdSchedule", schedule, plan_links, 3, 680, "plan"),
         "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
         **calibrated,
-        "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 4, 130, "load"),
         "sampler": (
             "HierDiffBranchingSampler",
             [0, "fixed", guidance, "DDPM", size, size, 0, False, "breadth first", "none", 0, 1],
             {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
             4,
-            700,
+            880,
             "sample",
         ),
         "note_sampler": ("MarkdownNote", [NOTES["sampler"]], {}, 4, 150, None),

@@ -152,6 +152,12 @@ def said(page):
     return dict(found)
 
 
+def position(page, node_type):
+    """Of the only node of a type, in the graph's units."""
+    (node,) = [node for node in page.serialized()["nodes"] if node["type"] == node_type]
+    return node["pos"]
+
+
 def heights_of_nodes(page):
     """On the screen, as the graph's units."""
     return page.evaluate(
@@ -626,13 +632,14 @@ def test_panels_work_in_nodes_2(open_page):
     # alone: both together fit at a zoom at which the page leaves out details and does not take the mouse
     page.show(page.node_of(SCHEDULE), zoom=0.8)
     page.page.wait_for_timeout(1000)
-    before = float(states(page, PLOT)[0]["saved"])
+    before, place = float(states(page, PLOT)[0]["saved"]), position(page, SCHEDULE)
     box = page.page.locator(f"{PLOT} canvas").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.page.mouse.move(x, y)
     page.page.mouse.down()
     page.page.mouse.move(x, y - box["height"] * 0.2, steps=6)
     page.page.mouse.up()
+    assert position(page, SCHEDULE) == place  # the node does not go along
     assert float(states(page, PLOT)[0]["saved"]) < before - 0.05
     assert page.value_of(SCHEDULE, "value") == pytest.approx(float(states(page, PLOT)[0]["saved"]), abs=0.08)
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 import hierdiff_core.__main__ as command_line
 import hierdiff_core.decoding as decoding
 from hierdiff_core import Sensitivity, whole_files, write_sensitivity
-from hierdiff_core.__main__ import main
+from hierdiff_core.__main__ import main, writing
 from hierdiff_core.limits import LIMITS
 from hierdiff_core.loading import BUNDLED
 from hierdiff_core.set_folder import DrawnSet
@@ -196,7 +197,7 @@ def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
     [
         (["--steps", "1000000000"], "--steps must lie between 1 and 1000; got 1000000000"),
         (["--steps", "9" * 4000], "--steps must lie between 1 and 1000; got a number of 4000 digits"),
-        (["--prior-steps", "0"], "--prior-steps must lie between 1 and 1000; got 0"),
+        (["--prior-steps", "0"], "--prior-steps must lie between 2 and 1000; got 0"),
         (["--private-steps", "-1"], "--private-steps must lie between 1 and 1000; got -1"),
         (["--seed", "-1"], "--seed must lie between 0 and 18446744073709551615; got -1"),
         (["--saving", "nan"], "--saving must lie between 0 and 1; got nan"),
@@ -381,4 +382,31 @@ def test_schedule_that_cannot_be_made_is_refused_before_models_are_loaded(
 
 def test_prior_of_one_step_is_refused_in_one_clear_line(tmp_path, capsys):
     assert main(["a", "b", "--out", str(tmp_path / "set"), *QUICK, "--prior-steps", "1"]) == 1
-    assert "hierdiff: num_steps of the prior must be 2 to 1000; got 1" in capsys.readouterr().err
+    assert "hierdiff: --prior-steps must lie between 2 and 1000; got 1" in capsys.readouterr().err
+
+
+def test_ctrl_c_waits_for_the_writers_that_are_at_work_and_for_no_others(monkeypatch):
+    done, shutdown, calls = [], ThreadPoolExecutor.shutdown, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:  # all is drawn, and the last pictures are being written
+            raise KeyboardInterrupt
+        shutdown(self, *args, **kwargs)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", interrupted)
+
+    def write():
+        time.sleep(0.05)
+        done.append(1)
+
+    def draw():
+        with writing() as writers:
+            for _ in range(200):
+                writers.submit(write)
+
+    with pytest.raises(KeyboardInterrupt):
+        draw()
+    count = len(done)
+    time.sleep(0.3)
+    assert len(done) == count < 200

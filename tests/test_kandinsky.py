@@ -614,6 +614,7 @@ def test_prior_takes_two_steps(prior):
         (["a", "  "], {}, "prompt 1 must be a text that is not empty; got '  '"),
         (["a", None], {}, "prompt 1 must be a text"),
         (["a"], {"noise": "none"}, "noise must be one of per prompt, shared; got 'none'"),
+        (["a"], {"guidance": float("nan")}, "guidance must be a finite number; got nan"),
         (["a"], {"num_steps": 0}, "num_steps of the prior must be 2 to 1000; got 0"),
         (["a"], {"num_steps": 1}, "num_steps of the prior must be 2 to 1000; got 1"),
         (["a"], {"num_steps": 1001}, "num_steps of the prior must be 2 to 1000; got 1001"),

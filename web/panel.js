@@ -71,6 +71,8 @@ export function passToGraph(root, app, keeps = () => false) {
   const pointer = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
   for (const [type, handler] of Object.entries(pointer)) {
     root.addEventListener(type, (event) => {
+      // a node that is an element would move with the pointer, in some versions of the page
+      if (type === "pointerdown" && event.button === 0 && root.closest(".lg-node")) event.stopPropagation();
       const middle = event.button === 1 || event.buttons & 4;
       if (middle || asksForMenu(root, event)) app.canvas[handler](event);
     });

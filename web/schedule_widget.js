@@ -9,7 +9,7 @@ const [LEFT, TOP, RIGHT, BOTTOM] = [36, 12, 12, 24];
 const SPENT = "#3b9fd8";
 const SAVED = "#1fa67a";
 const THRESHOLD = "#e07b39";
-const WARNING = "color-mix(in srgb, #ff9f1c 55%, var(--input-text, #ddd))"; // legible on dark and on light
+const WARNING = "color-mix(in srgb, #ff9f1c 40%, var(--input-text, #ddd))"; // legible on dark and on light
 const SHAPING = ["steps", "shape", "private_steps", "power"];
 
 /**
@@ -128,15 +128,17 @@ export class SchedulePanel {
     this.status.replaceChildren();
     this.status.title = "";
     const [changed, alike] = [this.changed, Boolean(plan?.alike)];
+    const report = this.root.querySelector(".hierdiff-result"); // of the last run
     if (plan) {
       const [warnings, figures] = [this.warnings(), this.figures()];
-      this.addLine(figures);
-      for (const warning of warnings) this.addLine([warning], WARNING);
+      this.addLine(figures).style.color = warnings.length ? WARNING : "";
+      // what the report below says as well is not said twice
+      const said = changed || !report || report.hidden ? "" : report.textContent;
+      for (const warning of this.warnings(said)) this.addLine([warning], WARNING);
       if (changed) this.addLine([text("schedule.changed")]).style.fontStyle = "italic";
       this.status.title = [...figures, ...warnings].join(" · ");
       Object.assign(this.root.dataset, { saved: plan.saved.toFixed(4), rows: plan.rows, alike, changed });
     }
-    const report = this.root.querySelector(".hierdiff-result"); // of the last run
     if (report) report.style.opacity = changed ? 0.45 : "";
   }
 
@@ -155,11 +157,13 @@ export class SchedulePanel {
     return parts;
   }
 
-  warnings() {
+  /** Lines on settings that do not do what they seem to; without those that are in the text `said`, of the same plan. */
+  warnings(said = "") {
     const { plan, schedule } = this;
     const parts = [];
-    if (plan.alike) parts.push(text("schedule.alike", { count: plan.different, prompts: schedule.prompts }));
-    if (plan.missed) parts.push(text("schedule.most", { asked: percent(this.setting("value")), most: percent(plan.saved) }));
+    const asked = percent(this.setting("value"));
+    if (plan.alike && !said) parts.push(text("schedule.alike", { count: plan.different, prompts: schedule.prompts }));
+    if (plan.missed && !said.includes(asked)) parts.push(text("schedule.most", { asked, most: percent(plan.saved) }));
     return parts.map((part) => `⚠ ${part}`);
   }
 
@@ -289,7 +293,7 @@ function drawLabels(context, plan, schedule, { x, y, right, bottom, height }, co
   context.fillStyle = colors.muted;
   context.textBaseline = "middle";
   context.textAlign = "right";
-  for (const share of [0, 0.5, 1]) context.fillText(Math.round(share * schedule.prompts), LEFT - 6, y(share));
+  for (const share of schedule.prompts % 2 ? [0, 1] : [0, 0.5, 1]) context.fillText(share * schedule.prompts, LEFT - 6, y(share));
   context.textAlign = "center";
   const steps = plan.clusters.length;
   const every = [1, 2, 5, 10, 20, 50, 100, 200].find((n) => (steps / n) * 28 <= right - LEFT) ?? 500;
