@@ -38,8 +38,7 @@ def add_file(reader, path):
 
     Raises
     ------
-    ValueError  that names the file, the line and the remedy.
-    OSError     if it cannot be read.
+    ValueError  that names the file, the line and the remedy; also where there is no such file.
     """
     path = Path(path)
     text = decode(path, read_bytes(path))
@@ -54,8 +53,13 @@ def add_file(reader, path):
 
 def read_bytes(path):
     """The file's bytes, refused before they fill the memory."""
-    with open(path, "rb") as file:
-        data = file.read(MOST_BYTES + 1)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {path} with prompts") from None
+    except OSError as error:
+        raise ValueError(f"{path} holds no prompts that can be read: {error.strerror or error}") from None
     if len(data) > MOST_BYTES:
         raise ValueError(f"{path} has more than {MOST_BYTES} bytes; split it into several sets")
     return data

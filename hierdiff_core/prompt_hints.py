@@ -15,7 +15,7 @@ IN_LINES = {
     "bracket": "[ and ] do not group inside braces, so it is cut at every |; nest braces instead",
     "bar": f"| divides alternatives inside braces only; {AS_WRITTEN}. Write {{a|b}} for a choice",
     "variable": "variables are not known here; the $ is drawn",
-    "json": "it looks like JSON, and its outer braces are removed; write the prompt alone (the command line reads "
+    "json": "it looks like JSON, and braces are removed from it; write the prompt alone (the command line reads "
     ".jsonl files)",
     "mark": f"nothing in an argument is a comment; {AS_WRITTEN}",
 }
@@ -86,8 +86,8 @@ class Remarks:
 
     def line(self, place, line, oddities, index):
         """A line that was read, and the index of its first prompt, or None."""
-        if looks_like_json(line):
-            oddities = {"json": shorten(line)}
+        if looks_like_json(line):  # of a list of texts nothing is removed: the remark on finished prompts will do
+            oddities = {"json": shorten(line)} if "{" in line else {}
         for kind, piece in oddities.items():
             self.odd(kind, place if index is None else f"prompt {index} ({place})", piece)
 

@@ -1,5 +1,6 @@
 """What a text encoder cannot read of a prompt at once, or at all, in words."""
 
+from ..hierdiff_core.prompt_tokens import MOST_SPELLED, spelled_letters, tokens_of
 from .conditioning import name_of
 
 MOST_NAMED = 4
@@ -41,6 +42,8 @@ def _window(clip, tokens, prompt, i, prompts):
 
 def _unknown(clip, tokens, i, prompts):
     """How many tokens of a prompt an encoder does not know, in words; "" where it knows all."""
+    if all(_is_clip(clip, name) for name in tokens) and _spelled(clip, tokens, prompts[i]):
+        return f"the words of {name_of(i, prompts)}, and spells them out"
     for name, chunks in tokens.items():
         tokenizer = _tokenizer(clip, name)
         known_as = getattr(getattr(tokenizer, "tokenizer", None), "unk_token_id", None)
@@ -50,6 +53,17 @@ def _unknown(clip, tokens, i, prompts):
         if count:
             return f"{count} token{'s' * (count > 1)} of {name_of(i, prompts)}"
     return ""
+
+
+def _is_clip(clip, name):
+    return type(getattr(_tokenizer(clip, name), "tokenizer", None)).__name__.startswith("CLIPTokenizer")
+
+
+def _spelled(clip, tokens, prompt):
+    """Whether CLIP's tokenizer, which knows every byte, spells most of a prompt."""
+    tokenizer = _tokenizer(clip, next(iter(tokens))).tokenizer
+    letters, spelled = spelled_letters(tokenizer, prompt, len(tokens_of(tokenizer, [prompt])[0]))
+    return spelled > MOST_SPELLED * letters
 
 
 def _tokenizer(clip, name):

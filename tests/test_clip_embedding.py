@@ -470,6 +470,14 @@ def test_tokens_that_an_encoder_does_not_know_are_counted(pack, flux):
     assert notes(flux, tokens[:1], prompts[:1], True) == []
 
 
+def test_words_that_clip_spells_are_pointed_out(node, clip):
+    _, _, text = run(node, clip, ["a cat", "日本語の猫", "(red:1.4) café, très joli", "🍎 apple"])
+    (line,) = [line for line in text.splitlines() if "does not know" in line]
+    assert line.startswith('⚠ this encoder does not know the words of prompt 1 ("日本語の猫"), and spells them out')
+    assert "prompt 2" not in line
+    assert "prompt 3" not in line
+
+
 def test_chunks_in_any_mixture_stand_in_one_set(node, clip):
     prompts = [LONG, LONGER, ", ".join([LONGER, LONG])]  # 2, 3 and 5 chunks
     (cond, _), _, text = run(node, clip, prompts)

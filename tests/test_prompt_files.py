@@ -111,3 +111,10 @@ def test_large_and_endless_files_are_refused_before_they_fill_the_memory(read, m
     if os.path.exists("/dev/zero"):
         with pytest.raises(ValueError, match=r"zero has more than 20 bytes"):
             add_file(PromptReader(), "/dev/zero")
+
+
+def test_file_that_is_not_there_or_is_a_folder_is_refused_in_words(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no file .*none\.txt with prompts"):
+        add_file(PromptReader(), tmp_path / "none.txt")
+    with pytest.raises(ValueError, match="holds no prompts that can be read"):
+        add_file(PromptReader(), tmp_path)

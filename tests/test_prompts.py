@@ -296,6 +296,11 @@ def test_what_is_not_read_in_texts_as_they_are_is_warned_of():
     ]
 
 
+def test_list_of_texts_is_warned_of_once():
+    (warning,) = read('["a", "b"]')[2]
+    assert "it looks like a list, but is one text; it is drawn as written" in warning
+
+
 def test_text_that_is_json_says_so_when_its_braces_are_refused():
     with pytest.raises(ValueError, match=r"line 2: '\{' is not closed.*The text looks like JSON"):
         parse_prompts('[\n{\n"prompt": "a"}, {"prompt": "b"}]')
