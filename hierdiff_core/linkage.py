@@ -8,7 +8,6 @@ from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
 
 from .leaves import leaf_numbers, with_equal_rows
 from .linkage_process import tree_seconds, ward_tree
-from .scipy_ward import condensed_distances
 
 METRICS = ("cosine", "chord")
 
@@ -185,8 +184,3 @@ def _as_vectors(positive):
             f"{SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}: scale the embeddings, only their directions count"
         )
     return vectors
-
-
-def _condensed_distances(vectors, metric):
-    """(N(N-1)/2,) float64, as `ward_tree` computes them."""
-    return condensed_distances(vectors, metric, SMALLEST_DISTANCE)

@@ -4,6 +4,7 @@ import logging
 import unicodedata
 from contextlib import contextmanager
 
+from .alternatives import shorten
 from .text_form import whole_characters
 
 MOST_WARNINGS = 20
@@ -106,8 +107,7 @@ def words_and_signs(text):
 
 
 def excerpt(text):
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST_EXCERPT else text[:LONGEST_EXCERPT] + "…"
+    return shorten(text, LONGEST_EXCERPT)
 
 
 @contextmanager

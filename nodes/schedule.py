@@ -96,8 +96,6 @@ class ThresholdSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, linkage, steps, mode, value, private_steps, shape=SHAPES[0], sensitivity=None, power=2.0):
-        if mode not in MODES:  # not every host checks it
-            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {str(mode)[:40]!r}")
         Z = linkage.Z
         weights = sensitivity.weights(steps) if sensitivity is not None else None
         falling = falling_shape(steps, shape, private_steps, power=power, weights=weights, metric=linkage.metric)

@@ -9,6 +9,7 @@ from scipy.cluster.hierarchy import fcluster, is_isomorphic, linkage
 from scipy.spatial.distance import squareform
 
 from hierdiff_core import linkage as core
+from hierdiff_core import scipy_ward
 from hierdiff_core.linkage import METRICS, SMALLEST_DISTANCE, check_linkage, flat_clusters, linkage_bytes, ward_linkage
 from hierdiff_core.ward import (
     DistanceMatrix,
@@ -22,6 +23,11 @@ from hierdiff_core.ward import (
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
+
+
+def scipy_distances(x, metric):
+    return scipy_ward.condensed_distances(x, metric, SMALLEST_DISTANCE)
+
 
 CPU = torch.device("cpu")
 seeds = st.integers(0, 2**32 - 1)
@@ -37,7 +43,7 @@ def random_embeddings(seed, n, duplicates):
 
 def tree_of_scipy(x, metric):
     """SciPy's own tree, in which equal rows count as often as they are there."""
-    return linkage(core._condensed_distances(x, metric), "ward")
+    return linkage(scipy_distances(x, metric), "ward")
 
 
 def assert_same_tree(Z, expected):
@@ -63,7 +69,7 @@ def test_chain_makes_the_tree_of_scipy(metric, seed, n, duplicates):
 def test_points_that_are_all_equally_far_apart_merge_as_in_scipy(n, copies, seed):
     x = np.concatenate([np.eye(n)] * (copies + 1))[np.random.default_rng(seed).permutation(n * (copies + 1))]
     expected = tree_of_scipy(x, "cosine")
-    assert_same_tree(chain_of_matrix(core._condensed_distances(x, "cosine")), expected)
+    assert_same_tree(chain_of_matrix(scipy_distances(x, "cosine")), expected)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -91,7 +97,7 @@ def chain_of_matrix(condensed):
 def test_distances_are_those_of_scipy(metric, seed, n, duplicates):
     x = random_embeddings(seed, n, duplicates)
     made = condensed_distances(x, metric, SMALLEST_DISTANCE, CPU)
-    expected = core._condensed_distances(x, metric)
+    expected = scipy_distances(x, metric)
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-7)
     np.testing.assert_array_equal(made == 0, expected == 0)
 
@@ -102,7 +108,9 @@ def test_distances_in_several_blocks_are_symmetric_and_complete(monkeypatch):
     distances = pairwise_distances(x, "chord", SMALLEST_DISTANCE, CPU)
     assert torch.equal(distances, distances.T)
     np.testing.assert_allclose(
-        squareform(distances.numpy(), checks=False), core._condensed_distances(x, "chord"), atol=1e-7
+        squareform(distances.numpy(), checks=False),
+        scipy_distances(x, "chord"),
+        atol=1e-7,
     )
 
 
@@ -143,7 +151,7 @@ def test_size_and_device_choose_who_makes_the_tree(monkeypatch, prompts, device,
     spy("chain", ward_chain)
     spy("distances", condensed_distances)
     x = random_embeddings(1, prompts, 0)
-    assert_same_tree(ward_linkage(x, "chord", device), linkage(core._condensed_distances(x, "chord"), "ward"))
+    assert_same_tree(ward_linkage(x, "chord", device), linkage(scipy_distances(x, "chord"), "ward"))
     assert calls == ([] if chosen == "scipy" else [(chosen, "cuda")])
 
 
