@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from emoji_sets import CALIBRATION
 
 from hierdiff_core import calibrate, embed_prompts, load_decoder, load_prior, write_sensitivity
-from hierdiff_core.loading import BUNDLED
-from hierdiff_core.prompts import parse_prompts
+from hierdiff_core.kandinsky.model_folder import BUNDLED
+from hierdiff_core.prompts.prompt_set import parse_prompts
 
 SETTINGS = {"num_steps": 40, "seed": 0, "guidance": 3.0, "scheduler": "DDPM", "width": 128, "height": 128}
 

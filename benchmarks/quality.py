@@ -47,10 +47,10 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
-from hierdiff_core.loading import BUNDLED
-from hierdiff_core.noise import common_noise
-from hierdiff_core.prompts import parse_prompts
-from hierdiff_core.whole_files import replace
+from hierdiff_core.files.whole_files import replace
+from hierdiff_core.kandinsky.model_folder import BUNDLED
+from hierdiff_core.prompts.prompt_set import parse_prompts
+from hierdiff_core.sampling.noise import common_noise
 
 STEPS, GUIDANCE, PRIOR_GUIDANCE, SIZE = 40, 3.0, 4.0, 128
 SAVINGS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9)

@@ -43,9 +43,11 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
-from hierdiff_core.decoding import BackgroundDecoder
-from hierdiff_core.kandinsky import step_guidance
-from hierdiff_core.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
+from hierdiff_core.kandinsky.acceleration import ACCELERATIONS, unet_calls
+from hierdiff_core.kandinsky.decoding import BackgroundDecoder
+from hierdiff_core.kandinsky.kandinsky import step_guidance
+from hierdiff_core.plan.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
+from hierdiff_core.plan.ward_torch import ward_chain
 from hierdiff_core.previews import (
     Arriving,
     BranchLatents,
@@ -55,10 +57,8 @@ from hierdiff_core.previews import (
     tile_sheet,
     to_pictures,
 )
-from hierdiff_core.prompts import parse_prompts
-from hierdiff_core.sampling import ORDERS
-from hierdiff_core.unet_calls import ACCELERATIONS, unet_calls
-from hierdiff_core.ward import ward_chain
+from hierdiff_core.prompts.prompt_set import parse_prompts
+from hierdiff_core.sampling.loop import ORDERS
 
 RELATED = "{cat face|dog face|tiger face|red apple|strawberry|fire engine|tulip|snowman}, " + (
     "{noto|twemoji|flat|3d|fluent|line art|pixel|paper} style"

@@ -1,13 +1,13 @@
 """Image sets from prompt sets for a fraction of the compute (Decatur et al., ICCV 2025). Knows nothing of ComfyUI."""
 
-from .calibration import calibrate
-from .decoding import decode
 from .embeddings import PromptEmbeddings
-from .kandinsky import embed_prompts, sample
-from .linkage import flat_clusters, merge_errors, ward_linkage
-from .loading import load_decoder, load_prior
-from .plan import Plan, Step, build_plan
-from .schedule import (
+from .kandinsky.decoding import decode
+from .kandinsky.kandinsky import embed_prompts, sample
+from .kandinsky.loading import load_decoder, load_prior
+from .measure.calibration import calibrate
+from .plan.linkage import flat_clusters, merge_errors, ward_linkage
+from .plan.plan import Plan, Step, build_plan
+from .plan.schedule import (
     falling_shape,
     linear_thresholds,
     reachable_saving,
@@ -15,7 +15,7 @@ from .schedule import (
     tau_for_saving,
     thresholds_at,
 )
-from .sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+from .plan.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
 
 __all__ = [
     "Plan",

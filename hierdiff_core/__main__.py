@@ -30,22 +30,24 @@ from . import (
     thresholds_at,
     ward_linkage,
 )
-from .decoding import BackgroundDecoder
-from .figures import contact_sheet, draw_dendrogram, draw_schedule, draw_tree
-from .finite import rows_not_finite
-from .kandinsky import PRIOR_NOISE, WHOLE_RUN
+from .files.set_folder import DrawnSet, prepare_folder
+from .kandinsky.acceleration import ACCELERATIONS
+from .kandinsky.decoding import BackgroundDecoder
+from .kandinsky.kandinsky import PRIOR_NOISE, WHOLE_RUN
+from .kandinsky.model_folder import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable_settings
+from .kandinsky.schedulers import SCHEDULERS
 from .limits import check_limits
-from .linkage import METRICS
-from .loading import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable_settings
+from .pictures.contact_sheet import contact_sheet
+from .pictures.figures import draw_dendrogram, draw_schedule
+from .pictures.tree import draw_tree
+from .plan.linkage import METRICS
+from .plan.schedule import SHAPES, out_of_reach
 from .previews import BranchLatents, to_pictures
-from .prompt_files import add_file
-from .prompts import PromptReader, check_prompts
-from .sampling import ORDERS
-from .schedule import SHAPES, out_of_reach
-from .schedulers import SCHEDULERS
-from .set_folder import DrawnSet, prepare_folder
-from .text_form import whole_characters
-from .unet_calls import ACCELERATIONS
+from .prompts.files import add_file
+from .prompts.prompt_set import PromptReader, check_prompts
+from .prompts.text_form import whole_characters
+from .sampling.finite import rows_not_finite
+from .sampling.loop import ORDERS
 
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 

@@ -1,6 +1,6 @@
 """Limits of the command line's numbers: those of the nodes, so that a typing error neither hangs nor fails late."""
 
-from .schedulers import LEAST_PRIOR_STEPS
+from .kandinsky.schedulers import LEAST_PRIOR_STEPS
 
 # name of the option: least, greatest
 LIMITS = {

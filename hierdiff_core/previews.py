@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from .sampling import on_device
+from .sampling.loop import on_device
 
 # Longest side, in latent pixels, at which branches are kept for the tree: 32 decode to 256 picture pixels.
 LARGEST_KEPT = 32

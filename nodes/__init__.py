@@ -4,16 +4,16 @@ from comfy_api.latest import ComfyExtension, io
 from server import PromptServer
 
 from .calibration import Calibrate, CalibrateModel
-from .checks import checked
 from .clip import ClipEmbedding
 from .decoder import DecoderLoader
 from .guider import Guider, HierarchicalKSampler, SharedNoise
+from .host.checks import checked
+from .host.live_tree import trees_of_client
+from .host.results import results_of_client
 from .linkage import WardLinkage
-from .live import trees_of_client
 from .native_model import KandinskyModel
 from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
-from .results import results_of_client
 from .sampler import BranchingSampler
 from .save_set import SaveSet
 from .schedule import ThresholdSchedule

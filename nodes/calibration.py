@@ -7,19 +7,19 @@ import comfy.samplers
 import comfy.utils
 from comfy_api.latest import io
 
-from ..hierdiff_core.calibration import Probe, run_probe
-from ..hierdiff_core.figures import draw_sensitivity
-from ..hierdiff_core.kandinsky import check_sample_inputs
-from ..hierdiff_core.microbatch import LARGEST_AUTO
-from ..hierdiff_core.schedulers import SCHEDULERS
+from ..hierdiff_core.kandinsky.kandinsky import check_sample_inputs
+from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
+from ..hierdiff_core.measure.calibration import Probe, run_probe
+from ..hierdiff_core.pictures.figures import draw_sensitivity
+from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from . import types
-from .conditioning_rows import prompts_of, rows_of
 from .decoder import load_unet
-from .decoration import Decorations
 from .guider import OneNoise, cfg_input, make_guider, model_inputs
-from .search import found_as
+from .host.cond_rows import prompts_of, rows_of
+from .host.decoration import Decorations
+from .host.search import found_as
+from .host.ui import Progress, tell, unsuitable
 from .sensitivity import CATEGORY, describe, new_file, outputs, save_new
-from .show import Progress, tell, unsuitable
 
 
 def steps_input(default):

@@ -6,13 +6,13 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.embeddings import PromptEmbeddings
 from . import types
-from .conditioning import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
-from .conditioning_rows import PROMPTS
-from .decoration import Decorations
-from .prompt_vectors import POOLED, TOKEN_MEAN, prompt_vectors
-from .search import found_as
-from .show import Progress, tell
-from .token_counts import reading_notes
+from .host.cond_rows import PROMPTS
+from .host.decoration import Decorations
+from .host.encode_set import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
+from .host.prompt_vectors import POOLED, TOKEN_MEAN, prompt_vectors
+from .host.search import found_as
+from .host.token_counts import reading_notes
+from .host.ui import Progress, tell
 
 POOLING = ["auto", POOLED, TOKEN_MEAN]
 SLOW_REPEAT = 4  # times the longest prompt: as far as the host goes to save a call

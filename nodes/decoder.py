@@ -6,12 +6,13 @@ import comfy.taesd.taesd
 import torch
 from comfy_api.latest import io
 
-from ..hierdiff_core.decoding import movq_bytes_per_row
-from ..hierdiff_core.kandinsky import unet_bytes_per_row
-from ..hierdiff_core.loading import DECODER_CLASS, load_decoder, suitable_settings
+from ..hierdiff_core.kandinsky.decoding import movq_bytes_per_row
+from ..hierdiff_core.kandinsky.kandinsky import unet_bytes_per_row
+from ..hierdiff_core.kandinsky.loading import load_decoder
+from ..hierdiff_core.kandinsky.model_folder import DECODER_CLASS, suitable_settings
 from ..hierdiff_core.previews import colour_patches, fit_latent_rgb
 from . import types
-from .models import (
+from .host.models import (
     PRECISIONS,
     LoadedModel,
     choose_dtype,
@@ -21,9 +22,9 @@ from .models import (
     size_on_disk,
     validate_model,
 )
+from .host.search import found_as
+from .host.ui import telling
 from .native_model import native_patcher
-from .search import found_as
-from .show import telling
 
 
 class DecoderLoader(io.ComfyNode):

@@ -8,11 +8,11 @@ import latent_preview
 from comfy_api.latest import io
 
 from . import types
-from .decoration import Decorations, warn_running_node
-from .negative_lists import list_of_negatives
-from .search import found_as
-from .sharing import StepSharingGuider
-from .show import tell
+from .host.decoration import Decorations, warn_running_node
+from .host.negative_lists import list_of_negatives
+from .host.search import found_as
+from .host.share_steps import StepSharingGuider
+from .host.ui import tell
 
 PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
 MICRO_BATCH_TOOLTIP = (

@@ -6,12 +6,12 @@ import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
-from ..hierdiff_core.figures import draw_dendrogram
-from ..hierdiff_core.linkage import METRICS, linkage_bytes, linkage_seconds, merge_errors, ward_linkage
+from ..hierdiff_core.pictures.figures import draw_dendrogram
+from ..hierdiff_core.plan.linkage import METRICS, linkage_bytes, linkage_seconds, merge_errors, ward_linkage
 from . import types
-from .decoration import Decorations
-from .search import found_as
-from .show import tell
+from .host.decoration import Decorations
+from .host.search import found_as
+from .host.ui import tell
 
 # From here on a node says beforehand how long it takes.
 LONG_SECONDS = 5

@@ -11,12 +11,12 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from comfy_api.latest import io
 
 from ..hierdiff_core.embeddings import check_image_embeddings
-from ..hierdiff_core.kandinsky import unet_bytes_per_row
+from ..hierdiff_core.kandinsky.kandinsky import unet_bytes_per_row
 from . import types
-from .conditioning_rows import PROMPTS
-from .decoration import Decorations
-from .models import whole_patcher
-from .search import found_as
+from .host.cond_rows import PROMPTS
+from .host.decoration import Decorations
+from .host.models import whole_patcher
+from .host.search import found_as
 
 # The host's names for diffusers' beta schedules: its "linear" is linear in the square root.
 BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear", "squaredcos_cap_v2": "squaredcos_cap_v2"}

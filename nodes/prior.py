@@ -2,14 +2,15 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky import PRIOR_NOISE, embed_prompts, prior_calls
-from ..hierdiff_core.loading import PRIOR_CLASS, load_prior, suitable_settings
-from ..hierdiff_core.prompt_tokens import text_warnings
-from ..hierdiff_core.prompts import flat_texts
-from ..hierdiff_core.schedulers import LEAST_PRIOR_STEPS
+from ..hierdiff_core.kandinsky.kandinsky import PRIOR_NOISE, embed_prompts, prior_calls
+from ..hierdiff_core.kandinsky.loading import load_prior
+from ..hierdiff_core.kandinsky.model_folder import PRIOR_CLASS, suitable_settings
+from ..hierdiff_core.kandinsky.schedulers import LEAST_PRIOR_STEPS
+from ..hierdiff_core.prompts.prompt_set import flat_texts
+from ..hierdiff_core.prompts.tokens import text_warnings
 from . import types
-from .lists import runs
-from .models import (
+from .host.lists import runs
+from .host.models import (
     PRECISIONS,
     LoadedModel,
     choose_dtype,
@@ -19,8 +20,8 @@ from .models import (
     size_on_disk,
     validate_model,
 )
-from .search import found_as
-from .show import Progress, show, tell, telling, unsuitable
+from .host.search import found_as
+from .host.ui import Progress, show, tell, telling, unsuitable
 
 
 class PriorLoader(io.ComfyNode):

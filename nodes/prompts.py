@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.alternatives import shorten
-from ..hierdiff_core.prompts import KEEP, LINKED_LINES, PromptReader, check_prompts, flat_texts
+from ..hierdiff_core.prompts.alternatives import shorten
+from ..hierdiff_core.prompts.prompt_set import KEEP, LINKED_LINES, PromptReader, check_prompts, flat_texts
 from . import types
-from .search import found_as
-from .show import numbered, show
+from .host.search import found_as
+from .host.ui import numbered, show
 
 LONGEST_LINE = 300  # characters of a prompt in the node
 

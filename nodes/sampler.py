@@ -6,21 +6,21 @@ import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
-from ..hierdiff_core.figures import draw_tree
-from ..hierdiff_core.finite import latents_not_finite
-from ..hierdiff_core.kandinsky import NOT_FINITE, WHOLE_RUN, check_sample_inputs, sample, step_guidance
-from ..hierdiff_core.microbatch import LARGEST_AUTO
+from ..hierdiff_core.kandinsky.acceleration import ACCELERATIONS
+from ..hierdiff_core.kandinsky.kandinsky import NOT_FINITE, WHOLE_RUN, check_sample_inputs, sample, step_guidance
+from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
+from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
-from ..hierdiff_core.sampling import ORDERS
-from ..hierdiff_core.schedulers import SCHEDULERS
-from ..hierdiff_core.unet_calls import ACCELERATIONS
+from ..hierdiff_core.sampling.finite import latents_not_finite
+from ..hierdiff_core.sampling.loop import ORDERS
+from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from . import types
 from .decoder import load_unet
-from .decoration import LIVE_TREE, Decorations
-from .live import LiveTree, linear_colours
+from .host.decoration import LIVE_TREE, Decorations
+from .host.live_tree import LiveTree, linear_colours
+from .host.search import found_as
+from .host.ui import Progress, distortion, tell, unsuitable
 from .plan_texts import duplicates
-from .search import found_as
-from .show import Progress, distortion, tell, unsuitable
 
 PREVIEW = "the preview"
 

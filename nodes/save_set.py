@@ -13,12 +13,12 @@ from comfy_api.latest import io
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..hierdiff_core.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
+from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
 from . import types
-from .decoration import Decorations
-from .lists import batches, runs_of
-from .search import found_as
-from .show import Progress
+from .host.decoration import Decorations
+from .host.lists import batches, runs_of
+from .host.search import found_as
+from .host.ui import Progress
 
 PICTURES_SHOWN = 16
 SIZES_SHOWN = 4

@@ -2,10 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.figures import draw_schedule
-from ..hierdiff_core.noise import text_key
-from ..hierdiff_core.plan import build_plan
-from ..hierdiff_core.schedule import (
+from ..hierdiff_core.pictures.figures import draw_schedule
+from ..hierdiff_core.plan.plan import build_plan
+from ..hierdiff_core.plan.schedule import (
     SHAPES,
     falling_shape,
     out_of_reach,
@@ -14,12 +13,13 @@ from ..hierdiff_core.schedule import (
     tau_for_saving,
     thresholds_at,
 )
+from ..hierdiff_core.sampling.noise import text_key
 from . import types
-from .decoration import Decorations
+from .host.decoration import Decorations
+from .host.search import found_as
+from .host.ui import distortion, numbered
 from .plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
 from .schedule_plot import plot_data
-from .search import found_as
-from .show import distortion, numbered
 
 MODES = ["tau", "root share", "saving"]
 

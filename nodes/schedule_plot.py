@@ -10,9 +10,9 @@ import json
 import numpy as np
 from aiohttp import web
 
-from ..hierdiff_core.linkage import METRICS
-from ..hierdiff_core.schedule import SHAPES, falling_shape
-from ..hierdiff_core.sensitivity import Sensitivity
+from ..hierdiff_core.plan.linkage import METRICS
+from ..hierdiff_core.plan.schedule import SHAPES, falling_shape
+from ..hierdiff_core.plan.sensitivity import Sensitivity
 
 # Larger trees are not sent: every height would lie in the history of each run.
 MOST_PROMPTS = 10_000

@@ -7,14 +7,14 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..hierdiff_core.figures import draw_sensitivity
-from ..hierdiff_core.loading import BUNDLED
-from ..hierdiff_core.sensitivity import read_sensitivity, sensitivity_json
-from ..hierdiff_core.whole_files import try_writing, write_new
+from ..hierdiff_core.files.whole_files import try_writing, write_new
+from ..hierdiff_core.kandinsky.model_folder import BUNDLED
+from ..hierdiff_core.pictures.figures import draw_sensitivity
+from ..hierdiff_core.plan.sensitivity import read_sensitivity, sensitivity_json
 from . import types
-from .models import BUNDLED_NAME
-from .search import found_as
-from .show import image_tensor, show
+from .host.models import BUNDLED_NAME
+from .host.search import found_as
+from .host.ui import image_tensor, show
 
 LONGEST_NAME = 100
 # Files lie in models/hierdiff_sensitivity; what is measured goes to the output folder, as the host's saved models do.

@@ -4,12 +4,12 @@ import torch
 from comfy_api.latest import io
 from PIL import Image
 
-from ..hierdiff_core.figures import contact_sheet
+from ..hierdiff_core.pictures.contact_sheet import contact_sheet
 from ..hierdiff_core.previews import to_pictures
 from . import types
-from .lists import batches, runs_of
-from .search import found_as
-from .show import image_tensor, show
+from .host.lists import batches, runs_of
+from .host.search import found_as
+from .host.ui import image_tensor, show
 
 
 class ContactSheet(io.ComfyNode):

@@ -24,11 +24,11 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
-from hierdiff_core.decoding import BackgroundDecoder
-from hierdiff_core.linkage import METRICS, linkage_bytes
+from hierdiff_core.kandinsky.acceleration import ACCELERATIONS
+from hierdiff_core.kandinsky.decoding import BackgroundDecoder
+from hierdiff_core.plan.linkage import METRICS, linkage_bytes
 from hierdiff_core.previews import BranchLatents, latents_to_rgb
-from hierdiff_core.sampling import ORDERS
-from hierdiff_core.unet_calls import ACCELERATIONS
+from hierdiff_core.sampling.loop import ORDERS
 
 pytestmark = pytest.mark.gpu
 
@@ -144,8 +144,8 @@ def test_nothing_between_the_first_and_the_last_unet_call_waits_for_the_device(e
 @pytest.mark.parametrize("acceleration", ACCELERATIONS[:2])
 def test_pictures_of_a_running_set_do_not_keep_the_device_waiting(embeddings, plan, pack, monkeypatch, acceleration):
     """What the sampler node shows: events are waited for while the next call is on the device, nothing else is."""
-    live = importlib.import_module(f"{pack.__name__}.nodes.live")
-    show = importlib.import_module(f"{pack.__name__}.nodes.show")
+    live = importlib.import_module(f"{pack.__name__}.nodes.host.live_tree")
+    show = importlib.import_module(f"{pack.__name__}.nodes.host.ui")
     monkeypatch.setattr(live, "SECONDS_BETWEEN_UPDATES", -1)  # each step
     monkeypatch.setattr(show, "SECONDS_BETWEEN_PREVIEWS", -1)
     decoder, factors = load_decoder(dtype=torch.float16, device="cuda"), torch.rand(5, 3)
@@ -203,7 +203,7 @@ def test_decoding_in_the_background_that_fails_stops_the_run(embeddings, plan):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("most_tree", [5000, 100], ids=["distances", "chain"])
 def test_clusters_of_the_gpu_are_those_of_scipy(monkeypatch, metric, most_tree):
-    monkeypatch.setattr("hierdiff_core.linkage.MOST_TREE_ON_CPU", most_tree)
+    monkeypatch.setattr("hierdiff_core.plan.linkage.MOST_TREE_ON_CPU", most_tree)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2000, 64))
     x = np.concatenate([x, x[rng.integers(2000, size=200)]])

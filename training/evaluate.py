@@ -42,7 +42,7 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
-from hierdiff_core.loading import suitable_settings
+from hierdiff_core.kandinsky.model_folder import suitable_settings
 
 STEPS, GUIDANCE, SEED = 40, 4.0, 0
 PRIOR_GUIDANCES = (1.0, 2.0, 4.0)

@@ -7,7 +7,7 @@ import torch
 from emoji import STYLES
 from PIL import Image, ImageDraw
 
-from hierdiff_core.lettering import choose_font, wrap
+from hierdiff_core.pictures.fonts import choose_font, wrap
 
 COLUMNS = {
     "identity": ("emoji", "{:.3f}"),

@@ -1,8 +1,8 @@
-// A budget against a tree: the arithmetic of hierdiff_core/schedule.py and plan.py for heights that are known.
+// A budget against a tree: the arithmetic of hierdiff_core/plan/schedule.py and plan.py for heights that are known.
 // The falling shapes themselves come from the server.
 
-const CLEARANCE = 1e-9; // as in hierdiff_core/schedule.py
-const LEAST_APART = 0.05; // as in hierdiff_core/plan.py
+const CLEARANCE = 1e-9; // as in hierdiff_core/plan/schedule.py
+const LEAST_APART = 0.05; // as in hierdiff_core/plan/plan.py
 
 /** Number of entries of a rising list that are at most `value`. */
 function countAtMost(rising, value) {
@@ -32,7 +32,7 @@ export class Schedule {
     this.deciding = this.decidingStep();
   }
 
-  /** The step by which a picture of its own must have begun: deciding_step in hierdiff_core/plan.py. */
+  /** The step by which a picture of its own must have begun: deciding_step in hierdiff_core/plan/plan.py. */
   decidingStep() {
     if (!this.weights) return Math.max(this.steps - 1 - Math.ceil(LEAST_APART * this.steps), 0);
     const lost = [];

@@ -1,0 +1,1 @@
+"""Files that appear whole: sets of pictures, and what belongs to them."""

@@ -1,0 +1,1 @@
+"""What sharing costs and changes, measured on a model."""

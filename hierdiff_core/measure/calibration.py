@@ -1,0 +1,162 @@
+"""Measure a model's sensitivity: prompts share their first steps, and are compared with runs that share none.
+
+Legend: K steps, S prompts that are sampled, B numbers of shared steps that are tried.
+"""
+
+import numpy as np
+import torch
+
+from ..embeddings import PromptEmbeddings
+from ..kandinsky.kandinsky import sample
+from ..plan.linkage import flat_clusters, ward_linkage
+from ..plan.plan import Plan, Step
+from ..plan.sensitivity import Sensitivity
+from ..sampling.noise import common_noise
+
+SMALLEST_ERROR = 1e-12
+
+
+class Probe:
+    """Prompts of one cluster, and how many steps they share, as one plan for one run.
+
+    Parameters
+    ----------
+    positive : (N, D) tensor or array   embeddings of the prompts, N >= 2
+    num_steps : int >= 1
+    samples : int >= 2                  prompts that are drawn; all of them where the set has no more
+    resolution : int >= 1               how many numbers of shared steps are tried; at most K
+    seed : int                          which prompts of the set are drawn
+
+    Attributes
+    ----------
+    shared_steps : (B,) int64   rising to K, closer and closer together
+    prompts : (S,) int64        indices of the prompts, from all parts of the set's tree
+    rows : (L,) int64           the prompt of each leaf of the plan, L = (B + 1) S
+    plan : Plan                 leaves in the order (shared steps, with none first; prompt)
+    squared_error : float       sum of squared distances of the prompts' unit vectors from their mean
+
+    Raises
+    ------
+    ValueError  if a number is too small, or no two prompts have embeddings of different directions.
+
+    Notes
+    -----
+    One wide cluster, not many close pairs: the mean of two prompts already is a picture of one of them, which the other
+    does not always leave again, while the mean of many is of none. Early steps are shared by wide clusters
+    (docs/schedules.md has the comparison).
+    """
+
+    def __init__(self, positive, num_steps, samples=8, resolution=12, seed=0):
+        for name, value, least in (("steps", num_steps, 1), ("samples", samples, 2), ("resolution", resolution, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}")
+        self.num_steps = num_steps
+        self.shared_steps = probed_steps(num_steps, resolution)
+        self.prompts = probed_prompts(positive, samples, seed)
+        self.rows = np.tile(self.prompts, len(self.shared_steps) + 1)
+        self.plan = self._plan()
+        unit = torch.nn.functional.normalize(torch.as_tensor(np.asarray(positive))[self.prompts].double(), dim=1)
+        self.squared_error = float((unit - unit.mean(dim=0)).square().sum())
+        if self.squared_error < SMALLEST_ERROR:
+            raise ValueError("calibration compares prompts, and these point the same way; add prompts that differ")
+
+    def _plan(self):
+        """Branches: one trunk, and from each number of shared steps on one for each prompt."""
+        counts = [0, *self.shared_steps]
+        previous = np.zeros(len(self.rows), dtype=np.int64)
+        steps = []
+        for k in range(self.num_steps):
+            labels = np.arange(len(self.rows)).reshape(len(counts), -1) + 1
+            labels[[count > k for count in counts]] = 0
+            _, first, labels, members = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+            labels = labels.ravel()
+            steps.append(Step(labels, first, members, parents=previous[first]))
+            previous = labels
+        return Plan(np.zeros(self.num_steps), tuple(steps))
+
+    def leaves(self, embeddings):
+        """The `PromptEmbeddings` of the plan's leaves, from those of the prompts."""
+        prompts = [embeddings.prompts[i] for i in self.rows]
+        return PromptEmbeddings(
+            embeddings.positive[self.rows], embeddings.negative[self.rows], prompts, embeddings.kind
+        )
+
+    def sensitivity(self, latents, **settings):
+        """What the final latents of the plan's leaves, (L, ...), say.
+
+        Raises
+        ------
+        ValueError  if the latents are not finite, or sharing changed none of them.
+        """
+        latents = latents.detach().float().cpu().reshape(len(self.shared_steps) + 1, len(self.prompts), -1)
+        if not torch.isfinite(latents).all():
+            raise ValueError("the final latents hold NaN or infinity; load the model in fp32 or bf16")
+        change = (latents[1:] - latents[0]).double().square().mean(dim=2).sum(dim=1) / self.squared_error
+        settings = {"prompts": len(self.prompts), "rows": self.plan.nfe, **settings}
+        return Sensitivity(self.num_steps, self.shared_steps, change.numpy(), settings)
+
+
+def probed_steps(num_steps, resolution):
+    """(B,) int64 numbers of shared steps, rising to K; intervals shrink towards the end, where most is at stake."""
+    resolution = min(resolution, num_steps)
+    left = np.unique(np.geomspace(1, num_steps, resolution).round().astype(np.int64))[:-1]
+    more = np.setdiff1d(np.arange(1, num_steps), left)[: resolution - 1 - len(left)]  # where rounding met
+    return np.append(num_steps - np.union1d(left, more)[::-1], num_steps).astype(np.int64)
+
+
+def probed_prompts(positive, samples, seed=0):
+    """(S,) int64: one prompt of each of S flat clusters, in the order of the prompts."""
+    Z = ward_linkage(positive, "chord")
+    distinct = np.count_nonzero(Z[:, 2]) + 1
+    if distinct < 2:
+        raise ValueError("calibration compares prompts, and needs two with different embeddings; add prompts")
+    ranked = Z.copy()
+    ranked[:, 2] = np.arange(1, len(Z) + 1)  # heights may tie, and a cut between them would leave fewer clusters
+    labels = flat_clusters(ranked, len(Z) + 1 - min(samples, distinct))
+    rng = np.random.default_rng(seed)
+    return np.sort([rng.choice(np.flatnonzero(labels == label)) for label in np.unique(labels)])
+
+
+def calibrate(
+    decoder,
+    embeddings,
+    num_steps=40,
+    *,
+    seed=0,
+    guidance=4.0,
+    scheduler="DDPM",
+    samples=8,
+    resolution=12,
+    **options,
+):
+    """Measure the sensitivity of a Kandinsky decoder.
+
+    Parameters
+    ----------
+    decoder : KandinskyV22Pipeline
+    embeddings : PromptEmbeddings    prompts like those that will be drawn; two or more
+    num_steps, seed, guidance, scheduler   as in `sample`; the result is for this scheduler
+    samples, resolution : int        see `Probe`; ``Probe(...).plan.nfe`` is the cost in UNet rows
+    options                          `width`, `height`, `micro_batch`, `on_step`, `before_call` of `sample`
+
+    Returns
+    -------
+    sensitivity : Sensitivity
+    """
+    probe = Probe(embeddings.positive, num_steps, samples, resolution, seed)
+    return run_probe(probe, decoder, embeddings, seed, guidance, scheduler, **options)
+
+
+def run_probe(probe, decoder, embeddings, seed, guidance, scheduler, **options):
+    """Sample a probe's plan, all of its branches with the same noise."""
+    latents = sample(
+        decoder,
+        probe.leaves(embeddings),
+        probe.plan,
+        seed=seed,
+        guidance=guidance,
+        scheduler=scheduler,
+        noise=common_noise(seed),
+        **options,
+    )
+    return probe.sensitivity(latents, scheduler=scheduler, guidance=guidance, seed=seed)

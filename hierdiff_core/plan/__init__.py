@@ -1,0 +1,1 @@
+"""Which prompts share which step. Numbers only: numpy and SciPy, no torch."""

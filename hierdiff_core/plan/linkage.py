@@ -1,0 +1,186 @@
+"""Hierarchical clustering of prompt embeddings: embeddings -> Z, then Z and a height -> flat clusters.
+
+Legend: N prompts, D embedding width, Z linkage matrix in SciPy's layout.
+"""
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
+
+from .leaves import leaf_numbers, with_equal_rows
+from .linkage_process import tree_seconds, ward_tree
+
+METRICS = ("cosine", "chord")
+
+# Distances of unequal embeddings stay above zero: rounding must not merge two prompts into one leaf.
+SMALLEST_DISTANCE = np.finfo(np.float64).eps
+# Squares of the largest number of an embedding, and their sum, must neither overflow nor lose digits.
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-140, 1e150
+# With a GPU at hand, more prompts than these have their distances computed there, and more than those their tree:
+# up to the first SciPy takes a fraction of a second, up to the second its tree is faster than one merge after the other
+# on a GPU (docs/performance.md).
+MOST_ON_CPU = 500
+MOST_TREE_ON_CPU = 5000
+
+
+def ward_linkage(positive, metric="cosine", device="cpu", check=None):
+    """Cluster embeddings with Ward linkage.
+
+    Parameters
+    ----------
+    positive : (N, D) array or tensor   one embedding a prompt, finite and not zero
+    metric : "cosine" or "chord"
+        "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
+        vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
+        comes closer to full sampling (docs/schedules.md), and the nodes and the command line take it by default.
+    device : str or torch.device    a CUDA device takes over large sets; with any other it is SciPy for every size
+    check : callable                called many times while a large set is clustered; may raise to stop
+
+    Returns
+    -------
+    Z : (N-1, 4) float64   linkage matrix, SciPy layout; equal embeddings merge at height exactly 0 and weigh no
+        more than one: the other merges are those of the set without duplicates
+
+    Raises
+    ------
+    ValueError  if `metric` is unknown, an embedding is missing, not finite, zero or beyond `SMALLEST_NUMBER` and
+        `LARGEST_NUMBER`, or the distances do not fit in the memory that is free.
+
+    Notes
+    -----
+    Beyond `MOST_ON_CPU` prompts a GPU computes the distances, in float64; beyond `MOST_TREE_ON_CPU` it also finds the
+    merges (`ward_torch`). Heights equal SciPy's but for rounding, and so does the tree where no distances tie.
+    SciPy takes a process of its own where it takes long (`linkage_process`), with the same result.
+
+    Ward's method assumes Euclidean distances. "cosine" is not one; the paper uses it all the same, and the
+    heights still grow from merge to merge (tests/test_linkage.py).
+
+    Source: Decatur et al. 2025, Algorithm 1, lines 2-3.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
+    vectors = _as_vectors(positive)
+    if len(vectors) == 1:
+        return np.empty((0, 4))
+    leaf, first = leaf_numbers(vectors)
+    if len(first) < len(vectors):
+        return with_equal_rows(ward_linkage(vectors[first], metric, device, check), leaf)
+    if not str(device).startswith("cuda") or len(vectors) <= MOST_ON_CPU:
+        return ward_tree(vectors, metric, SMALLEST_DISTANCE, check)
+    from . import ward_torch  # here, since planning needs no torch
+
+    if len(vectors) <= MOST_TREE_ON_CPU:
+        return linkage(ward_torch.condensed_distances(vectors, metric, SMALLEST_DISTANCE, device), method="ward")
+    return ward_torch.ward_chain(vectors, metric, SMALLEST_DISTANCE, device, check)
+
+
+def linkage_bytes(num_prompts, width, metric, device):
+    """Bytes of a device's memory that `ward_linkage` takes at most; 0 where SciPy does all the work.
+
+    For embeddings of `width` numbers. A little more than was measured (docs/performance.md).
+    """
+    if not str(device).startswith("cuda") or num_prompts <= MOST_ON_CPU:
+        return 0
+    libraries = 64 * 2**20
+    if num_prompts <= MOST_TREE_ON_CPU:
+        return 24 * num_prompts**2 + libraries
+    return (9 * num_prompts**2 if metric == "cosine" else 64 * num_prompts * width) + libraries
+
+
+def linkage_seconds(num_prompts, width, metric, device):
+    """About how long `ward_linkage` takes where SciPy does all the work, in seconds; 0 where a GPU does."""
+    if str(device).startswith("cuda") and num_prompts > MOST_ON_CPU:
+        return 0.0
+    return tree_seconds(num_prompts, width, metric)
+
+
+def flat_clusters(Z, t):
+    """Cut a linkage matrix into flat clusters at height `t`.
+
+    Parameters
+    ----------
+    Z : (N-1, 4) float64   linkage matrix, SciPy layout
+    t : float >= 0         height, in Z's own metric
+
+    Returns
+    -------
+    labels : (N,) int64    0-based, contiguous, one for each prompt in order; numbered as SciPy's `fcluster` does
+
+    Raises
+    ------
+    ValueError  if `t` is negative or not a number, or `Z` is not a valid linkage.
+
+    Source: Decatur et al. 2025, Algorithm 1, lines 4-10.
+    """
+    if not t >= 0:
+        raise ValueError(f"t must be a height >= 0; got {t}")
+    Z = check_linkage(Z)
+    if len(Z) == 0:
+        return np.zeros(1, dtype=np.int64)
+    return fcluster(Z, t, criterion="distance").astype(np.int64) - 1
+
+
+def merge_errors(Z, positive):
+    """How much each merge adds to the squared error of sharing.
+
+    Parameters
+    ----------
+    Z : (N-1, 4) float64           linkage matrix
+    positive : (N, D) array or tensor   the embeddings
+
+    Returns
+    -------
+    errors : (N-1,) float64   increase of the sum of squared distances of the unit vectors from their clusters' means,
+        equal embeddings counted once; for "chord" this is height**2 / 2
+
+    Source: Ward 1963.
+    """
+    Z = check_linkage(Z)
+    vectors = _as_vectors(positive)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    counts, means = np.ones(2 * len(vectors) - 1), np.concatenate([vectors, np.empty((len(Z), vectors.shape[1]))])
+    errors = np.empty(len(Z))
+    for j, (a, b) in enumerate(Z[:, :2].astype(np.int64)):
+        node, total = len(vectors) + j, counts[a] + counts[b]
+        if Z[j, 2] == 0:  # a duplicate
+            errors[j], means[node], counts[node] = 0, means[a], counts[a]
+            continue
+        errors[j] = counts[a] * counts[b] / total * np.square(means[a] - means[b]).sum()
+        means[node], counts[node] = (counts[a] * means[a] + counts[b] * means[b]) / total, total
+    return errors
+
+
+def check_linkage(Z):
+    """Return `Z` as a float64 array, or raise `ValueError` when it is not a monotone SciPy linkage matrix."""
+    Z = np.asarray(Z, dtype=np.float64)
+    if Z.ndim != 2 or Z.shape[1] != 4:
+        raise ValueError(f"Z must be a linkage matrix of shape (N-1, 4); got shape {Z.shape}")
+    if not np.isfinite(Z).all():
+        raise ValueError("Z must be finite; it holds NaN or infinity")
+    if len(Z):
+        is_valid_linkage(Z, throw=True, name="Z")
+        if len(Z) == 1 and (set(Z[0, :2]) != {0, 1} or Z[0, 2] < 0):  # SciPy passes any single row
+            raise ValueError(f"Z of two prompts must merge 0 and 1 at a height >= 0; got {Z[0].tolist()}")
+        if (np.diff(Z[:, 2]) < 0).any():
+            raise ValueError("Z must have heights that do not decrease; sort the merges or use ward_linkage")
+    return Z
+
+
+def _as_vectors(positive):
+    """(N, D) float64, every row finite and longer than 0."""
+    if hasattr(positive, "detach"):
+        positive = positive.detach().float().cpu().numpy()
+    vectors = np.asarray(positive, dtype=np.float64)
+    if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
+        raise ValueError(f"positive must have shape (N, D) with N >= 1; got {vectors.shape}")
+    finite, filled = np.all(np.isfinite(vectors), axis=1), np.any(vectors != 0, axis=1)
+    for i in np.flatnonzero(np.logical_not(finite & filled))[:1]:
+        if finite[i]:
+            raise ValueError(f"embedding {i} is zero and has no direction to compare; reword or drop that prompt")
+        raise ValueError(f"embedding {i} holds NaN or infinity; embed that prompt again, in a wider precision")
+    largest = np.abs(vectors).max(axis=1)
+    for i in np.flatnonzero((largest < SMALLEST_NUMBER) | (largest > LARGEST_NUMBER))[:1]:
+        raise ValueError(
+            f"the largest number of embedding {i} is {largest[i]:.3g}; distances can be computed where it is "
+            f"{SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}: scale the embeddings, only their directions count"
+        )
+    return vectors

@@ -1,0 +1,83 @@
+"""Whether a plan belongs to the prompts and conditionings that it is used with."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..sampling.noise import text_key
+from .plan import Step
+
+SHORTENED = 60
+
+
+def check_plan_prompts(plan, prompts):
+    """Refuse a plan that was made from other prompts, or from these in another order.
+
+    Parameters
+    ----------
+    plan : Plan        one that knows neither prompts nor their keys passes
+    prompts : N str    as many as the plan is for
+
+    Raises
+    ------
+    ValueError  naming the first prompt that differs.
+    """
+    keys = [text_key(prompt) for prompt in prompts]
+    known = [text_key(prompt) for prompt in plan.prompts or ()] if plan.prompt_keys is None else list(plan.prompt_keys)
+    if not known or known == keys or list(plan.prompts or ()) == list(prompts):
+        return
+    i = next(i for i, (theirs, ours) in enumerate(zip(known, keys, strict=True)) if theirs != ours)
+    there = f' is "{plan.prompts[i][:SHORTENED]}" in the plan, but' if plan.prompts else " is not the plan's:"
+    what = "these prompts in another order" if sorted(known) == sorted(keys) else "other prompts"
+    raise ValueError(
+        f'the plan was made from {what}: prompt {i}{there} "{prompts[i][:SHORTENED]}" here; make the linkage and the '
+        "schedule from the embeddings of these prompts"
+    )
+
+
+def check_leaves(plan, embeddings):
+    """Refuse a plan that leads prompts of different embeddings to one picture.
+
+    A plan without a linkage matrix was made by hand, and may do so on purpose.
+
+    Raises
+    ------
+    ValueError  naming two such prompts.
+    """
+    if plan.Z is None:
+        return
+    positive, last = embeddings.positive, plan.steps[-1]
+    differ = (positive != positive[last.first][last.labels]).any(dim=1).nonzero().flatten().tolist()
+    for i in differ[:1]:
+        other = last.first[last.labels[i]]
+        raise ValueError(
+            f'the plan makes one picture of prompt {other} ("{embeddings.prompts[other][:SHORTENED]}") and prompt {i} '
+            f'("{embeddings.prompts[i][:SHORTENED]}"), whose embeddings differ; make the linkage and the schedule from '
+            "these embeddings"
+        )
+
+
+def separated(plan, groups):
+    """The plan with prompts of different groups apart where the threshold is 0, whatever their embeddings are.
+
+    Parameters
+    ----------
+    plan : Plan            made by `build_plan`; its merges at height 0 are of equal embeddings
+    groups : (N,) int64    equal for prompts that may have one picture
+
+    Returns
+    -------
+    plan : Plan   the same object where nothing has to be parted
+    """
+    groups = np.asarray(groups)
+    last = plan.steps[-1]
+    if plan.Z is None or (groups == groups[last.first][last.labels]).all():
+        return plan
+    steps, previous = [], np.zeros(len(groups), dtype=np.int64)
+    for threshold, step in zip(plan.thresholds, plan.steps, strict=True):
+        pairs = np.stack([step.labels, groups if threshold == 0 else np.zeros_like(groups)])
+        _, first, labels, counts = np.unique(pairs, axis=1, return_index=True, return_inverse=True, return_counts=True)
+        labels = labels.reshape(-1).astype(np.int64)
+        steps.append(Step(labels, first, counts, parents=previous[first]))
+        previous = labels
+    return replace(plan, steps=tuple(steps))

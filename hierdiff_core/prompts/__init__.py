@@ -1,0 +1,1 @@
+"""Prompt sets from texts, lists and files."""

@@ -1,0 +1,1 @@
+"""All that touches ComfyUI's internals. Nodes are schema and execute, and call this."""

@@ -1,0 +1,224 @@
+"""Rows of the host's conditioning: checked, averaged over clusters, sliced for micro-batches."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ...hierdiff_core.plan.matching import check_plan_prompts
+from ...hierdiff_core.sampling.pooling import cluster_means
+from .prompt_vectors import digest
+
+# In the values of a conditioning entry: the texts of its rows. The host hands on entries that it does not know.
+PROMPTS = "hierdiff_prompts"
+
+
+class Clusters(NamedTuple):
+    """Flat clusters numbered by first appearance, so that separate prompts keep their order.
+
+    labels : (N,) int64, first : (C,) int64, counts : (C,) int64, as in `plan.Step`
+    distinct : (M,) int64   the prompts that count in means: of equal ones the first; None: all
+    """
+
+    labels: np.ndarray
+    first: np.ndarray
+    counts: np.ndarray
+    distinct: np.ndarray | None = None
+
+
+def in_prompt_order(step, distinct=None):
+    """`Clusters` of a plan's step, and the plan's prompts that differ."""
+    order = np.argsort(step.first)
+    rank = np.argsort(order)
+    return Clusters(rank[step.labels], step.first[order], step.counts[order], distinct)
+
+
+def rows_equal(tensor, clusters):
+    """Whether the rows (N, ...) of every cluster are the same to the bit."""
+    return torch.equal(tensor[clusters.first][clusters.labels], tensor)
+
+
+def check_conds(conds, name, run):
+    """Refuse conditioning that has neither 1 row nor N, or that cannot be shared.
+
+    Parameters
+    ----------
+    conds : list of dict   entries of one side, as a guider keeps them
+    name : str             "positive" or "negative"
+    run : SharingRun
+
+    Raises
+    ------
+    ValueError  naming the side, what was found and what to do.
+    """
+    n = run.plan.num_prompts
+    for entry in conds:
+        for key in ("cross_attn", "pooled_output"):
+            rows = entry.get(key)
+            if torch.is_tensor(rows) and rows.shape[0] not in (1, n):
+                raise ValueError(
+                    f"the {name} conditioning has {rows.shape[0]} rows ({key}), but the plan is for {n} prompts; "
+                    f"make it with CLIP Embedding from the same prompts, or give one row for all"
+                )
+        mask = entry.get("mask")
+        if torch.is_tensor(mask) and mask.ndim > 2 and mask.shape[0] > 1:
+            run.all_rows(mask, f"the mask of the {name} conditioning", "use one mask for all prompts")
+        _check_control(entry.get("control"), name)
+
+
+def check_prompts(conds, plan):
+    """Refuse a positive conditioning whose prompts are known, and are not the plan's.
+
+    Of several entries one must have the plan's prompts: others may add what they like to the pictures.
+    """
+    problem = None
+    for prompts in prompts_of(conds, plan.num_prompts):
+        try:
+            check_plan_prompts(plan, prompts)
+        except ValueError as error:
+            problem = problem or error
+        else:
+            return
+    if problem is not None:
+        raise problem
+
+
+def prompts_of(conds, num_prompts):
+    """The texts of each entry that knows them and still has a row for each."""
+    for entry in conds:
+        prompts, rows = entry.get(PROMPTS), entry.get("cross_attn")
+        if prompts and torch.is_tensor(rows) and len(prompts) == len(rows) == num_prompts:
+            yield prompts
+
+
+def picture_groups(conds, tensors, plan):
+    """(N,) int64   equal for the prompts of a plan's last clusters whose conditioning and other rows are equal
+
+    Parameters
+    ----------
+    conds : dict of list of dict   entries of each side, as a guider keeps them
+    tensors : list of tensor       other rows, such as the latents to begin with
+    plan : Plan
+    """
+    n, last = plan.num_prompts, plan.steps[-1]
+    values = [value for entries in conds.values() for entry in entries for value in entry.values()]
+    values += [item for value in values if isinstance(value, (list, tuple)) for item in value]
+    rows = [value for value in [*values, *tensors] if torch.is_tensor(value) and value.ndim and len(value) == n]
+    groups = np.zeros(n, dtype=np.int64)
+    for members in (members for members in last.members if len(members) > 1):
+        digests = [digest([tensor[i] for tensor in rows]) for i in members]
+        groups[members] = [digests.index(found) for found in digests]
+    return groups
+
+
+def _check_control(control, name):
+    while control is not None:
+        hint = getattr(control, "cond_hint_original", None)
+        if torch.is_tensor(hint) and hint.shape[0] > 1:
+            raise ValueError(
+                f"a ControlNet of the {name} conditioning has a batch of {hint.shape[0]} hint images; clusters share "
+                "a hint, so give it one image"
+            )
+        control = getattr(control, "previous_controlnet", None)
+
+
+def reduced_cond(entry, clusters):
+    """A copy of a conditioning entry with one row per cluster: the mean of its members' rows."""
+    reduced = dict(entry)
+    reduced["model_conds"] = {
+        name: _map_rows(cond, lambda rows, name=name: reduced_rows(rows, clusters, name))
+        for name, cond in entry["model_conds"].items()
+    }
+    mask = entry.get("mask")
+    if torch.is_tensor(mask) and mask.shape[0] == len(clusters.labels) > 1:
+        reduced["mask"] = mask[clusters.first]
+    return reduced
+
+
+def reduced_rows(rows, clusters, name):
+    """(1, ...) as it is, (N, ...) -> (C, ...) in the same dtype.
+
+    Means are taken over the members. Attention masks take the largest value: a token counts for a cluster if it counts
+    for a member. Rows of whole numbers have no mean and must be equal within a cluster.
+    """
+    n, dtype = len(clusters.labels), rows.dtype
+    if rows.shape[0] == 1:
+        return rows
+    if rows.shape[0] != n:
+        raise ValueError(f"conditioning '{name}' has {rows.shape[0]} rows; step sharing needs 1 or {n}")
+    if len(clusters.first) == n or rows_equal(rows, clusters):
+        return rows[clusters.first]
+    if "mask" in name:
+        return _largest(rows, clusters)
+    if not rows.is_floating_point():
+        raise ValueError(f"conditioning '{name}' differs between prompts of a cluster and has no mean ({rows.dtype})")
+    labels, counts, rows = clusters.labels, clusters.counts, rows.float()
+    if clusters.distinct is not None and len(clusters.distinct) < n:
+        labels, rows = labels[clusters.distinct], rows[clusters.distinct]
+        counts = np.bincount(labels)
+    return cluster_means(rows, labels, counts).to(dtype)
+
+
+def _largest(rows, clusters):
+    return torch.stack([rows[torch.from_numpy(clusters.labels == c)].amax(dim=0) for c in range(len(clusters.first))])
+
+
+def cond_bytes(entry):
+    """Bytes of an entry's tensors."""
+    found = []
+    for cond in entry["model_conds"].values():
+        _map_rows(cond, found.append)
+    return sum(tensor.nbytes for tensor in found)
+
+
+def moved_cond(entry, device):
+    """A copy of an entry with its tensors on a device."""
+    conds = {name: _map_rows(cond, lambda rows: rows.to(device)) for name, cond in entry["model_conds"].items()}
+    return {**entry, "model_conds": conds}
+
+
+def sliced_cond(entry, rows, count):
+    """A copy of an entry with `count` rows that keeps the rows of a slice; single rows serve everywhere."""
+
+    def take(tensor):
+        return tensor[rows] if tensor.shape[0] == count > 1 else tensor
+
+    sliced = dict(entry)
+    sliced["model_conds"] = {name: _map_rows(cond, take) for name, cond in entry["model_conds"].items()}
+    if torch.is_tensor(entry.get("mask")):
+        sliced["mask"] = take(entry["mask"])
+    return sliced
+
+
+def _map_rows(cond, change):
+    """The host's COND object with `change` applied to its tensors; constants pass."""
+    if torch.is_tensor(cond.cond) and cond.cond.ndim > 0:
+        return cond._copy_with(change(cond.cond))
+    if isinstance(cond.cond, list) and all(torch.is_tensor(item) for item in cond.cond):
+        return cond._copy_with([change(item) for item in cond.cond])
+    return cond
+
+
+def rows_of(conditioning, rows, num_prompts, name):
+    """The host's CONDITIONING with these prompts' rows; entries with one row serve all.
+
+    Raises
+    ------
+    ValueError  if an entry has another number of rows.
+    """
+
+    def take(value):
+        many = torch.is_tensor(value) and value.ndim > 0 and value.shape[0] == num_prompts > 1
+        return value[rows] if many else value
+
+    for cond, _ in conditioning:
+        if cond.shape[0] not in (1, num_prompts):
+            raise ValueError(
+                f"the {name} conditioning has {cond.shape[0]} rows, but there are {num_prompts} embeddings; "
+                "make both with one CLIP Embedding, or give one row for all"
+            )
+    # the rows are no longer all prompts
+    kept = [
+        (cond, {key: take(value) for key, value in values.items() if key != PROMPTS}) for cond, values in conditioning
+    ]
+    return [[take(cond), values] for cond, values in kept]

@@ -1,0 +1,131 @@
+"""What a node shows of its result: text and pictures in the graph, progress while it runs."""
+
+import contextlib
+import time
+
+import comfy.model_management
+import comfy.utils
+import numpy as np
+import torch
+from comfy_api.latest import ui
+from PIL import Image
+
+from ...hierdiff_core.previews import Arriving, preview_grid
+from .results import say
+
+PREVIEW_SIZE = 512
+SECONDS_BETWEEN_PREVIEWS = 0.3
+FINAL_PREVIEW_SIZE = 1024
+LONGEST_LIST = 40
+
+
+def image_tensor(picture):
+    """PIL picture -> ComfyUI IMAGE, (1, H, W, 3) float32 in 0 ... 1."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+
+
+def show(cls, text, image=None, **extra):
+    """`ui` of a node: `text` in the node and in the history, and a picture below it.
+
+    Parameters
+    ----------
+    cls : the running node class
+    text : str      plain text; lines that begin with "⚠ " are warnings, which the page shows first
+    image : (B, H, W, 3) tensor or None
+    extra : lists   more entries for the history
+    """
+    say(text, "done", **{name: value for name, value in extra.items() if name.startswith("hierdiff_")})
+    pictures = ui.PreviewImage(image, cls=cls).as_dict() if image is not None else {}
+    return {**pictures, "text": (text,), **extra}
+
+
+def tell(cls, text):
+    """Show `text` in a node while it runs."""
+    say(text)
+
+
+@contextlib.contextmanager
+def telling(cls, text):
+    """Show `text` in a node while something takes its time, and nothing afterwards."""
+    tell(cls, text)
+    try:
+        yield
+    finally:
+        say("", "done")
+
+
+def numbered(lines):
+    """Lines with numbers from 0, cut after `LONGEST_LIST`."""
+    shown = [f"{i}  {line}" for i, line in enumerate(lines[:LONGEST_LIST])]
+    more = len(lines) - LONGEST_LIST
+    return "\n".join(shown + ([f"… and {more} more"] if more > 0 else []))
+
+
+def unsuitable(model, **settings):
+    """Warnings, one a line, for settings outside of what suits a model; nothing is changed."""
+    lines = []
+    for name, value in settings.items():
+        low, _, high = model.suitable.get(name, (value, value, value))
+        if not low <= value <= high:
+            wanted = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            lines.append(f"⚠ {name} {value:g} does not suit {model.name}: use {wanted}")
+    return lines
+
+
+def distortion(plan):
+    """Lines on what sharing is expected to change, for a plan that knows the model's sensitivity."""
+    if plan.distortion is None:
+        return []
+    line = plan.straight_line()
+    unit = "per picture (mean squared change of the latent)"
+    lines = [f"expected distortion {plan.distortion:.3g} {unit}"]
+    if plan.distortion > 0:
+        times = line.distortion / plan.distortion
+        lines.append(f"the straight line with {line.nfe} rows: {line.distortion:.3g}, {times:.2g} times as much")
+    return lines
+
+
+class Progress:
+    """The node's progress bar; stops the run when the user cancels."""
+
+    def __init__(self, total):
+        self.total = total
+        self.value = 0
+        self.bar = comfy.utils.ProgressBar(total)
+        self._last_preview = 0.0
+        self._arriving: Arriving | None = None
+
+    def check_cancelled(self):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def advance(self, amount, colours=None):
+        """Move on by `amount`.
+
+        Parameters
+        ----------
+        colours : callable, optional
+            ``colours() -> (B, h, w, 3) uint8 tensor`` on any device, called when a new preview is due. It is drawn when
+            it is there: from a busy GPU by the next call of `advance`.
+        """
+        self.check_cancelled()
+        self.value = min(self.value + amount, self.total)
+        preview = self.drawn()
+        now, last = time.monotonic(), self.value == self.total
+        if colours and (last or now - self._last_preview > SECONDS_BETWEEN_PREVIEWS):
+            self._arriving = Arriving(preview_grid(colours(), PREVIEW_SIZE))
+            self._last_preview = now
+            if last or self._arriving.here:
+                preview = self.drawn()
+        self.bar.update_absolute(self.value, self.total, preview)
+
+    def drawn(self):
+        """The preview that was due, for the host's progress bar, or None."""
+        if self._arriving is None:
+            return None
+        grid = Image.fromarray(self._arriving.wait().numpy())
+        self._arriving = None
+        return "JPEG", grid, PREVIEW_SIZE
+
+    def finish(self, picture):
+        """Leave a PIL picture in the node: the front end goes on showing the last preview."""
+        self.bar.update_absolute(self.total, self.total, ("JPEG", picture, FINAL_PREVIEW_SIZE))

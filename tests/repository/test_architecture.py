@@ -1,0 +1,95 @@
+"""Arrows between the packages point one way, and heavy imports wait until they are needed."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"}
+CORE_FILES = sorted((ROOT / "hierdiff_core").rglob("*.py"))
+NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def imports(tree):
+    """Dotted names of everything imported; relative ones begin with a dot for each level."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield "." * node.level + node.module
+        elif isinstance(node, ast.ImportFrom):
+            yield from ("." * node.level + alias.name for alias in node.names)
+
+
+def module_level(tree):
+    """The module without the bodies of its functions, which run later."""
+    outside = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    for node in outside:
+        if isinstance(node, ast.ClassDef):
+            node.body = [part for part in node.body if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return ast.Module(outside, [])
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def top(name):
+    return name.split(".")[0]
+
+
+def test_root_imports_the_nodes_alone():
+    assert set(imports(parse(ROOT / "__init__.py"))) == {".nodes"}
+
+
+@pytest.mark.parametrize("path", NODE_FILES, ids=name_of)
+def test_nodes_import_the_core_the_host_and_what_the_host_ships(path):
+    allowed = HOST | {"aiohttp", "torch", "numpy", "PIL"} | sys.stdlib_module_names
+    for name in imports(parse(path)):
+        if name.startswith(".."):
+            assert name.startswith("..hierdiff_core.")
+        elif not name.startswith("."):
+            assert top(name) in allowed, name
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_core_knows_nothing_of_the_host_and_the_nodes(path):
+    for name in imports(parse(path)):
+        assert not name.startswith(".."), name
+        assert top(name) not in HOST | {"nodes", "hierdiff_core"}, name
+
+
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
+def test_core_imports_slow_packages_only_inside_functions(path):
+    assert not {top(name) for name in imports(module_level(parse(path)))} & {"diffusers", "transformers", "matplotlib"}
+
+
+def test_importing_the_core_loads_no_slow_package():
+    program = "import sys, hierdiff_core; print({'diffusers', 'transformers', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("path", [ROOT / "__init__.py", *NODE_FILES, *CORE_FILES], ids=name_of)
+def test_no_file_registers_nodes_the_old_way(path):
+    assert "NODE_CLASS_MAPPINGS" not in path.read_text(encoding="utf-8")
+
+
+def test_node_list_names_every_node_and_no_other():
+    found = [
+        keyword.value.value
+        for path in NODE_FILES
+        for call in ast.walk(parse(path))
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "node_id"
+    ]
+    assert sorted(found) == sorted(json.loads((ROOT / "node_list.json").read_text(encoding="utf-8")))

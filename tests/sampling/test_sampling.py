@@ -1,0 +1,284 @@
+"""The loop, with denoisers that are a line of algebra."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hierdiff_core import Plan, Step, build_plan, linear_thresholds, ward_linkage
+from hierdiff_core.sampling.loop import gather_history, sample_branches
+
+settings.register_profile("core", deadline=None, max_examples=60)
+settings.load_profile("core")
+
+START = torch.tensor([[1.0, -2.0, 0.5]])
+
+
+def denoise(latents, k, embeddings):
+    """Not linear, different at every step, moved by both embeddings."""
+    positive, negative = embeddings
+    return torch.sin(latents * (k + 1)) + positive - 0.3 * negative
+
+
+@st.composite
+def prompt_sets(draw):
+    """(2, N, 3) embeddings, some rows equal, and a plan for them that shares."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.integers(1, 10))
+    rows = rng.normal(size=(n + draw(st.integers(0, 3)), 2, 3))
+    rows[n:] = rows[rng.integers(n, size=len(rows) - n)]
+    embeddings = torch.from_numpy(rows.astype(np.float32)).transpose(0, 1)
+    return embeddings, draw(st.integers(1, 8)), draw(st.floats(0, 3))
+
+
+def plan_of(embeddings, num_steps, tau):
+    return build_plan(ward_linkage(embeddings[0]), linear_thresholds(num_steps, tau))
+
+
+def members_that_differ(plan, step):
+    """Indices of the prompts of each cluster, without those that equal another."""
+    return [np.intersect1d(rows, plan.distinct) for rows in step.members]
+
+
+@given(prompt_sets())
+def test_without_sharing_the_result_is_that_of_independent_runs(prompt_set):
+    embeddings, num_steps, _ = prompt_set
+    together = sample_branches(denoise, START, plan_of(embeddings, num_steps, 0), embeddings)
+    for i in range(embeddings.shape[1]):
+        x = START
+        for k in range(num_steps):
+            x = denoise(x, k, embeddings[:, i : i + 1])
+        assert torch.equal(together[i], x[0])
+
+
+@given(prompt_sets())
+def test_sharing_equals_carrying_every_prompt_with_its_clusters_mean(prompt_set):
+    embeddings, num_steps, tau = prompt_set
+    plan = plan_of(embeddings, num_steps, tau)
+    x = START.repeat(plan.num_prompts, 1)
+    for k, step in enumerate(plan.steps):
+        means = [embeddings[:, rows].double().mean(dim=1).float() for rows in members_that_differ(plan, step)]
+        x = denoise(x, k, torch.stack(means, dim=1)[:, step.labels])
+    torch.testing.assert_close(sample_branches(denoise, START, plan, embeddings), x, rtol=1e-4, atol=1e-5)
+
+
+@given(prompt_sets(), st.randoms(use_true_random=False))
+def test_order_of_the_prompts_does_not_change_their_latents(prompt_set, random):
+    embeddings, num_steps, tau = prompt_set
+    order = list(range(embeddings.shape[1]))
+    random.shuffle(order)
+    latents = sample_branches(denoise, START, plan_of(embeddings, num_steps, tau), embeddings)
+    permuted = embeddings[:, order]
+    assert torch.equal(sample_branches(denoise, START, plan_of(permuted, num_steps, tau), permuted), latents[order])
+
+
+@given(prompt_sets())
+def test_equal_prompts_get_equal_latents_and_only_they(prompt_set):
+    embeddings, num_steps, tau = prompt_set
+    latents = sample_branches(denoise, START, plan_of(embeddings, num_steps, tau), embeddings)
+    for i in range(len(latents)):
+        for j in range(i):
+            assert torch.equal(latents[i], latents[j]) == torch.equal(embeddings[:, i], embeddings[:, j])
+
+
+@given(prompt_sets(), st.booleans(), st.sampled_from([None, 2]))
+def test_prompts_that_are_named_twice_change_no_picture(prompt_set, rescale_means, most_rows):
+    embeddings, num_steps, tau = prompt_set
+    plan = plan_of(embeddings, num_steps, tau)
+    once = embeddings[:, plan.distinct]
+    expected = sample_branches(denoise, START, plan_of(once, num_steps, tau), once, rescale_means, most_rows=most_rows)
+    latents = sample_branches(denoise, START, plan, embeddings, rescale_means, most_rows=most_rows)
+    assert torch.equal(latents[plan.distinct], expected)
+
+
+@given(prompt_sets())
+def test_rescaled_means_are_given_to_shared_branches_alone(prompt_set):
+    embeddings, num_steps, tau = prompt_set
+    alone = plan_of(embeddings, num_steps, 0)
+    plain, rescaled = (sample_branches(denoise, START, alone, embeddings, flag) for flag in (False, True))
+    torch.testing.assert_close(plain, rescaled, rtol=1e-4, atol=1e-5)  # members of a cluster are equal
+    plan, seen = plan_of(embeddings, num_steps, tau), []
+    sample_branches(lambda x, k, means: seen.append((k, means)) or x, START, plan, embeddings, True)
+    for k, means in seen:
+        members = members_that_differ(plan, plan.steps[k])
+        lengths = [embeddings[:, rows].norm(dim=-1).mean(dim=1) for rows in members]
+        torch.testing.assert_close(means.norm(dim=-1), torch.stack(lengths, dim=1))
+
+
+def test_latents_are_copied_from_the_parents():
+    # heights 0.12 (prompts 0 and 1), 0.20 (2 and 3), 0.35 (all)
+    Z = np.array([[0, 1, 0.12, 2], [2, 3, 0.20, 2], [4, 5, 0.35, 4]])
+    plan = build_plan(Z, [0.40, 0.25, 0.15, 0])
+    received = []
+
+    def write_down(latents, k, embeddings):
+        """Latents that say which prompts' embeddings they have met, as decimal digits."""
+        received.append(latents.flatten().tolist())
+        return latents * 100 + embeddings[0]
+
+    embeddings = torch.tensor([[[1.0], [3.0], [5.0], [7.0]]] * 2)
+    latents = sample_branches(write_down, torch.zeros(1, 1), plan, embeddings)
+    assert [sorted(row) for row in received] == [[0], [4, 4], [402, 406, 406], [40202, 40202, 40605, 40607]]
+    assert latents.flatten().tolist() == [4020201, 4020203, 4060505, 4060707]
+
+
+def test_clusters_may_be_numbered_in_any_order():
+    halves = Step(np.array([1, 0, 1, 0]), np.array([1, 0]), np.array([2, 2]), parents=np.array([0, 0]))
+    each = Step(np.array([0, 1, 3, 2]), np.array([0, 1, 3, 2]), np.ones(4, dtype=int), parents=np.array([1, 0, 0, 1]))
+    plan = Plan(np.array([1.0, 0.0]), (halves, each))
+    embeddings = torch.tensor([[[1.0], [3.0], [5.0], [7.0]]] * 2)
+    latents = sample_branches(lambda x, k, means: x * 10 + means[0], torch.zeros(1, 1), plan, embeddings)
+    assert latents.flatten().tolist() == [31, 53, 35, 57]
+
+
+def test_denoiser_sees_one_row_for_each_cluster_of_its_step():
+    embeddings = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
+    plan = plan_of(embeddings, 6, 2.0)
+    seen = []
+
+    def look(latents, k, means):
+        seen.append((k, len(latents), tuple(means.shape)))
+        return latents
+
+    assert sample_branches(look, START, plan, embeddings).shape == (9, 3)
+    assert seen == [(k, n, (2, n, 4)) for k, n in enumerate(plan.clusters_per_step)]
+    assert plan.nfe < 9 * 6
+
+
+def test_embeddings_of_another_set_are_refused():
+    plan = plan_of(torch.randn(2, 4, 3), 3, 1.0)
+    with pytest.raises(ValueError, match="the plan is for 4 prompts, but there are 3 embeddings"):
+        sample_branches(denoise, START, plan, torch.randn(2, 3, 3))
+
+
+# --- depth first ---
+
+
+@given(prompt_sets(), st.integers(1, 6))
+def test_depth_first_makes_the_same_latents_to_the_bit(prompt_set, most_rows):
+    embeddings, num_steps, tau = prompt_set
+    plan = plan_of(embeddings, num_steps, tau)
+    sizes, finished = [], []
+
+    def watched(latents, k, means):
+        sizes.append(len(latents))
+        return denoise(latents, k, means)
+
+    latents = sample_branches(
+        watched, START, plan, embeddings, most_rows=most_rows, on_finished=lambda *done: finished.append(done)
+    )
+    assert torch.equal(latents, sample_branches(denoise, START, plan, embeddings))
+    assert sum(sizes) == plan.nfe
+    assert max(sizes) <= most_rows
+    assert sorted(i for prompts, _ in finished for i in prompts.tolist()) == list(range(plan.num_prompts))
+    for prompts, rows in finished:
+        assert torch.equal(rows, latents[prompts])
+
+
+def test_depth_first_finishes_one_subtree_before_it_begins_the_next():
+    Z = np.array([[0, 1, 0.1, 2], [2, 3, 0.2, 2], [4, 5, 0.3, 4]])
+    plan = build_plan(Z, [0.4, 0.25, 0.05, 0])
+    steps = []
+
+    def look(latents, k, means):
+        steps.append((k, len(latents), means[0].flatten().tolist()))
+        return latents
+
+    embeddings = torch.tensor([[[0.0], [1.0], [2.0], [3.0]]] * 2)
+    sample_branches(look, torch.zeros(1, 1), plan, embeddings, most_rows=2)
+    halves = [(1, 2, [0.5, 2.5])]
+    left, right = [(2, 2, [0, 1]), (3, 2, [0, 1])], [(2, 2, [2, 3]), (3, 2, [2, 3])]
+    assert steps == [(0, 1, [1.5]), *halves, *left, *right]
+
+
+def test_branches_are_dealt_out_to_pieces_of_nearly_the_same_size():
+    embeddings = torch.randn(2, 17, 4, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    sample_branches(
+        lambda x, k, means: sizes.append(len(x)) or x, START, plan_of(embeddings, 1, 0), embeddings, most_rows=8
+    )
+    assert sizes == [6, 6, 5]
+
+
+# --- schedulers that remember ---
+
+
+class TwoStep:
+    """Adds the last output and half of the one before; keeps both, and the last sample, as diffusers' solvers do."""
+
+    def __init__(self):
+        self.model_outputs = [None, None]
+        self.last_sample = None
+
+    def step(self, output, sample):
+        self.model_outputs = [self.model_outputs[-1], output]
+        before = 0 if self.model_outputs[0] is None else self.model_outputs[0]
+        drift = 0 if self.last_sample is None else sample - self.last_sample
+        self.last_sample = sample
+        return sample + 0.1 * output + 0.05 * before + 0.01 * drift
+
+
+@given(prompt_sets())
+def test_histories_follow_the_branches(prompt_set):
+    embeddings, num_steps, tau = prompt_set
+    plan = plan_of(embeddings, num_steps, tau)
+    scheduler = TwoStep()
+
+    def step(latents, k, means):
+        gather_history(scheduler, torch.as_tensor(plan.steps[k].parents), latents.shape[1:])
+        return scheduler.step(torch.sin(latents) + means[0], latents)
+
+    branched = sample_branches(step, START, plan, embeddings)
+    alone, x = TwoStep(), START.repeat(plan.num_prompts, 1)
+    for s in plan.steps:
+        means = [embeddings[0][rows].double().mean(dim=0).float() for rows in members_that_differ(plan, s)]
+        x = alone.step(torch.sin(x) + torch.stack(means)[s.labels], x)
+    torch.testing.assert_close(branched, x, rtol=1e-4, atol=1e-5)
+
+
+@given(prompt_sets(), st.integers(1, 4))
+def test_histories_follow_the_branches_depth_first_too(prompt_set, most_rows):
+    embeddings, num_steps, tau = prompt_set
+    plan = plan_of(embeddings, num_steps, tau)
+
+    class Stepper:
+        def __init__(self):
+            self.scheduler = TwoStep()
+
+        def __call__(self, latents, k, means):
+            return self.scheduler.step(torch.sin(latents) + means[0], latents)
+
+        def fork(self, k, clusters, rows):
+            if rows is None:
+                return self
+            child = Stepper()
+            vars(child.scheduler).update(vars(self.scheduler))
+            gather_history(child.scheduler, rows, (3,))
+            return child
+
+    deep, broad = (
+        sample_branches(Stepper(), START, plan, embeddings, most_rows=most, fork=Stepper.fork)
+        for most in (most_rows, None)
+    )
+    assert torch.equal(deep, broad)
+
+
+def test_only_rows_of_latents_are_gathered():
+    rows = torch.arange(2 * 3.0).reshape(2, 3)
+    sigmas, table, count = torch.arange(2.0), torch.ones(2, 4), torch.tensor(5)
+    scheduler = SimpleNamespace(
+        sample=rows, outputs=[None, rows, sigmas], sigmas=sigmas, table=table, count=count, order=2, betas=[0.1, 0.2]
+    )
+    gather_history(scheduler, torch.tensor([1, 0, 0]), (3,))
+    expected = torch.tensor([[3.0, 4, 5], [0, 1, 2], [0, 1, 2]])
+    assert torch.equal(scheduler.sample, expected)
+    assert scheduler.outputs[0] is None
+    assert torch.equal(scheduler.outputs[1], expected)
+    assert scheduler.outputs[2] is sigmas
+    assert scheduler.sigmas is sigmas
+    assert scheduler.table is table
+    assert scheduler.count is count
+    assert (scheduler.order, scheduler.betas) == (2, [0.1, 0.2])
