@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from full_size import random_decoder
 
+from hierdiff_core.kandinsky.decoder import unet_bytes_per_row
 from hierdiff_core.kandinsky.decoding import movq_bytes_per_row
-from hierdiff_core.kandinsky.kandinsky import unet_bytes_per_row
 
 
 def peak_of(call):

@@ -43,20 +43,13 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
+from hierdiff_core.devices import AsyncHostCopy
 from hierdiff_core.kandinsky.acceleration import ACCELERATIONS, unet_calls
+from hierdiff_core.kandinsky.decoder import step_guidance
 from hierdiff_core.kandinsky.decoding import BackgroundDecoder
-from hierdiff_core.kandinsky.kandinsky import step_guidance
 from hierdiff_core.plan.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
 from hierdiff_core.plan.ward_torch import ward_chain
-from hierdiff_core.previews import (
-    Arriving,
-    BranchLatents,
-    latents_to_rgb,
-    preview_grid,
-    shrunk,
-    tile_sheet,
-    to_pictures,
-)
+from hierdiff_core.previews import BranchLatents, latents_to_rgb, preview_grid, shrunk, tile_sheet, to_pictures
 from hierdiff_core.prompts.prompt_set import parse_prompts
 from hierdiff_core.sampling.loop import ORDERS
 
@@ -243,7 +236,7 @@ class Previews:
             self.arriving = []
         if time.monotonic() - self.last > SECONDS_BETWEEN_PREVIEWS:
             grid = preview_grid(latents_to_rgb(x0, self.factors))
-            self.arriving = [Arriving(grid), Arriving(latents_to_rgb(shrunk(x0, 64), self.factors))]
+            self.arriving = [AsyncHostCopy(grid), AsyncHostCopy(latents_to_rgb(shrunk(x0, 64), self.factors))]
             self.last = time.monotonic()
 
 

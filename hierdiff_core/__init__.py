@@ -1,22 +1,49 @@
-"""Image sets from prompt sets for a fraction of the compute (Decatur et al., ICCV 2025). Knows nothing of ComfyUI."""
+"""Image sets from prompt sets for a fraction of the compute (Decatur et al., ICCV 2025). Knows nothing of ComfyUI.
 
-from .embeddings import PromptEmbeddings
-from .kandinsky.decoding import decode
-from .kandinsky.kandinsky import embed_prompts, sample
-from .kandinsky.loading import load_decoder, load_prior
-from .measure.calibration import calibrate
-from .plan.linkage import flat_clusters, merge_errors, ward_linkage
-from .plan.plan import Plan, Step, build_plan
-from .plan.schedule import (
-    falling_shape,
-    linear_thresholds,
-    reachable_saving,
-    tau_for_root_share,
-    tau_for_saving,
-    thresholds_at,
-)
-from .plan.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+The names below are the library. Each is imported when it is first used: torch and diffusers take seconds, and planning
+needs neither.
+"""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .embeddings import PromptEmbeddings
+    from .kandinsky.calibration import calibrate
+    from .kandinsky.decoder import sample
+    from .kandinsky.decoding import decode
+    from .kandinsky.loading import load_decoder, load_prior
+    from .kandinsky.prior import embed_prompts
+    from .plan.budget import reachable_saving, tau_for_root_share, tau_for_saving
+    from .plan.linkage import flat_clusters, merge_errors, ward_linkage
+    from .plan.plan import Plan, Step, build_plan
+    from .plan.profile import falling_shape, linear_thresholds, thresholds_at
+    from .plan.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+
+_MODULES = {
+    "Plan": "plan.plan",
+    "PromptEmbeddings": "embeddings",
+    "Sensitivity": "plan.sensitivity",
+    "Step": "plan.plan",
+    "build_plan": "plan.plan",
+    "calibrate": "kandinsky.calibration",
+    "decode": "kandinsky.decoding",
+    "embed_prompts": "kandinsky.prior",
+    "falling_shape": "plan.profile",
+    "flat_clusters": "plan.linkage",
+    "linear_thresholds": "plan.profile",
+    "load_decoder": "kandinsky.loading",
+    "load_prior": "kandinsky.loading",
+    "merge_errors": "plan.linkage",
+    "reachable_saving": "plan.budget",
+    "read_sensitivity": "plan.sensitivity",
+    "sample": "kandinsky.decoder",
+    "tau_for_root_share": "plan.budget",
+    "tau_for_saving": "plan.budget",
+    "thresholds_at": "plan.profile",
+    "ward_linkage": "plan.linkage",
+    "write_sensitivity": "plan.sensitivity",
+}
 __all__ = [
     "Plan",
     "PromptEmbeddings",
@@ -41,3 +68,14 @@ __all__ = [
     "ward_linkage",
     "write_sensitivity",
 ]
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_MODULES})

@@ -32,16 +32,19 @@ from . import (
 )
 from .files.set_folder import DrawnSet, prepare_folder
 from .kandinsky.acceleration import ACCELERATIONS
+from .kandinsky.decoder import WHOLE_RUN
 from .kandinsky.decoding import BackgroundDecoder
-from .kandinsky.kandinsky import PRIOR_NOISE, WHOLE_RUN
 from .kandinsky.model_folder import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable_settings
+from .kandinsky.prior import PRIOR_NOISE
 from .kandinsky.schedulers import SCHEDULERS
 from .limits import check_limits
 from .pictures.contact_sheet import contact_sheet
-from .pictures.figures import draw_dendrogram, draw_schedule
+from .pictures.dendrogram import draw_dendrogram
+from .pictures.schedule import draw_schedule
 from .pictures.tree import draw_tree
+from .plan.budget import out_of_reach
 from .plan.linkage import METRICS
-from .plan.schedule import SHAPES, out_of_reach
+from .plan.profile import SHAPES
 from .previews import BranchLatents, to_pictures
 from .prompts.files import add_file
 from .prompts.prompt_set import PromptReader, check_prompts

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .sampling.noise import text_key
+from .plan.keys import text_key
 
 IMAGE_EMBEDDINGS = "image embeddings of a prior"
 

@@ -1,14 +1,13 @@
 """Small pictures of unfinished branches."""
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
-from .sampling.loop import on_device
+from .devices import AsyncHostCopy, on_device
 
 # Longest side, in latent pixels, at which branches are kept for the tree: 32 decode to 256 picture pixels.
 LARGEST_KEPT = 32
@@ -48,36 +47,6 @@ def latents_to_rgb(latents, factors):
     factors = on_device(factors, latents.device).to(latents.dtype)
     rgb = latents.permute(0, 2, 3, 1) @ factors[:-1] + factors[-1]
     return (rgb.clamp(0, 1) * 255).byte()
-
-
-class Arriving:
-    """A tensor on its way to the CPU; the device goes on with what it is given meanwhile.
-
-    Parameters
-    ----------
-    tensor : tensor   on any device
-
-    Attributes
-    ----------
-    copy : tensor     on the CPU, to be read after `wait`
-    """
-
-    def __init__(self, tensor):
-        self.copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
-        self.event: Any = None
-        if tensor.is_cuda:
-            self.event = torch.cuda.Event()
-            self.event.record(torch.cuda.current_stream(tensor.device))
-
-    @property
-    def here(self):
-        return self.event is None or self.event.query()
-
-    def wait(self):
-        """The tensor, when all of it is there."""
-        if self.event is not None:
-            self.event.synchronize()
-        return self.copy
 
 
 def shrunk(latents, longest):
@@ -164,7 +133,7 @@ class BranchLatents:
     def __init__(self, plan):
         self.latents: list[torch.Tensor | None] = [None] * len(plan.branches)
         self._ending = [{} for _ in plan.steps]  # index by cluster
-        self._last: Arriving | None = None
+        self._last: AsyncHostCopy | None = None
         for index, branch in enumerate(plan.branches):
             self._ending[branch.stop - 1][branch.cluster] = index
 
@@ -172,7 +141,7 @@ class BranchLatents:
         rows = [row for row, cluster in enumerate(clusters) if cluster in self._ending[k]]
         if not rows:
             return
-        self._last = Arriving(shrunk(x0[on_device(np.array(rows), x0.device)], LARGEST_KEPT))
+        self._last = AsyncHostCopy(shrunk(x0[on_device(np.array(rows), x0.device)], LARGEST_KEPT))
         for row, latent in zip(rows, self._last.copy, strict=True):
             self.latents[self._ending[k][clusters[row]]] = latent
 

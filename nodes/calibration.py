@@ -7,18 +7,20 @@ import comfy.samplers
 import comfy.utils
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky.kandinsky import check_sample_inputs
+from ..hierdiff_core.kandinsky.calibration import run_probe
+from ..hierdiff_core.kandinsky.decoder import check_sample_inputs
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
-from ..hierdiff_core.measure.calibration import Probe, run_probe
-from ..hierdiff_core.pictures.figures import draw_sensitivity
+from ..hierdiff_core.measure.probe import Probe
+from ..hierdiff_core.pictures.sensitivity import draw_sensitivity
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from . import types
-from .decoder import load_unet
-from .guider import OneNoise, cfg_input, make_guider, model_inputs
+from .guider import cfg_input, model_inputs
 from .host.cond_rows import prompts_of, rows_of
 from .host.decoration import Decorations
+from .host.sampling import OneNoise, make_guider
 from .host.search import found_as
 from .host.ui import Progress, tell, unsuitable
+from .host.vae import load_unet
 from .sensitivity import CATEGORY, describe, new_file, outputs, save_new
 
 

@@ -4,14 +4,13 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import latent_preview
 from comfy_api.latest import io
 
 from . import types
 from .host.decoration import Decorations, warn_running_node
 from .host.negative_lists import list_of_negatives
+from .host.sampling import OneNoise, make_guider, previews
 from .host.search import found_as
-from .host.share_steps import StepSharingGuider
 from .host.ui import tell
 
 PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
@@ -90,18 +89,6 @@ class SharedNoise(io.ComfyNode):
     @classmethod
     def execute(cls, noise_seed, plan):
         return io.NodeOutput(OneNoise(noise_seed, plan.num_prompts))
-
-
-class OneNoise:
-    """The host's NOISE: one noise, repeated for N rows."""
-
-    def __init__(self, seed, num_prompts):
-        self.seed = seed
-        self.num_prompts = num_prompts
-
-    def generate_noise(self, input_latent):
-        one = comfy.sample.prepare_noise(input_latent["samples"][:1], self.seed)
-        return one.repeat(self.num_prompts, *[1] * (one.ndim - 1))
 
 
 class HierarchicalKSampler(io.ComfyNode):
@@ -184,16 +171,3 @@ class HierarchicalKSampler(io.ComfyNode):
         report = "\n".join([report, *repeated])
         ui = decorations.show(cls, report)
         return io.NodeOutput(latent, decorations.noted(report), ui=ui)
-
-
-def previews(model, steps, decorations):
-    """The host's callback of each step, which moves the progress bar and shows previews; None where there is none."""
-    callback = decorations.attempt("the preview", latent_preview.prepare_callback, model, steps)
-    return callback and (lambda *step: decorations.attempt("the preview", callback, *step))
-
-
-def make_guider(model, positive, negative, cfg, plan, micro_batch, show_tree=True):
-    guider = StepSharingGuider(model, plan, micro_batch, show_tree)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    return guider

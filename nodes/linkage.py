@@ -6,7 +6,7 @@ import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
-from ..hierdiff_core.pictures.figures import draw_dendrogram
+from ..hierdiff_core.pictures.dendrogram import draw_dendrogram
 from ..hierdiff_core.plan.linkage import METRICS, linkage_bytes, linkage_seconds, merge_errors, ward_linkage
 from . import types
 from .host.decoration import Decorations

@@ -1,25 +1,13 @@
 """Kandinsky 2.2 as MODEL: the decoder's UNet behind the host's own samplers and guiders."""
 
-import logging
-
-import comfy.latent_formats
-import comfy.model_base
-import comfy.model_patcher
-import comfy.supported_models_base
-import torch
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from comfy_api.latest import io
 
 from ..hierdiff_core.embeddings import check_image_embeddings
-from ..hierdiff_core.kandinsky.kandinsky import unet_bytes_per_row
 from . import types
 from .host.cond_rows import PROMPTS
 from .host.decoration import Decorations
-from .host.models import whole_patcher
+from .host.kandinsky_model import conditioning
 from .host.search import found_as
-
-# The host's names for diffusers' beta schedules: its "linear" is linear in the square root.
-BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear", "squaredcos_cap_v2": "squaredcos_cap_v2"}
 
 
 class KandinskyModel(io.ComfyNode):
@@ -60,125 +48,3 @@ class KandinskyModel(io.ComfyNode):
         positive, negative = conditioning(embeddings.positive), conditioning(embeddings.negative)
         positive[0][1][PROMPTS] = embeddings.prompts
         return io.NodeOutput(decoder.patcher.clone(), positive, negative, ui=Decorations().show(cls, "\n".join(lines)))
-
-
-def conditioning(rows):
-    """(N, D) embeddings as the host's conditioning: N sequences of one token."""
-    return [[rows[:, None], {"pooled_output": rows}]]
-
-
-def native_patcher(pipeline, latent_rgb):
-    """A decoder pipeline's UNet as the host's MODEL, under its memory management.
-
-    Parameters
-    ----------
-    pipeline : KandinskyV22Pipeline
-    latent_rgb : (C + 1, 3) tensor   from `fit_latent_rgb`, for the host's previews
-    """
-    return whole_patcher(NativeKandinsky(pipeline, latent_rgb))
-
-
-class NativeKandinsky(comfy.model_base.BaseModel):
-    """What a MODEL holds: the UNet with its noise schedule, latent format and memory estimate."""
-
-    def __init__(self, pipeline, latent_rgb):
-        super().__init__(model_config(pipeline, latent_rgb), comfy.model_base.ModelType.EPS)
-        self.diffusion_model = NativeUNet(pipeline.unet)
-        signal = pipeline.scheduler.alphas_cumprod
-        self.model_sampling.set_sigmas(((1 - signal) / signal).sqrt())
-        self.eval().requires_grad_(False)
-
-    def memory_required(self, input_shape, *args, **kwargs):
-        rows, height, width = input_shape[0], *input_shape[-2:]
-        return rows * unet_bytes_per_row(self.diffusion_model.unet, height, width) / 2  # that counts a pair as one
-
-    def extra_conds(self, **kwargs):
-        check_conditioning(kwargs, self.diffusion_model.unet.config.encoder_hid_dim)
-        return super().extra_conds(**kwargs)
-
-
-def check_conditioning(cond, width):
-    """Raise `ValueError` for a conditioning entry that this UNet cannot take.
-
-    Parameters
-    ----------
-    cond : dict   one entry, as the host hands it to `BaseModel.extra_conds`
-    width : int   of the image embeddings that the UNet takes
-    """
-    if cond.get("control") is not None:
-        raise ValueError(
-            "Kandinsky 2.2 as MODEL takes no ControlNet: those for this host are made for other UNets. "
-            "Remove the Apply ControlNet node from its conditioning"
-        )
-    embeddings = cond.get("cross_attn")
-    shape = None if embeddings is None else tuple(embeddings.shape)
-    if shape is None or shape[1:] != (1, width):
-        raise ValueError(
-            f"Kandinsky 2.2 as MODEL takes the positive and negative conditioning that it gives, of shape "
-            f"(N, 1, {width}); got {shape or 'none'}. A text encoder's conditioning does not fit it"
-        )
-
-
-def model_config(pipeline, latent_rgb):
-    """The configuration that the host reads off a MODEL."""
-    unet, betas = pipeline.unet, pipeline.scheduler.config
-    config = comfy.supported_models_base.BASE(
-        {
-            "disable_unet_model_creation": True,
-            "in_channels": unet.config.in_channels,
-            "model_channels": unet.config.block_out_channels[0],  # read by nodes that patch blocks, such as FreeU
-            "dtype": unet.dtype,
-        }
-    )
-    # not for NativeKandinsky, which sets its sigmas, but for nodes that make a new model_sampling from a config
-    config.sampling_settings = {
-        "beta_schedule": BETA_SCHEDULES.get(betas.beta_schedule, "linear"),
-        "linear_start": betas.beta_start,
-        "linear_end": betas.beta_end,
-        "timesteps": betas.num_train_timesteps,
-    }
-    config.latent_format = latent_format(unet.config.in_channels, latent_rgb)
-    return config
-
-
-def latent_format(channels, latent_rgb):
-    """MoVQ's latents: not scaled, with colours for the host's previews."""
-    latents = comfy.latent_formats.LatentFormat()
-    latents.latent_channels = channels
-    # ours map to 0 ... 1, the host's to -1 ... 1
-    latents.latent_rgb_factors = (2 * latent_rgb[:-1]).tolist()
-    latents.latent_rgb_factors_bias = (2 * latent_rgb[-1] - 1).tolist()
-    return latents
-
-
-class NativeUNet(torch.nn.Module):
-    """diffusers' UNet with the call that the host makes."""
-
-    def __init__(self, unet):
-        super().__init__()
-        self.unet = unet
-        self.ignored_patches = set()
-
-    @property
-    def dtype(self):
-        return self.unet.dtype
-
-    def forward(self, x, t, context=None, control=None, transformer_options=None, **kwargs):
-        options = transformer_options or {}
-        self.warn_of_patches({*options.get("patches", {}), *options.get("patches_replace", {})})
-        # nodes such as EasyCache wrap the network's call
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
-        executor = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
-        return executor.execute(x, t, context, control, options, **kwargs)
-
-    def predict(self, x, t, context, *args, **kwargs):
-        """Noise prediction of (B, C, h, w) latents; the UNet's variance channels have no use in the host's samplers."""
-        output = self.unet(x, t, encoder_hidden_states=None, added_cond_kwargs={"image_embeds": context[:, 0]})
-        return output.sample[:, : x.shape[1]]
-
-    def warn_of_patches(self, names):
-        """Say once that patches of the host's own attention and blocks have no place in this UNet."""
-        new = names - self.ignored_patches
-        if new:
-            self.ignored_patches |= new
-            logging.warning("Kandinsky 2.2 as MODEL ignores these patches of a UNet: %s", ", ".join(sorted(new)))

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.kandinsky.kandinsky import PRIOR_NOISE, embed_prompts, prior_calls
 from ..hierdiff_core.kandinsky.loading import load_prior
 from ..hierdiff_core.kandinsky.model_folder import PRIOR_CLASS, suitable_settings
+from ..hierdiff_core.kandinsky.prior import PRIOR_NOISE, embed_prompts, prior_calls
 from ..hierdiff_core.kandinsky.schedulers import LEAST_PRIOR_STEPS
 from ..hierdiff_core.prompts.prompt_set import flat_texts
 from ..hierdiff_core.prompts.tokens import text_warnings

@@ -7,7 +7,7 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky.acceleration import ACCELERATIONS
-from ..hierdiff_core.kandinsky.kandinsky import NOT_FINITE, WHOLE_RUN, check_sample_inputs, sample, step_guidance
+from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, WHOLE_RUN, check_sample_inputs, sample, step_guidance
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
 from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
@@ -15,12 +15,12 @@ from ..hierdiff_core.sampling.finite import latents_not_finite
 from ..hierdiff_core.sampling.loop import ORDERS
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from . import types
-from .decoder import load_unet
 from .host.decoration import LIVE_TREE, Decorations
 from .host.live_tree import LiveTree, linear_colours
+from .host.plan_texts import duplicates
 from .host.search import found_as
 from .host.ui import Progress, distortion, tell, unsuitable
-from .plan_texts import duplicates
+from .host.vae import load_unet
 
 PREVIEW = "the preview"
 

@@ -2,23 +2,16 @@
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.pictures.figures import draw_schedule
+from ..hierdiff_core.pictures.schedule import draw_schedule
+from ..hierdiff_core.plan.budget import out_of_reach, reachable_saving, tau_for_root_share, tau_for_saving
+from ..hierdiff_core.plan.keys import text_key
 from ..hierdiff_core.plan.plan import build_plan
-from ..hierdiff_core.plan.schedule import (
-    SHAPES,
-    falling_shape,
-    out_of_reach,
-    reachable_saving,
-    tau_for_root_share,
-    tau_for_saving,
-    thresholds_at,
-)
-from ..hierdiff_core.sampling.noise import text_key
+from ..hierdiff_core.plan.profile import SHAPES, falling_shape, thresholds_at
 from . import types
 from .host.decoration import Decorations
+from .host.plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
 from .host.search import found_as
 from .host.ui import distortion, numbered
-from .plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
 from .schedule_plot import plot_data
 
 MODES = ["tau", "root share", "saving"]

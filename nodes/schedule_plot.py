@@ -11,7 +11,7 @@ import numpy as np
 from aiohttp import web
 
 from ..hierdiff_core.plan.linkage import METRICS
-from ..hierdiff_core.plan.schedule import SHAPES, falling_shape
+from ..hierdiff_core.plan.profile import SHAPES, falling_shape
 from ..hierdiff_core.plan.sensitivity import Sensitivity
 
 # Larger trees are not sent: every height would lie in the history of each run.

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.files.whole_files import try_writing, write_new
 from ..hierdiff_core.kandinsky.model_folder import BUNDLED
-from ..hierdiff_core.pictures.figures import draw_sensitivity
+from ..hierdiff_core.pictures.sensitivity import draw_sensitivity
 from ..hierdiff_core.plan.sensitivity import read_sensitivity, sensitivity_json
 from . import types
 from .host.models import BUNDLED_NAME

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..sampling.microbatch import is_out_of_memory
+from ..devices import is_out_of_memory
 from .model_folder import (
     BUNDLED,
     DECODER_CLASS,

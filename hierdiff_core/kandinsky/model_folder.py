@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 
-BUNDLED = Path(__file__).parent.parent / "models" / "emoji-kandinsky"
+BUNDLED = Path(__file__).parents[2] / "models" / "emoji-kandinsky"
 
 PRIOR_CLASS = "KandinskyV22PriorPipeline"
 DECODER_CLASS = "KandinskyV22Pipeline"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..sampling.noise import text_key
+from .keys import text_key
 from .plan import Step
 
 SHORTENED = 60

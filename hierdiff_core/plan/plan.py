@@ -6,8 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
+from .budget import tau_for_saving
 from .linkage import check_linkage, flat_clusters
-from .schedule import falling_shape, tau_for_saving, thresholds_at
+from .profile import falling_shape, thresholds_at
 from .sensitivity import Sensitivity
 
 # Without a measurement, prompts need at least this share of the steps apart from the others to become another picture:

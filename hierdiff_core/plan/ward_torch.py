@@ -7,7 +7,7 @@ places, of which a merge frees the lower and keeps the higher, as SciPy does.
 import numpy as np
 import torch
 
-from ..sampling.microbatch import free_memory
+from ..devices import free_memory
 
 INFINITY = float("inf")
 # Rows of the distance matrix that are computed at once.

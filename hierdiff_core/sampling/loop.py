@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..devices import on_device
 from .pooling import cluster_means, rescaled_means
 
 ORDERS = ("breadth first", "depth first")
@@ -138,12 +139,6 @@ class Loop:
     def denoised(self, piece):
         latents = piece.denoise(piece.latents, piece.k, piece.means)
         return replace(piece, k=piece.k + 1, latents=latents)
-
-
-def on_device(array, device):
-    """A small array of the CPU as a tensor on a device, without waiting for it: it may be busy with the step before."""
-    tensor = torch.as_tensor(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def gather_history(scheduler, parents, row_shape):

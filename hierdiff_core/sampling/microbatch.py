@@ -2,6 +2,8 @@
 
 import torch
 
+from ..devices import free_memory, is_out_of_memory
+
 # Larger batches gain little speed and cost memory (the paper's code uses 32 too).
 LARGEST_AUTO = 32
 PRIOR_TOO_LARGE = (
@@ -57,13 +59,6 @@ class MicroBatches:
         return None  # after the handler, so that the failed call's tensors are released before the next try
 
 
-def is_out_of_memory(error):
-    """Whether an exception says that device or host memory ran out (backends differ in how)."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
-
-
 def auto_micro_batch(device, bytes_per_row, largest=LARGEST_AUTO):
     """Rows per call from the device's free memory, 1 ... `largest`; always 1 on a CPU.
 
@@ -72,13 +67,3 @@ def auto_micro_batch(device, bytes_per_row, largest=LARGEST_AUTO):
     if device.type == "cpu":
         return 1
     return max(1, min(largest, int(0.8 * free_memory(device) / bytes_per_row)))
-
-
-def free_memory(device):
-    """Bytes that tensors may still take on an accelerator, the allocator's own reserve included."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return 8 * 2**30  # no portable way to ask; an out-of-memory error halves the batch

@@ -9,47 +9,11 @@ for step `k` (`FIRST_LATENT` for the initial latent) of the branches with these 
 `torch.Generator` for each branch, one generator for all of them, or None for torch's global one.
 """
 
-import hashlib
-
 import torch
 
-from ..prompts.text_form import composed, normal_form
+from ..plan.keys import hashed
 
 FIRST_LATENT = -1
-
-
-def text_key(text):
-    """Key of a prompt: an int in 0 ... 2**63 - 1 from the text alone, the same for all its spellings.
-
-    Texts that are in `normal_form` have the key of their UTF-8 bytes.
-    """
-    return _hash(normal_form(text).encode()) >> 1
-
-
-def negative_key(text):
-    """Key of a negative prompt: as `text_key`, but white space counts.
-
-    It always has, and many saved workflows have a negative of several lines; their pictures stay what they are.
-    """
-    return _hash(composed(text).encode()) >> 1
-
-
-def branch_keys(labels, prompt_keys):
-    """Key of each cluster: the smallest key of its members.
-
-    Parameters
-    ----------
-    labels : (N,) int         cluster of each prompt, 0-based, contiguous
-    prompt_keys : N ints      from `text_key`
-
-    Returns
-    -------
-    keys : list of C int
-    """
-    keys = [None] * (max(labels) + 1)
-    for c, key in zip(labels, prompt_keys, strict=True):
-        keys[c] = key if keys[c] is None else min(keys[c], key)
-    return keys
 
 
 def keyed_noise(seed):
@@ -110,8 +74,4 @@ def draw_rows(generators, shape, dtype, device):
 
 def keyed_generator(seed, branch, step):
     """CPU `torch.Generator` seeded by a hash of three ints."""
-    return torch.Generator("cpu").manual_seed(_hash(f"{seed} {branch} {step}".encode()) % 2**32)
-
-
-def _hash(data):
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return torch.Generator("cpu").manual_seed(hashed(f"{seed} {branch} {step}".encode()) % 2**32)

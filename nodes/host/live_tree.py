@@ -20,8 +20,8 @@ import torch
 from aiohttp import web
 from PIL import Image
 
-from ...hierdiff_core.previews import Arriving, latents_to_rgb, shrunk, tile_sheet
-from ...hierdiff_core.sampling.loop import on_device
+from ...hierdiff_core.devices import AsyncHostCopy, on_device
+from ...hierdiff_core.previews import latents_to_rgb, shrunk, tile_sheet
 from .runs import Kept, running, send
 
 EVENT = "hierdiff.tree"
@@ -64,7 +64,7 @@ class LiveTree:
         self.to_rgb = to_rgb if self.side and drawn else None
         self.tiles: dict[int, torch.Tensor] = {}  # the latest picture of each branch
         self.unsent: set[int] = set()
-        self.arriving: tuple[list, Arriving] | None = None  # branches and the pictures that are being drawn of them
+        self.arriving: tuple[list, AsyncHostCopy] | None = None  # branches, and pictures on their way
         self.owed = False  # a message, which waits for these pictures
         self.last_due = 0.0
 
@@ -150,7 +150,7 @@ class LiveTree:
             return
         rgb = self.to_rgb(x0[on_device(rows, x0.device)], self.side)
         if rgb is not None:
-            self.arriving = wanted.tolist(), Arriving(rgb)
+            self.arriving = wanted.tolist(), AsyncHostCopy(rgb)
 
     def show(self, indices, pictures):
         """Better pictures of branches: `pictures` are PIL, one for each index into `plan.branches`."""

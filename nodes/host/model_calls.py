@@ -3,7 +3,7 @@
 import comfy.model_management
 import torch
 
-from ...hierdiff_core.sampling.loop import on_device
+from ...hierdiff_core.devices import on_device
 from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .cond_rows import cond_bytes, moved_cond, reduced_cond, sliced_cond
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...hierdiff_core.sampling.noise import text_key
+from ...hierdiff_core.plan.keys import text_key
 from .encode_set import name_of
 
 POOLED, TOKEN_MEAN = "pooled", "token mean"

@@ -15,17 +15,18 @@ import comfy.patcher_extension
 import comfy.samplers
 import torch
 
+from ...hierdiff_core.devices import on_device
+from ...hierdiff_core.plan.keys import branch_keys
 from ...hierdiff_core.plan.matching import separated
 from ...hierdiff_core.sampling.finite import latents_not_finite
-from ...hierdiff_core.sampling.loop import on_device
-from ...hierdiff_core.sampling.noise import branch_keys, draw_rows, keyed_generator
-from ..plan_texts import duplicates
+from ...hierdiff_core.sampling.noise import draw_rows, keyed_generator
 from .cond_rows import check_conds, check_prompts, in_prompt_order, picture_groups, prompts_of, rows_equal
 from .decoration import LIVE_TREE, Decorations, warn_running_node
 from .dry_run import rehearsed
 from .encode_set import name_of
 from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
+from .plan_texts import duplicates
 from .ui import distortion
 
 WRAPPER_KEY = "hierdiff"

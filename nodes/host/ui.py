@@ -10,7 +10,8 @@ import torch
 from comfy_api.latest import ui
 from PIL import Image
 
-from ...hierdiff_core.previews import Arriving, preview_grid
+from ...hierdiff_core.devices import AsyncHostCopy
+from ...hierdiff_core.previews import preview_grid
 from .results import say
 
 PREVIEW_SIZE = 512
@@ -93,7 +94,7 @@ class Progress:
         self.value = 0
         self.bar = comfy.utils.ProgressBar(total)
         self._last_preview = 0.0
-        self._arriving: Arriving | None = None
+        self._arriving: AsyncHostCopy | None = None
 
     def check_cancelled(self):
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -112,7 +113,7 @@ class Progress:
         preview = self.drawn()
         now, last = time.monotonic(), self.value == self.total
         if colours and (last or now - self._last_preview > SECONDS_BETWEEN_PREVIEWS):
-            self._arriving = Arriving(preview_grid(colours(), PREVIEW_SIZE))
+            self._arriving = AsyncHostCopy(preview_grid(colours(), PREVIEW_SIZE))
             self._last_preview = now
             if last or self._arriving.here:
                 preview = self.drawn()

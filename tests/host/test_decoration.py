@@ -8,7 +8,7 @@ import torch
 
 from hierdiff_core import PromptEmbeddings, build_plan, linear_thresholds, ward_linkage
 from hierdiff_core.embeddings import IMAGE_EMBEDDINGS
-from hierdiff_core.sampling.noise import text_key
+from hierdiff_core.plan.keys import text_key
 
 PROMPTS = ("a cat", "a dog", "a red apple")
 STEPS = 3
@@ -39,7 +39,7 @@ def fail():
 
 
 def test_failure_is_noted_and_logged_once_and_gives_the_substitute(nodes, fail, caplog):
-    decorations, calls = nodes.decoration.Decorations(), []
+    decorations, calls = nodes.host.decoration.Decorations(), []
     assert decorations.attempt("a plot", lambda x, y: calls.append(x) or x + y, 1, y=2) == 3
     assert decorations.attempt("a plot", fail, otherwise="blank") == "blank"
     assert decorations.attempt("a plot", lambda: pytest.fail("tried again"), otherwise="blank") == "blank"
@@ -64,7 +64,7 @@ def test_interruption_and_whatever_is_no_exception_pass(nodes, monkeypatch, base
         raise KeyboardInterrupt
 
     monkeypatch.setattr(management, "InterruptProcessingException", Interruption)
-    decorations = nodes.decoration.Decorations()
+    decorations = nodes.host.decoration.Decorations()
     for stop, kind in ((interrupt, Interruption), (leave, KeyboardInterrupt)):
         with pytest.raises(kind):
             decorations.attempt("a plot", stop)
@@ -81,7 +81,7 @@ def test_error_of_the_run_itself_passes_and_ends_the_context(nodes):
     manager = types.SimpleNamespace(__enter__=lambda: "tree", __exit__=lambda *error: ended.append(error[0]))
 
     def run():
-        with nodes.decoration.Decorations().context("a tree", lambda: manager) as tree:
+        with nodes.host.decoration.Decorations().context("a tree", lambda: manager) as tree:
             raise ValueError(f"the run under the {tree}")
 
     with pytest.raises(ValueError, match="the run under the tree"):
@@ -90,14 +90,14 @@ def test_error_of_the_run_itself_passes_and_ends_the_context(nodes):
 
 
 def test_picture_that_fails_is_blank(nodes, fail):
-    image = nodes.decoration.Decorations().picture("the plot", fail)
+    image = nodes.host.decoration.Decorations().picture("the plot", fail)
     assert image.ndim == 4
     assert image.shape[-1] == 3
 
 
 def test_text_is_shown_where_the_picture_cannot_be_saved(nodes, fail, monkeypatch):
-    monkeypatch.setattr(nodes.decoration.showing, "show", fail)
-    ui = nodes.decoration.Decorations().show(None, "what was spent", None, more=["kept"])
+    monkeypatch.setattr(nodes.host.decoration.showing, "show", fail)
+    ui = nodes.host.decoration.Decorations().show(None, "what was spent", None, more=["kept"])
     assert ui["text"][0].startswith("what was spent\n⚠ showing the result failed")
     assert ui["more"] == ["kept"]
 
@@ -153,7 +153,7 @@ FAULTS = {
     "pictures of the live tree": "sampler.LiveTree.show",
     "report": "sampler.describe",
     "warnings": "sampler.unsuitable",
-    "show": "decoration.showing.show",
+    "show": "host.decoration.showing.show",
 }
 
 

@@ -335,10 +335,10 @@ def test_model_without_previews_has_a_tree_without_pictures(live, server, plan):
 def late(live, monkeypatch):
     """Pictures are there when somebody waits for them, and not before."""
 
-    class Late(live.Arriving):
+    class Late(live.AsyncHostCopy):
         here = False
 
-    monkeypatch.setattr(live, "Arriving", Late)
+    monkeypatch.setattr(live, "AsyncHostCopy", Late)
 
 
 def test_message_waits_for_its_pictures_until_the_next_step(live, server, clock, late, plan):
@@ -374,13 +374,13 @@ def test_end_of_a_run_waits_for_the_last_pictures(live, server, late, plan, fail
 
 
 def test_pictures_that_never_come_do_not_hide_the_end_of_a_run(live, server, monkeypatch, plan):
-    class Lost(live.Arriving):
+    class Lost(live.AsyncHostCopy):
         here = False
 
         def wait(self):
             raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(live, "Arriving", Lost)
+    monkeypatch.setattr(live, "AsyncHostCopy", Lost)
     tree = live.LiveTree(plan, live.linear_colours(COLOURS))
     with pytest.raises(RuntimeError, match="the device is gone"):
         run_through(tree, plan)
@@ -390,7 +390,7 @@ def test_pictures_that_never_come_do_not_hide_the_end_of_a_run(live, server, mon
 @pytest.mark.parametrize("here", [True, False])
 def test_preview_in_the_progress_bar_is_drawn_when_it_is_there(pack, monkeypatch, here):
     show = importlib.import_module(f"{pack.__name__}.nodes.host.ui")
-    monkeypatch.setattr(show.Arriving, "here", here)
+    monkeypatch.setattr(show.AsyncHostCopy, "here", here)
     monkeypatch.setattr(show, "SECONDS_BETWEEN_PREVIEWS", -1)  # each is due
     progress, seen = show.Progress(3), []
     progress.bar = SimpleNamespace(update_absolute=lambda value, total, preview: seen.append((value, preview)))

@@ -240,7 +240,7 @@ def inside(pack, monkeypatch):
         "hierdiff_core.kandinsky.loading",
         "hierdiff_core.kandinsky.schedulers",
     )
-    names += ("hierdiff_core.kandinsky.kandinsky", "hierdiff_core.previews")
+    names += ("hierdiff_core.kandinsky.decoder", "hierdiff_core.previews")
     ours = {name.rsplit(".", 1)[-1]: importlib.import_module(f"{pack.__name__}.{name}") for name in names}
     pipeline = ours["loading"].load_decoder()
     latent_rgb = torch.linspace(-0.2, 0.5, 15).reshape(5, 3)

@@ -45,7 +45,7 @@ class FakeServer:
 
 @pytest.fixture
 def module(pack):
-    return lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")
+    return lambda name: importlib.import_module(f"{pack.__name__}.nodes.host.{name}")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def run(module, server):
     def call(name, *args, node="2", **kwargs):
         (item,) = server.prompt_queue.currently_running.values()
         with CurrentNodeContext(item[1], node):
-            return getattr(module("show"), name)(None, *args, **kwargs)
+            return getattr(module("ui"), name)(None, *args, **kwargs)
 
     return call
 
@@ -95,7 +95,7 @@ def test_run_without_a_page_tells_nobody(server, run, ask):
 
 
 def test_node_that_runs_outside_of_a_server_still_gives_its_text(module):
-    assert module("show").show(None, "text") == {"text": ("text",)}
+    assert module("ui").show(None, "text") == {"text": ("text",)}
 
 
 def test_page_that_is_loaded_later_gets_what_was_said_last(server, run, ask):
@@ -119,7 +119,7 @@ def test_what_a_node_said_on_the_way_does_not_outlive_its_run(server, run, ask):
 def test_loading_says_so_and_then_nothing_even_where_it_fails(server, module):
     from comfy_execution.utils import CurrentNodeContext
 
-    with CurrentNodeContext("p1", "1"), pytest.raises(OSError, match="disk"), module("show").telling(None, "Loading …"):
+    with CurrentNodeContext("p1", "1"), pytest.raises(OSError, match="disk"), module("ui").telling(None, "Loading …"):
         raise OSError("disk")
     assert [(message["state"], message["text"]) for _, message, _ in server.sent] == [
         ("running", "Loading …"),

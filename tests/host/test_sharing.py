@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from hierdiff_core import build_plan, linear_thresholds, ward_linkage
-from hierdiff_core.sampling.noise import text_key
+from hierdiff_core.plan.keys import text_key
 
 pytestmark = pytest.mark.host
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import cut_tree
 
 from hierdiff_core import PromptEmbeddings, build_plan, calibrate, load_decoder, sample, ward_linkage
-from hierdiff_core.measure.calibration import Probe, probed_prompts, probed_steps
+from hierdiff_core.measure.probe import Probe, probed_prompts, probed_steps
 from hierdiff_core.sampling.loop import sample_branches
 from hierdiff_core.sampling.noise import common_noise
 

@@ -19,12 +19,14 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.kandinsky.acceleration import ACCELERATIONS, PlainCalls
+from hierdiff_core.kandinsky.decoder import Denoiser, size_multiple, step_guidance
 from hierdiff_core.kandinsky.decoding import BackgroundDecoder
-from hierdiff_core.kandinsky.kandinsky import Denoiser, prior_batch_size, prior_calls, size_multiple, step_guidance
+from hierdiff_core.kandinsky.prior import prior_batch_size, prior_calls
 from hierdiff_core.kandinsky.schedulers import SCHEDULERS, make_scheduler, step_with_noise
+from hierdiff_core.plan.keys import text_key
 from hierdiff_core.sampling.loop import ORDERS, sample_branches
 from hierdiff_core.sampling.microbatch import MicroBatches
-from hierdiff_core.sampling.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise, text_key
+from hierdiff_core.sampling.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise
 
 SMALL = {"width": 64, "height": 64}
 SHARED_TAU = 1.2  # between the heights of the six prompts: clusters split at several steps
@@ -301,7 +303,7 @@ def test_branching_equals_carrying_every_prompt_in_a_row_of_its_own(decoder, emb
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_depth_first_draws_the_same_pictures_to_the_bit(decoder, embeddings, scheduler, monkeypatch):
-    monkeypatch.setattr("hierdiff_core.kandinsky.kandinsky.LEAST_PIECE", 1)  # pieces of two branches
+    monkeypatch.setattr("hierdiff_core.kandinsky.decoder.LEAST_PIECE", 1)  # pieces of two branches
     plan = make_plan(embeddings, 7)
     finished, rows = {}, []
     options = {"seed": 4, "scheduler": scheduler, **SMALL}

@@ -16,14 +16,19 @@ from PIL import Image, ImageChops, ImageDraw
 from scipy.cluster.hierarchy import dendrogram
 
 from hierdiff_core.pictures import contact_sheet as sheets
-from hierdiff_core.pictures import figures, tree
+from hierdiff_core.pictures import dendrogram as dendrogram_figure
 from hierdiff_core.pictures import fonts as lettering
+from hierdiff_core.pictures import schedule as schedule_figure
+from hierdiff_core.pictures import sensitivity as sensitivity_figure
+from hierdiff_core.pictures import tree
 from hierdiff_core.pictures.contact_sheet import contact_sheet
-from hierdiff_core.pictures.figures import draw_dendrogram, draw_schedule, draw_sensitivity
+from hierdiff_core.pictures.dendrogram import draw_dendrogram
+from hierdiff_core.pictures.schedule import draw_schedule
+from hierdiff_core.pictures.sensitivity import draw_sensitivity
 from hierdiff_core.pictures.tree import draw_tree
 from hierdiff_core.plan.linkage import flat_clusters, ward_linkage
 from hierdiff_core.plan.plan import build_plan
-from hierdiff_core.plan.schedule import linear_thresholds
+from hierdiff_core.plan.profile import linear_thresholds
 from hierdiff_core.plan.sensitivity import Sensitivity
 
 MEASURED = Sensitivity(40, [11, 20, 30, 36, 39, 40], [1e-4, 1e-3, 1e-2, 0.2, 0.5, 1.0], {"model": "a small model"})
@@ -74,8 +79,9 @@ def extent(picture, rgb):
 @pytest.fixture
 def drawn(monkeypatch):
     """The Matplotlib figures that are drawn, in order."""
-    figure_list, finish = [], figures._picture
-    monkeypatch.setattr(figures, "_picture", lambda figure: figure_list.append(figure) or finish(figure))
+    figure_list, finish = [], dendrogram_figure.as_picture
+    for module in (dendrogram_figure, schedule_figure, sensitivity_figure):
+        monkeypatch.setattr(module, "as_picture", lambda figure: figure_list.append(figure) or finish(figure))
     return figure_list
 
 
@@ -91,8 +97,8 @@ def figure_texts(figure):
 def test_leaves_are_named_in_scipys_order(n, seed):
     Z = ward_linkage(embeddings(n, seed))
     with pytest.MonkeyPatch.context() as patch:
-        caught, finish = [], figures._picture
-        patch.setattr(figures, "_picture", lambda figure: caught.append(figure) or finish(figure))
+        caught, finish = [], dendrogram_figure.as_picture
+        patch.setattr(dendrogram_figure, "as_picture", lambda figure: caught.append(figure) or finish(figure))
         draw_dendrogram(Z, names(n))
     axes = caught[0].axes[0]
     top_first = sorted(axes.texts, key=lambda text: -text.get_window_extent().y0)

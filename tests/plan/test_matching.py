@@ -6,9 +6,9 @@ import torch
 
 from hierdiff_core import Plan, PromptEmbeddings, Step, build_plan, linear_thresholds, ward_linkage
 from hierdiff_core.embeddings import IMAGE_EMBEDDINGS, check_image_embeddings
+from hierdiff_core.plan.keys import text_key
 from hierdiff_core.plan.matching import check_leaves, check_plan_prompts, separated
 from hierdiff_core.sampling.finite import latents_not_finite, rows_not_finite
-from hierdiff_core.sampling.noise import text_key
 
 PROMPTS = ["a red apple", "a green apple", "a cat"]
 VECTORS = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [1.0, 0.0]])

@@ -17,8 +17,9 @@ from hierdiff_core import (
     tau_for_saving,
     thresholds_at,
 )
+from hierdiff_core.plan.budget import out_of_reach
 from hierdiff_core.plan.linkage import METRICS, ward_linkage
-from hierdiff_core.plan.schedule import SHAPES, calibrated_shape, out_of_reach
+from hierdiff_core.plan.profile import SHAPES, calibrated_shape
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hierdiff_core import PromptEmbeddings
-from hierdiff_core.sampling.noise import text_key
+from hierdiff_core.plan.keys import text_key
 
 ROWS = torch.arange(1.0, 7.0).reshape(3, 2)
 

@@ -10,6 +10,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"}
+HEAVY = {"torch", "diffusers", "transformers"}
+LOADED = f"print(sorted({HEAVY} & set(sys.modules)))"
+# Each folder of the core, and what it may import of the others: arrows point one way.
+LAYERS = {
+    "prompts": set(),
+    "files": set(),
+    "plan": {"prompts", "files", "host_memory", "devices"},  # devices: ward_torch alone
+    "pictures": {"plan"},
+    "sampling": {"plan", "devices"},
+    "measure": {"plan", "sampling", "devices", "embeddings"},
+    "kandinsky": {"prompts", "files", "plan", "sampling", "measure", "devices", "embeddings", "host_memory"},
+}
 CORE_FILES = sorted((ROOT / "hierdiff_core").rglob("*.py"))
 NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))
 
@@ -53,9 +65,10 @@ def test_root_imports_the_nodes_alone():
 @pytest.mark.parametrize("path", NODE_FILES, ids=name_of)
 def test_nodes_import_the_core_the_host_and_what_the_host_ships(path):
     allowed = HOST | {"aiohttp", "torch", "numpy", "PIL"} | sys.stdlib_module_names
+    core = "." * (len(path.relative_to(ROOT).parts)) + "hierdiff_core."
     for name in imports(parse(path)):
         if name.startswith(".."):
-            assert name.startswith("..hierdiff_core.")
+            assert name.startswith(core)
         elif not name.startswith("."):
             assert top(name) in allowed, name
 
@@ -63,8 +76,29 @@ def test_nodes_import_the_core_the_host_and_what_the_host_ships(path):
 @pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
 def test_core_knows_nothing_of_the_host_and_the_nodes(path):
     for name in imports(parse(path)):
-        assert not name.startswith(".."), name
+        dots = len(name) - len(name.lstrip("."))
+        assert dots < len(path.relative_to(ROOT).parts), name
         assert top(name) not in HOST | {"nodes", "hierdiff_core"}, name
+
+
+@pytest.mark.parametrize("path", [p for p in CORE_FILES if p.parent.name in LAYERS], ids=name_of)
+def test_each_part_of_the_core_imports_those_below_it(path):
+    own = path.parent.name
+    for name in imports(parse(path)):
+        if name.startswith(".."):
+            assert name[2:].split(".")[0] in LAYERS[own], name
+
+
+@pytest.mark.parametrize("folder", ["plan", "pictures", "prompts", "files"])
+def test_planning_pictures_and_texts_need_no_torch(folder):
+    """All of them together, imported in a fresh process; `ward_torch` is for sets that a GPU clusters."""
+    modules = [
+        f"hierdiff_core.{folder}.{path.stem}"
+        for path in CORE_FILES
+        if path.parent.name == folder and path.stem not in ("__init__", "ward_torch")
+    ]
+    code = f"import sys, importlib; [importlib.import_module(m) for m in {modules}]; {LOADED}"
+    assert said_by(code) == "[]"
 
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
@@ -72,10 +106,23 @@ def test_core_imports_slow_packages_only_inside_functions(path):
     assert not {top(name) for name in imports(module_level(parse(path)))} & {"diffusers", "transformers", "matplotlib"}
 
 
-def test_importing_the_core_loads_no_slow_package():
-    program = "import sys, hierdiff_core; print({'diffusers', 'transformers', 'matplotlib'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+def test_importing_the_core_loads_nothing_but_itself():
+    code = f"import sys; before = set(sys.modules); import hierdiff_core; {LOADED}; print({others})"
+    assert said_by(code).splitlines() == ["[]", "['hierdiff_core']"]
+
+
+def test_every_public_name_is_there():
+    assert said_by("import hierdiff_core as h; print([n for n in h.__all__ if getattr(h, n) is None])") == "[]"
+    assert (
+        said_by("import hierdiff_core as h; print(set(h.__all__) - set(dir(h)), hasattr(h, 'nothing'))")
+        == "set() False"
+    )
+
+
+def said_by(code):
+    """What a fresh Python prints."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("path", [ROOT / "__init__.py", *NODE_FILES, *CORE_FILES], ids=name_of)

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierdiff_core.sampling.microbatch import LARGEST_AUTO, MicroBatches, auto_micro_batch, is_out_of_memory
+from hierdiff_core.devices import is_out_of_memory
+from hierdiff_core.sampling.microbatch import LARGEST_AUTO, MicroBatches, auto_micro_batch
 
 DATA = torch.arange(20.0).reshape(10, 2)
 OUT_OF_MEMORY = [

@@ -6,15 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hierdiff_core.sampling.noise import (
-    FIRST_LATENT,
-    branch_keys,
-    common_noise,
-    keyed_generator,
-    keyed_noise,
-    negative_key,
-    text_key,
-)
+from hierdiff_core.plan.keys import branch_keys, negative_key, text_key
+from hierdiff_core.sampling.noise import FIRST_LATENT, common_noise, keyed_generator, keyed_noise
 
 
 def draw(generator):

@@ -143,15 +143,15 @@ def test_evaluation_sees_the_averages_and_training_goes_on_with_the_weights(tmp_
 
 def test_a_killed_process_loses_little(tmp_path):
     code = (
-        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "import sys; sys.path[:0] = sys.argv[1:3] + sys.argv[4:]\n"
         "import loop, time\nfrom pathlib import Path\nfrom test_training import regression\n"
         "loop.CHECKPOINT_SECONDS = 0.2\n"
         "run, loss = regression(Path(sys.argv[3]), max_steps=10**9)\n"
         "print('ready', flush=True)\nrun.train(loss)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(TRAINING), str(REPO_ROOT / "tests"), str(tmp_path)], stdout=subprocess.PIPE
-    ) as process:
+    tests = REPO_ROOT / "tests"
+    folders = [str(TRAINING), str(tests / "training"), str(tmp_path), str(tests)]
+    with subprocess.Popen([sys.executable, "-c", code, *folders], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         time.sleep(3)
         process.send_signal(signal.SIGKILL)

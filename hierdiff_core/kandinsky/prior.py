@@ -1,0 +1,110 @@
+"""Prompts -> image embeddings, by a `diffusers.KandinskyV22PriorPipeline`."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..embeddings import IMAGE_EMBEDDINGS, PromptEmbeddings
+from ..plan.keys import negative_key, text_key
+from ..prompts.negatives import check_negatives, distinct_pairs
+from ..prompts.prompt_set import check_prompts
+from ..prompts.tokens import log_unread, without_their_warnings
+from ..sampling.microbatch import PRIOR_TOO_LARGE, MicroBatches
+from ..sampling.noise import FIRST_LATENT, keyed_generator
+from .schedulers import (
+    check_prior_steps,
+)
+
+PRIOR_NOISE = ("per prompt", "shared")
+
+LARGEST_PRIOR = 64  # larger batches gain nothing (docs/performance.md)
+
+
+def embed_prompts(
+    prior,
+    prompts,
+    *,
+    negative_prompt: str | Sequence[str] = "",
+    num_steps=25,
+    guidance=4.0,
+    seed=0,
+    noise="per prompt",
+    batch_size=0,
+    on_step=None,
+):
+    """Predict image embeddings for prompts.
+
+    Parameters
+    ----------
+    prior : KandinskyV22PriorPipeline
+    prompts : N str, N >= 1
+    negative_prompt : str, or N str   for all prompts, or one for each. "" takes the embedding of a black image as
+        negative, as the paper does
+    num_steps : int         denoising steps of the prior, 2 or more
+    guidance : float        classifier-free guidance of the prior; 1 is none
+    seed : int in 0 ... 2**64 - 1
+    noise : "per prompt" or "shared"
+        Each prompt's own noise (the paper), or one noise for all, which leaves only the texts to tell the
+        embeddings apart: they come closer and share more steps.
+    batch_size : int        prompts per call; 0 chooses (one at a time on a CPU, where this makes an embedding
+        independent of the other prompts to the bit)
+    on_step : callable      called with no argument after every step of every batch
+
+    Returns
+    -------
+    embeddings : PromptEmbeddings   in the order of `prompts`. A prompt's depends on its text, its negative and the
+        seed; prompts that are equal in both have equal embeddings, whatever their white space and Unicode form
+
+    Raises
+    ------
+    ValueError  if there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes
+        out NaN or zero.
+
+    Notes
+    -----
+    What the text encoder cannot read, such as the end of a long prompt, is logged (`prompt_tokens.text_warnings`).
+
+    Source: Decatur et al. 2025, Algorithm 1, line 1.
+    """
+    prompts = check_prompts(prompts)
+    if noise not in PRIOR_NOISE:
+        raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
+    check_prior_steps(num_steps, prior.scheduler.config.num_train_timesteps)
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance must be a finite number; got {guidance}")
+    groups, places = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
+    log_unread(prior, prompts, negative_prompt)
+
+    def embed(batch):
+        texts, negatives = ([pair[i] for pair in batch] for i in (0, 1))
+        if not negatives[0]:
+            negatives = None  # the pipeline's own: a black image
+        keys = [*map(text_key, texts), *map(negative_key, negatives or [])]
+        output = prior(
+            texts,
+            negative_prompt=negatives,
+            num_inference_steps=num_steps,
+            guidance_scale=guidance,
+            generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
+            callback_on_step_end=lambda *_: on_step() or {} if on_step else {},
+        )
+        return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
+
+    prior.set_progress_bar_config(disable=True)
+    batches = MicroBatches(batch_size or prior_batch_size(prior), too_large=PRIOR_TOO_LARGE)
+    with without_their_warnings():
+        rows = torch.cat([batches.map(lambda part, group=group: embed(group[part]), len(group)) for group in groups])
+    rows = rows[places]  # (N, 2, D)
+    return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts, IMAGE_EMBEDDINGS)
+
+
+def prior_calls(prior, prompts, negative_prompt):
+    """How often `embed_prompts` calls the prior, if the memory lasts; each call takes all of its steps."""
+    groups, _ = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
+    return sum(-(-len(group) // prior_batch_size(prior)) for group in groups)
+
+
+def prior_batch_size(prior):
+    """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
+    return 1 if prior.device.type == "cpu" else LARGEST_PRIOR

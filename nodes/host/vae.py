@@ -1,0 +1,57 @@
+"""MoVQ behind the host's own VAE nodes."""
+
+import comfy.model_management
+import comfy.sd
+import comfy.taesd.taesd
+import torch
+
+from ...hierdiff_core.kandinsky.decoder import unet_bytes_per_row
+from ...hierdiff_core.kandinsky.decoding import movq_bytes_per_row
+from .models import (
+    make_patcher,
+)
+
+
+def load_unet(decoder, width, height, rows):
+    """Bring a decoder's UNet to the device, with room for `rows` branches of this size in pixels."""
+    f = decoder.pipeline.movq_scale_factor
+    decoder.load(memory_required=rows * unet_bytes_per_row(decoder.pipeline.unet, height // f, width // f))
+
+
+class MoVQ(torch.nn.Module):
+    """diffusers' VQModel with the encode and decode that the host's VAE calls."""
+
+    def __init__(self, movq):
+        super().__init__()
+        self.movq = movq
+
+    def encode(self, pixels):
+        return self.movq.encode(pixels, return_dict=False)[0]
+
+    def decode(self, latents):
+        # one at a time on a CPU, where a picture must not depend on the others to the bit
+        batches = latents.split(1) if latents.device.type == "cpu" else (latents,)
+        return torch.cat([self.movq.decode(z, force_not_quantize=True, return_dict=False)[0] for z in batches])
+
+
+def movq_vae(movq):
+    """The host's VAE around a MoVQ.
+
+    The host builds a VAE from weights that it knows. It gets a tiny one of its own, which is then replaced: every
+    attribute that the VAE class has in this and later versions is there, and its decode, tiling and batching work.
+    """
+    channels = movq.config.latent_channels
+    stand_in = comfy.taesd.taesd.TAESD(latent_channels=channels).state_dict()
+    vae = comfy.sd.VAE(sd=stand_in, dtype=movq.dtype)
+    factor = 2 ** (len(movq.config.block_out_channels) - 1)
+    vae.first_stage_model = MoVQ(movq).eval().requires_grad_(False)
+    vae.patcher = make_patcher(vae.first_stage_model)
+    vae.device = vae.patcher.load_device
+    vae.downscale_ratio = vae.upscale_ratio = factor
+    vae.latent_channels, vae.output_channels = channels, 3
+    vae.disable_offload = True  # diffusers layers cannot run while half of them are on another device
+    vae.size = None
+    bytes_per_latent = movq_bytes_per_row(movq, 1, 1)
+    vae.memory_used_decode = lambda shape, dtype: shape[-2] * shape[-1] * bytes_per_latent
+    vae.memory_used_encode = lambda shape, dtype: shape[-2] * shape[-1] * bytes_per_latent / factor**2
+    return vae
