@@ -265,9 +265,11 @@ def draw(decoder, embeddings, plan, drawn, options):
     Returns
     -------
     images : list of N PIL pictures
-    files : list of N str      their names
+    files : list of N str
+        their names
     branches : BranchLatents
-    not_finite : list of int   prompts whose latents hold NaN or infinity
+    not_finite : list of int
+        prompts whose latents hold NaN or infinity
     """
     images, files, branches = [None] * plan.num_prompts, [""] * plan.num_prompts, BranchLatents(plan)
     failures = []

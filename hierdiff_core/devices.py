@@ -10,11 +10,13 @@ class AsyncHostCopy:
 
     Parameters
     ----------
-    tensor : tensor   on any device
+    tensor : tensor
+        on any device
 
     Attributes
     ----------
-    copy : tensor     on the CPU, to be read after `wait`
+    copy : tensor
+        on the CPU, to be read after `wait`
     """
 
     def __init__(self, tensor):

@@ -16,14 +16,19 @@ class PromptEmbeddings:
 
     Attributes
     ----------
-    positive : (N, D) float32 tensor, on the CPU   conditional embeddings
-    negative : (N, D) float32 tensor, on the CPU   unconditional embeddings, for classifier-free guidance
-    prompts : tuple of N str                       the texts, for display and for the noise keys
-    kind : str                                     what made them, in words; "" where that is not known
+    positive : (N, D) float32 tensor, on the CPU
+        conditional embeddings
+    negative : (N, D) float32 tensor, on the CPU
+        unconditional embeddings, for classifier-free guidance
+    prompts : tuple of N str
+        the texts, for display and for the noise keys
+    kind : str
+        what made them, in words; "" where that is not known
 
     Raises
     ------
-    ValueError  if there is no prompt, the shapes differ, or an embedding is NaN, infinite or zero.
+    ValueError
+        if there is no prompt, the shapes differ, or an embedding is NaN, infinite or zero.
     """
 
     positive: torch.Tensor
@@ -81,7 +86,8 @@ def check_image_embeddings(embeddings, width):
     Parameters
     ----------
     embeddings : PromptEmbeddings
-    width : int   numbers per embedding that the decoder takes; other encoders may give as many by chance
+    width : int
+        numbers per embedding that the decoder takes; other encoders may give as many by chance
     """
     if embeddings.kind not in ("", IMAGE_EMBEDDINGS):
         raise ValueError(

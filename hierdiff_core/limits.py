@@ -25,11 +25,13 @@ def check_limits(options):
 
     Parameters
     ----------
-    options : argparse.Namespace   options that were not given are None
+    options : argparse.Namespace
+        options that were not given are None
 
     Raises
     ------
-    ValueError  that names the option, the value and the limits.
+    ValueError
+        that names the option, the value and the limits.
     """
     for name, (least, greatest) in LIMITS.items():
         value = getattr(options, name)

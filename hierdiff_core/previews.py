@@ -29,11 +29,13 @@ def fit_latent_rgb(pictures, latents):
     Parameters
     ----------
     pictures : (B, H, W, 3) float tensor in 0 ... 1
-    latents : (B, C, h, w) float tensor   the pictures as the autoencoder sees them
+    latents : (B, C, h, w) float tensor
+        the pictures as the autoencoder sees them
 
     Returns
     -------
-    factors : (C + 1, 3) float32 tensor on the CPU   the last row is the bias
+    factors : (C + 1, 3) float32 tensor on the CPU
+        the last row is the bias
     """
     latents = latents.float().cpu()
     colours = adaptive_avg_pool2d(pictures.float().cpu().permute(0, 3, 1, 2), latents.shape[2:])
@@ -65,13 +67,17 @@ def tile_sheet(tiles, gap=0, background=0):
 
     Parameters
     ----------
-    tiles : (B, h, w, 3) uint8 tensor   on any device
-    gap : int                           pixels between them
-    background : int                    grey level of the gaps and of what the last row leaves over
+    tiles : (B, h, w, 3) uint8 tensor
+        on any device
+    gap : int
+        pixels between them
+    background : int
+        grey level of the gaps and of what the last row leaves over
 
     Returns
     -------
-    sheet : (H, W, 3) uint8 tensor   on the same device
+    sheet : (H, W, 3) uint8 tensor
+        on the same device
     """
     count, height, width, _ = tiles.shape
     columns = math.ceil(math.sqrt(count))
@@ -87,17 +93,20 @@ def preview_grid(tiles, size=512):
 
     Parameters
     ----------
-    tiles : (B, h, w, 3) uint8 tensor   on any device; at most 64 are shown, picked evenly
-    size : int >= 8                     pixels that neither side passes
+    tiles : (B, h, w, 3) uint8 tensor
+        on any device; at most 64 are shown, picked evenly
+    size : int >= 8
+        pixels that neither side passes
 
     Returns
     -------
-    grid : (H, W, 3) uint8 tensor   on the same device; small pictures are enlarged by whole factors, so that their
-        pixels stay sharp
+    grid : (H, W, 3) uint8 tensor
+        on the same device; small pictures are enlarged by whole factors, so that their pixels stay sharp
 
     Raises
     ------
-    ValueError  if there are no pictures or `size` is less than 8.
+    ValueError
+        if there are no pictures or `size` is less than 8.
     """
     if not len(tiles):
         raise ValueError("tiles must hold at least one picture; got none")
@@ -126,8 +135,9 @@ class BranchLatents:
 
     Attributes
     ----------
-    latents : list of (C, h, w) tensor   by index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side; those
-        of a CUDA device may still be on their way, `stacked` waits for them
+    latents : list of (C, h, w) tensor
+        by index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side; those of a CUDA device may still be on
+        their way, `stacked` waits for them
     """
 
     def __init__(self, plan):

@@ -81,8 +81,10 @@ def encode_each(clip, prompts):
 
     Returns
     -------
-    tokens : list of N dict            encoder name -> chunks of (token, weight)
-    entries : list of N [cond, dict]   equal prompts share theirs
+    tokens : list of N dict
+        encoder name -> chunks of (token, weight)
+    entries : list of N [cond, dict]
+        equal prompts share theirs
     """
     if clip is None:
         raise ValueError(

@@ -30,13 +30,16 @@ def plot_data(linkage, falling, sensitivity, plan=None):
     Parameters
     ----------
     linkage : Linkage
-    falling : (K,) float64     from `falling_shape`
+    falling : (K,) float64
+        from `falling_shape`
     sensitivity : Sensitivity or None
-    plan : Plan, optional      what was made of them: the page tells when the settings change
+    plan : Plan, optional
+        what was made of them: the page tells when the settings change
 
     Returns
     -------
-    dict   numbers and lists, for JSON; empty for a tree that is too large
+    dict
+        numbers and lists, for JSON; empty for a tree that is too large
     """
     if len(linkage.prompts) > MOST_PROMPTS:
         return {}
@@ -91,7 +94,8 @@ def answer_to(body):
 
     Raises
     ------
-    Refused  whatever the body holds
+    Refused
+        whatever the body holds
     """
     try:
         asked = json.loads(body)

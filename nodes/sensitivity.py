@@ -86,7 +86,8 @@ def sensitivity_file(name):
 
     Raises
     ------
-    ValueError  if there is none; it says how to make one.
+    ValueError
+        if there is none; it says how to make one.
     """
     if name == BUNDLED_NAME:
         return BUNDLED_FILE
@@ -113,7 +114,8 @@ def new_file(name):
 
     Raises
     ------
-    ValueError  before compute is spent: if the name is no plain one, or the disk does not take such a file.
+    ValueError
+        before compute is spent: if the name is no plain one, or the disk does not take such a file.
     """
     name = name.strip()
     if not name:

@@ -33,12 +33,14 @@ def safe_name(text, length=NAME_LENGTH, size=NAME_BYTES):
     Parameters
     ----------
     text : str
-    length, size : int   most characters and UTF-8 bytes of the result
+    length, size : int
+        most characters and UTF-8 bytes of the result
 
     Returns
     -------
-    name : str   never empty; characters that some system forbids become _, runs of white space one space; no dot or
-        space at the ends; names that Windows reserves begin with _
+    name : str
+        never empty; characters that some system forbids become _, runs of white space one space; no dot or space at the
+        ends; names that Windows reserves begin with _
     """
     name = FORBIDDEN.sub("_", " ".join(text.split())).strip(" .")
     if name.split(".")[0].rstrip(" ").upper() in RESERVED:
@@ -51,7 +53,8 @@ def check_pattern(pattern):
 
     Raises
     ------
-    ValueError  that says what is wrong.
+    ValueError
+        that says what is wrong.
     """
     if not isinstance(pattern, str):
         raise ValueError(f"name must be text; got {str(pattern)[:80]}")
@@ -79,13 +82,16 @@ def file_stem(pattern, index, prompt):
 
     Parameters
     ----------
-    pattern : str      such as {index:04d}_{prompt}
-    index : int        of the prompt, from 0
+    pattern : str
+        such as {index:04d}_{prompt}
+    index : int
+        of the prompt, from 0
     prompt : str
 
     Returns
     -------
-    stem : str         a `safe_name`
+    stem : str
+        a `safe_name`
     """
     return safe_name(pattern.format(index=index, prompt=safe_name(prompt, PROMPT_LENGTH, PROMPT_BYTES)))
 
@@ -95,7 +101,8 @@ def check_subfolder(folder):
 
     Parameters
     ----------
-    folder : str     names separated by / or \\
+    folder : str
+        names separated by / or \\
 
     Returns
     -------
@@ -103,7 +110,8 @@ def check_subfolder(folder):
 
     Raises
     ------
-    ValueError  if the path is empty, absolute, leads out, or has a name that some file system forbids.
+    ValueError
+        if the path is empty, absolute, leads out, or has a name that some file system forbids.
     """
     if not isinstance(folder, str):
         raise ValueError(f"folder must be text; got {str(folder)[:80]}")
@@ -179,7 +187,8 @@ def append(path, line):
 
     Returns
     -------
-    withdraw : callable   takes the line back, unless somebody has appended another meanwhile
+    withdraw : callable
+        takes the line back, unless somebody has appended another meanwhile
     """
     with open(path, "a+b", buffering=0) as file:  # a buffer would be written again when it is closed
         before = file.seek(0, os.SEEK_END)
@@ -211,7 +220,8 @@ class FreeNames:
 
     Parameters
     ----------
-    files : iterable of str   names of the files that are there
+    files : iterable of str
+        names of the files that are there
     """
 
     def __init__(self, files=()):
@@ -243,19 +253,26 @@ class SetWriter:
 
     Parameters
     ----------
-    folder : Path     made where it does not exist
-    captions : str    one of `CAPTIONS`
-    total : int       how many pictures there will be, for messages
+    folder : Path
+        made where it does not exist
+    captions : str
+        one of `CAPTIONS`
+    total : int
+        how many pictures there will be, for messages
 
     Attributes
     ----------
-    files : list of str   pictures written so far
-    size : int            their bytes, with captions
+    files : list of str
+        pictures written so far
+    size : int
+        their bytes, with captions
 
     Raises
     ------
-    ValueError  if captions, an extension or a stem is none that may be: nothing is written outside of the folder.
-    OSError     that says what happened, how many pictures were written and where.
+    ValueError
+        if captions, an extension or a stem is none that may be: nothing is written outside of the folder.
+    OSError
+        that says what happened, how many pictures were written and where.
     """
 
     def __init__(self, folder, captions, total):
@@ -280,12 +297,15 @@ class SetWriter:
 
         Parameters
         ----------
-        stem : str        as from `file_stem`
-        extension : str   one of `FORMATS`
+        stem : str
+            as from `file_stem`
+        extension : str
+            one of `FORMATS`
 
         Returns
         -------
-        name : str        of the file
+        name : str
+            of the file
         """
         if extension not in FORMATS:
             raise ValueError(f"extension must be one of {', '.join(FORMATS)}; got {str(extension)[:80]!r}")

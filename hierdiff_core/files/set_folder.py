@@ -34,8 +34,10 @@ def prepare_folder(folder, overwrite):
 
     Raises
     ------
-    ValueError  if it holds pictures of a set, finished or not, and `overwrite` is false.
-    OSError     if it cannot be written.
+    ValueError
+        if it holds pictures of a set, finished or not, and `overwrite` is false.
+    OSError
+        if it cannot be written.
     """
     found = files_of_sets(folder)
     if found and not overwrite:
@@ -58,13 +60,16 @@ class DrawnSet:
 
     Parameters
     ----------
-    folder : path         as `prepare_folder` has passed it
+    folder : path
+        as `prepare_folder` has passed it
     prompts : N str
-    overwrite : bool      whether an earlier set makes room
+    overwrite : bool
+        whether an earlier set makes room
 
     Raises
     ------
-    OSError  that says what happened, how many pictures were written and where.
+    OSError
+        that says what happened, how many pictures were written and where.
     """
 
     def __init__(self, folder, prompts, overwrite):

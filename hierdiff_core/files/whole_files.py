@@ -22,8 +22,10 @@ def write_new(path, data):
 
     Raises
     ------
-    FileExistsError  if there is such a file.
-    OSError          if it cannot be written.
+    FileExistsError
+        if there is such a file.
+    OSError
+        if it cannot be written.
     """
     with written_aside(path, data) as part:
         publish(part, path)
@@ -40,7 +42,8 @@ def try_writing(path):
 
     Raises
     ------
-    OSError  if its folder cannot be made, takes no files, is full, or the name is too long for the disk.
+    OSError
+        if its folder cannot be made, takes no files, is full, or the name is too long for the disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,8 @@ def unet_calls(unet, acceleration):
     Parameters
     ----------
     unet : UNet2DConditionModel
-    acceleration : str   one of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device
+    acceleration : str
+        one of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device
 
     Notes
     -----
@@ -76,8 +77,10 @@ class GraphedCalls(PlainCalls):
 
     Parameters
     ----------
-    unet : UNet2DConditionModel    for when the faster ways fail
-    network : callable             the same, perhaps compiled
+    unet : UNet2DConditionModel
+        for when the faster ways fail
+    network : callable
+        the same, perhaps compiled
     """
 
     def __init__(self, unet, network):

@@ -22,10 +22,14 @@ def calibrate(
     Parameters
     ----------
     decoder : KandinskyV22Pipeline
-    embeddings : PromptEmbeddings    prompts like those that will be drawn; two or more
-    num_steps, seed, guidance, scheduler   as in `sample`; the result is for this scheduler
-    samples, resolution : int        see `Probe`; ``Probe(...).plan.nfe`` is the cost in UNet rows
-    options                          `width`, `height`, `micro_batch`, `on_step`, `before_call` of `sample`
+    embeddings : PromptEmbeddings
+        prompts like those that will be drawn; two or more
+    num_steps, seed, guidance, scheduler
+        as in `sample`; the result is for this scheduler
+    samples, resolution : int
+        see `Probe`; ``Probe(...).plan.nfe`` is the cost in UNet rows
+    options
+        `width`, `height`, `micro_batch`, `on_step`, `before_call` of `sample`
 
     Returns
     -------

@@ -61,43 +61,59 @@ def sample(
     Parameters
     ----------
     decoder : KandinskyV22Pipeline
-    embeddings : PromptEmbeddings   N prompts
-    plan : Plan                     for N prompts and K steps
+    embeddings : PromptEmbeddings
+        N prompts
+    plan : Plan
+        for N prompts and K steps
     seed : int in 0 ... 2**64 - 1
-    guidance : float                classifier-free guidance; 1 or less skips the unconditional pass
-    scheduler : str                 a key of `SCHEDULERS`
-    width, height : int             pixels, multiples of `size_multiple(decoder)`
-    micro_batch : int               branches per UNet call; 0 chooses from free memory. It halves when memory runs
-        out, and is at most 16 with torch.compile. On a CPU it is always 1: the images are then the same to the bit,
-        whatever is asked for
-    rescale_means : bool            stretch each cluster's mean embedding to the mean length of its members; the paper
-        takes the mean as it is
-    latents : (1, C, height / f, width / f) tensor   initial latent, already scaled by the scheduler's
-        `init_noise_sigma`; drawn from `noise` when None (f = MoVQ's scale factor)
-    noise : noise source            see `hierdiff_core.sampling.noise`; `keyed_noise(seed)` when None
-    on_step : callable              ``on_step(k, x0)`` after each step, with the clean latents (C, ...) that the
-        step's branches are heading for; breadth first only
-    before_call : callable          called before every UNet call; may raise to stop
-    order : str                     "breadth first": each step with all of its branches, before the next step. "depth
-        first": subtrees one after the other, in pieces of at most two micro-batches; only finished latents take more
-        memory with more prompts, and the first pictures are done early. On a CPU the images are the same to the bit
-    acceleration : str              one of `ACCELERATIONS`, see `unet_calls`; no effect but on a CUDA device
-    guidance_interval : (float, float)   shares of the steps, 0 ... 1, between which there is guidance; the other steps
-        take the conditional pass alone, half the work, and change the pictures (Kynkäänniemi et al. 2024, "Applying
-        guidance in a limited interval improves sample and distribution quality in diffusion models")
-    on_branches : callable          ``on_branches(k, clusters, x0)`` after each step of a piece, in either order, with
-        the labels (C,) of the clusters of step k that it denoised, and their clean latents
-    on_finished : callable          ``on_finished(prompts, latents)`` when prompts are done: (M,) int64 indices and
-        (M, ...) latents; breadth first once, depth first as they come
+    guidance : float
+        classifier-free guidance; 1 or less skips the unconditional pass
+    scheduler : str
+        a key of `SCHEDULERS`
+    width, height : int
+        pixels, multiples of `size_multiple(decoder)`
+    micro_batch : int
+        branches per UNet call; 0 chooses from free memory. It halves when memory runs out, and is at most 16 with
+        torch.compile. On a CPU it is always 1: the images are then the same to the bit, whatever is asked for
+    rescale_means : bool
+        stretch each cluster's mean embedding to the mean length of its members; the paper takes the mean as it is
+    latents : (1, C, height / f, width / f) tensor
+        initial latent, already scaled by the scheduler's `init_noise_sigma`; drawn from `noise` when None (f = MoVQ's
+        scale factor)
+    noise : noise source
+        see `hierdiff_core.sampling.noise`; `keyed_noise(seed)` when None
+    on_step : callable
+        ``on_step(k, x0)`` after each step, with the clean latents (C, ...) that the step's branches are heading for;
+        breadth first only
+    before_call : callable
+        called before every UNet call; may raise to stop
+    order : str
+        "breadth first": each step with all of its branches, before the next step. "depth first": subtrees one after the
+        other, in pieces of at most two micro-batches; only finished latents take more memory with more prompts, and the
+        first pictures are done early. On a CPU the images are the same to the bit
+    acceleration : str
+        one of `ACCELERATIONS`, see `unet_calls`; no effect but on a CUDA device
+    guidance_interval : (float, float)
+        shares of the steps, 0 ... 1, between which there is guidance; the other steps take the conditional pass alone,
+        half the work, and change the pictures (Kynkäänniemi et al. 2024, "Applying guidance in a limited interval
+        improves sample and distribution quality in diffusion models")
+    on_branches : callable
+        ``on_branches(k, clusters, x0)`` after each step of a piece, in either order, with the labels (C,) of the
+        clusters of step k that it denoised, and their clean latents
+    on_finished : callable
+        ``on_finished(prompts, latents)`` when prompts are done: (M,) int64 indices and (M, ...) latents; breadth first
+        once, depth first as they come
 
     Returns
     -------
-    latents : (N, C, height / f, width / f) float32 tensor   in prompt order, on the decoder's device
+    latents : (N, C, height / f, width / f) float32 tensor
+        in prompt order, on the decoder's device
 
     Raises
     ------
-    ValueError  before any UNet call, if the inputs do not fit each other; at the end, if no latent is finite.
-        Where only some hold NaN or infinity, their prompts are logged (`finite.rows_not_finite` finds them).
+    ValueError
+        before any UNet call, if the inputs do not fit each other; at the end, if no latent is finite. Where only some
+        hold NaN or infinity, their prompts are logged (`finite.rows_not_finite` finds them).
 
     Source: Decatur et al. 2025, Algorithm 1.
     """
@@ -174,14 +190,18 @@ class Denoiser:
 
     Parameters
     ----------
-    network : callable          ``(latents, t, image_embeds) -> float32 prediction``, see `unet_calls`
+    network : callable
+        ``(latents, t, image_embeds) -> float32 prediction``, see `unet_calls`
     scheduler : diffusers scheduler with its timesteps set
     plan : Plan
-    prompt_keys : N ints        noise keys
-    guidance : (K,) float       of each step; 1 or less: none
+    prompt_keys : N ints
+        noise keys
+    guidance : (K,) float
+        of each step; 1 or less: none
     noise : noise source
     batches : MicroBatches
-    on_branches : callable      as in `sample`
+    on_branches : callable
+        as in `sample`
     """
 
     def __init__(self, network, scheduler, plan, prompt_keys, guidance, noise, batches, on_branches=None):

@@ -18,11 +18,13 @@ def decode(decoder, latents, micro_batch=0, before_call=None):
     ----------
     decoder : KandinskyV22Pipeline
     latents : (N, C, h, w) float tensor
-    micro_batch : int   latents per call; 0 chooses from free memory
+    micro_batch : int
+        latents per call; 0 chooses from free memory
 
     Returns
     -------
-    images : (N, f h, f w, 3) float32 tensor on the CPU   in 0 ... 1
+    images : (N, f h, f w, 3) float32 tensor on the CPU
+        in 0 ... 1
     """
     movq = decoder.movq
     if movq.device.type == "cpu" or not micro_batch:

@@ -42,8 +42,10 @@ def load_prior(folder=BUNDLED / "prior", dtype=None, device="cpu"):
 
     Parameters
     ----------
-    folder : path          diffusers layout, safetensors; the bundled emoji model's by default
-    dtype : torch.dtype    float32 on a CPU and float16 elsewhere when None
+    folder : path
+        diffusers layout, safetensors; the bundled emoji model's by default
+    dtype : torch.dtype
+        float32 on a CPU and float16 elsewhere when None
     device : str or torch.device
 
     Returns
@@ -52,8 +54,9 @@ def load_prior(folder=BUNDLED / "prior", dtype=None, device="cpu"):
 
     Raises
     ------
-    ValueError  if the folder is missing, holds another model or a broken one, or has no safetensors: told before its
-        weights take memory.
+    ValueError
+        if the folder is missing, holds another model or a broken one, or has no safetensors: told before its weights
+        take memory.
     """
     prior = _load(folder, PRIOR_CLASS, dtype, device)
     check_prior(prior, title(folder))
@@ -209,8 +212,10 @@ def check_loaded(network, report, where):
     Parameters
     ----------
     network : torch.nn.Module
-    report : dict   from `from_pretrained`
-    where : str     names the network in messages
+    report : dict
+        from `from_pretrained`
+    where : str
+        names the network in messages
     """
     absent = {name for name in report["missing_keys"] if not name.endswith(COUNTED)}
     absent.update(name for name, value in network.named_parameters() if value.is_meta)

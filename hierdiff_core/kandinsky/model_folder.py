@@ -76,7 +76,8 @@ def suitable_settings(folder):
 
     Raises
     ------
-    ValueError  if the folder has a settings file that is broken.
+    ValueError
+        if the folder has a settings file that is broken.
     """
     if not os.path.exists(Path(folder) / SETTINGS_FILE):
         return {}
@@ -121,8 +122,9 @@ def named_classes(folder, class_name):
 
     Raises
     ------
-    ValueError  if the file names a part or a class that this kind of model does not have: some versions of diffusers
-        would import and run what stands there.
+    ValueError
+        if the file names a part or a class that this kind of model does not have: some versions of diffusers would
+        import and run what stands there.
     """
     parts = PARTS[class_name]
     names = {part: classes[0] for part, (_, classes) in parts.items()}
@@ -149,7 +151,8 @@ def weights_variant(folder, network):
 
     Raises
     ------
-    ValueError  if there are no safetensors.
+    ValueError
+        if there are no safetensors.
     """
     folder = Path(folder)
     files = [path.name for path in (folder / network).glob("*.safetensors")]
@@ -168,8 +171,10 @@ def read_object(folder, name, most_bytes):
     Parameters
     ----------
     folder : path
-    name : str         path in the folder
-    most_bytes : int   larger files are refused unread
+    name : str
+        path in the folder
+    most_bytes : int
+        larger files are refused unread
 
     Returns
     -------
@@ -177,7 +182,8 @@ def read_object(folder, name, most_bytes):
 
     Raises
     ------
-    ValueError  naming the file, if it is missing, no plain file, too large, no JSON, nested too deeply or no object.
+    ValueError
+        naming the file, if it is missing, no plain file, too large, no JSON, nested too deeply or no object.
     """
     path = check_file(folder, name, most_bytes)
     where = f"{title(folder)}/{name}"

@@ -39,27 +39,33 @@ def embed_prompts(
     ----------
     prior : KandinskyV22PriorPipeline
     prompts : N str, N >= 1
-    negative_prompt : str, or N str   for all prompts, or one for each. "" takes the embedding of a black image as
-        negative, as the paper does
-    num_steps : int         denoising steps of the prior, 2 or more
-    guidance : float        classifier-free guidance of the prior; 1 is none
+    negative_prompt : str, or N str
+        for all prompts, or one for each. "" takes the embedding of a black image as negative, as the paper does
+    num_steps : int
+        denoising steps of the prior, 2 or more
+    guidance : float
+        classifier-free guidance of the prior; 1 is none
     seed : int in 0 ... 2**64 - 1
     noise : "per prompt" or "shared"
         Each prompt's own noise (the paper), or one noise for all, which leaves only the texts to tell the
         embeddings apart: they come closer and share more steps.
-    batch_size : int        prompts per call; 0 chooses (one at a time on a CPU, where this makes an embedding
-        independent of the other prompts to the bit)
-    on_step : callable      called with no argument after every step of every batch
+    batch_size : int
+        prompts per call; 0 chooses (one at a time on a CPU, where this makes an embedding independent of the other
+        prompts to the bit)
+    on_step : callable
+        called with no argument after every step of every batch
 
     Returns
     -------
-    embeddings : PromptEmbeddings   in the order of `prompts`. A prompt's depends on its text, its negative and the
-        seed; prompts that are equal in both have equal embeddings, whatever their white space and Unicode form
+    embeddings : PromptEmbeddings
+        in the order of `prompts`. A prompt's depends on its text, its negative and the seed; prompts that are equal in
+        both have equal embeddings, whatever their white space and Unicode form
 
     Raises
     ------
-    ValueError  if there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes
-        out NaN or zero.
+    ValueError
+        if there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes out NaN or
+        zero.
 
     Notes
     -----

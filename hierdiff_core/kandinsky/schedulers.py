@@ -30,13 +30,17 @@ def make_scheduler(name, config, num_steps):
 
     Parameters
     ----------
-    name : str        a key of `SCHEDULERS`
-    config : dict     the decoder's scheduler config (betas, prediction type, clipping)
-    num_steps : int   denoising steps K
+    name : str
+        a key of `SCHEDULERS`
+    config : dict
+        the decoder's scheduler config (betas, prediction type, clipping)
+    num_steps : int
+        denoising steps K
 
     Raises
     ------
-    ValueError  if the name is unknown or the scheduler cannot make K steps.
+    ValueError
+        if the name is unknown or the scheduler cannot make K steps.
     """
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}; got {name!r}")
@@ -75,7 +79,8 @@ def step_with_noise(scheduler, draw):
 
     Returns
     -------
-    step : callable, or None   None where this version of diffusers draws in another way
+    step : callable, or None
+        None where this version of diffusers draws in another way
     """
     step = getattr(type(scheduler), "step", None)
     if not isinstance(step, types.FunctionType) or "randn_tensor" not in step.__code__.co_names:
@@ -94,9 +99,12 @@ def predicted_original(scheduler, scaled, t, noise_prediction):
 
     Parameters
     ----------
-    scaled : (C, ...) tensor             the UNet's input: latents after `scale_model_input`
-    t : scalar tensor                    timestep
-    noise_prediction : (C, ...) tensor   after guidance, without variance channels
+    scaled : (C, ...) tensor
+        the UNet's input: latents after `scale_model_input`
+    t : scalar tensor
+        timestep
+    noise_prediction : (C, ...) tensor
+        after guidance, without variance channels
 
     Returns
     -------

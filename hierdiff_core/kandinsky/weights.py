@@ -28,15 +28,20 @@ def weight_files(folder, network, base, variant, shards_first):
 
     Parameters
     ----------
-    folder : path           of the model
-    network : str           name of its folder
-    base : str              name of the file without its ending
+    folder : path
+        of the model
+    network : str
+        name of its folder
+    base : str
+        name of the file without its ending
     variant : str or None
-    shards_first : bool     what the library takes where there are both, an index of shards and a single file
+    shards_first : bool
+        what the library takes where there are both, an index of shards and a single file
 
     Raises
     ------
-    ValueError  if one is missing, or an index names files outside of the network's folder.
+    ValueError
+        if one is missing, or an index names files outside of the network's folder.
     """
     infix = f".{variant}" if variant else ""
     single = f"{network}/{base}{infix}.safetensors"
@@ -91,9 +96,12 @@ def check_weights(shapes, build, where):
 
     Parameters
     ----------
-    shapes : dict of name -> shape   of the tensors in its files
-    build : callable                 makes the network; is called on torch's meta device, which holds no numbers
-    where : str                      names the network in messages
+    shapes : dict of name -> shape
+        of the tensors in its files
+    build : callable
+        makes the network; is called on torch's meta device, which holds no numbers
+    where : str
+        names the network in messages
     """
     held = sum(count(shape) for shape in shapes.values())
     try:

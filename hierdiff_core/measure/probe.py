@@ -19,23 +19,33 @@ class Probe:
 
     Parameters
     ----------
-    positive : (N, D) tensor or array   embeddings of the prompts, N >= 2
+    positive : (N, D) tensor or array
+        embeddings of the prompts, N >= 2
     num_steps : int >= 1
-    samples : int >= 2                  prompts that are drawn; all of them where the set has no more
-    resolution : int >= 1               how many numbers of shared steps are tried; at most K
-    seed : int                          which prompts of the set are drawn
+    samples : int >= 2
+        prompts that are drawn; all of them where the set has no more
+    resolution : int >= 1
+        how many numbers of shared steps are tried; at most K
+    seed : int
+        which prompts of the set are drawn
 
     Attributes
     ----------
-    shared_steps : (B,) int64   rising to K, closer and closer together
-    prompts : (S,) int64        indices of the prompts, from all parts of the set's tree
-    rows : (L,) int64           the prompt of each leaf of the plan, L = (B + 1) S
-    plan : Plan                 leaves in the order (shared steps, with none first; prompt)
-    squared_error : float       sum of squared distances of the prompts' unit vectors from their mean
+    shared_steps : (B,) int64
+        rising to K, closer and closer together
+    prompts : (S,) int64
+        indices of the prompts, from all parts of the set's tree
+    rows : (L,) int64
+        the prompt of each leaf of the plan, L = (B + 1) S
+    plan : Plan
+        leaves in the order (shared steps, with none first; prompt)
+    squared_error : float
+        sum of squared distances of the prompts' unit vectors from their mean
 
     Raises
     ------
-    ValueError  if a number is too small, or no two prompts have embeddings of different directions.
+    ValueError
+        if a number is too small, or no two prompts have embeddings of different directions.
 
     Notes
     -----
@@ -84,7 +94,8 @@ class Probe:
 
         Raises
         ------
-        ValueError  if the latents are not finite, or sharing changed none of them.
+        ValueError
+            if the latents are not finite, or sharing changed none of them.
         """
         latents = latents.detach().float().cpu().reshape(len(self.shared_steps) + 1, len(self.prompts), -1)
         if not torch.isfinite(latents).all():

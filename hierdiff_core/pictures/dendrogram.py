@@ -26,17 +26,22 @@ def draw_dendrogram(Z, prompts, tau=None):
 
     Parameters
     ----------
-    Z : (N-1, 4) float64         linkage matrix; (0, 4) for a single prompt
-    prompts : N str              labels of the leaves
-    tau : float >= 0, optional   draws this height and colours the flat clusters below it
+    Z : (N-1, 4) float64
+        linkage matrix; (0, 4) for a single prompt
+    prompts : N str
+        labels of the leaves
+    tau : float >= 0, optional
+        draws this height and colours the flat clusters below it
 
     Returns
     -------
-    picture : PIL.Image.Image   RGB, 1000 pixels wide, at most 4000 high; without labels where N leaves no room
+    picture : PIL.Image.Image
+        RGB, 1000 pixels wide, at most 4000 high; without labels where N leaves no room
 
     Raises
     ------
-    ValueError  if `Z` is no linkage matrix, `prompts` are not N, or `tau` is negative.
+    ValueError
+        if `Z` is no linkage matrix, `prompts` are not N, or `tau` is negative.
 
     Notes
     -----

@@ -93,13 +93,17 @@ def choose_font(text, size):
 
     Parameters
     ----------
-    text : str         any language; line breaks and control characters become spaces
-    size : int >= 1    pixels
+    text : str
+        any language; line breaks and control characters become spaces
+    size : int >= 1
+        pixels
 
     Returns
     -------
-    face : Typeface   DejaVu Sans first
-    text : str        characters that no installed font of `FONT_FILES` has are "?"
+    face : Typeface
+        DejaVu Sans first
+    text : str
+        characters that no installed font of `FONT_FILES` has are "?"
     """
     text = _tidy(text)
     paths = [base_font()]
@@ -129,7 +133,8 @@ def wrap(text, face, width, lines):
 
     Returns
     -------
-    lines : list of str   at least one; words longer than a line, and languages without spaces, break anywhere
+    lines : list of str
+        at least one; words longer than a line, and languages without spaces, break anywhere
     """
     done, rest = [], text
     while len(done) < lines - 1 and face.getlength(rest) > width:

@@ -15,7 +15,8 @@ def draw_schedule(plan):
 
     Returns
     -------
-    picture : PIL.Image.Image   RGB, 1000 x 640 pixels
+    picture : PIL.Image.Image
+        RGB, 1000 x 640 pixels
 
     Notes
     -----

@@ -19,7 +19,8 @@ def draw_sensitivity(sensitivity):
 
     Returns
     -------
-    picture : PIL.Image.Image   RGB, 1000 x 640 pixels; both axes of values are logarithmic
+    picture : PIL.Image.Image
+        RGB, 1000 x 640 pixels; both axes of values are logarithmic
     """
     steps = sensitivity.num_steps
     G, weights = sensitivity.cumulative(steps), sensitivity.weights(steps)

@@ -30,11 +30,16 @@ class TreeLayout:
     Attributes
     ----------
     size : (int, int)
-    row : float                 height of a leaf branch
-    spans : (B, 2) float64      top and bottom of each branch's leaves; its line runs in the middle
-    lines : (B, 2) float64      left and right end of each branch's line
-    boxes : dict of int to (left, top, right, bottom)   squares for pictures, by branch
-    text : (float, float)       left end and width of the prompts' column; the width is 0 where none fits
+    row : float
+        height of a leaf branch
+    spans : (B, 2) float64
+        top and bottom of each branch's leaves; its line runs in the middle
+    lines : (B, 2) float64
+        left and right end of each branch's line
+    boxes : dict of int to (left, top, right, bottom)
+        squares for pictures, by branch
+    text : (float, float)
+        left end and width of the prompts' column; the width is 0 where none fits
     """
 
     size: tuple[int, int]
@@ -62,11 +67,13 @@ def draw_tree(plan, prompts, render):
 
     Returns
     -------
-    picture : PIL.Image.Image   RGB, at most 4096 pixels high; many leaves lose first their pictures, then their texts
+    picture : PIL.Image.Image
+        RGB, at most 4096 pixels high; many leaves lose first their pictures, then their texts
 
     Raises
     ------
-    ValueError  if `prompts` are not N or `render` gives another number of pictures than it was asked for.
+    ValueError
+        if `prompts` are not N or `render` gives another number of pictures than it was asked for.
     """
     prompts = list(prompts)
     if len(prompts) != plan.num_prompts:
@@ -100,7 +107,8 @@ def tree_layout(plan, text_width=TEXT_WIDTH):
     Parameters
     ----------
     plan : Plan
-    text_width : float   pixels that the longest text wants; it gets 320 at most
+    text_width : float
+        pixels that the longest text wants; it gets 320 at most
 
     Returns
     -------

@@ -19,12 +19,15 @@ def tau_for_root_share(Z, share):
 
     Parameters
     ----------
-    Z : (N-1, 4) float64   linkage matrix
-    share : float >= 0     1 starts with one cluster for all prompts
+    Z : (N-1, 4) float64
+        linkage matrix
+    share : float >= 0
+        1 starts with one cluster for all prompts
 
     Returns
     -------
-    tau : float   height in the linkage's own metric (0 for a single prompt)
+    tau : float
+        height in the linkage's own metric (0 for a single prompt)
     """
     Z = check_linkage(Z)
     if not (math.isfinite(share) and share >= 0):
@@ -37,13 +40,15 @@ def reachable_saving(Z, shape):
 
     Parameters
     ----------
-    Z : (N-1, 4) float64   linkage matrix
-    shape : (K,) float     from `falling_shape`
+    Z : (N-1, 4) float64
+        linkage matrix
+    shape : (K,) float
+        from `falling_shape`
 
     Returns
     -------
-    least, greatest : float   in 0 ... 1. `least` is 0: prompts with equal embeddings are drawn once in any case, and
-        that is no saving
+    least, greatest : float
+        in 0 ... 1. `least` is 0: prompts with equal embeddings are drawn once in any case, and that is no saving
     """
     distinct = _distinct_heights(Z)
     return 0.0, len(distinct) * np.count_nonzero(shape) / ((len(distinct) + 1) * len(shape))
@@ -54,19 +59,25 @@ def tau_for_saving(Z, shape, saving, *, clamp=False):
 
     Parameters
     ----------
-    Z : (N-1, 4) float64        linkage matrix
-    shape : (K,) float          from `falling_shape`
-    saving : float in 0 ... 1   1 - NFE / (M K), of the M prompts that differ
-    clamp : bool                save as much as can be saved where that is less than `saving`; `out_of_reach` says so
+    Z : (N-1, 4) float64
+        linkage matrix
+    shape : (K,) float
+        from `falling_shape`
+    saving : float in 0 ... 1
+        1 - NFE / (M K), of the M prompts that differ
+    clamp : bool
+        save as much as can be saved where that is less than `saving`; `out_of_reach` says so
 
     Returns
     -------
-    tau : float   height in the linkage's own metric
+    tau : float
+        height in the linkage's own metric
 
     Raises
     ------
-    ValueError  if `saving` is negative or not a number, or without `clamp` if it is more than any `tau` can save (the
-        message says what is reachable).
+    ValueError
+        if `saving` is negative or not a number, or without `clamp` if it is more than any `tau` can save (the message
+        says what is reachable).
 
     Notes
     -----

@@ -26,8 +26,10 @@ def branch_keys(labels, prompt_keys):
 
     Parameters
     ----------
-    labels : (N,) int         cluster of each prompt, 0-based, contiguous
-    prompt_keys : N ints      from `text_key`
+    labels : (N,) int
+        cluster of each prompt, 0-based, contiguous
+    prompt_keys : N ints
+        from `text_key`
 
     Returns
     -------

@@ -17,8 +17,10 @@ def leaf_numbers(vectors):
 
     Returns
     -------
-    leaf : (N,) int64     0 ... M - 1
-    first : (M,) int64    the first row of each leaf, rising
+    leaf : (N,) int64
+        0 ... M - 1
+    first : (M,) int64
+        the first row of each leaf, rising
     """
     numbers = {}
     leaf = np.array([numbers.setdefault(_fingerprint(row), len(numbers)) for row in vectors])
@@ -35,13 +37,16 @@ def with_equal_rows(Z, leaf):
 
     Parameters
     ----------
-    Z : (M-1, 4) float64   linkage matrix of the leaves
-    leaf : (N,) int64      from `leaf_numbers`
+    Z : (M-1, 4) float64
+        linkage matrix of the leaves
+    leaf : (N,) int64
+        from `leaf_numbers`
 
     Returns
     -------
-    Z : (N-1, 4) float64   linkage matrix of all rows: equal ones merge first, at height 0; the other merges and their
-        heights are those of the leaves
+    Z : (N-1, 4) float64
+        linkage matrix of all rows: equal ones merge first, at height 0; the other merges and their heights are those of
+        the leaves
     """
     rows, leaves = len(leaf), len(Z) + 1
     merges, sizes = [], [1] * rows

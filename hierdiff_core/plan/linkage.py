@@ -27,22 +27,27 @@ def ward_linkage(positive, metric="cosine", device="cpu", check=None):
 
     Parameters
     ----------
-    positive : (N, D) array or tensor   one embedding a prompt, finite and not zero
+    positive : (N, D) array or tensor
+        one embedding a prompt, finite and not zero
     metric : "cosine" or "chord"
         "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
         vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
         comes closer to full sampling (docs/schedules.md), and the nodes and the command line take it by default.
-    device : str or torch.device    a CUDA device takes over large sets; with any other it is SciPy for every size
-    check : callable                called many times while a large set is clustered; may raise to stop
+    device : str or torch.device
+        a CUDA device takes over large sets; with any other it is SciPy for every size
+    check : callable
+        called many times while a large set is clustered; may raise to stop
 
     Returns
     -------
-    Z : (N-1, 4) float64   linkage matrix, SciPy layout; equal embeddings merge at height exactly 0 and weigh no
-        more than one: the other merges are those of the set without duplicates
+    Z : (N-1, 4) float64
+        linkage matrix, SciPy layout; equal embeddings merge at height exactly 0 and weigh no more than one: the other
+        merges are those of the set without duplicates
 
     Raises
     ------
-    ValueError  if `metric` is unknown, an embedding is missing, not finite, zero or beyond `SMALLEST_NUMBER` and
+    ValueError
+        if `metric` is unknown, an embedding is missing, not finite, zero or beyond `SMALLEST_NUMBER` and
         `LARGEST_NUMBER`, or the distances do not fit in the memory that is free.
 
     Notes
@@ -98,16 +103,20 @@ def flat_clusters(Z, t):
 
     Parameters
     ----------
-    Z : (N-1, 4) float64   linkage matrix, SciPy layout
-    t : float >= 0         height, in Z's own metric
+    Z : (N-1, 4) float64
+        linkage matrix, SciPy layout
+    t : float >= 0
+        height, in Z's own metric
 
     Returns
     -------
-    labels : (N,) int64    0-based, contiguous, one for each prompt in order; numbered as SciPy's `fcluster` does
+    labels : (N,) int64
+        0-based, contiguous, one for each prompt in order; numbered as SciPy's `fcluster` does
 
     Raises
     ------
-    ValueError  if `t` is negative or not a number, or `Z` is not a valid linkage.
+    ValueError
+        if `t` is negative or not a number, or `Z` is not a valid linkage.
 
     Source: Decatur et al. 2025, Algorithm 1, lines 4-10.
     """
@@ -124,13 +133,16 @@ def merge_errors(Z, positive):
 
     Parameters
     ----------
-    Z : (N-1, 4) float64           linkage matrix
-    positive : (N, D) array or tensor   the embeddings
+    Z : (N-1, 4) float64
+        linkage matrix
+    positive : (N, D) array or tensor
+        the embeddings
 
     Returns
     -------
-    errors : (N-1,) float64   increase of the sum of squared distances of the unit vectors from their clusters' means,
-        equal embeddings counted once; for "chord" this is height**2 / 2
+    errors : (N-1,) float64
+        increase of the sum of squared distances of the unit vectors from their clusters' means, equal embeddings
+        counted once; for "chord" this is height**2 / 2
 
     Source: Ward 1963.
     """

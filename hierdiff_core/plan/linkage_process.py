@@ -34,7 +34,8 @@ def tree_seconds(num_prompts, width, metric):
     Parameters
     ----------
     num_prompts : int
-    width : int                    numbers in an embedding
+    width : int
+        numbers in an embedding
     metric : "cosine" or "chord"
     """
     distances = (0.45e-9 if metric == "cosine" else 0.3e-9) * width
@@ -63,11 +64,13 @@ def ward_tree(vectors, metric, smallest, check=None):
     Parameters
     ----------
     vectors, metric, smallest : see `scipy_ward.ward_tree`
-    check : callable   called every tenth of a second while a process works; may raise to stop
+    check : callable
+        called every tenth of a second while a process works; may raise to stop
 
     Raises
     ------
-    ValueError  if the distances do not fit in the main memory.
+    ValueError
+        if the distances do not fit in the main memory.
     """
     rows, width = vectors.shape
     if tree_seconds(rows, width, metric) <= LONGEST_IN_PROCESS:

@@ -15,12 +15,15 @@ def check_plan_prompts(plan, prompts):
 
     Parameters
     ----------
-    plan : Plan        one that knows neither prompts nor their keys passes
-    prompts : N str    as many as the plan is for
+    plan : Plan
+        one that knows neither prompts nor their keys passes
+    prompts : N str
+        as many as the plan is for
 
     Raises
     ------
-    ValueError  naming the first prompt that differs.
+    ValueError
+        naming the first prompt that differs.
     """
     keys = [text_key(prompt) for prompt in prompts]
     known = [text_key(prompt) for prompt in plan.prompts or ()] if plan.prompt_keys is None else list(plan.prompt_keys)
@@ -42,7 +45,8 @@ def check_leaves(plan, embeddings):
 
     Raises
     ------
-    ValueError  naming two such prompts.
+    ValueError
+        naming two such prompts.
     """
     if plan.Z is None:
         return
@@ -62,12 +66,15 @@ def separated(plan, groups):
 
     Parameters
     ----------
-    plan : Plan            made by `build_plan`; its merges at height 0 are of equal embeddings
-    groups : (N,) int64    equal for prompts that may have one picture
+    plan : Plan
+        made by `build_plan`; its merges at height 0 are of equal embeddings
+    groups : (N,) int64
+        equal for prompts that may have one picture
 
     Returns
     -------
-    plan : Plan   the same object where nothing has to be parted
+    plan : Plan
+        the same object where nothing has to be parted
     """
     groups = np.asarray(groups)
     last = plan.steps[-1]

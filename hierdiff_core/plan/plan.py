@@ -22,10 +22,14 @@ class Step:
 
     Attributes
     ----------
-    labels : (N,) int64     cluster of each prompt, 0-based, contiguous
-    first : (C,) int64      first prompt of each cluster
-    counts : (C,) int64     prompts in each cluster
-    parents : (C,) int64    row of the previous step's latents that each cluster is copied from
+    labels : (N,) int64
+        cluster of each prompt, 0-based, contiguous
+    first : (C,) int64
+        first prompt of each cluster
+    counts : (C,) int64
+        prompts in each cluster
+    parents : (C,) int64
+        row of the previous step's latents that each cluster is copied from
     """
 
     labels: np.ndarray
@@ -49,10 +53,14 @@ class Branch:
 
     Attributes
     ----------
-    start, stop : int         steps start ... stop - 1 are denoised with these members
-    cluster : int             its label at step stop - 1
-    parent : int or None      index of the branch that it split from, None for a root
-    members : (M,) int64      indices of its prompts
+    start, stop : int
+        steps start ... stop - 1 are denoised with these members
+    cluster : int
+        its label at step stop - 1
+    parent : int or None
+        index of the branch that it split from, None for a root
+    members : (M,) int64
+        indices of its prompts
     """
 
     start: int
@@ -68,13 +76,19 @@ class Plan:
 
     Attributes
     ----------
-    thresholds : (K,) float64   non-increasing, the last is 0
+    thresholds : (K,) float64
+        non-increasing, the last is 0
     steps : tuple of K Step
-    Z : (N-1, 4) float64        the linkage matrix that was cut; None for a plan made by hand
-    prompt_keys : tuple of N int, or None   noise keys of the prompts, see `hierdiff_core.sampling.noise`
-    merge_errors : (N-1,) float64, or None   squared error that each merge adds, see `linkage.merge_errors`
-    sensitivity : Sensitivity, or None      of the model that will draw
-    prompts : tuple of N str, or None       for those who show the plan; nothing is looked up by them
+    Z : (N-1, 4) float64
+        the linkage matrix that was cut; None for a plan made by hand
+    prompt_keys : tuple of N int, or None
+        noise keys of the prompts, see `hierdiff_core.sampling.noise`
+    merge_errors : (N-1,) float64, or None
+        squared error that each merge adds, see `linkage.merge_errors`
+    sensitivity : Sensitivity, or None
+        of the model that will draw
+    prompts : tuple of N str, or None
+        for those who show the plan; nothing is looked up by them
     """
 
     thresholds: np.ndarray
@@ -159,7 +173,8 @@ class Plan:
 
         Raises
         ------
-        ValueError  if the plan does not know its linkage matrix.
+        ValueError
+            if the plan does not know its linkage matrix.
         """
         shape = falling_shape(self.num_steps, private_steps=int((self.thresholds == 0).sum()))
         thresholds = thresholds_at(tau_for_saving(self._known_linkage(), shape, self.saved), shape)
@@ -170,7 +185,8 @@ class Plan:
 
         Raises
         ------
-        ValueError  if the plan does not know its linkage matrix.
+        ValueError
+            if the plan does not know its linkage matrix.
         """
         if num_steps == self.num_steps:
             return self
@@ -212,12 +228,14 @@ def deciding_step(num_steps, weights=None):
     Parameters
     ----------
     num_steps : int
-    weights : (K,) float, optional   w_k, see `hierdiff_core.plan.sensitivity`
+    weights : (K,) float, optional
+        w_k, see `hierdiff_core.plan.sensitivity`
 
     Returns
     -------
-    k : int   sharing steps 0 ... k takes more than half of the difference away that separate runs would make (the
-        squared change that sharing all steps would cause); without weights, it leaves less than `LEAST_APART`
+    k : int
+        sharing steps 0 ... k takes more than half of the difference away that separate runs would make (the squared
+        change that sharing all steps would cause); without weights, it leaves less than `LEAST_APART`
     """
     if weights is None:
         return max(num_steps - 1 - math.ceil(LEAST_APART * num_steps), 0)
@@ -230,11 +248,16 @@ def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=N
 
     Parameters
     ----------
-    Z : (N-1, 4) float64         linkage matrix; (0, 4) for a single prompt
-    thresholds : (K,) float >= 0   non-increasing, ending at 0
-    prompt_keys : N ints, optional   kept in the plan for samplers that know no texts
-    prompts : N str, optional        kept in the plan for those who show it
-    merge_errors : (N-1,) float64, optional, and sensitivity : Sensitivity, optional   for `Plan.distortion`
+    Z : (N-1, 4) float64
+        linkage matrix; (0, 4) for a single prompt
+    thresholds : (K,) float >= 0
+        non-increasing, ending at 0
+    prompt_keys : N ints, optional
+        kept in the plan for samplers that know no texts
+    prompts : N str, optional
+        kept in the plan for those who show it
+    merge_errors : (N-1,) float64, optional, and sensitivity : Sensitivity, optional
+        for `Plan.distortion`
 
     Returns
     -------
@@ -242,7 +265,8 @@ def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=N
 
     Raises
     ------
-    ValueError  if `Z` is no linkage matrix or the thresholds rise, are negative, not finite, or do not end at 0.
+    ValueError
+        if `Z` is no linkage matrix or the thresholds rise, are negative, not finite, or do not end at 0.
 
     Notes
     -----

@@ -23,22 +23,29 @@ def falling_shape(num_steps, name="linear", private_steps=1, *, power=2.0, weigh
 
     Parameters
     ----------
-    num_steps : int >= 1       denoising steps K
+    num_steps : int >= 1
+        denoising steps K
     name : "linear", "cosine", "power" or "calibrated"
         "linear" is the paper's straight line r_k = 1 - k / (K - 1); "cosine" is (1 - cos(pi r)) / 2; "power" is
         r ** power; "calibrated" spends a budget where it shows, see `calibrated_shape`
-    private_steps : int >= 1   how many last steps have threshold 0, so that every prompt takes them alone
-    power : float > 0          exponent of "power"; 1 is the straight line
-    weights : (K,) float       w_k of "calibrated", from `Sensitivity.weights(num_steps)`
-    metric : str               the linkage's metric, for "calibrated"
+    private_steps : int >= 1
+        how many last steps have threshold 0, so that every prompt takes them alone
+    power : float > 0
+        exponent of "power"; 1 is the straight line
+    weights : (K,) float
+        w_k of "calibrated", from `Sensitivity.weights(num_steps)`
+    metric : str
+        the linkage's metric, for "calibrated"
 
     Returns
     -------
-    shape : (K,) float64   non-increasing, from 1 to 0 (with one step, or private steps only: all 0)
+    shape : (K,) float64
+        non-increasing, from 1 to 0 (with one step, or private steps only: all 0)
 
     Raises
     ------
-    ValueError  if a value is out of range, or `weights` are missing.
+    ValueError
+        if a value is out of range, or `weights` are missing.
 
     Source: Decatur et al. 2025, equation 7, for "linear".
     """
@@ -70,8 +77,10 @@ def calibrated_shape(weights, private_steps=1, metric="chord"):
 
     Parameters
     ----------
-    weights : (K,) float >= 0   w_k, see `hierdiff_core.plan.sensitivity`
-    private_steps : int >= 1    the last steps, which are not shared
+    weights : (K,) float >= 0
+        w_k, see `hierdiff_core.plan.sensitivity`
+    private_steps : int >= 1
+        the last steps, which are not shared
     metric : "chord" or "cosine"
 
     Returns
@@ -110,17 +119,22 @@ def linear_thresholds(num_steps, tau, private_steps=1):
 
     Parameters
     ----------
-    num_steps : int >= 1       denoising steps K
-    tau : float >= 0           threshold at the first step, in the linkage's own metric
-    private_steps : int >= 1   how many last steps have threshold 0, so that every prompt takes them alone
+    num_steps : int >= 1
+        denoising steps K
+    tau : float >= 0
+        threshold at the first step, in the linkage's own metric
+    private_steps : int >= 1
+        how many last steps have threshold 0, so that every prompt takes them alone
 
     Returns
     -------
-    thresholds : (K,) float64   non-increasing, the last is 0
+    thresholds : (K,) float64
+        non-increasing, the last is 0
 
     Raises
     ------
-    ValueError  if `tau` is negative or not finite, or `private_steps` is not in 1 ... K.
+    ValueError
+        if `tau` is negative or not finite, or `private_steps` is not in 1 ... K.
 
     Notes
     -----
@@ -141,10 +155,13 @@ def thresholds_at(tau, shape, Z=None):
 
     Parameters
     ----------
-    tau : float >= 0      threshold at the first step, in the linkage's own metric
-    shape : (K,) float    from `falling_shape`
-    Z : linkage matrix, optional   thresholds are cut off at its root, which changes no cluster. Calibrated shapes span
-        many powers of ten, and what lies above the root says nothing
+    tau : float >= 0
+        threshold at the first step, in the linkage's own metric
+    shape : (K,) float
+        from `falling_shape`
+    Z : linkage matrix, optional
+        thresholds are cut off at its root, which changes no cluster. Calibrated shapes span many powers of ten, and
+        what lies above the root says nothing
 
     Returns
     -------

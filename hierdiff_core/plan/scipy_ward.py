@@ -16,13 +16,17 @@ def ward_tree(vectors, metric, smallest):
 
     Parameters
     ----------
-    vectors : (N, D) float64 array   N >= 2, every row finite and not zero
-    metric : "cosine" or "chord"     see `linkage.ward_linkage`
-    smallest : float                 distances of unequal rows are raised to it
+    vectors : (N, D) float64 array
+        N >= 2, every row finite and not zero
+    metric : "cosine" or "chord"
+        see `linkage.ward_linkage`
+    smallest : float
+        distances of unequal rows are raised to it
 
     Returns
     -------
-    Z : (N-1, 4) float64             linkage matrix, SciPy layout; equal rows merge at height exactly 0
+    Z : (N-1, 4) float64
+        linkage matrix, SciPy layout; equal rows merge at height exactly 0
     """
     return linkage(condensed_distances(vectors, metric, smallest), method="ward")
 

@@ -29,14 +29,19 @@ class Sensitivity:
 
     Attributes
     ----------
-    num_steps : int                steps K of the runs that were compared, at most `MOST_STEPS`
-    shared_steps : (B,) int64      increasing, 1 ... K: how many first steps were shared
-    change : (B,) float64          G of each
-    settings : dict                what it was measured with: model, scheduler, guidance and so on; strings and numbers
+    num_steps : int
+        steps K of the runs that were compared, at most `MOST_STEPS`
+    shared_steps : (B,) int64
+        increasing, 1 ... K: how many first steps were shared
+    change : (B,) float64
+        G of each
+    settings : dict
+        what it was measured with: model, scheduler, guidance and so on; strings and numbers
 
     Raises
     ------
-    ValueError  if lengths, values or their types do not fit.
+    ValueError
+        if lengths, values or their types do not fit.
 
     Notes
     -----
@@ -75,7 +80,8 @@ class Sensitivity:
 
         Returns
         -------
-        G : (num_steps + 1,) float64   from 0, non-decreasing
+        G : (num_steps + 1,) float64
+            from 0, non-decreasing
 
         Notes
         -----
@@ -157,7 +163,8 @@ def read_sensitivity(path):
 
     Raises
     ------
-    ValueError  if the file is missing, too large, or holds something else; it names the file.
+    ValueError
+        if the file is missing, too large, or holds something else; it names the file.
     """
     try:
         with open(path, "rb") as file:

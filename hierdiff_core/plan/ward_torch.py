@@ -19,19 +19,26 @@ def ward_chain(vectors, metric, smallest, device, check=None):
 
     Parameters
     ----------
-    vectors : (N, D) float64 array   N >= 2, every row finite and not zero
-    metric : "cosine" or "chord"     "chord" keeps centroids, O(N D) memory; "cosine" keeps all distances, O(N^2)
-    smallest : float                 distances of unequal rows are raised to it
-    device : torch.device            where distances are computed, in float64
-    check : callable                 called after every merge; may raise to stop
+    vectors : (N, D) float64 array
+        N >= 2, every row finite and not zero
+    metric : "cosine" or "chord"
+        "chord" keeps centroids, O(N D) memory; "cosine" keeps all distances, O(N^2)
+    smallest : float
+        distances of unequal rows are raised to it
+    device : torch.device
+        where distances are computed, in float64
+    check : callable
+        called after every merge; may raise to stop
 
     Returns
     -------
-    Z : (N-1, 4) float64             linkage matrix, SciPy layout; equal rows merge at height exactly 0
+    Z : (N-1, 4) float64
+        linkage matrix, SciPy layout; equal rows merge at height exactly 0
 
     Raises
     ------
-    ValueError  if the distances of "cosine" do not fit in the device's memory.
+    ValueError
+        if the distances of "cosine" do not fit in the device's memory.
 
     Notes
     -----
@@ -148,7 +155,8 @@ class DistanceMatrix:
 
     Parameters
     ----------
-    distances : (N, N) float64 tensor   symmetric; taken over and changed
+    distances : (N, N) float64 tensor
+        symmetric; taken over and changed
     """
 
     def __init__(self, distances):
@@ -230,11 +238,13 @@ def to_linkage_matrix(merges):
 
     Parameters
     ----------
-    merges : (N-1, 3) float array   rows: two slots, height; a slot stands for whatever it was merged with before
+    merges : (N-1, 3) float array
+        rows: two slots, height; a slot stands for whatever it was merged with before
 
     Returns
     -------
-    Z : (N-1, 4) float64            heights ascending, merges of one height in their order
+    Z : (N-1, 4) float64
+        heights ascending, merges of one height in their order
     """
     merges = merges[np.argsort(merges[:, 2], kind="stable")]
     num_leaves = len(merges) + 1

@@ -24,10 +24,14 @@ class Sequence:
 
     Attributes
     ----------
-    parts : list of str and Group   never two str side by side
-    count : int                     combinations
-    characters : int                of all combinations together
-    longest : int                   characters of the longest
+    parts : list of str and Group
+        never two str side by side
+    count : int
+        combinations
+    characters : int
+        of all combinations together
+    longest : int
+        characters of the longest
     """
 
     __slots__ = ("characters", "count", "longest", "parts")
@@ -110,14 +114,17 @@ def parse_line(line):
 
     Returns
     -------
-    sequence : Sequence   for `expand`
-    oddities : dict       what other programs may mean by it and is not done here: a kind, and the first piece of the
-        line that is of this kind. "single": a group of one alternative; "bracket": a | between [ and ] in a group;
-        "bar": a | outside of groups; "variable": a $ before a group
+    sequence : Sequence
+        for `expand`
+    oddities : dict
+        what other programs may mean by it and is not done here: a kind, and the first piece of the line that is of this
+        kind. "single": a group of one alternative; "bracket": a | between [ and ] in a group; "bar": a | outside of
+        groups; "variable": a $ before a group
 
     Raises
     ------
-    ValueError  if a brace is not closed or not opened, or a limit is passed: `MOST_PROMPTS`, `MOST_CHARACTERS`,
+    ValueError
+        if a brace is not closed or not opened, or a limit is passed: `MOST_PROMPTS`, `MOST_CHARACTERS`,
         `LONGEST_PROMPT`, `MOST_NESTED`. The caller puts the line's name before the message.
     """
     reader, position = _LineReader(line), 0

@@ -46,8 +46,9 @@ def parse_prompts(text):
 
     Raises
     ------
-    ValueError  if a brace is not closed or not opened, or a limit of `alternatives` is passed: on prompts, on
-        characters of a prompt and of all, on nested braces. The message names the line.
+    ValueError
+        if a brace is not closed or not opened, or a limit of `alternatives` is passed: on prompts, on characters of a
+        prompt and of all, on nested braces. The message names the line.
     """
     reader = PromptReader()
     reader.add_text(text)
@@ -63,11 +64,13 @@ def check_prompts(prompts):
 
     Returns
     -------
-    prompts : tuple of str   with whole characters, see `whole_characters`
+    prompts : tuple of str
+        with whole characters, see `whole_characters`
 
     Raises
     ------
-    ValueError  if there is none, or one is empty or no text.
+    ValueError
+        if there is none, or one is empty or no text.
     """
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if not prompts:
@@ -85,8 +88,10 @@ class PromptReader:
 
     Attributes
     ----------
-    prompts : list of str   so far
-    remarks : Remarks       what a user should hear about them
+    prompts : list of str
+        so far
+    remarks : Remarks
+        what a user should hear about them
     """
 
     def __init__(self):
@@ -100,12 +105,15 @@ class PromptReader:
         Parameters
         ----------
         text : str
-        source : str      what messages call the text, before the line's number; "" for the only one
-        comments : bool   False: lines that look like comments are prompts
+        source : str
+            what messages call the text, before the line's number; "" for the only one
+        comments : bool
+            False: lines that look like comments are prompts
 
         Raises
         ------
-        ValueError  as `parse_prompts`; then no prompt of the text is added.
+        ValueError
+            as `parse_prompts`; then no prompt of the text is added.
         """
         for place, line, sequence, oddities in self.count_text(text, source, comments):
             first = len(self.prompts)
@@ -163,13 +171,17 @@ class PromptReader:
 
         Parameters
         ----------
-        text : str or None   None and empty texts are left out, with a remark
-        source : str         what messages call the text
-        lines : str          one of `LINKED_LINES`: a text with several lines stays one prompt, or is one for each line
+        text : str or None
+            None and empty texts are left out, with a remark
+        source : str
+            what messages call the text
+        lines : str
+            one of `LINKED_LINES`: a text with several lines stays one prompt, or is one for each line
 
         Raises
         ------
-        ValueError  if it is too long, or the set has no room for it.
+        ValueError
+            if it is too long, or the set has no room for it.
         """
         text = text or ""
         if len(text) > MOST_CHARACTERS:
@@ -208,7 +220,8 @@ def comment_lines(lines):
 
     Parameters
     ----------
-    lines : list of str   without white space around them
+    lines : list of str
+        without white space around them
     """
     ends, end = [], None  # for each line, the next one with */ behind its first two characters
     for i in range(len(lines) - 1, -1, -1):
@@ -238,7 +251,8 @@ def flat_texts(values, name):
 
     Raises
     ------
-    ValueError  at an item that is no text, or when there are too many or too deep lists.
+    ValueError
+        at an item that is no text, or when there are too many or too deep lists.
     """
     open_lists, seen = [(name, enumerate(values))], 0
     while open_lists:

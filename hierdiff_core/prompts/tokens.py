@@ -25,11 +25,13 @@ def text_warnings(prior, texts, kind="prompt"):
     ----------
     prior : KandinskyV22PriorPipeline
     texts : str, or list of str
-    kind : str   "prompt" or the like, for the lines
+    kind : str
+        "prompt" or the like, for the lines
 
     Returns
     -------
-    lines : list of str   at most `MOST_WARNINGS`, and one that says how many more there are
+    lines : list of str
+        at most `MOST_WARNINGS`, and one that says how many more there are
     """
     names = [f"the {kind}"] if isinstance(texts, str) else [f"{kind} {i}" for i in range(len(texts))]
     texts = [texts] if isinstance(texts, str) else list(texts)

@@ -16,18 +16,22 @@ def latents_not_finite(latents, prompts, remedy):
 
     Parameters
     ----------
-    latents : (N, ...) tensor   final latents
+    latents : (N, ...) tensor
+        final latents
     prompts : N str
-    remedy : str                what the user can do
+    remedy : str
+        what the user can do
 
     Returns
     -------
-    problem : str or None   names the prompts; None where all latents are finite
+    problem : str or None
+        names the prompts; None where all latents are finite
 
     Raises
     ------
-    ValueError  if no latent is finite: there is nothing to hand on. Otherwise the finite ones are finished pictures,
-        which an error would lose.
+    ValueError
+        if no latent is finite: there is nothing to hand on. Otherwise the finite ones are finished pictures, which an
+        error would lose.
     """
     rows = rows_not_finite(latents)
     if not rows:

@@ -19,12 +19,16 @@ def sample_branches(
 
     Parameters
     ----------
-    denoise : callable   ``denoise(latents, k, embeddings) -> latents``, one denoising step of all branches:
-        latents (C, ...), k the step, embeddings (2, C, D) the cluster means, positive then negative
-    latents : (1, ...) tensor             the initial noise, shared by all prompts
+    denoise : callable
+        ``denoise(latents, k, embeddings) -> latents``, one denoising step of all branches: latents (C, ...), k the
+        step, embeddings (2, C, D) the cluster means, positive then negative
+    latents : (1, ...) tensor
+        the initial noise, shared by all prompts
     plan : Plan
-    embeddings : (2, N, D) float tensor   positive, then negative
-    rescale_means : bool   stretch means to the mean length of their members; the paper does not
+    embeddings : (2, N, D) float tensor
+        positive, then negative
+    rescale_means : bool
+        stretch means to the mean length of their members; the paper does not
     most_rows : int, optional
         None goes breadth first: each step denoises all of its clusters. With a number, subtrees are finished one after
         the other, depth first: branches that have become more than `most_rows` are dealt out to as few pieces of
@@ -34,12 +38,14 @@ def sample_branches(
         ``fork(denoise, k, clusters, rows) -> denoise`` makes the denoiser of a piece before each step: `clusters` are
         its labels at step k, `rows` the rows they are copied from, None where nothing splits. Without it, `denoise`
         remembers nothing.
-    on_finished : callable, optional   ``on_finished(prompts, latents)`` for each piece that is done: (M,) int64 indices
-        of its prompts, ascending, and their (M, ...) latents
+    on_finished : callable, optional
+        ``on_finished(prompts, latents)`` for each piece that is done: (M,) int64 indices of its prompts, ascending, and
+        their (M, ...) latents
 
     Returns
     -------
-    latents : (N, ...) tensor   in prompt order; prompts with equal embeddings get equal latents
+    latents : (N, ...) tensor
+        in prompt order; prompts with equal embeddings get equal latents
 
     Notes
     -----
@@ -70,8 +76,10 @@ class Piece:
     Attributes
     ----------
     k : int
-    clusters : (C,) int64     their labels at step k - 1, ascending; the root before the first step
-    prompts : (M,) int64      indices of all their members, ascending
+    clusters : (C,) int64
+        their labels at step k - 1, ascending; the root before the first step
+    prompts : (M,) int64
+        indices of all their members, ascending
     latents : (C, ...) tensor
     means : (2, C, D) tensor or None
     denoise : callable
@@ -149,9 +157,12 @@ def gather_history(scheduler, parents, row_shape):
 
     Parameters
     ----------
-    scheduler : any object        its attributes are searched
-    parents : (C,) int64 tensor   row of the previous step that each branch is copied from
-    row_shape : tuple of int      shape of one latent
+    scheduler : any object
+        its attributes are searched
+    parents : (C,) int64 tensor
+        row of the previous step that each branch is copied from
+    row_shape : tuple of int
+        shape of one latent
     """
 
     def gather(value):

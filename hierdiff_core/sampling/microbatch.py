@@ -18,9 +18,12 @@ class MicroBatches:
 
     Parameters
     ----------
-    limit : int >= 1          rows per call to begin with
-    before_call : callable    called before every evaluation; may raise to stop (a user's cancel)
-    too_large : str           what to say when a single row does not fit
+    limit : int >= 1
+        rows per call to begin with
+    before_call : callable
+        called before every evaluation; may raise to stop (a user's cancel)
+    too_large : str
+        what to say when a single row does not fit
     """
 
     def __init__(self, limit, before_call=None, too_large=LATENT_TOO_LARGE):
@@ -33,7 +36,8 @@ class MicroBatches:
 
         Raises
         ------
-        torch.OutOfMemoryError  if a single row does not fit.
+        torch.OutOfMemoryError
+            if a single row does not fit.
         """
         outputs, start = [], 0
         while start < num_rows:

@@ -55,11 +55,13 @@ def draw_rows(generators, shape, dtype, device):
     Parameters
     ----------
     generators : list of C CPU `torch.Generator`
-    shape : (C, ...)   of the result
+    shape : (C, ...)
+        of the result
 
     Returns
     -------
-    noise : (C, ...) tensor   the numbers that diffusers' `randn_tensor` gives for these generators
+    noise : (C, ...) tensor
+        the numbers that diffusers' `randn_tensor` gives for these generators
 
     Notes
     -----

@@ -9,12 +9,15 @@ def cluster_means(values, labels, counts):
     Parameters
     ----------
     values : (N, ...) float tensor
-    labels : (N,) int64      cluster of each row, 0-based, contiguous; array or tensor
-    counts : (C,) int64      rows in each cluster; array or tensor
+    labels : (N,) int64
+        cluster of each row, 0-based, contiguous; array or tensor
+    counts : (C,) int64
+        rows in each cluster; array or tensor
 
     Returns
     -------
-    means : (C, ...) float32 tensor   on the device of `values`
+    means : (C, ...) float32 tensor
+        on the device of `values`
 
     Notes
     -----
@@ -45,7 +48,8 @@ def rescaled_means(values, labels, counts):
 
     Returns
     -------
-    means : (C, ..., D) float32 tensor   of a single member: the member itself
+    means : (C, ..., D) float32 tensor
+        of a single member: the member itself
     """
     means = cluster_means(values, labels, counts)
     lengths = cluster_means(values.float().norm(dim=-1, keepdim=True), labels, counts)

@@ -43,13 +43,16 @@ def check_conds(conds, name, run):
 
     Parameters
     ----------
-    conds : list of dict   entries of one side, as a guider keeps them
-    name : str             "positive" or "negative"
+    conds : list of dict
+        entries of one side, as a guider keeps them
+    name : str
+        "positive" or "negative"
     run : SharingRun
 
     Raises
     ------
-    ValueError  naming the side, what was found and what to do.
+    ValueError
+        naming the side, what was found and what to do.
     """
     n = run.plan.num_prompts
     for entry in conds:
@@ -96,8 +99,10 @@ def picture_groups(conds, tensors, plan):
 
     Parameters
     ----------
-    conds : dict of list of dict   entries of each side, as a guider keeps them
-    tensors : list of tensor       other rows, such as the latents to begin with
+    conds : dict of list of dict
+        entries of each side, as a guider keeps them
+    tensors : list of tensor
+        other rows, such as the latents to begin with
     plan : Plan
     """
     n, last = plan.num_prompts, plan.steps[-1]
@@ -204,7 +209,8 @@ def rows_of(conditioning, rows, num_prompts, name):
 
     Raises
     ------
-    ValueError  if an entry has another number of rows.
+    ValueError
+        if an entry has another number of rows.
     """
 
     def take(value):

@@ -20,7 +20,8 @@ class Decorations:
 
     Attributes
     ----------
-    notes : list of str   a warning for each thing that failed, for the node's text
+    notes : list of str
+        a warning for each thing that failed, for the node's text
     """
 
     def __init__(self):
@@ -32,8 +33,10 @@ class Decorations:
 
         Parameters
         ----------
-        what : str            names it, in the log and in the note
-        function : callable   ``function(*args, **kwargs)``
+        what : str
+            names it, in the log and in the note
+        function : callable
+            ``function(*args, **kwargs)``
         otherwise : any
 
         Raises

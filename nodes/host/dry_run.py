@@ -14,16 +14,21 @@ def foreseen_sigmas(function, model, x, sigmas, extra_args, options):
 
     Parameters
     ----------
-    function : callable     of the host's k-diffusion samplers
-    model : object          the denoiser that the sampler is given; asked for what it knows, never called
-    x : (N, ...) tensor     what the sampler starts from; only its number of dimensions is used
+    function : callable
+        of the host's k-diffusion samplers
+    model : object
+        the denoiser that the sampler is given; asked for what it knows, never called
+    x : (N, ...) tensor
+        what the sampler starts from; only its number of dimensions is used
     sigmas : (K + 1,) tensor
-    extra_args, options : dict   as the sampler gets them
+    extra_args, options : dict
+        as the sampler gets them
 
     Returns
     -------
-    sigmas : list of float, or None   None for samplers of other packs, and for those that need a real model: the
-        sigmas may then depend on what it predicts
+    sigmas : list of float, or None
+        None for samplers of other packs, and for those that need a real model: the sigmas may then depend on what it
+        predicts
     """
     if not (getattr(function, "__module__", None) or "").startswith("comfy."):
         return None

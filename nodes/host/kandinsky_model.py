@@ -27,7 +27,8 @@ def native_patcher(pipeline, latent_rgb):
     Parameters
     ----------
     pipeline : KandinskyV22Pipeline
-    latent_rgb : (C + 1, 3) tensor   from `fit_latent_rgb`, for the host's previews
+    latent_rgb : (C + 1, 3) tensor
+        from `fit_latent_rgb`, for the host's previews
     """
     return whole_patcher(NativeKandinsky(pipeline, latent_rgb))
 
@@ -56,8 +57,10 @@ def check_conditioning(cond, width):
 
     Parameters
     ----------
-    cond : dict   one entry, as the host hands it to `BaseModel.extra_conds`
-    width : int   of the image embeddings that the UNet takes
+    cond : dict
+        one entry, as the host hands it to `BaseModel.extra_conds`
+    width : int
+        of the image embeddings that the UNet takes
     """
     if cond.get("control") is not None:
         raise ValueError(

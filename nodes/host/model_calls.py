@@ -17,7 +17,8 @@ class ModelCalls:
     Parameters
     ----------
     num_prompts : int
-    micro_batch : int   clusters per call; 0 as many as the host's estimate of memory allows
+    micro_batch : int
+        clusters per call; 0 as many as the host's estimate of memory allows
 
     Notes
     -----

@@ -43,7 +43,8 @@ def unsuitable_tau(plan, greatest):
     Parameters
     ----------
     plan : Plan
-    greatest : float   share of the rows that can be saved
+    greatest : float
+        share of the rows that can be saved
     """
     if plan.looks_alike:
         return [f"⚠ tau {plan.tau:.5g} shares nearly everything in this tree: {SUITS_ANY_TREE}"]

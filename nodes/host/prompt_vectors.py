@@ -45,7 +45,8 @@ def prompt_vectors(entries, prompts, pooling):
 
     Raises
     ------
-    ValueError  if "pooled" is asked for and an encoder has no pooled output.
+    ValueError
+        if "pooled" is asked for and an encoder has no pooled output.
 
     Notes
     -----

@@ -34,8 +34,10 @@ def say(text, state="running", **data):
 
     Parameters
     ----------
-    text : str      plain; a line that begins with "⚠ " is a warning
-    state : str     "running", or "done" for what stays until the node runs again
+    text : str
+        plain; a line that begins with "⚠ " is a warning
+    state : str
+        "running", or "done" for what stays until the node runs again
     data : more for pages that are loaded later; those that are there get it with the node's output
     """
     run = running()

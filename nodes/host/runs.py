@@ -65,7 +65,8 @@ def signature(prompt, node):
 
     Parameters
     ----------
-    prompt : dict   as a page queues it, node id -> {"class_type", "inputs"}
+    prompt : dict
+        as a page queues it, node id -> {"class_type", "inputs"}
     node : str
 
     Returns

@@ -42,9 +42,12 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
     Parameters
     ----------
     model_patcher : ModelPatcher
-    plan : Plan             for N prompts; conditioning and latents have N rows or 1
-    micro_batch : int       clusters per model call; 0 as many as the host's estimate of memory allows
-    show_tree : bool        the browser shows the branches in the node that samples
+    plan : Plan
+        for N prompts; conditioning and latents have N rows or 1
+    micro_batch : int
+        clusters per model call; 0 as many as the host's estimate of memory allows
+    show_tree : bool
+        the browser shows the branches in the node that samples
 
     Notes
     -----
@@ -82,7 +85,8 @@ class StepSharingGuider(comfy.samplers.CFGGuider):
 
         Raises
         ------
-        ValueError  before any model call, if something cannot be shared; it names what and how to mend it.
+        ValueError
+            before any model call, if something cannot be shared; it names what and how to mend it.
         """
         check_prompts(self.original_conds.get("positive", ()), self.plan)
         if sigmas.shape[-1] < 2:
@@ -252,7 +256,8 @@ class SharingRun:
 
         Raises
         ------
-        ValueError  if the sampler couples rows or draws noise that cannot be replaced.
+        ValueError
+            if the sampler couples rows or draws noise that cannot be replaced.
         """
         if not isinstance(sampler, comfy.samplers.KSAMPLER):
             raise ValueError(f"{type(sampler).__name__} is not a k-diffusion sampler of ComfyUI; use KSamplerSelect")

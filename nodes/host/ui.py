@@ -31,9 +31,11 @@ def show(cls, text, image=None, **extra):
     Parameters
     ----------
     cls : the running node class
-    text : str      plain text; lines that begin with "⚠ " are warnings, which the page shows first
+    text : str
+        plain text; lines that begin with "⚠ " are warnings, which the page shows first
     image : (B, H, W, 3) tensor or None
-    extra : lists   more entries for the history
+    extra : lists
+        more entries for the history
     """
     say(text, "done", **{name: value for name, value in extra.items() if name.startswith("hierdiff_")})
     pictures = ui.PreviewImage(image, cls=cls).as_dict() if image is not None else {}
