@@ -14,17 +14,23 @@ if TYPE_CHECKING:
     from .kandinsky.decoding import decode
     from .kandinsky.loading import load_decoder, load_prior
     from .kandinsky.prior import embed_prompts
-    from .plan.budget import reachable_saving, tau_for_root_share, tau_for_saving
+    from .plan.budget import Budget, reachable_saving, tau_for_root_share, tau_for_saving
     from .plan.linkage import flat_clusters, merge_errors, ward_linkage
-    from .plan.plan import Plan, Step, build_plan
-    from .plan.profile import falling_shape, linear_thresholds, thresholds_at
+    from .plan.plan import Plan, build_plan, plan_for
+    from .plan.plan_file import read_plan, write_plan
+    from .plan.profile import Profile, falling_shape, linear_thresholds, thresholds_at
     from .plan.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+    from .plan.steps import Step
+    from .plan.tree import PromptTree
 
 _MODULES = {
+    "Budget": "plan.budget",
     "Plan": "plan.plan",
+    "Profile": "plan.profile",
     "PromptEmbeddings": "embeddings",
+    "PromptTree": "plan.tree",
     "Sensitivity": "plan.sensitivity",
-    "Step": "plan.plan",
+    "Step": "plan.steps",
     "build_plan": "plan.plan",
     "calibrate": "kandinsky.calibration",
     "decode": "kandinsky.decoding",
@@ -35,18 +41,24 @@ _MODULES = {
     "load_decoder": "kandinsky.loading",
     "load_prior": "kandinsky.loading",
     "merge_errors": "plan.linkage",
+    "plan_for": "plan.plan",
     "reachable_saving": "plan.budget",
+    "read_plan": "plan.plan_file",
     "read_sensitivity": "plan.sensitivity",
     "sample": "kandinsky.decoder",
     "tau_for_root_share": "plan.budget",
     "tau_for_saving": "plan.budget",
     "thresholds_at": "plan.profile",
     "ward_linkage": "plan.linkage",
+    "write_plan": "plan.plan_file",
     "write_sensitivity": "plan.sensitivity",
 }
 __all__ = [
+    "Budget",
     "Plan",
+    "Profile",
     "PromptEmbeddings",
+    "PromptTree",
     "Sensitivity",
     "Step",
     "build_plan",
@@ -59,13 +71,16 @@ __all__ = [
     "load_decoder",
     "load_prior",
     "merge_errors",
+    "plan_for",
     "reachable_saving",
+    "read_plan",
     "read_sensitivity",
     "sample",
     "tau_for_root_share",
     "tau_for_saving",
     "thresholds_at",
     "ward_linkage",
+    "write_plan",
     "write_sensitivity",
 ]
 

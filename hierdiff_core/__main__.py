@@ -16,19 +16,16 @@ import torch
 from tqdm import tqdm
 
 from . import (
-    build_plan,
+    Budget,
+    Profile,
+    PromptTree,
     decode,
     embed_prompts,
-    falling_shape,
     load_decoder,
     load_prior,
-    merge_errors,
+    plan_for,
     read_sensitivity,
     sample,
-    tau_for_root_share,
-    tau_for_saving,
-    thresholds_at,
-    ward_linkage,
 )
 from .files.set_folder import DrawnSet, prepare_folder
 from .kandinsky.acceleration import ACCELERATIONS
@@ -42,7 +39,6 @@ from .pictures.contact_sheet import contact_sheet
 from .pictures.dendrogram import draw_dendrogram
 from .pictures.schedule import draw_schedule
 from .pictures.tree import draw_tree
-from .plan.budget import out_of_reach
 from .plan.linkage import METRICS
 from .plan.profile import SHAPES
 from .previews import BranchLatents, to_pictures
@@ -160,31 +156,25 @@ def read_prompts(options):
     return check_prompts(reader.prompts)
 
 
-def make_shape(options, sensitivity):
+def make_profile(options, sensitivity):
     """How the threshold falls; refused here, before models are loaded, when something is missing."""
-    calibrated = options.shape == "calibrated"
-    if calibrated and sensitivity is None:
+    if options.shape == "calibrated" and sensitivity is None:
         raise ValueError(
             f"--shape calibrated needs the model's sensitivity, and {options.decoder} has no {SENSITIVITY}; name one "
             "that Calibrate Schedule has saved with --sensitivity, or choose another shape"
         )
-    weights = sensitivity.weights(options.steps) if calibrated else None
-    return falling_shape(
-        options.steps, options.shape, options.private_steps, power=options.power, weights=weights, metric=options.metric
-    )
+    return Profile(options.steps, options.shape, options.private_steps, options.power, sensitivity)
 
 
-def make_plan(positive, shape, sensitivity, options):
-    Z = ward_linkage(positive, options.metric, options.device)
-    if options.saving is not None:
-        missed = out_of_reach(Z, shape, options.saving)
-        if missed:
-            tell(missed)
-        tau = tau_for_saving(Z, shape, options.saving, clamp=True)
-    else:
-        tau = tau_for_root_share(Z, options.root_share) if options.tau is None else options.tau
-    thresholds = thresholds_at(tau, shape, Z if options.shape == "calibrated" else None)
-    return build_plan(Z, thresholds, merge_errors=merge_errors(Z, positive), sensitivity=sensitivity)
+def make_plan(embeddings, profile, options):
+    """The plan of a set; a saving that is out of reach is told, and as much is saved as can be."""
+    tree = PromptTree.of(embeddings.positive, options.metric, embeddings.prompts, device=options.device)
+    budgets = {"tau": options.tau, "root share": options.root_share, "saving": options.saving}
+    unit = next(unit for unit, value in budgets.items() if value is not None)
+    budget = Budget(unit, budgets[unit], clamp=True)
+    if missed := budget.missed(tree, profile):
+        tell(missed)
+    return plan_for(tree, budget, profile)
 
 
 def run(options):
@@ -195,7 +185,7 @@ def run(options):
     check_folder(options.prior, PRIOR_CLASS)
     check_folder(options.decoder, DECODER_CLASS)
     sensitivity = read_sensitivity(options.sensitivity) if options.sensitivity else None
-    shape = make_shape(options, sensitivity)
+    profile = make_profile(options, sensitivity)
     prepare_folder(options.out, options.overwrite)
     began = time.monotonic()
     prior = load_prior(options.prior, device=options.device)
@@ -209,7 +199,7 @@ def run(options):
         noise=options.prior_noise,
     )
     del prior
-    plan = make_plan(embeddings.positive, shape, sensitivity, options)
+    plan = make_plan(embeddings, profile, options)
     decoder = load_decoder(options.decoder, device=options.device)
     with DrawnSet(options.out, prompts, options.overwrite) as drawn:
         images, files, branches, not_finite = draw(decoder, embeddings, plan, drawn, options)

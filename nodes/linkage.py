@@ -1,13 +1,12 @@
 """Ward Linkage: embeddings -> a tree of prompts."""
 
-from typing import NamedTuple
-
 import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
 from ..hierdiff_core.pictures.dendrogram import draw_dendrogram
-from ..hierdiff_core.plan.linkage import METRICS, linkage_bytes, linkage_seconds, merge_errors, ward_linkage
+from ..hierdiff_core.plan.linkage import METRICS, linkage_bytes, linkage_seconds
+from ..hierdiff_core.plan.tree import PromptTree
 from . import types
 from .host.decoration import Decorations
 from .host.search import found_as
@@ -15,15 +14,6 @@ from .host.ui import tell
 
 # From here on a node says beforehand how long it takes.
 LONG_SECONDS = 5
-
-
-class Linkage(NamedTuple):
-    """What HIERDIFF_LINKAGE carries: the linkage matrix, what its leaves are, and what each merge costs."""
-
-    Z: np.ndarray
-    metric: str
-    prompts: tuple[str, ...]
-    errors: np.ndarray
 
 
 class WardLinkage(io.ComfyNode):
@@ -63,11 +53,10 @@ class WardLinkage(io.ComfyNode):
         long = f" on the CPU takes {about(seconds)}; it can be cancelled" if seconds > LONG_SECONDS else ""
         tell(cls, f"Clustering {len(embeddings)} prompts{long} …")
         stop = comfy.model_management.throw_exception_if_processing_interrupted
-        Z = ward_linkage(embeddings.positive, metric, device, check=stop)
+        tree = PromptTree.of(embeddings.positive, metric, embeddings.prompts, device=device, check=stop)
         decorations = Decorations()
-        picture = decorations.picture("the dendrogram", draw_dendrogram, Z, embeddings.prompts)
-        linkage = Linkage(Z, metric, embeddings.prompts, merge_errors(Z, embeddings.positive))
-        return io.NodeOutput(linkage, picture, ui=decorations.show(cls, describe(linkage), picture))
+        picture = decorations.picture("the dendrogram", draw_dendrogram, tree.Z, embeddings.prompts)
+        return io.NodeOutput(tree, picture, ui=decorations.show(cls, describe(tree), picture))
 
 
 def about(seconds):
@@ -77,16 +66,14 @@ def about(seconds):
     return f"about {seconds / 60:.0f} minutes"
 
 
-def describe(linkage):
+def describe(tree):
     """What the tree looks like, in words."""
-    merges = linkage.Z[:, 2]
-    if not len(merges):
+    if tree.num_prompts == 1:
         return "1 prompt: nothing to share"
-    heights = merges[merges > 0]
-    equal = len(merges) - len(heights)
-    lines = [f"{len(linkage.prompts)} prompts, {linkage.metric} distance"]
+    heights, equal = tree.heights, tree.num_prompts - tree.num_distinct
+    lines = [f"{tree.num_prompts} prompts, {tree.metric} distance"]
     if len(heights):
-        lowest, middle, root = heights[0], np.median(heights), heights[-1]
+        lowest, middle, root = heights[0], np.median(heights), tree.root_height
         lines.append(f"merge heights: lowest {lowest:.4g}, median {middle:.4g}, root {root:.4g}")
     if equal:
         lines.append(f"{equal} prompt{'s equal' if equal > 1 else ' equals'} another: drawn once")

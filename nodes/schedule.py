@@ -3,18 +3,15 @@
 from comfy_api.latest import io
 
 from ..hierdiff_core.pictures.schedule import draw_schedule
-from ..hierdiff_core.plan.budget import out_of_reach, reachable_saving, tau_for_root_share, tau_for_saving
-from ..hierdiff_core.plan.keys import text_key
-from ..hierdiff_core.plan.plan import build_plan
-from ..hierdiff_core.plan.profile import SHAPES, falling_shape, thresholds_at
+from ..hierdiff_core.plan.budget import UNITS, Budget, reachable_saving
+from ..hierdiff_core.plan.plan import plan_for
+from ..hierdiff_core.plan.profile import SHAPES, Profile
 from . import types
 from .host.decoration import Decorations
 from .host.plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
 from .host.search import found_as
 from .host.ui import distortion, numbered
 from .schedule_plot import plot_data
-
-MODES = ["tau", "root share", "saving"]
 
 
 class ThresholdSchedule(io.ComfyNode):
@@ -31,7 +28,7 @@ class ThresholdSchedule(io.ComfyNode):
                 io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Denoising steps per image."),
                 io.Combo.Input(
                     "mode",
-                    options=MODES,
+                    options=list(UNITS),
                     default="saving",
                     tooltip="Unit of value. saving: share of the UNet rows to save, for any tree. tau: height of the "
                     "first threshold (the paper). root share: the same as a share of the tree's height.",
@@ -89,21 +86,14 @@ class ThresholdSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, linkage, steps, mode, value, private_steps, shape=SHAPES[0], sensitivity=None, power=2.0):
-        Z = linkage.Z
-        weights = sensitivity.weights(steps) if sensitivity is not None else None
-        falling = falling_shape(steps, shape, private_steps, power=power, weights=weights, metric=linkage.metric)
-        if mode == "saving":
-            tau = tau_for_saving(Z, falling, value, clamp=True)
-        else:
-            tau = tau_for_root_share(Z, value) if mode == "root share" else value
-        thresholds = thresholds_at(tau, falling, Z if shape == "calibrated" else None)
-        keys = [text_key(prompt) for prompt in linkage.prompts]
-        plan = build_plan(Z, thresholds, keys, linkage.errors, sensitivity, linkage.prompts)
+        profile, budget = Profile(steps, shape, private_steps, power, sensitivity), Budget(mode, value, clamp=True)
+        plan = plan_for(linkage, budget, profile)
+        greatest = reachable_saving(linkage.Z, profile.falling(linkage.metric))[1]
         decorations = Decorations()
         picture = decorations.picture("the plot", draw_schedule, plan)
-        lines = [*describe(plan, falling), *distortion(plan), *warnings(plan, falling, mode, value)]
+        lines = [*describe(plan, greatest), *distortion(plan), *warnings(plan, greatest, budget, profile)]
         text = "\n".join([*lines, first_clusters(plan, linkage.prompts)])
-        plot = plot_data(linkage, falling, sensitivity, plan)
+        plot = plot_data(linkage, profile, plan)
         shown = decorations.show(cls, text, picture, hierdiff_schedule=[plot])
         return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=shown)
 
@@ -115,27 +105,25 @@ def first_clusters(plan, prompts):
     return "clusters of the first step:\n" + numbered([line[:300] for line in lines])
 
 
-def describe(plan, shape):
-    """Budget of a plan, in lines."""
+def describe(plan, greatest):
+    """Budget of a plan, in lines; `greatest` is the share of the rows that can be saved."""
     clusters = plan.clusters_per_step
     return [
         f"saves {plan.saved:.1%} of the UNet rows",
-        f"{plan.nfe} rows instead of {plan.nfe_standard}; up to {reachable_saving(plan.Z, shape)[1]:.1%} can be saved",
+        f"{plan.nfe} rows instead of {plan.nfe_standard}; up to {greatest:.1%} can be saved",
         tau_in_words(plan),
         f"clusters: {clusters[0]} at first, {clusters[len(clusters) // 2]} half-way, {clusters[-1]} at last",
         *duplicates(plan),
     ]
 
 
-def warnings(plan, shape, mode, value):
+def warnings(plan, greatest, budget, profile):
     """Lines on settings that do not do what they seem to."""
     lines = alike(plan)
-    if mode == "saving":
-        missed = out_of_reach(plan.Z, shape, value)
-        lines += [f"⚠ {missed}"] if missed else []
-    else:
-        lines += unsuitable_tau(plan, reachable_saving(plan.Z, shape)[1])
-    if plan.num_steps == 1 and plan.num_distinct > 1 and not (mode == "saving" and value):
+    missed, saving = budget.missed(plan.tree, profile), budget.unit == "saving"
+    lines += [f"⚠ {missed}"] if missed else []
+    lines += [] if saving else unsuitable_tau(plan, greatest)
+    if plan.num_steps == 1 and plan.num_distinct > 1 and not (saving and budget.value):
         lines.append("⚠ one step leaves nothing to share: use more steps")
     return lines + other_steps(plan)
 

@@ -11,7 +11,7 @@ import numpy as np
 from aiohttp import web
 
 from ..hierdiff_core.plan.linkage import METRICS
-from ..hierdiff_core.plan.profile import SHAPES, falling_shape
+from ..hierdiff_core.plan.profile import SHAPES, Profile
 from ..hierdiff_core.plan.sensitivity import Sensitivity
 
 # Larger trees are not sent: every height would lie in the history of each run.
@@ -24,38 +24,39 @@ LARGEST = 1e100  # number: products of such numbers are still finite
 finite_json = functools.partial(json.dumps, allow_nan=False)
 
 
-def plot_data(linkage, falling, sensitivity, plan=None):
+def plot_data(tree, profile, plan=None):
     """For the node's `ui`: heights and errors of the merges, falling shape, weights and clusters of the steps.
 
     Parameters
     ----------
-    linkage : Linkage
-    falling : (K,) float64
-        from `falling_shape`
-    sensitivity : Sensitivity or None
+    tree : PromptTree
+        With its merge errors.
+    profile : Profile
+        How the threshold falls.
     plan : Plan, optional
-        what was made of them: the page tells when the settings change
+        What was made of them: the page tells when the settings change.
 
     Returns
     -------
-    dict
-        numbers and lists, for JSON; empty for a tree that is too large
+    data : dict
+        Numbers and lists, for JSON; empty for a tree that is too large.
     """
-    if len(linkage.prompts) > MOST_PROMPTS:
+    if tree.num_prompts > MOST_PROMPTS:
         return {}
     return {
-        "heights": linkage.Z[:, 2].tolist(),
-        "errors": linkage.errors.tolist(),
-        "metric": linkage.metric,
+        "heights": tree.Z[:, 2].tolist(),
+        "errors": tree.errors.tolist(),
+        "metric": tree.metric,
         "clusters": plan and plan.clusters_per_step.tolist(),
-        "sensitivity": sensitivity and described(sensitivity),
-        **shape_data(falling, sensitivity),
+        "sensitivity": profile.sensitivity and described(profile.sensitivity),
+        **shape_data(profile, tree.metric),
     }
 
 
-def shape_data(falling, sensitivity):
-    weights = sensitivity.weights(len(falling)).tolist() if sensitivity else None
-    return {"falling": falling.tolist(), "weights": weights}
+def shape_data(profile, metric):
+    """What the page needs to know of a profile: the falling shape, and the weights of the steps if they are known."""
+    weights = profile.sensitivity and profile.sensitivity.weights(profile.num_steps).tolist()
+    return {"falling": profile.falling(metric).tolist(), "weights": weights}
 
 
 def described(sensitivity):
@@ -112,13 +113,12 @@ def answer_to(body):
         raise Refused("power must be above 0")
     with np.errstate(all="ignore"):
         try:
-            weights = sensitivity.weights(steps) if sensitivity else None
-            falling = falling_shape(steps, shape, private_steps, power=power, weights=weights, metric=metric)
+            data = shape_data(Profile(steps, shape, private_steps, power, sensitivity), metric)
         except ValueError:
             raise Refused("the settings make no shape") from None
-    if not (np.isfinite(falling).all() and (weights is None or np.isfinite(weights).all())):
+    if not all(np.isfinite(values).all() for values in data.values() if values is not None):
         raise Refused("the settings make no shape of finite numbers")
-    return {"falling": falling.tolist(), "weights": weights if weights is None else weights.tolist()}
+    return data
 
 
 def entry(asked, name):

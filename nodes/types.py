@@ -5,7 +5,7 @@ from comfy_api.latest import io
 Prompts = io.Custom("HIERDIFF_PROMPTS")  # tuple of str
 Prior = io.Custom("HIERDIFF_PRIOR")  # models.LoadedModel of a KandinskyV22PriorPipeline
 Embeddings = io.Custom("HIERDIFF_EMBEDDINGS")  # hierdiff_core.PromptEmbeddings
-Linkage = io.Custom("HIERDIFF_LINKAGE")  # linkage.Linkage
+Linkage = io.Custom("HIERDIFF_LINKAGE")  # hierdiff_core.plan.tree.PromptTree
 Sensitivity = io.Custom("HIERDIFF_SENSITIVITY")  # hierdiff_core.Sensitivity
 Plan = io.Custom("HIERDIFF_PLAN")  # hierdiff_core.Plan
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline

@@ -1,33 +1,151 @@
-"""The threshold that meets a budget of UNet rows.
+"""How much is shared, and the thresholds that meet it: `thresholds_for` is the one place that makes them.
 
 Legend: K steps, tau = threshold at the first step, s_k = falling shape from 1 to 0,
 NFE = number of function evaluations = sum over the steps of the number of clusters.
 """
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .linkage import check_linkage
+from .profile import Profile, thresholds_at
+from .tree import PromptTree
+
+UNITS = ("tau", "root share", "saving")
 
 # Thresholds are products of rounded floats: stay this far (relatively) above the height that has to merge.
 CLEARANCE = 1e-9
 
 
-def tau_for_root_share(Z, share):
+@dataclass(frozen=True)
+class Budget:
+    """How much a set is to share, in any of three units.
+
+    Attributes
+    ----------
+    unit : "tau", "root share" or "saving"
+        Of the value. tau: height of the first threshold (the paper). root share: the same as a share of the tree's
+        height. saving: share of the UNet rows to save.
+    value : float >= 0
+        In this unit.
+    clamp : bool
+        Save as much as can be saved where that is less than a saving asks for; `missed` says so. Without it, such a
+        budget is refused.
+
+    Raises
+    ------
+    ValueError
+        If the unit is unknown, or the value is negative or not finite.
+
+    Examples
+    --------
+    >>> from hierdiff_core import Budget, Profile, PromptTree
+    >>> tree, profile = PromptTree([[0, 1, 0.2, 2], [2, 3, 0.5, 3]]), Profile(4)
+    >>> Budget("root share", 0.5).tau(tree, profile)
+    0.25
+    >>> Budget("saving", 0.9, clamp=True).missed(tree, profile)
+    'saving 0.9 (90.0%) is out of reach: 3 prompts in 4 steps, 1 of them unshared, can save 50.0% at most'
+    """
+
+    unit: str
+    value: float
+    clamp: bool = False
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"unit of a budget must be one of {', '.join(UNITS)}; got {self.unit!r}")
+        if not (math.isfinite(self.value) and self.value >= 0):
+            raise ValueError(f"{self.unit} must be a finite number >= 0; got {self.value}")
+
+    def tau(self, tree: PromptTree, profile: Profile) -> float:
+        """Threshold at the first step.
+
+        Parameters
+        ----------
+        tree : PromptTree
+            To be cut.
+        profile : Profile
+            How the threshold falls.
+
+        Returns
+        -------
+        tau : float
+            Height in the tree's own metric.
+
+        Raises
+        ------
+        ValueError
+            If a saving is out of reach, and the budget is not to be clamped.
+        """
+        if self.unit == "tau":
+            return self.value
+        if self.unit == "root share":
+            return tau_for_root_share(tree.Z, self.value)
+        return tau_for_saving(tree.Z, profile.falling(tree.metric), self.value, clamp=self.clamp)
+
+    def missed(self, tree: PromptTree, profile: Profile) -> str | None:
+        """Why a saving cannot be met, in words; None where it can, and for other units, which take any value."""
+        if self.unit != "saving":
+            return None
+        return out_of_reach(tree.Z, profile.falling(tree.metric), self.value)
+
+
+def thresholds_for(tree: PromptTree, budget: Budget, profile: Profile) -> np.ndarray:
+    """The thresholds that share as much of a tree as a budget says.
+
+    Parameters
+    ----------
+    tree : PromptTree
+        To be cut.
+    budget : Budget
+        How much is shared.
+    profile : Profile
+        How the threshold falls.
+
+    Returns
+    -------
+    thresholds : (K,) float64
+        Non-increasing, the last is 0. Those of shape "calibrated" are cut off at the root, see `thresholds_at`.
+
+    Raises
+    ------
+    ValueError
+        If a saving is out of reach, and the budget is not to be clamped.
+    """
+    tau = budget.tau(tree, profile)
+    return thresholds_at(tau, profile.falling(tree.metric), tree.Z if profile.shape == "calibrated" else None)
+
+
+def tau_for_root_share(Z: ArrayLike, share: float) -> float:
     """`tau` as a share of the root's height, which makes it comparable between sets and encoders.
 
     Parameters
     ----------
     Z : (N-1, 4) float64
-        linkage matrix
+        Linkage matrix.
     share : float >= 0
-        1 starts with one cluster for all prompts
+        1 starts with one cluster for all prompts.
 
     Returns
     -------
     tau : float
-        height in the linkage's own metric (0 for a single prompt)
+        Height in the linkage's own metric (0 for a single prompt).
+
+    Raises
+    ------
+    ValueError
+        If the share is negative or not finite.
+
+    Examples
+    --------
+    >>> from hierdiff_core import tau_for_root_share
+    >>> tau_for_root_share([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], 0.5)
+    0.25
     """
     Z = check_linkage(Z)
     if not (math.isfinite(share) and share >= 0):
@@ -35,48 +153,54 @@ def tau_for_root_share(Z, share):
     return float(share * Z[-1, 2]) if len(Z) else 0.0
 
 
-def reachable_saving(Z, shape):
+def reachable_saving(Z: ArrayLike, shape: ArrayLike) -> tuple[float, float]:
     """Least and greatest share of UNet rows that some `tau` saves.
 
     Parameters
     ----------
     Z : (N-1, 4) float64
-        linkage matrix
+        Linkage matrix.
     shape : (K,) float
-        from `falling_shape`
+        From `falling_shape`.
 
     Returns
     -------
     least, greatest : float
-        in 0 ... 1. `least` is 0: prompts with equal embeddings are drawn once in any case, and that is no saving
+        In 0 ... 1. `least` is 0: prompts with equal embeddings are drawn once in any case, and that is no saving.
+
+    Examples
+    --------
+    >>> from hierdiff_core import falling_shape, reachable_saving
+    >>> reachable_saving([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], falling_shape(4))
+    (0.0, 0.5)
     """
-    distinct = _distinct_heights(Z)
-    return 0.0, len(distinct) * np.count_nonzero(shape) / ((len(distinct) + 1) * len(shape))
+    shape, distinct = np.asarray(shape), _distinct_heights(Z)
+    return 0.0, len(distinct) * int(np.count_nonzero(shape)) / ((len(distinct) + 1) * len(shape))
 
 
-def tau_for_saving(Z, shape, saving, *, clamp=False):
+def tau_for_saving(Z: ArrayLike, shape: ArrayLike, saving: float, *, clamp: bool = False) -> float:
     """Smallest `tau` for which thresholds of this shape save at least the share `saving` of the UNet rows.
 
     Parameters
     ----------
     Z : (N-1, 4) float64
-        linkage matrix
+        Linkage matrix.
     shape : (K,) float
-        from `falling_shape`
+        From `falling_shape`.
     saving : float in 0 ... 1
-        1 - NFE / (M K), of the M prompts that differ
+        The share 1 - NFE / (M K), of the M prompts that differ.
     clamp : bool
-        save as much as can be saved where that is less than `saving`; `out_of_reach` says so
+        Save as much as can be saved where that is less than `saving`; `out_of_reach` says so.
 
     Returns
     -------
     tau : float
-        height in the linkage's own metric
+        Height in the linkage's own metric.
 
     Raises
     ------
     ValueError
-        if `saving` is negative or not a number, or without `clamp` if it is more than any `tau` can save (the message
+        If `saving` is negative or not a number, or without `clamp` if it is more than any `tau` can save (the message
         says what is reachable).
 
     Notes
@@ -84,6 +208,15 @@ def tau_for_saving(Z, shape, saving, *, clamp=False):
     The M - 1 heights h_j above 0 and the shape s_k give NFE(tau) = K M - #{(j, k) : h_j <= tau s_k}, a decreasing step
     function with breakpoints h_j / s_k, so tau is an order statistic. Breakpoints that tie fall together: what is saved
     may be a little more than was asked for, and `Plan.saved` says how much.
+
+    Examples
+    --------
+    >>> from hierdiff_core import falling_shape, tau_for_saving
+    >>> Z = [[0, 1, 0.2, 2], [2, 3, 0.5, 3]]
+    >>> round(tau_for_saving(Z, falling_shape(4), 0.25), 6)
+    0.5
+    >>> tau_for_saving(Z, falling_shape(4), 0.9, clamp=True) == tau_for_saving(Z, falling_shape(4), 0.5)
+    True
     """
     shape = np.asarray(shape, dtype=np.float64)
     greatest = reachable_saving(Z, shape)[1]
@@ -99,8 +232,9 @@ def tau_for_saving(Z, shape, saving, *, clamp=False):
     return float(np.partition(breakpoints, rows - 1)[rows - 1] * (1 + CLEARANCE))
 
 
-def out_of_reach(Z, shape, saving):
-    """Why less than `saving` can be saved, in words; None where it is within reach. As for `tau_for_saving`."""
+def out_of_reach(Z: ArrayLike, shape: ArrayLike, saving: float) -> str | None:
+    """Why less than `saving` can be saved, in words; None where it is within reach."""
+    Z, shape = np.asarray(Z), np.asarray(shape)
     greatest, prompts, steps = reachable_saving(Z, shape)[1], len(_distinct_heights(Z)) + 1, len(shape)
     if saving <= greatest + CLEARANCE:
         return None
@@ -116,8 +250,8 @@ def out_of_reach(Z, shape, saving):
     return f"{asked}: {prompts} prompts in {steps} steps, {private} of them unshared, can save {greatest:.1%} at most"
 
 
-def _saving_refused(Z, shape, saving, greatest):
-    prompts, private = len(_distinct_heights(Z)) + 1, np.count_nonzero(np.asarray(shape) == 0)
+def _saving_refused(Z: ArrayLike, shape: np.ndarray, saving: float, greatest: float) -> str:
+    prompts, private = len(_distinct_heights(Z)) + 1, np.count_nonzero(shape == 0)
     if not greatest and saving > 0:
         return f"{out_of_reach(Z, shape, saving)}; set it to 0, or add steps or prompts"
     return (
@@ -126,7 +260,7 @@ def _saving_refused(Z, shape, saving, greatest):
     )
 
 
-def _distinct_heights(Z):
+def _distinct_heights(Z: ArrayLike) -> np.ndarray:
     """The heights at which prompts that differ merge: merges at height 0 are of duplicates."""
     heights = check_linkage(Z)[:, 2]
     return heights[heights > 0]

@@ -3,11 +3,20 @@
 Legend: N prompts, D embedding width, Z linkage matrix in SciPy's layout.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
 
 from .leaves import leaf_numbers, with_equal_rows
 from .linkage_process import tree_seconds, ward_tree
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS = ("cosine", "chord")
 
@@ -22,32 +31,37 @@ MOST_ON_CPU = 500
 MOST_TREE_ON_CPU = 5000
 
 
-def ward_linkage(positive, metric="cosine", device="cpu", check=None):
+def ward_linkage(
+    positive: ArrayLike | torch.Tensor,
+    metric: str = "cosine",
+    device: Any = "cpu",
+    check: Callable[[], Any] | None = None,
+) -> np.ndarray:
     """Cluster embeddings with Ward linkage.
 
     Parameters
     ----------
     positive : (N, D) array or tensor
-        one embedding a prompt, finite and not zero
+        One embedding a prompt, finite and not zero.
     metric : "cosine" or "chord"
         "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
         vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
         comes closer to full sampling (docs/schedules.md), and the nodes and the command line take it by default.
     device : str or torch.device
-        a CUDA device takes over large sets; with any other it is SciPy for every size
-    check : callable
-        called many times while a large set is clustered; may raise to stop
+        A CUDA device takes over large sets; with any other it is SciPy for every size.
+    check : callable, optional
+        Called many times while a large set is clustered; may raise to stop.
 
     Returns
     -------
     Z : (N-1, 4) float64
-        linkage matrix, SciPy layout; equal embeddings merge at height exactly 0 and weigh no more than one: the other
-        merges are those of the set without duplicates
+        Linkage matrix, SciPy layout; equal embeddings merge at height exactly 0 and weigh no more than one: the other
+        merges are those of the set without duplicates.
 
     Raises
     ------
     ValueError
-        if `metric` is unknown, an embedding is missing, not finite, zero or beyond `SMALLEST_NUMBER` and
+        If `metric` is unknown, an embedding is missing, not finite, zero or beyond `SMALLEST_NUMBER` and
         `LARGEST_NUMBER`, or the distances do not fit in the memory that is free.
 
     Notes
@@ -60,10 +74,15 @@ def ward_linkage(positive, metric="cosine", device="cpu", check=None):
     heights still grow from merge to merge (tests/test_linkage.py).
 
     Source: Decatur et al. 2025, Algorithm 1, lines 2-3.
+
+    Examples
+    --------
+    >>> from hierdiff_core import ward_linkage
+    >>> ward_linkage([[1, 0], [0.8, 0.6], [0, 1]]).round(3).tolist()
+    [[0.0, 1.0, 0.2, 2.0], [2.0, 3.0, 0.872, 3.0]]
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
-    vectors = _as_vectors(positive)
+    check_metric(metric)
+    vectors = as_vectors(positive)
     if len(vectors) == 1:
         return np.empty((0, 4))
     leaf, first = leaf_numbers(vectors)
@@ -78,7 +97,7 @@ def ward_linkage(positive, metric="cosine", device="cpu", check=None):
     return ward_torch.ward_chain(vectors, metric, SMALLEST_DISTANCE, device, check)
 
 
-def linkage_bytes(num_prompts, width, metric, device):
+def linkage_bytes(num_prompts: int, width: int, metric: str, device: Any) -> int:
     """Bytes of a device's memory that `ward_linkage` takes at most; 0 where SciPy does all the work.
 
     For embeddings of `width` numbers. A little more than was measured (docs/performance.md).
@@ -91,64 +110,84 @@ def linkage_bytes(num_prompts, width, metric, device):
     return (9 * num_prompts**2 if metric == "cosine" else 64 * num_prompts * width) + libraries
 
 
-def linkage_seconds(num_prompts, width, metric, device):
+def linkage_seconds(num_prompts: int, width: int, metric: str, device: Any) -> float:
     """About how long `ward_linkage` takes where SciPy does all the work, in seconds; 0 where a GPU does."""
     if str(device).startswith("cuda") and num_prompts > MOST_ON_CPU:
         return 0.0
     return tree_seconds(num_prompts, width, metric)
 
 
-def flat_clusters(Z, t):
+def flat_clusters(Z: ArrayLike, t: float) -> np.ndarray:
     """Cut a linkage matrix into flat clusters at height `t`.
 
     Parameters
     ----------
     Z : (N-1, 4) float64
-        linkage matrix, SciPy layout
+        Linkage matrix, SciPy layout.
     t : float >= 0
-        height, in Z's own metric
+        Height, in Z's own metric.
 
     Returns
     -------
     labels : (N,) int64
-        0-based, contiguous, one for each prompt in order; numbered as SciPy's `fcluster` does
+        0-based, contiguous, one for each prompt in order; numbered as SciPy's `fcluster` does.
 
     Raises
     ------
     ValueError
-        if `t` is negative or not a number, or `Z` is not a valid linkage.
+        If `t` is negative or not a number, or `Z` is not a valid linkage.
 
+    Notes
+    -----
     Source: Decatur et al. 2025, Algorithm 1, lines 4-10.
+
+    Examples
+    --------
+    >>> from hierdiff_core import flat_clusters
+    >>> flat_clusters([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], 0.3).tolist()
+    [0, 0, 1]
     """
     if not t >= 0:
         raise ValueError(f"t must be a height >= 0; got {t}")
-    Z = check_linkage(Z)
+    return cut(check_linkage(Z), t)
+
+
+def cut(Z: np.ndarray, t: float) -> np.ndarray:
+    """`flat_clusters` of a linkage matrix and a height that were checked."""
     if len(Z) == 0:
         return np.zeros(1, dtype=np.int64)
     return fcluster(Z, t, criterion="distance").astype(np.int64) - 1
 
 
-def merge_errors(Z, positive):
+def merge_errors(Z: ArrayLike, positive: ArrayLike | torch.Tensor) -> np.ndarray:
     """How much each merge adds to the squared error of sharing.
 
     Parameters
     ----------
     Z : (N-1, 4) float64
-        linkage matrix
+        Linkage matrix.
     positive : (N, D) array or tensor
-        the embeddings
+        The embeddings.
 
     Returns
     -------
     errors : (N-1,) float64
-        increase of the sum of squared distances of the unit vectors from their clusters' means, equal embeddings
-        counted once; for "chord" this is height**2 / 2
+        Increase of the sum of squared distances of the unit vectors from their clusters' means, equal embeddings
+        counted once; for "chord" this is height**2 / 2.
 
+    Notes
+    -----
     Source: Ward 1963.
+
+    Examples
+    --------
+    >>> from hierdiff_core import merge_errors, ward_linkage
+    >>> rows = [[1, 0], [0.8, 0.6], [0, 1]]
+    >>> merge_errors(ward_linkage(rows, "chord"), rows).round(3).tolist()
+    [0.2, 0.867]
     """
     Z = check_linkage(Z)
-    vectors = _as_vectors(positive)
-    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = unit_rows(as_vectors(positive))
     counts, means = np.ones(2 * len(vectors) - 1), np.concatenate([vectors, np.empty((len(Z), vectors.shape[1]))])
     errors = np.empty(len(Z))
     for j, (a, b) in enumerate(Z[:, :2].astype(np.int64)):
@@ -161,7 +200,18 @@ def merge_errors(Z, positive):
     return errors
 
 
-def check_linkage(Z):
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Vectors scaled to length 1."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def check_metric(metric: str | None) -> None:
+    """`ValueError` for a metric that is none of `METRICS`."""
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
+
+
+def check_linkage(Z: ArrayLike) -> np.ndarray:
     """Return `Z` as a float64 array, or raise `ValueError` when it is not a monotone SciPy linkage matrix."""
     Z = np.asarray(Z, dtype=np.float64)
     if Z.ndim != 2 or Z.shape[1] != 4:
@@ -177,7 +227,7 @@ def check_linkage(Z):
     return Z
 
 
-def _as_vectors(positive):
+def as_vectors(positive: Any) -> np.ndarray:
     """(N, D) float64, every row finite and longer than 0."""
     if hasattr(positive, "detach"):
         positive = positive.detach().float().cpu().numpy()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from .keys import text_key
-from .plan import Step
+from .steps import Step
 
 SHORTENED = 60
 

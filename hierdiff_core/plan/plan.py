@@ -1,15 +1,23 @@
 """The plan: which prompts share which latent at which step. Numbers only, no latents."""
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .budget import tau_for_saving
-from .linkage import check_linkage, flat_clusters
-from .profile import falling_shape, thresholds_at
+from .budget import Budget, thresholds_for
+from .frozen import FrozenTree
+from .keys import branch_keys
+from .linkage import check_linkage, cut
+from .profile import Profile
 from .sensitivity import Sensitivity
+from .steps import Branch, Step, linked_steps
+from .tree import PromptTree
 
 # Without a measurement, prompts need at least this share of the steps apart from the others to become another picture:
 # of late models, which split best, the bundled one parts pictures in 2 of 40 steps but not in 1.
@@ -17,78 +25,40 @@ LEAST_APART = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """The flat clusters of one denoising step.
-
-    Attributes
-    ----------
-    labels : (N,) int64
-        cluster of each prompt, 0-based, contiguous
-    first : (C,) int64
-        first prompt of each cluster
-    counts : (C,) int64
-        prompts in each cluster
-    parents : (C,) int64
-        row of the previous step's latents that each cluster is copied from
-    """
-
-    labels: np.ndarray
-    first: np.ndarray
-    counts: np.ndarray
-    parents: np.ndarray
-
-    @property
-    def num_clusters(self):
-        return len(self.counts)
-
-    @property
-    def members(self):
-        """list of C int64 arrays   indices of the prompts of each cluster"""
-        return np.split(np.argsort(self.labels, kind="stable"), np.cumsum(self.counts)[:-1])
-
-
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """A cluster for as long as its members stay the same: one edge of the tree.
-
-    Attributes
-    ----------
-    start, stop : int
-        steps start ... stop - 1 are denoised with these members
-    cluster : int
-        its label at step stop - 1
-    parent : int or None
-        index of the branch that it split from, None for a root
-    members : (M,) int64
-        indices of its prompts
-    """
-
-    start: int
-    stop: int
-    cluster: int
-    parent: int | None
-    members: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
 class Plan:
-    """All steps of a run. Made by `build_plan`.
+    """All steps of a run. Made by `plan_for` or `build_plan`.
 
     Attributes
     ----------
     thresholds : (K,) float64
-        non-increasing, the last is 0
+        Non-increasing, the last is 0.
     steps : tuple of K Step
+        The clusters of each step.
     Z : (N-1, 4) float64
-        the linkage matrix that was cut; None for a plan made by hand
+        The linkage matrix that was cut; None for a plan made by hand.
     prompt_keys : tuple of N int, or None
-        noise keys of the prompts, see `hierdiff_core.sampling.noise`
+        Noise keys of the prompts, see `hierdiff_core.sampling.noise`.
     merge_errors : (N-1,) float64, or None
-        squared error that each merge adds, see `linkage.merge_errors`
+        Squared error that each merge adds, see `linkage.merge_errors`.
     sensitivity : Sensitivity, or None
-        of the model that will draw
+        Of the model that will draw.
     prompts : tuple of N str, or None
-        for those who show the plan; nothing is looked up by them
+        For those who show the plan; nothing is looked up by them.
+    metric : str or None
+        Of the heights in `Z`; None where that is not known.
+    frozen : FrozenTree, or None
+        The tree with its history, once a prompt was attached or removed: branches that were there stay what they were.
+    differ : (M,) int64, or None
+        For a plan without `Z`, the prompts whose embeddings differ, rising; None if all do.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> plan = build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], [0.6, 0.4, 0.1, 0])
+    >>> plan.clusters_per_step.tolist(), plan.nfe, plan.nfe_standard, plan.saved
+    ([1, 2, 3, 3], 9, 12, 0.25)
+    >>> [(branch.start, branch.stop, branch.members.tolist()) for branch in plan.branches]
+    [(0, 1, [0, 1, 2]), (1, 2, [0, 1]), (1, 4, [2]), (2, 4, [0]), (2, 4, [1])]
     """
 
     thresholds: np.ndarray
@@ -98,56 +68,72 @@ class Plan:
     merge_errors: np.ndarray | None = None
     sensitivity: Sensitivity | None = None
     prompts: tuple[str, ...] | None = None
+    metric: str | None = None
+    frozen: FrozenTree | None = None
+    differ: np.ndarray | None = None
 
     @property
-    def num_steps(self):
+    def num_steps(self) -> int:
+        """Denoising steps, K."""
         return len(self.steps)
 
     @property
-    def num_prompts(self):
+    def num_prompts(self) -> int:
+        """Prompts, N: equal ones too."""
         return len(self.steps[-1].labels)
 
     @cached_property
-    def distinct(self):
-        """(M,) int64   the prompts that differ, rising: of those with equal embeddings the first, for the others are
-        drawn with it. All prompts of a plan made by hand.
-        """
+    def tree(self) -> PromptTree | None:
+        """What was cut; None for a plan made by hand."""
         if self.Z is None:
-            return np.arange(self.num_prompts)
-        return np.sort(self.steps[-1].first)
+            return None
+        return PromptTree(self.Z, self.metric, self.merge_errors, self.prompts, self.prompt_keys)
+
+    @cached_property
+    def distinct(self) -> np.ndarray:
+        """The prompts that differ, rising: (M,) int64.
+
+        Of those with equal embeddings the first, for the others are drawn with it. All prompts of a plan made by hand.
+        """
+        if self.Z is not None:
+            return np.sort(self.steps[-1].first)
+        return np.arange(self.num_prompts) if self.differ is None else self.differ
 
     @property
-    def num_distinct(self):
+    def num_distinct(self) -> int:
+        """Prompts that differ, M."""
         return len(self.distinct)
 
     @property
-    def tau(self):
+    def tau(self) -> float:
+        """Threshold at the first step."""
         return float(self.thresholds[0])
 
     @property
-    def clusters_per_step(self):
-        """(K,) int64 number of latents that each step denoises."""
+    def clusters_per_step(self) -> np.ndarray:
+        """Number of latents that each step denoises: (K,) int64."""
         return np.array([step.num_clusters for step in self.steps])
 
     @property
-    def nfe(self):
+    def nfe(self) -> int:
         """UNet rows of the whole run (a guidance pair counts as one)."""
         return int(self.clusters_per_step.sum())
 
     @property
-    def nfe_standard(self):
+    def nfe_standard(self) -> int:
         """UNet rows of a separate run for each prompt that differs."""
         return self.num_distinct * self.num_steps
 
     @property
-    def saved(self):
+    def saved(self) -> float:
         """Share of UNet rows saved against separate runs of the prompts that differ, 0 ... 1."""
         return 1 - self.nfe / self.nfe_standard
 
     @property
-    def distortion(self):
-        """Expected squared change of a picture's final latent (mean over its elements) against a run that shares
-        nothing: sum_k w_k SSE_k / M. None for a plan that knows no merge errors or no sensitivity.
+    def distortion(self) -> float | None:
+        """Expected squared change of a picture's final latent against a run that shares nothing: sum_k w_k SSE_k / M.
+
+        The mean over the latent's elements. None for a plan that knows no merge errors or no sensitivity.
         """
         if self.Z is None or self.merge_errors is None or self.sensitivity is None:
             return None
@@ -156,65 +142,113 @@ class Plan:
         return float(self.sensitivity.weights(self.num_steps) @ sse / self.num_distinct)
 
     @property
-    def num_different(self):
-        """About how many different pictures come out: prompts that are still together after the deciding step end in
-        pictures that hardly differ.
+    def num_different(self) -> int:
+        """About how many different pictures come out.
+
+        Prompts that are still together after the deciding step end in pictures that hardly differ.
         """
         weights = None if self.sensitivity is None else self.sensitivity.weights(self.num_steps)
         return self.steps[deciding_step(self.num_steps, weights)].num_clusters
 
     @property
-    def looks_alike(self):
+    def looks_alike(self) -> bool:
         """Whether at least half of the pictures are expected to look like another."""
         return self.num_distinct > 1 and self.num_different <= self.num_distinct / 2
 
-    def straight_line(self):
-        """The paper's straight line for the same tree, private steps and rows (or fewer rows, where heights tie).
+    @property
+    def leaf_keys(self) -> tuple[int, ...] | None:
+        """Keys of all prompts whose embeddings belong to some mean, those that are gone too; None without keys."""
+        return self.prompt_keys if self.frozen is None else self.frozen.tree.keys
+
+    def founders(self, k: int) -> list[np.ndarray]:
+        """Whose embeddings the mean of each cluster is made of.
+
+        Parameters
+        ----------
+        k : int
+            Step.
+
+        Returns
+        -------
+        founders : list of C int64 arrays
+            Rows, in the order of `leaf_keys`; of equal embeddings one. Unless prompts were attached or removed, these
+            are the cluster's members.
+        """
+        if self.frozen is None:
+            return [np.intersect1d(rows, self.distinct, assume_unique=True) for rows in self.steps[k].members]
+        first = np.unique(cut(self.frozen.tree.Z, 0.0), return_index=True)[1]
+        rows = self.frozen.founders(self.steps[k].labels, self.thresholds[k])
+        return [np.intersect1d(own, first) if len(own) > 1 else own for own in rows]
+
+    def branch_keys(self, k: int, prompt_keys: Sequence[int] | None = None) -> list[int]:
+        """What each cluster of a step is known by: its noise, and what was evaluated of it, are looked up by this.
+
+        Parameters
+        ----------
+        k : int
+            Step.
+        prompt_keys : N ints, optional
+            In place of the plan's own; for a plan without any, the prompts' numbers are taken.
+
+        Returns
+        -------
+        keys : list of C int
+            The smallest key of the prompts that the cluster was made of: its members, but for those that joined later
+            (`attach`), and those that are gone.
+        """
+        if self.frozen is not None:
+            keys = self.leaf_keys or ()
+            rows = self.frozen.founders(self.steps[k].labels, self.thresholds[k])
+            return [min(keys[int(leaf)] for leaf in own) for own in rows]
+        known = self.prompt_keys if prompt_keys is None else prompt_keys
+        return branch_keys(self.steps[k].labels, range(self.num_prompts) if known is None else known)
+
+    def straight_line(self) -> Plan:
+        """The paper's straight line for the same tree, unshared steps and rows (or fewer rows, where heights tie).
 
         Raises
         ------
         ValueError
-            if the plan does not know its linkage matrix.
+            If the plan does not know its linkage matrix.
         """
-        shape = falling_shape(self.num_steps, private_steps=int((self.thresholds == 0).sum()))
-        thresholds = thresholds_at(tau_for_saving(self._known_linkage(), shape, self.saved), shape)
-        return self._cut_again(thresholds)
+        line = Profile(self.num_steps, private_steps=int((self.thresholds == 0).sum()))
+        return self._cut_again(thresholds_for(self._known_tree(), Budget("saving", self.saved), line))
 
-    def resampled(self, num_steps):
+    def resampled(self, num_steps: int) -> Plan:
         """The plan for another number of steps, with thresholds interpolated over the same course.
 
         Raises
         ------
         ValueError
-            if the plan does not know its linkage matrix.
+            If the plan does not know its linkage matrix.
         """
         if num_steps == self.num_steps:
             return self
-        self._known_linkage()
-        places = np.linspace(0, self.num_steps - 1, num_steps) if num_steps > 1 else [self.num_steps - 1]
-        thresholds = np.interp(places, np.arange(self.num_steps), self.thresholds)
-        return self._cut_again(thresholds)
+        self._known_tree()
+        places = np.linspace(0, self.num_steps - 1, num_steps) if num_steps > 1 else np.array([self.num_steps - 1.0])
+        return self._cut_again(np.interp(places, np.arange(self.num_steps), self.thresholds))
 
-    def _cut_again(self, thresholds):
-        kept = self.prompt_keys, self.merge_errors, self.sensitivity, self.prompts
-        return build_plan(self._known_linkage(), thresholds, *kept)
+    def _cut_again(self, thresholds: np.ndarray) -> Plan:
+        thresholds = check_thresholds(thresholds)
+        return replace(self, thresholds=thresholds, steps=_cuts(self._known_tree().Z, thresholds))
 
-    def _known_linkage(self):
-        if self.Z is None:
+    def _known_tree(self) -> PromptTree:
+        if self.tree is None:
             raise ValueError("a plan without Z cannot be cut again; make it with build_plan")
-        return self.Z
+        return self.tree
 
     @cached_property
-    def branches(self):
-        """tuple of Branch   parents before children."""
+    def branches(self) -> tuple[Branch, ...]:
+        """The edges of the tree, parents before children."""
         branches, current = [], []  # current: index into `branches` of each cluster of the step before
         for k, step in enumerate(self.steps):
             split = np.bincount(step.parents, minlength=len(current) or 1) > 1
+            begins = [c for c, parent in enumerate(step.parents) if k == 0 or split[parent]]
+            keys, members = (self.branch_keys(k), step.members) if begins else ([], [])
             previous, current = current, []
             for c, parent in enumerate(step.parents):
                 if k == 0 or split[parent]:
-                    members = np.flatnonzero(step.labels == c)
-                    branches.append([k, k + 1, c, previous[parent] if k else None, members])
+                    branches.append([k, k + 1, c, previous[parent] if k else None, members[c], keys[c]])
                     current.append(len(branches) - 1)
                 else:
                     current.append(previous[parent])
@@ -222,20 +256,21 @@ class Plan:
         return tuple(Branch(*fields) for fields in branches)
 
 
-def deciding_step(num_steps, weights=None):
+def deciding_step(num_steps: int, weights: ArrayLike | None = None) -> int:
     """The step by which a picture of its own must have begun.
 
     Parameters
     ----------
     num_steps : int
+        Steps of the run.
     weights : (K,) float, optional
-        w_k, see `hierdiff_core.plan.sensitivity`
+        The w_k, see `hierdiff_core.plan.sensitivity`.
 
     Returns
     -------
     k : int
-        sharing steps 0 ... k takes more than half of the difference away that separate runs would make (the squared
-        change that sharing all steps would cause); without weights, it leaves less than `LEAST_APART`
+        Sharing steps 0 ... k takes more than half of the difference away that separate runs would make (the squared
+        change that sharing all steps would cause); without weights, it leaves less than `LEAST_APART`.
     """
     if weights is None:
         return max(num_steps - 1 - math.ceil(LEAST_APART * num_steps), 0)
@@ -243,30 +278,76 @@ def deciding_step(num_steps, weights=None):
     return int(np.argmax(lost > lost[-1] / 2))
 
 
-def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=None, prompts=None):
+def plan_for(tree: PromptTree, budget: Budget, profile: Profile) -> Plan:
+    """Plan a set: cut the tree so that as much is shared as the budget says.
+
+    Parameters
+    ----------
+    tree : PromptTree
+        What is to be drawn.
+    budget : Budget
+        How much is shared.
+    profile : Profile
+        How the threshold falls over the steps.
+
+    Returns
+    -------
+    plan : Plan
+        It knows the tree's prompts, keys and errors, and the profile's sensitivity.
+
+    Raises
+    ------
+    ValueError
+        If the budget is out of reach, and not to be clamped.
+
+    Examples
+    --------
+    >>> from hierdiff_core import Budget, Profile, PromptTree, plan_for
+    >>> tree = PromptTree.of([[1, 0], [0.8, 0.6], [0, 1]], "chord", ["a cat", "a lynx", "a bus"])
+    >>> plan = plan_for(tree, Budget("saving", 0.4), Profile(10))
+    >>> plan.clusters_per_step.tolist(), round(plan.saved, 3)
+    ([1, 1, 1, 1, 1, 2, 2, 3, 3, 3], 0.4)
+    """
+    plan = build_plan(
+        tree.Z, thresholds_for(tree, budget, profile), tree.keys, tree.errors, profile.sensitivity, tree.prompts
+    )
+    return replace(plan, metric=tree.metric)
+
+
+def build_plan(
+    Z: ArrayLike,
+    thresholds: ArrayLike,
+    prompt_keys: Iterable[int] | None = None,
+    merge_errors: np.ndarray | None = None,
+    sensitivity: Sensitivity | None = None,
+    prompts: Iterable[str] | None = None,
+) -> Plan:
     """Cut `Z` at each threshold and link every cluster to its parent.
 
     Parameters
     ----------
     Z : (N-1, 4) float64
-        linkage matrix; (0, 4) for a single prompt
+        Linkage matrix; (0, 4) for a single prompt.
     thresholds : (K,) float >= 0
-        non-increasing, ending at 0
+        Non-increasing, ending at 0.
     prompt_keys : N ints, optional
-        kept in the plan for samplers that know no texts
+        Kept in the plan for samplers that know no texts.
+    merge_errors : (N-1,) float64, optional
+        For `Plan.distortion`.
+    sensitivity : Sensitivity, optional
+        For `Plan.distortion`.
     prompts : N str, optional
-        kept in the plan for those who show it
-    merge_errors : (N-1,) float64, optional, and sensitivity : Sensitivity, optional
-        for `Plan.distortion`
+        Kept in the plan for those who show it.
 
     Returns
     -------
     plan : Plan
+        With as many steps as thresholds.
 
     Raises
     ------
     ValueError
-        if `Z` is no linkage matrix or the thresholds rise, are negative, not finite, or do not end at 0.
+        If `Z` is no linkage matrix or the thresholds rise, are negative, not finite, or do not end at 0.
 
     Notes
     -----
@@ -274,22 +355,26 @@ def build_plan(Z, thresholds, prompt_keys=None, merge_errors=None, sensitivity=N
     fans its latent out to each of them.
 
     Source: Decatur et al. 2025, Algorithm 1, lines 4-10.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan, linear_thresholds
+    >>> build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], linear_thresholds(5, 0.8)).clusters_per_step.tolist()
+    [1, 1, 2, 2, 3]
     """
     Z = check_linkage(Z)
-    thresholds = _check_thresholds(thresholds)
-    previous = np.zeros(len(Z) + 1, dtype=np.int64)  # one cluster holds every prompt before the first step
-    steps = []
-    for t in thresholds:
-        labels = flat_clusters(Z, t)
-        _, first, counts = np.unique(labels, return_index=True, return_counts=True)
-        steps.append(Step(labels, first, counts, parents=previous[first]))
-        previous = labels
+    thresholds = check_thresholds(thresholds)
     keys = tuple(prompt_keys) if prompt_keys is not None else None
     texts = tuple(prompts) if prompts is not None else None
-    return Plan(thresholds, tuple(steps), Z, keys, merge_errors, sensitivity, texts)
+    return Plan(thresholds, _cuts(Z, thresholds), Z, keys, merge_errors, sensitivity, texts)
 
 
-def _check_thresholds(thresholds):
+def _cuts(Z: np.ndarray, thresholds: np.ndarray) -> tuple[Step, ...]:
+    return linked_steps(cut(Z, t) for t in thresholds)
+
+
+def check_thresholds(thresholds: ArrayLike) -> np.ndarray:
+    """Thresholds as an array of their own; `ValueError` if they rise, are no heights, or do not end at 0."""
     thresholds = np.array(thresholds, dtype=np.float64)
     if thresholds.ndim != 1 or len(thresholds) == 0:
         raise ValueError(f"thresholds must have shape (K,) with K >= 1; got {thresholds.shape}")

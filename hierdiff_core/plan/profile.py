@@ -4,13 +4,17 @@ Legend: K steps, tau = threshold at the first step, s_k = falling shape from 1 t
 w_k = how much an error of the conditioning at step k shows in the final image.
 """
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
-from .budget import tau_for_root_share
-from .linkage import METRICS
+from .linkage import check_linkage, check_metric
+from .sensitivity import Sensitivity
 
 SHAPES = ("linear", "cosine", "power", "calibrated")
 
@@ -18,36 +22,113 @@ SHAPES = ("linear", "cosine", "power", "calibrated")
 FAINTEST = 1e-12
 
 
-def falling_shape(num_steps, name="linear", private_steps=1, *, power=2.0, weights=None, metric="chord"):
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """How the threshold falls over a run, whatever is shared: the settings of a falling shape.
+
+    Attributes
+    ----------
+    num_steps : int >= 1
+        Denoising steps K.
+    shape : "linear", "cosine", "power" or "calibrated"
+        See `falling_shape`.
+    private_steps : int >= 1
+        Number of final steps that are not shared.
+    power : float > 0
+        Exponent of "power".
+    sensitivity : Sensitivity, or None
+        Of the model that will draw: for "calibrated", and for `Plan.distortion`.
+
+    Raises
+    ------
+    ValueError
+        As `falling_shape`, if a value is out of range or the sensitivity of "calibrated" is missing.
+
+    Examples
+    --------
+    >>> from hierdiff_core import Profile
+    >>> Profile(5, "power", private_steps=2).falling("chord").tolist()
+    [1.0, 0.5625, 0.25, 0.0, 0.0]
+    """
+
+    num_steps: int
+    shape: str = "linear"
+    private_steps: int = 1
+    power: float = 2.0
+    sensitivity: Sensitivity | None = None
+
+    def __post_init__(self) -> None:
+        self.falling("chord")  # refuses what makes no shape, of any tree
+
+    def falling(self, metric: str | None) -> np.ndarray:
+        """The falling shape for a tree whose heights are of this metric.
+
+        Parameters
+        ----------
+        metric : "cosine", "chord" or None
+            Only "calibrated" needs to know it.
+
+        Returns
+        -------
+        shape : (K,) float64
+            From 1 to 0, see `falling_shape`.
+        """
+        weights = None
+        if self.shape == "calibrated" and self.sensitivity is not None:
+            weights = self.sensitivity.weights(self.num_steps)
+        return falling_shape(
+            self.num_steps, self.shape, self.private_steps, power=self.power, weights=weights, metric=metric
+        )
+
+
+def falling_shape(
+    num_steps: int,
+    name: str = "linear",
+    private_steps: int = 1,
+    *,
+    power: float = 2.0,
+    weights: ArrayLike | None = None,
+    metric: str | None = "chord",
+) -> np.ndarray:
     """How the threshold falls from its first value to 0: s_k, of which phi_k = tau * s_k.
 
     Parameters
     ----------
     num_steps : int >= 1
-        denoising steps K
+        Denoising steps K.
     name : "linear", "cosine", "power" or "calibrated"
         "linear" is the paper's straight line r_k = 1 - k / (K - 1); "cosine" is (1 - cos(pi r)) / 2; "power" is
-        r ** power; "calibrated" spends a budget where it shows, see `calibrated_shape`
+        r ** power; "calibrated" spends a budget where it shows, see `calibrated_shape`.
     private_steps : int >= 1
-        how many last steps have threshold 0, so that every prompt takes them alone
+        Number of final steps that are not shared: their threshold is 0.
     power : float > 0
-        exponent of "power"; 1 is the straight line
+        Exponent of "power"; 1 is the straight line.
     weights : (K,) float
-        w_k of "calibrated", from `Sensitivity.weights(num_steps)`
+        The w_k of "calibrated", from `Sensitivity.weights(num_steps)`.
     metric : str
-        the linkage's metric, for "calibrated"
+        The linkage's metric, for "calibrated".
 
     Returns
     -------
     shape : (K,) float64
-        non-increasing, from 1 to 0 (with one step, or private steps only: all 0)
+        Non-increasing, from 1 to 0 (with one step, or unshared steps only: all 0).
 
     Raises
     ------
     ValueError
-        if a value is out of range, or `weights` are missing.
+        If a value is out of range, or `weights` are missing.
 
+    Notes
+    -----
     Source: Decatur et al. 2025, equation 7, for "linear".
+
+    Examples
+    --------
+    >>> from hierdiff_core import falling_shape
+    >>> falling_shape(5).tolist()
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    >>> falling_shape(5, "power", private_steps=2, power=2).tolist()
+    [1.0, 0.5625, 0.25, 0.0, 0.0]
     """
     _check_steps(num_steps, private_steps)
     if name not in SHAPES:
@@ -60,7 +141,7 @@ def falling_shape(num_steps, name="linear", private_steps=1, *, power=2.0, weigh
             raise ValueError(f"power must be a finite number above 0; got {power}")
         shape = line**power
     elif name == "calibrated":
-        if weights is None or len(weights) != num_steps:
+        if weights is None or len(np.asarray(weights)) != num_steps:
             raise ValueError(
                 "shape 'calibrated' needs the model's sensitivity at each step; measure it with Calibrate Schedule or "
                 "load one with Load Sensitivity, or choose another shape"
@@ -72,20 +153,22 @@ def falling_shape(num_steps, name="linear", private_steps=1, *, power=2.0, weigh
     return shape
 
 
-def calibrated_shape(weights, private_steps=1, metric="chord"):
+def calibrated_shape(weights: ArrayLike, private_steps: int = 1, metric: str | None = "chord") -> np.ndarray:
     """The shape for which a budget of UNet rows leaves the least expected distortion.
 
     Parameters
     ----------
     weights : (K,) float >= 0
-        w_k, see `hierdiff_core.plan.sensitivity`
+        The w_k, see `hierdiff_core.plan.sensitivity`.
     private_steps : int >= 1
-        the last steps, which are not shared
+        Number of final steps that are not shared.
     metric : "chord" or "cosine"
+        Of the linkage.
 
     Returns
     -------
     shape : (K,) float64
+        From 1 to 0.
 
     Notes
     -----
@@ -94,47 +177,46 @@ def calibrated_shape(weights, private_steps=1, metric="chord"):
     phi_k = sqrt(2 lambda / w_k). Clusters that were split cannot join again, so w_k must not fall: each merge's best
     step lies on the lower convex hull of the running sum of w_k, whose slopes are the isotonic regression of w_k.
     Every NFE that a tau of this shape reaches is reached with the least sum_k w_k SSE_k of all nested clusterings
-    along the tree (tests/test_schedule.py searches them all).
+    along the tree (tests/plan/test_schedule.py searches them all).
 
     "cosine" heights are squared chord heights, halved, as far as pairs of prompts go: there phi_k is taken as
     proportional to 1 / w_k, which is not exact.
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {metric!r}")
-    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+    w = np.asarray(weights, dtype=np.float64)
+    check_metric(metric)
+    if not (np.isfinite(w).all() and (w >= 0).all() and w.any()):
         raise ValueError("weights must be finite, not negative and not all 0; calibrate again")
-    if not FAINTEST * weights.max():  # so small that a share of it is no number any more
-        weights = weights / weights.max()
-    shape = np.zeros(len(weights))
-    shared = weights[: len(weights) - private_steps]
+    if not FAINTEST * w.max():  # so small that a share of it is no number any more
+        w = w / w.max()
+    shape = np.zeros(len(w))
+    shared = w[: len(w) - private_steps]
     if len(shared):
-        rising = np.maximum(isotonic_regression(shared).x, FAINTEST * weights.max())
+        rising = np.maximum(isotonic_regression(shared).x, FAINTEST * w.max())
         shape[: len(shared)] = (rising[0] / rising) ** (0.5 if metric == "chord" else 1.0)
     return shape
 
 
-def linear_thresholds(num_steps, tau, private_steps=1):
+def linear_thresholds(num_steps: int, tau: float, private_steps: int = 1) -> np.ndarray:
     """The paper's straight line from `tau` to 0.
 
     Parameters
     ----------
     num_steps : int >= 1
-        denoising steps K
+        Denoising steps K.
     tau : float >= 0
-        threshold at the first step, in the linkage's own metric
+        Threshold at the first step, in the linkage's own metric.
     private_steps : int >= 1
-        how many last steps have threshold 0, so that every prompt takes them alone
+        Number of final steps that are not shared: their threshold is 0.
 
     Returns
     -------
     thresholds : (K,) float64
-        non-increasing, the last is 0
+        Non-increasing, the last is 0.
 
     Raises
     ------
     ValueError
-        if `tau` is negative or not finite, or `private_steps` is not in 1 ... K.
+        If `tau` is negative or not finite, or `private_steps` is not in 1 ... K.
 
     Notes
     -----
@@ -142,6 +224,12 @@ def linear_thresholds(num_steps, tau, private_steps=1):
     reaches 0. With one step the only threshold is 0: nothing is shared.
 
     Source: Decatur et al. 2025, equation 7 and Algorithm 1.
+
+    Examples
+    --------
+    >>> from hierdiff_core import linear_thresholds
+    >>> linear_thresholds(5, 2.0).tolist()
+    [2.0, 1.5, 1.0, 0.5, 0.0]
     """
     _check_steps(num_steps, private_steps)
     check_tau(tau)
@@ -150,34 +238,52 @@ def linear_thresholds(num_steps, tau, private_steps=1):
     return thresholds
 
 
-def thresholds_at(tau, shape, Z=None):
-    """phi_k = tau * s_k.
+def thresholds_at(tau: float, shape: ArrayLike, Z: ArrayLike | None = None) -> np.ndarray:
+    """Thresholds phi_k = tau * s_k.
 
     Parameters
     ----------
     tau : float >= 0
-        threshold at the first step, in the linkage's own metric
+        Threshold at the first step, in the linkage's own metric.
     shape : (K,) float
-        from `falling_shape`
-    Z : linkage matrix, optional
-        thresholds are cut off at its root, which changes no cluster. Calibrated shapes span many powers of ten, and
-        what lies above the root says nothing
+        From `falling_shape`.
+    Z : (N-1, 4) float64, optional
+        Linkage matrix. Thresholds are cut off at its root, which changes no cluster: calibrated shapes span many powers
+        of ten, and what lies above the root says nothing.
 
     Returns
     -------
     thresholds : (K,) float64
+        Non-increasing, the last is 0.
+
+    Raises
+    ------
+    ValueError
+        If `tau` is negative or not finite.
+
+    Examples
+    --------
+    >>> from hierdiff_core import falling_shape, thresholds_at
+    >>> thresholds_at(2.0, falling_shape(5)).tolist()
+    [2.0, 1.5, 1.0, 0.5, 0.0]
+    >>> thresholds_at(2.0, falling_shape(5), [[0, 1, 0.7, 2]]).tolist()
+    [0.7, 0.7, 0.7, 0.5, 0.0]
     """
     check_tau(tau)
     thresholds = tau * np.asarray(shape, dtype=np.float64)
-    return thresholds if Z is None else np.minimum(thresholds, tau_for_root_share(Z, 1.0))
+    if Z is None:
+        return thresholds
+    Z = check_linkage(Z)
+    return np.minimum(thresholds, Z[-1, 2] if len(Z) else 0.0)
 
 
-def check_tau(tau):
+def check_tau(tau: float) -> None:
+    """`ValueError` for what is no finite height."""
     if not (math.isfinite(tau) and tau >= 0):
         raise ValueError(f"tau must be a finite height >= 0; got {tau}")
 
 
-def _check_steps(num_steps, private_steps):
+def _check_steps(num_steps: int, private_steps: int) -> None:
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1; got {num_steps}")
     if not 1 <= private_steps <= num_steps:

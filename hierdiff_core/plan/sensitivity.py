@@ -4,9 +4,14 @@ Legend: K steps, u = embedding scaled to length 1, G(b) = squared change of the 
 when the first b steps are shared, per squared distance of u from the shared mean; w_k = G(k + 1) - G(k).
 """
 
+from __future__ import annotations
+
 import json
 import numbers
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -30,23 +35,29 @@ class Sensitivity:
     Attributes
     ----------
     num_steps : int
-        steps K of the runs that were compared, at most `MOST_STEPS`
+        Steps K of the runs that were compared, at most `MOST_STEPS`.
     shared_steps : (B,) int64
-        increasing, 1 ... K: how many first steps were shared
+        Increasing, 1 ... K: how many first steps were shared.
     change : (B,) float64
-        G of each
+        The G of each.
     settings : dict
-        what it was measured with: model, scheduler, guidance and so on; strings and numbers
+        What it was measured with: model, scheduler, guidance and so on; strings and numbers.
 
     Raises
     ------
     ValueError
-        if lengths, values or their types do not fit.
+        If lengths, values or their types do not fit.
 
     Notes
     -----
     Errors of the conditioning at successive steps point the same way and add up, so the change is measured over all
     the first b steps together, and w_k are its increments; perturbing each step alone would miss their sum.
+
+    Examples
+    --------
+    >>> from hierdiff_core import Sensitivity
+    >>> Sensitivity(4, [1, 2, 4], [0.01, 0.1, 1.0]).weights(4).round(3).tolist()
+    [0.01, 0.09, 0.216, 0.684]
     """
 
     num_steps: int
@@ -54,7 +65,7 @@ class Sensitivity:
     change: np.ndarray
     settings: dict = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         steps = self.num_steps
         if not isinstance(steps, numbers.Integral) or isinstance(steps, bool) or not 1 <= steps <= MOST_STEPS:
             raise ValueError(f"num_steps must be an integer between 1 and {MOST_STEPS}; got {shortened(steps)}")
@@ -75,13 +86,13 @@ class Sensitivity:
                 f"change must have its largest value between {SMALLEST_PEAK} and {LARGEST_CHANGE}; got {change.max()}"
             )
 
-    def cumulative(self, num_steps):
-        """G after each step of a run of `num_steps` steps.
+    def cumulative(self, num_steps: int) -> np.ndarray:
+        """The G after each step of a run of `num_steps` steps.
 
         Returns
         -------
         G : (num_steps + 1,) float64
-            from 0, non-decreasing
+            From 0, non-decreasing.
 
         Notes
         -----
@@ -99,20 +110,22 @@ class Sensitivity:
         G[0] = 0
         return G
 
-    def weights(self, num_steps):
-        """w_k for a run of `num_steps` steps: (num_steps,) float64 >= 0."""
+    def weights(self, num_steps: int) -> np.ndarray:
+        """The w_k for a run of `num_steps` steps: (num_steps,) float64 >= 0."""
         return np.diff(self.cumulative(num_steps))
 
 
-def is_number(value):
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a number, and no truth value."""
     return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
 
 
-def is_whole(value):
+def is_whole(value: Any) -> bool:
+    """Whether a value of a file is a whole number."""
     return is_number(value) and (isinstance(value, numbers.Integral) or float(value).is_integer())
 
 
-def array_of(values, name, fits, dtype):
+def array_of(values: Any, name: str, fits: Callable[[Any], bool], dtype: Any) -> np.ndarray:
     """A list or array with one axis as an array; every item of a list must fit."""
     if isinstance(values, np.ndarray):
         values = values.tolist()
@@ -128,7 +141,7 @@ def array_of(values, name, fits, dtype):
         raise ValueError(f"{name} has an integer that is too large") from None
 
 
-def shortened(value):
+def shortened(value: Any) -> str:
     """A value from a file for a message: what it is, where it is long."""
     if isinstance(value, (list, tuple, dict)):
         items = list(value.values()) if isinstance(value, dict) else value
@@ -141,51 +154,107 @@ def shortened(value):
     return text if len(text) <= 120 else f"{text[:120]}…"
 
 
-def sensitivity_json(sensitivity):
-    """Bytes of the file of a `Sensitivity`."""
-    data = {
+def as_data(sensitivity: Sensitivity) -> dict[str, Any]:
+    """What a file of a `Sensitivity` holds, as JSON's types."""
+    return {
         "format": FORMAT,
         "settings": sensitivity.settings,
         "num_steps": sensitivity.num_steps,
         "shared_steps": sensitivity.shared_steps.tolist(),
         "change": sensitivity.change.tolist(),
     }
-    return (json.dumps(data, indent=2) + "\n").encode()
 
 
-def write_sensitivity(sensitivity, path):
-    """Save as JSON, whole or not at all, in the place of a file that may be there."""
+def of_data(data: Any) -> Sensitivity:
+    """A `Sensitivity` from what `as_data` gave, or somebody else made; `ValueError` if it is something else."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}")
+    missing = {"num_steps", "shared_steps", "change"} - data.keys()
+    if missing:
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    check_settings(data.get("settings", {}))
+    return Sensitivity(data["num_steps"], data["shared_steps"], data["change"], data.get("settings", {}))
+
+
+def sensitivity_json(sensitivity: Sensitivity) -> bytes:
+    """Bytes of the file of a `Sensitivity`."""
+    return (json.dumps(as_data(sensitivity), indent=2) + "\n").encode()
+
+
+def write_sensitivity(sensitivity: Sensitivity, path: str | os.PathLike) -> None:
+    """Save as JSON, whole or not at all, in the place of a file that may be there.
+
+    Parameters
+    ----------
+    sensitivity : Sensitivity
+        To be saved.
+    path : str or Path
+        Of the file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from hierdiff_core import Sensitivity, read_sensitivity, write_sensitivity
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "sensitivity.json")
+    ...     write_sensitivity(Sensitivity(4, [1, 4], [0.01, 1.0]), path)
+    ...     read_sensitivity(path).change.tolist()
+    [0.01, 1.0]
+    """
     replace(path, sensitivity_json(sensitivity))
 
 
-def read_sensitivity(path):
+def read_sensitivity(path: str | os.PathLike) -> Sensitivity:
     """Load what `write_sensitivity` saved.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the file.
+
+    Returns
+    -------
+    sensitivity : Sensitivity
+        Checked.
 
     Raises
     ------
     ValueError
-        if the file is missing, too large, or holds something else; it names the file.
+        If the file is missing, too large, or holds something else; it names the file.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from hierdiff_core import Sensitivity, read_sensitivity, write_sensitivity
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "sensitivity.json")
+    ...     write_sensitivity(Sensitivity(4, [1, 4], [0.01, 1.0]), path)
+    ...     read_sensitivity(path).num_steps
+    4
     """
     try:
-        with open(path, "rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES >> 10} kB")
-        data = json.loads(text.decode("utf-8-sig"))
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
-        missing = {"num_steps", "shared_steps", "change"} - data.keys()
-        if missing:
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-        check_settings(data.get("settings", {}))
-        return Sensitivity(data["num_steps"], data["shared_steps"], data["change"], data.get("settings", {}))
+        return of_data(json.loads(bounded_text(path, MOST_BYTES)))
     except RecursionError as error:
         raise ValueError(f"{path} holds no sensitivity that Calibrate Schedule has saved: nested too deeply") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} holds no sensitivity that Calibrate Schedule has saved: {error}") from error
 
 
-def check_settings(settings):
+def bounded_text(path: str | os.PathLike, most: int) -> str:
+    """Text of a file in UTF-8; `ValueError` if it has more than `most` bytes."""
+    with open(path, "rb") as file:
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise ValueError(f"it has more than {most >> 10} kB")
+    return text.decode("utf-8-sig")
+
+
+def check_settings(settings: Any) -> None:
     """Refuse settings of a file that are no few short texts and finite numbers."""
     if not isinstance(settings, dict) or len(settings) > MOST_SETTINGS:
         raise ValueError(f"settings must be at most {MOST_SETTINGS} names with values; got {shortened(settings)}")

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from trees import assert_forest, tiles_of
 
-from hierdiff_core import Sensitivity, build_plan, falling_shape, linear_thresholds, merge_errors, ward_linkage
+from hierdiff_core import Profile, Sensitivity, build_plan, falling_shape, linear_thresholds, ward_linkage
 
 pytestmark = pytest.mark.host
 
@@ -521,8 +521,7 @@ def test_latest_runs_are_kept(live, server, in_node, plan):
 @pytest.fixture(scope="module")
 def linkage(pack):
     rows = np.random.default_rng(0).normal(size=(9, 5))
-    Z = ward_linkage(rows, "chord")
-    return pack.nodes.linkage.Linkage(Z, "chord", tuple(PROMPTS), merge_errors(Z, rows))
+    return pack.hierdiff_core.plan.tree.PromptTree.of(rows, "chord", PROMPTS)
 
 
 @pytest.fixture(scope="module")
@@ -531,8 +530,8 @@ def sensitivity():
 
 
 def test_plot_knows_tree_shape_and_weights(pack, linkage, sensitivity):
-    falling = falling_shape(8, "cosine")
-    data = json.loads(json.dumps(pack.nodes.schedule_plot.plot_data(linkage, falling, sensitivity)))
+    falling, profile = falling_shape(8, "cosine"), Profile(8, "cosine", sensitivity=sensitivity)
+    data = json.loads(json.dumps(pack.nodes.schedule_plot.plot_data(linkage, profile)))
     assert data["heights"] == linkage.Z[:, 2].tolist()
     assert data["errors"] == linkage.errors.tolist()
     assert data["falling"] == falling.tolist()
@@ -543,13 +542,13 @@ def test_plot_knows_tree_shape_and_weights(pack, linkage, sensitivity):
 
 
 def test_plot_without_sensitivity_has_no_weights(pack, linkage):
-    data = pack.nodes.schedule_plot.plot_data(linkage, falling_shape(8), None)
+    data = pack.nodes.schedule_plot.plot_data(linkage, Profile(8))
     assert data["sensitivity"] is data["weights"] is None
 
 
 def test_plot_of_a_huge_tree_is_left_out(pack, linkage, monkeypatch):
     monkeypatch.setattr(pack.nodes.schedule_plot, "MOST_PROMPTS", 8)
-    assert pack.nodes.schedule_plot.plot_data(linkage, falling_shape(8), None) == {}
+    assert pack.nodes.schedule_plot.plot_data(linkage, Profile(8)) == {}
 
 
 def test_plot_has_as_many_steps_as_the_node(pack):

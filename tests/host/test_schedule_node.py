@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hierdiff_core import Sensitivity, merge_errors, ward_linkage
+from hierdiff_core import Sensitivity
 
 LATE = Sensitivity(6, [1, 4, 5, 6], [1e-6, 0.16, 0.74, 1])  # as the bundled model
 
@@ -25,10 +25,9 @@ def made(pack, monkeypatch):
         monkeypatch.setattr(place, "show", said, raising=False)
 
     def run(rows, steps=12, mode="saving", value=0.5, private_steps=1, metric="chord", **options):
-        Z = ward_linkage(rows, metric)
         prompts = tuple(f"prompt {i}" for i in range(len(rows)))
-        linkage = pack.nodes.linkage.Linkage(Z, metric, prompts, merge_errors(Z, rows))
-        output = module.ThresholdSchedule.execute(linkage, steps, mode, value, private_steps, **options)
+        tree = pack.hierdiff_core.plan.tree.PromptTree.of(rows, metric, prompts)
+        output = module.ThresholdSchedule.execute(tree, steps, mode, value, private_steps, **options)
         return SimpleNamespace(plan=output.args[0], saved=output.args[2], **output.ui)
 
     return run
@@ -147,8 +146,7 @@ def test_equal_prompts_are_told_and_save_nothing(made, pack):
     assert "2 of 7 prompts equal another: drawn once, no saving counted" in twice.text
     assert (once.saved, once.plan.nfe) == (twice.saved, twice.plan.nfe)
     assert f"{once.plan.nfe} rows instead of 60; up to" in twice.text
-    linkage = SimpleNamespace(Z=twice.plan.Z, metric="chord", prompts=twice.plan.prompts)
-    words = pack.nodes.linkage.describe(linkage)
+    words = pack.nodes.linkage.describe(twice.plan.tree)
     assert "2 prompts equal another: drawn once" in words
     lowest, middle = (f"{x:.4g}" for x in (once.plan.Z[0, 2], np.median(once.plan.Z[:, 2])))
     assert f"lowest {lowest}, median {middle}, root" in words

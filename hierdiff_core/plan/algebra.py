@@ -1,0 +1,323 @@
+"""Plans from plans: side by side, with more prompts, with fewer, with others.
+
+Legend: N prompts of the plan, L leaves (`Plan.leaf_keys`): these prompts, and those that are gone but belong to a mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .frozen import FrozenTree
+from .linkage import as_vectors, check_metric, cut
+from .plan import Plan
+from .steps import Step, linked_steps
+
+if TYPE_CHECKING:
+    import torch
+
+
+def alone(num_prompts: int, num_steps: int, prompt_keys: Iterable[int] | None = None) -> Plan:
+    """The plan of standard sampling: nothing is shared but the first noise.
+
+    Parameters
+    ----------
+    num_prompts : int >= 1
+        Prompts; those with equal embeddings are drawn each for itself.
+    num_steps : int >= 1
+        Denoising steps.
+    prompt_keys : N ints, optional
+        Their keys.
+
+    Returns
+    -------
+    plan : Plan
+        Without a linkage matrix.
+
+    Raises
+    ------
+    ValueError
+        If there is no prompt, no step, or another number of keys.
+
+    Examples
+    --------
+    >>> from hierdiff_core.plan.algebra import alone
+    >>> alone(3, 5).clusters_per_step.tolist()
+    [3, 3, 3, 3, 3]
+    """
+    if num_prompts < 1 or num_steps < 1:
+        raise ValueError(f"a plan needs at least 1 prompt and 1 step; got {num_prompts} and {num_steps}")
+    keys = None if prompt_keys is None else tuple(prompt_keys)
+    if keys is not None and len(keys) != num_prompts:
+        raise ValueError(f"prompt_keys must be one for each of {num_prompts} prompts; got {len(keys)}")
+    everyone = np.arange(num_prompts)
+    return Plan(np.zeros(num_steps), linked_steps([everyone] * num_steps), prompt_keys=keys)
+
+
+def join(plans: Iterable[Plan]) -> Plan:
+    """Several plans side by side as one: they share nothing but the first noise.
+
+    Parameters
+    ----------
+    plans : iterable of Plan
+        At least one, all of one number of steps. Their prompts follow each other.
+
+    Returns
+    -------
+    plan : Plan
+        Without a linkage matrix; drawing it draws what each of them draws. It has keys and prompts if all of them do.
+
+    Raises
+    ------
+    ValueError
+        If there is no plan, their numbers of steps differ, or prompts were attached to or removed from one: its means
+        are of other prompts than its own.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.algebra import alone, join
+    >>> plan = join([build_plan([[0, 1, 0.5, 2]], [1, 0]), alone(2, 2)])
+    >>> [step.labels.tolist() for step in plan.steps]
+    [[0, 0, 1, 2], [0, 1, 2, 3]]
+    """
+    plans = list(plans)
+    steps = {plan.num_steps for plan in plans}
+    if len(steps) != 1:
+        raise ValueError(f"plans to join must be at least one and of equal numbers of steps; got {sorted(steps)}")
+    if any(plan.frozen is not None for plan in plans):
+        raise ValueError("a plan that prompts were attached to or removed from cannot be joined; plan its prompts anew")
+    prompts = offsets(plan.num_prompts for plan in plans)
+    keys = [plan.prompt_keys for plan in plans]
+    texts = [plan.prompts for plan in plans]
+    return Plan(
+        np.zeros(steps.pop()),
+        tuple(side_by_side(plans, prompts, k) for k in range(plans[0].num_steps)),
+        prompt_keys=None if None in keys else tuple(key for part in keys for key in part or ()),
+        prompts=None if None in texts else tuple(text for part in texts for text in part or ()),
+        differ=np.concatenate([plan.distinct + p for plan, p in zip(plans, prompts, strict=True)]),
+    )
+
+
+def side_by_side(plans: Sequence[Plan], prompts: np.ndarray, k: int) -> Step:
+    """Step k of joined plans, whose first prompts have the numbers `prompts`."""
+    parts = [plan.steps[k] for plan in plans]
+    clusters = offsets(part.num_clusters for part in parts)
+    before = offsets(plan.steps[k - 1].num_clusters for plan in plans) if k else [0] * len(plans)
+    return Step(
+        np.concatenate([part.labels + c for part, c in zip(parts, clusters, strict=True)]),
+        np.concatenate([part.first + p for part, p in zip(parts, prompts, strict=True)]),
+        np.concatenate([part.counts for part in parts]),
+        np.concatenate([part.parents + b for part, b in zip(parts, before, strict=True)]),
+    )
+
+
+def offsets(counts: Iterable[int]) -> np.ndarray:
+    """Where each part begins, of parts with so many entries."""
+    return np.cumsum([0, *counts])[:-1]
+
+
+def attach(
+    plan: Plan,
+    leaves: ArrayLike | torch.Tensor,
+    new: ArrayLike | torch.Tensor,
+    keys: Sequence[int],
+    prompts: Sequence[str] | None = None,
+    *,
+    metric: str | None = None,
+) -> Plan:
+    """Hang more prompts into a plan: each shares the nearest branch until that is too far away, then goes alone.
+
+    Parameters
+    ----------
+    plan : Plan
+        Made by `plan_for` or `build_plan`, with keys.
+    leaves : (L, D) array or tensor
+        Embeddings of `plan.leaf_keys`; of a plan that was not changed yet, those of its prompts.
+    new : (M, D) array or tensor
+        Embeddings of the new prompts. They are hung one after the other, and may share each other's branches.
+    keys : M ints
+        Their keys.
+    prompts : M str, optional
+        Their texts, for a plan that knows texts.
+    metric : str, optional
+        Of the plan's heights, for plans that do not know it (`build_plan`).
+
+    Returns
+    -------
+    plan : Plan
+        Of N + M prompts, the new ones last, with the same thresholds. Branches that were there keep their keys and the
+        prompts that their means are made of (`Plan.branch_keys`, `Plan.founders`), whatever key a new prompt has.
+
+    Raises
+    ------
+    ValueError
+        If the plan was made by hand or has no keys, or the numbers of embeddings, keys and texts do not fit.
+
+    Notes
+    -----
+    A prompt shares a branch where the height of Ward's merge of the two is no larger than the step's threshold. One
+    that was removed and comes back with the same key and embedding gets its own place again, as long as the plan
+    remembers it.
+
+    Examples
+    --------
+    >>> from hierdiff_core import Budget, Profile, PromptTree, plan_for
+    >>> from hierdiff_core.plan.algebra import attach
+    >>> rows = [[1, 0], [0.8, 0.6], [0, 1]]
+    >>> tree = PromptTree.of(rows, "chord", ["a cat", "a lynx", "a bus"])
+    >>> plan = plan_for(tree, Budget("saving", 0.4), Profile(10))
+    >>> grown = attach(plan, rows, [[0.96, 0.28]], [5], ["a kitten"])
+    >>> grown.nfe - plan.nfe, grown.branch_keys(0) == plan.branch_keys(0)
+    (2, True)
+    """
+    leaves, new = as_vectors(leaves), as_vectors(new)
+    if not len(keys) == len(new) == len(new if prompts is None else prompts):
+        raise ValueError(f"keys and prompts must be one for each of {len(new)} embeddings; got {len(keys)} keys")
+    frozen = frozen_tree(plan, leaves, new.shape[1], metric)
+    for i, row in enumerate(new):
+        frozen, leaf = frozen.hung(leaves, row, keys[i], prompts[i] if prompts else None)
+        leaves = leaves if leaf < len(leaves) else np.concatenate([leaves, row[None]])
+        frozen = replace(frozen, present=np.append(frozen.present, leaf))
+    return replanned(plan, frozen)
+
+
+def removed(plan: Plan, i: int) -> Plan:
+    """A plan without one of its prompts; all others keep their branches, and these their keys and means.
+
+    Parameters
+    ----------
+    plan : Plan
+        Made by `plan_for` or `build_plan`, with keys.
+    i : int
+        The prompt to take out.
+
+    Returns
+    -------
+    plan : Plan
+        Of N - 1 prompts. What belongs to a mean of a branch that is still there stays in `Plan.leaf_keys`.
+
+    Raises
+    ------
+    ValueError
+        If the plan was made by hand or has no keys, there is no such prompt, or it is the only one.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.algebra import removed
+    >>> plan = build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], [0.6, 0.4, 0], prompt_keys=[7, 8, 9])
+    >>> smaller = removed(plan, 0)
+    >>> smaller.prompt_keys, smaller.branch_keys(0), smaller.branch_keys(2)
+    ((8, 9), [7], [8, 9])
+    """
+    check_prompt(plan, i)
+    if plan.num_prompts == 1:
+        raise ValueError("the only prompt of a plan cannot be removed")
+    frozen = frozen_tree(plan)
+    return replanned(plan, replace(frozen, present=np.delete(frozen.present, i)))
+
+
+def edited(
+    plan: Plan,
+    i: int,
+    leaves: ArrayLike | torch.Tensor,
+    new: ArrayLike | torch.Tensor,
+    key: int,
+    prompt: str | None = None,
+    *,
+    metric: str | None = None,
+) -> Plan:
+    """A plan with another prompt in the place of one: the new one is attached, the old one removed.
+
+    Parameters
+    ----------
+    plan : Plan
+        Made by `plan_for` or `build_plan`, with keys.
+    i : int
+        The prompt to replace.
+    leaves : (L, D) array or tensor
+        Embeddings of `plan.leaf_keys`.
+    new : (D,) array or tensor
+        Embedding of the new prompt.
+    key : int
+        Its key.
+    prompt : str, optional
+        Its text, for a plan that knows texts.
+    metric : str, optional
+        Of the plan's heights, for plans that do not know it.
+
+    Returns
+    -------
+    plan : Plan
+        Of N prompts. The others keep their branches. Editing a prompt back gives the first plan again.
+
+    Raises
+    ------
+    ValueError
+        As `attach`, and if there is no such prompt.
+
+    Examples
+    --------
+    >>> from hierdiff_core import Budget, Profile, PromptTree, plan_for
+    >>> from hierdiff_core.plan.algebra import edited
+    >>> rows = [[1, 0], [0.8, 0.6], [0, 1]]
+    >>> plan = plan_for(PromptTree.of(rows, "chord", ["a cat", "a lynx", "a bus"]), Budget("saving", 0.4), Profile(10))
+    >>> other = edited(plan, 1, rows, [0.96, 0.28], 5, "a kitten")
+    >>> other.prompts, other.branch_keys(0) == plan.branch_keys(0)
+    (('a cat', 'a kitten', 'a bus'), True)
+    """
+    check_prompt(plan, i)
+    leaves, row = as_vectors(leaves), as_vectors(np.asarray(new)[None])
+    frozen, leaf = frozen_tree(plan, leaves, row.shape[1], metric).hung(leaves, row[0], key, prompt)
+    present = frozen.present.copy()
+    present[i] = leaf
+    return replanned(plan, replace(frozen, present=present))
+
+
+def frozen_tree(
+    plan: Plan, leaves: np.ndarray | None = None, width: int | None = None, metric: str | None = None
+) -> FrozenTree:
+    """The tree of a plan with its history, for embeddings of its leaves and new ones of `width` numbers."""
+    if plan.tree is None:
+        raise ValueError("a plan without Z cannot be changed; make it with plan_for")
+    if plan.prompt_keys is None:
+        raise ValueError("a plan without prompt_keys cannot be changed; make it with plan_for from the prompts' texts")
+    everyone = np.arange(plan.num_prompts)
+    frozen = plan.frozen or FrozenTree(plan.tree, np.zeros(plan.num_prompts, dtype=np.int64), everyone)
+    if leaves is None:
+        return frozen
+    metric = metric or frozen.tree.metric
+    check_metric(metric)
+    if leaves.shape != (frozen.tree.num_prompts, width):
+        raise ValueError(
+            f"leaves must be the embeddings of the plan's {frozen.tree.num_prompts} leaf_keys, {width} numbers wide as "
+            f"the new ones; got shape {leaves.shape}"
+        )
+    return replace(frozen, tree=replace(frozen.tree, metric=metric))
+
+
+def replanned(plan: Plan, frozen: FrozenTree) -> Plan:
+    """The plan of the prompts that are present in a changed tree, at the same thresholds."""
+    frozen = frozen.pruned()
+    tree = frozen.of_prompts()
+    return replace(
+        plan,
+        steps=linked_steps(cut(tree.Z, t) for t in plan.thresholds),
+        Z=tree.Z,
+        prompt_keys=tree.keys,
+        merge_errors=tree.errors,
+        prompts=tree.prompts,
+        metric=tree.metric,
+        frozen=None if frozen.plain else frozen,
+    )
+
+
+def check_prompt(plan: Plan, i: int) -> None:
+    """`ValueError` for a number of no prompt."""
+    if not 0 <= i < plan.num_prompts:
+        raise ValueError(f"there is no prompt {i}: the plan has prompts 0 to {plan.num_prompts - 1}")

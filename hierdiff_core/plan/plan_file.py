@@ -1,0 +1,339 @@
+"""Plans as JSON: kept bit for bit, and checked when they are read, for files are shared between users.
+
+Clusters are stored where they are not what the linkage matrix gives at the thresholds: of plans made by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..files.whole_files import replace
+from .frozen import FrozenTree
+from .linkage import METRICS, check_linkage, cut
+from .plan import Plan, check_thresholds
+from .sensitivity import as_data, bounded_text, is_number, is_whole, of_data, shortened
+from .steps import Step, linked_steps
+from .tree import PromptTree
+
+FORMAT = "hierdiff-plan-1"
+MOST_BYTES = 1 << 28
+MOST_PROMPTS, MOST_STEPS, MOST_LABELS = 200_000, 1000, 10_000_000
+LONGEST_PROMPT = 100_000  # characters
+LARGEST = 1e150  # height or error: their squares are still numbers
+LARGEST_KEY = 2**64
+
+
+def plan_json(plan: Plan) -> bytes:
+    """Bytes of the file of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        To be kept.
+
+    Returns
+    -------
+    data : bytes
+        JSON, from which `plan_of_json` makes an equal plan.
+
+    Raises
+    ------
+    ValueError
+        If its steps do not follow from the clusters' labels, or it is larger than what is read again.
+    """
+    labels = [step.labels for step in plan.steps]
+    if not same_steps(plan.steps, linked_steps(labels)):
+        raise ValueError("steps must follow from their labels to be kept: first, counts or parents say something else")
+    by_hand = plan.Z is None or not all(
+        np.array_equal(own, cut(plan.Z, t)) for own, t in zip(labels, plan.thresholds, strict=True)
+    )
+    data = {
+        "format": FORMAT,
+        "num_prompts": plan.num_prompts,
+        "thresholds": plan.thresholds.tolist(),
+        "labels": [own.tolist() for own in labels] if by_hand else None,
+        "Z": listed(plan.Z),
+        "metric": plan.metric,
+        "prompt_keys": listed(plan.prompt_keys),
+        "prompts": listed(plan.prompts),
+        "merge_errors": listed(plan.merge_errors),
+        "sensitivity": None if plan.sensitivity is None else as_data(plan.sensitivity),
+        "differ": listed(plan.differ),
+        "frozen": None if plan.frozen is None else frozen_data(plan.frozen),
+    }
+    text = (json.dumps(data, allow_nan=False) + "\n").encode()
+    plan_of_json(text)  # what could not be read again is not written
+    return text
+
+
+def plan_of_json(text: str | bytes) -> Plan:
+    """A plan from its JSON.
+
+    Parameters
+    ----------
+    text : str or bytes
+        What `plan_json` gave, or what somebody else made.
+
+    Returns
+    -------
+    plan : Plan
+        Checked.
+
+    Raises
+    ------
+    ValueError
+        If it is no plan; it names the entry.
+    """
+    try:
+        data = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError(f"its format is not {FORMAT}")
+    count = whole(data, "num_prompts", 1, MOST_PROMPTS)
+    thresholds = check_thresholds(numbers(data, "thresholds", most=MOST_STEPS))
+    tree = tree_of(data, count, "prompt_keys", "merge_errors")
+    sensitivity = None if data.get("sensitivity") is None else of_data(data["sensitivity"])
+    differ = optional(data, "differ", lambda: wholes(data, "differ", 0, count - 1, most=count))
+    if differ is not None and (not len(differ) or (np.diff(differ) < 1).any()):
+        raise ValueError("differ must name at least one prompt, rising")
+    frozen = frozen_of(data["frozen"]) if data.get("frozen") is not None else None
+    if frozen is not None and (tree is None or not np.array_equal(frozen.of_prompts().Z, tree.Z)):
+        raise ValueError("frozen must be a tree that holds that of Z")
+    return Plan(
+        thresholds,
+        steps_of(data, count, thresholds, tree),
+        Z=None if tree is None else tree.Z,
+        prompt_keys=optional(data, "prompt_keys", lambda: keys_of(data, "prompt_keys", count)),
+        merge_errors=None if tree is None else tree.errors,
+        sensitivity=sensitivity,
+        prompts=optional(data, "prompts", lambda: texts_of(data, count)),
+        metric=None if tree is None else tree.metric,
+        frozen=frozen,
+        differ=differ,
+    )
+
+
+def write_plan(plan: Plan, path: str | os.PathLike) -> None:
+    """Save as JSON, whole or not at all, in the place of a file that may be there.
+
+    Parameters
+    ----------
+    plan : Plan
+        To be saved.
+    path : str or Path
+        Of the file.
+
+    Raises
+    ------
+    ValueError
+        If the plan's steps do not follow from its clusters' labels, or it is too large.
+    OSError
+        If it cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from hierdiff_core import build_plan, read_plan, write_plan
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "plan.json")
+    ...     write_plan(build_plan([[0, 1, 0.2, 2]], [0.3, 0.1, 0]), path)
+    ...     read_plan(path).clusters_per_step.tolist()
+    [1, 2, 2]
+    """
+    replace(path, plan_json(plan))
+
+
+def read_plan(path: str | os.PathLike) -> Plan:
+    """Load what `write_plan` saved.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the file.
+
+    Returns
+    -------
+    plan : Plan
+        With the same numbers, bit for bit.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, too large, or holds something else; it names the file and the entry.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from hierdiff_core import build_plan, read_plan, write_plan
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "plan.json")
+    ...     write_plan(build_plan([[0, 1, 0.2, 2]], [0.3, 0.1, 0], prompts=["a cat", "a dog"]), path)
+    ...     read_plan(path).prompts
+    ('a cat', 'a dog')
+    """
+    try:
+        return plan_of_json(bounded_text(path, MOST_BYTES))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no plan: {error}") from error
+
+
+# --- writing
+
+
+def listed(values: Any) -> list | None:
+    """An array or tuple as a list."""
+    return values if values is None else values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def frozen_data(frozen: FrozenTree) -> dict[str, Any]:
+    """A frozen tree as JSON's types."""
+    tree = frozen.tree
+    return {
+        "Z": listed(tree.Z),
+        "metric": tree.metric,
+        "keys": listed(tree.keys),
+        "prompts": listed(tree.prompts),
+        "errors": listed(tree.errors),
+        "generations": listed(frozen.generations),
+        "present": listed(frozen.present),
+    }
+
+
+def same_steps(steps: tuple[Step, ...], others: tuple[Step, ...]) -> bool:
+    """Whether all their arrays are equal."""
+    names = ("labels", "first", "counts", "parents")
+    return all(
+        np.array_equal(getattr(own, name), getattr(other, name))
+        for own, other in zip(steps, others, strict=True)
+        for name in names
+    )
+
+
+# --- reading
+
+
+def steps_of(data: dict, count: int, thresholds: np.ndarray, tree: PromptTree | None) -> tuple[Step, ...]:
+    """The steps: as their labels say, else as the tree's cuts."""
+    if len(thresholds) * count > MOST_LABELS:
+        raise ValueError(f"{len(thresholds)} steps of {count} prompts are too many: at most {MOST_LABELS} in all")
+    if data.get("labels") is None:
+        if tree is None:
+            raise ValueError("it lacks labels, which a plan without Z must have")
+        return linked_steps(cut(tree.Z, t) for t in thresholds)
+    rows = data["labels"]
+    if not isinstance(rows, list) or len(rows) != len(thresholds):
+        raise ValueError(f"labels must be a list for each of {len(thresholds)} steps; got {shortened(rows)}")
+    labels = [wholes({"labels": row}, "labels", 0, count - 1, exactly=count) for row in rows]
+    before = np.zeros(count, dtype=np.int64)
+    for k, own in enumerate(labels):
+        if not np.array_equal(np.unique(own), np.arange(own.max() + 1)):
+            raise ValueError(f"labels of step {k} must number its clusters from 0 without a gap")
+        first = np.unique(own, return_index=True)[1]
+        if not np.array_equal(before[first][own], before):
+            raise ValueError(f"labels of step {k} must part the clusters of the step before, not merge them")
+        before = own
+    return linked_steps(labels)
+
+
+def tree_of(data: dict, count: int, keys: str, errors: str) -> PromptTree | None:
+    """The tree that `data` holds, of `count` leaves, whose keys and errors have these names; None without a Z."""
+    rows = data.get("Z")
+    if rows is None:
+        return None
+    if not isinstance(rows, list) or len(rows) != count - 1:
+        raise ValueError(f"Z must be a list of {count - 1} merges; got {shortened(rows)}")
+    merges = [numbers({"Z": row}, "Z", exactly=4) for row in rows]
+    metric = data.get("metric")
+    if metric is not None and metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {shortened(metric)}")
+    return PromptTree(
+        check_linkage(np.array(merges, dtype=np.float64).reshape(-1, 4)),
+        metric,
+        optional(data, errors, lambda: numbers(data, errors, exactly=count - 1)),
+        optional(data, "prompts", lambda: texts_of(data, count)),
+        optional(data, keys, lambda: keys_of(data, keys, count)),
+    )
+
+
+def frozen_of(data: Any) -> FrozenTree:
+    """The tree with its history that `data` holds."""
+    if not isinstance(data, dict) or not isinstance(data.get("Z"), list):
+        raise ValueError(f"frozen must hold a tree; got {shortened(data)}")
+    leaves = len(data["Z"]) + 1
+    if leaves > MOST_PROMPTS:
+        raise ValueError(f"frozen must have at most {MOST_PROMPTS} leaves; got {leaves}")
+    tree = tree_of(data, leaves, "keys", "errors")
+    assert tree is not None
+    present = wholes(data, "present", 0, leaves - 1, most=leaves)
+    return FrozenTree(tree, wholes(data, "generations", 0, MOST_PROMPTS, exactly=leaves), present)
+
+
+def optional(data: dict, name: str, read: Callable[[], Any]) -> Any:
+    """What `read` finds, or None where `data` has no such entry."""
+    return None if data.get(name) is None else read()
+
+
+def items(data: dict, name: str, exactly: int | None, most: int | None) -> list:
+    """A list of a file, of so many entries."""
+    values = data.get(name)
+    if not isinstance(values, list):
+        raise ValueError(f"{name} must be a list; got {shortened(values)}")
+    if exactly is not None and len(values) != exactly:
+        raise ValueError(f"{name} must be {exactly} entries; got {len(values)}")
+    if most is not None and len(values) > most:
+        raise ValueError(f"{name} must be at most {most} entries; got {len(values)}")
+    return values
+
+
+def numbers(data: dict, name: str, *, exactly: int | None = None, most: int | None = None) -> np.ndarray:
+    """A list of finite numbers."""
+    values = items(data, name, exactly, most)
+    for place, value in enumerate(values):
+        if not (is_number(value) and -LARGEST <= value <= LARGEST):
+            raise ValueError(f"{name} must be finite numbers; got {shortened(value)} at place {place}")
+    return np.array(values, dtype=np.float64)
+
+
+def wholes(
+    data: dict, name: str, least: int, greatest: int, *, exactly: int | None = None, most: int | None = None
+) -> np.ndarray:
+    """A list of whole numbers in a range."""
+    values = items(data, name, exactly, most)
+    for place, value in enumerate(values):
+        if not (is_whole(value) and least <= value <= greatest):
+            raise ValueError(
+                f"{name} must be whole numbers from {least} to {greatest}; got {shortened(value)} at place {place}"
+            )
+    return np.array(values, dtype=np.int64)
+
+
+def whole(data: dict, name: str, least: int, greatest: int) -> int:
+    """A whole number in a range."""
+    return int(wholes({name: [data.get(name)]}, name, least, greatest)[0])
+
+
+def keys_of(data: dict, name: str, count: int) -> tuple[int, ...]:
+    """Keys: whole numbers that may be too large for a float."""
+    values = items(data, name, count, None)
+    for place, value in enumerate(values):
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > LARGEST_KEY:
+            raise ValueError(f"{name} must be whole numbers up to 2**64; got {shortened(value)} at place {place}")
+    return tuple(values)
+
+
+def texts_of(data: dict, count: int) -> tuple[str, ...]:
+    """Prompts of a file."""
+    values = items(data, "prompts", count, None)
+    for place, value in enumerate(values):
+        if not isinstance(value, str) or len(value) > LONGEST_PROMPT:
+            raise ValueError(
+                f"prompts must be texts of at most {LONGEST_PROMPT} characters; got {shortened(value)} at place {place}"
+            )
+        value.encode()  # half surrogates: UnicodeEncodeError is a ValueError
+    return tuple(values)

@@ -1,0 +1,129 @@
+"""The tree of prompts: what is clustered, how, and what each merge costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .keys import text_key
+from .linkage import check_linkage, check_metric, merge_errors, ward_linkage
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class PromptTree:
+    """A linkage matrix, and what its leaves are.
+
+    Attributes
+    ----------
+    Z : (N-1, 4) float64
+        Linkage matrix, SciPy layout; (0, 4) for a single prompt.
+    metric : "cosine", "chord" or None
+        Unit of its heights; None where that is not known.
+    errors : (N-1,) float64, or None
+        Squared error that each merge adds, see `merge_errors`.
+    prompts : tuple of N str, or None
+        For those who show the tree; nothing is looked up by them.
+    keys : tuple of N int, or None
+        What the prompts' noise is a function of, see `hierdiff_core.plan.keys`.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is no linkage matrix, the metric is unknown, or the other lists do not fit `Z`.
+
+    Examples
+    --------
+    >>> from hierdiff_core import PromptTree
+    >>> tree = PromptTree.of([[1, 0], [0.8, 0.6], [0, 1]], "chord", ["a cat", "a lynx", "a bus"])
+    >>> tree.num_prompts, tree.metric
+    (3, 'chord')
+    >>> tree.Z[:, :2].tolist(), round(tree.root_height, 3)
+    ([[0.0, 1.0], [2.0, 3.0]], 1.317)
+    """
+
+    Z: np.ndarray
+    metric: str | None = None
+    errors: np.ndarray | None = None
+    prompts: tuple[str, ...] | None = None
+    keys: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "Z", check_linkage(self.Z))
+        if self.metric is not None:
+            check_metric(self.metric)
+        for name, wanted in (("errors", len(self.Z)), ("prompts", self.num_prompts), ("keys", self.num_prompts)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            value = np.asarray(value, dtype=np.float64) if name == "errors" else tuple(value)
+            object.__setattr__(self, name, value)
+            if len(value) != wanted:
+                raise ValueError(f"{name} must have {wanted} entries for Z of {self.num_prompts}; got {len(value)}")
+
+    @classmethod
+    def of(
+        cls,
+        positive: ArrayLike | torch.Tensor,
+        metric: str = "chord",
+        prompts: Sequence[str] | None = None,
+        *,
+        device: Any = "cpu",
+        check: Callable[[], Any] | None = None,
+    ) -> PromptTree:
+        """Cluster embeddings.
+
+        Parameters
+        ----------
+        positive : (N, D) array or tensor
+            One embedding a prompt, finite and not zero.
+        metric : "cosine" or "chord"
+            See `ward_linkage`. Unlike there, the default is what the nodes and the command line take.
+        prompts : N str, optional
+            Their texts, from which the keys follow.
+        device : str or torch.device
+            A CUDA device takes over large sets.
+        check : callable, optional
+            Called many times while a large set is clustered; may raise to stop.
+
+        Returns
+        -------
+        tree : PromptTree
+
+        Raises
+        ------
+        ValueError
+            As `ward_linkage`, and if there are not as many prompts as embeddings.
+        """
+        if prompts is not None and len(prompts) != len(positive):  # pyright: ignore[reportArgumentType]
+            raise ValueError(f"prompts must name each embedding: {len(prompts)} names, {len(positive)} embeddings")  # pyright: ignore[reportArgumentType]
+        Z = ward_linkage(positive, metric, device, check)
+        texts = None if prompts is None else tuple(prompts)
+        keys = None if texts is None else tuple(text_key(text) for text in texts)
+        return cls(Z, metric, merge_errors(Z, positive), texts, keys)
+
+    @property
+    def num_prompts(self) -> int:
+        """Leaves of the tree, N."""
+        return len(self.Z) + 1
+
+    @property
+    def num_distinct(self) -> int:
+        """Prompts that differ: those with equal embeddings merge at height 0 and are drawn once."""
+        return len(self.heights) + 1
+
+    @property
+    def heights(self) -> np.ndarray:
+        """Heights at which prompts that differ merge, rising: float64."""
+        return self.Z[self.Z[:, 2] > 0, 2]
+
+    @property
+    def root_height(self) -> float:
+        """Height of the last merge; 0 for a single prompt."""
+        return float(self.Z[-1, 2]) if len(self.Z) else 0.0
