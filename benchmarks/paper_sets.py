@@ -18,14 +18,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hierdiff_core import (
-    build_plan,
+    Budget,
+    Profile,
+    PromptTree,
     embed_prompts,
-    falling_shape,
     load_prior,
-    reachable_saving,
-    tau_for_saving,
-    thresholds_at,
-    ward_linkage,
+    plan_for,
 )
 
 STEPS = 40
@@ -45,13 +43,13 @@ def known_words(tokenizer, prompts):
 
 
 def row(name, prompts, embeddings, known):
-    shape = falling_shape(STEPS)
+    profile = Profile(STEPS)
     cells = []
     for metric in ("cosine", "chord"):
-        Z = ward_linkage(embeddings.positive, metric)
-        saved = [build_plan(Z, thresholds_at(tau, shape)).saved for tau in (0.25, 0.5, 1.0, 2.0)]
-        tau = tau_for_saving(Z, shape, min(REPORTED[name], reachable_saving(Z, shape)[1]))
-        cells += [f"{Z[-1, 2]:.2f}", *(f"{100 * share:.1f}" for share in saved), f"{tau:.3f}"]
+        tree = PromptTree.of(embeddings.positive, metric)
+        saved = [plan_for(tree, Budget("tau", tau), profile).saved for tau in (0.25, 0.5, 1.0, 2.0)]
+        tau = Budget("saving", REPORTED[name], clamp=True).tau(tree, profile)
+        cells += [f"{tree.root_height:.2f}", *(f"{100 * share:.1f}" for share in saved), f"{tau:.3f}"]
     paper = f"{100 * REPORTED[name]:.1f}"
     return f"| {name} | {len(prompts)} | {paper} | " + " | ".join(cells) + f" | {known:.0%} |"
 

@@ -9,6 +9,7 @@ docs/schedules.md, and writes quality.json (means and intervals) and quality.png
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -30,25 +31,22 @@ from emoji_sets import SETS
 from quality_report import draw, tables
 
 from hierdiff_core import (
-    Plan,
+    Budget,
+    Profile,
     PromptEmbeddings,
-    Step,
-    build_plan,
+    PromptTree,
     calibrate,
     decode,
     embed_prompts,
-    falling_shape,
     load_decoder,
     load_prior,
-    merge_errors,
+    plan_for,
     read_sensitivity,
     sample,
-    tau_for_saving,
-    thresholds_at,
-    ward_linkage,
 )
 from hierdiff_core.files.whole_files import replace
 from hierdiff_core.kandinsky.model_folder import BUNDLED
+from hierdiff_core.plan.algebra import alone, join
 from hierdiff_core.prompts.prompt_set import parse_prompts
 from hierdiff_core.sampling.noise import common_noise
 
@@ -138,34 +136,27 @@ class Bench:
                 self.prior, prompts, guidance=PRIOR_GUIDANCE, seed=seed, noise=noise, batch_size=256
             )
             self.embeddings[noise] = dict(zip(self.prompts, split(together, self.prompts.values()), strict=True))
-            self.full[noise] = self.draw([self.plan_alone(e) for e in self.embeddings[noise].values()], noise)
+            self.full[noise] = self.draw([alone(len(e), STEPS) for e in self.embeddings[noise].values()], noise)
         first = next(iter(self.embeddings["per prompt"].values()))
         self.sensitivities["node's defaults"] = calibrate(
             self.decoder, first, STEPS, seed=seed, guidance=GUIDANCE, width=SIZE, height=SIZE, micro_batch=512
         )
 
-    def plan_alone(self, embeddings, num_steps=STEPS):
-        Z = ward_linkage(embeddings.positive, "chord")
-        return build_plan(Z, np.zeros(num_steps))
-
     def plan(self, run, embeddings):
         if run.curve == "standard":
-            return self.plan_alone(embeddings, max(1, round(STEPS * (1 - run.saving))))
+            return alone(len(embeddings), max(1, round(STEPS * (1 - run.saving))))
         metric, shape, power = CURVES[run.curve]
         sensitivity = self.sensitivities["node's defaults" if "defaults" in run.curve else "shipped"]
-        weights = sensitivity.weights(STEPS)
-        Z = ward_linkage(embeddings.positive, metric)
-        falling = falling_shape(STEPS, shape, power=power or 1.0, weights=weights, metric=metric)
-        thresholds = thresholds_at(tau_for_saving(Z, falling, run.saving), falling, Z)
-        errors = merge_errors(Z, embeddings.positive)
-        return build_plan(Z, thresholds, merge_errors=errors, sensitivity=self.sensitivities["shipped"])
+        profile = Profile(STEPS, shape, power=power or 1.0, sensitivity=sensitivity)
+        plan = plan_for(PromptTree.of(embeddings.positive, metric), Budget("saving", run.saving), profile)
+        return dataclasses.replace(plan, sensitivity=self.sensitivities["shipped"])  # all measured by the same
 
     def draw(self, plans, noise, rescale=False):
         """Latents and pictures of all sets in one batch: ((N, C, h, w), (N, H, W, 3))."""
         latents = sample(
             self.decoder,
             joined_embeddings(self.embeddings[noise].values()),
-            joined_plan(plans),
+            join(plans),
             seed=self.seed,
             guidance=GUIDANCE,
             width=SIZE,
@@ -225,29 +216,6 @@ def joined_embeddings(parts):
     return PromptEmbeddings(
         torch.cat([part.positive for part in parts]), torch.cat([part.negative for part in parts]), prompts
     )
-
-
-def joined_plan(plans):
-    """One plan of several sets that share nothing but their noise, so that all are drawn in one batch."""
-    plans, steps = list(plans), []
-    for k in range(plans[0].num_steps):
-        parts = [plan.steps[k] for plan in plans]
-        clusters = offsets(part.num_clusters for part in parts)
-        prompts = offsets(len(part.labels) for part in parts)
-        before = offsets(plan.steps[k - 1].num_clusters for plan in plans) if k else [0] * len(plans)
-        steps.append(
-            Step(
-                np.concatenate([part.labels + c for part, c in zip(parts, clusters, strict=True)]),
-                np.concatenate([part.first + p for part, p in zip(parts, prompts, strict=True)]),
-                np.concatenate([part.counts for part in parts]),
-                np.concatenate([part.parents + b for part, b in zip(parts, before, strict=True)]),
-            )
-        )
-    return Plan(np.zeros(len(steps)), tuple(steps))
-
-
-def offsets(counts):
-    return np.cumsum([0, *counts])[:-1]
 
 
 def flip(reference, picture):

@@ -31,16 +31,16 @@ from scipy.spatial.distance import pdist
 from timing import seconds, share_outside
 
 from hierdiff_core import (
+    Budget,
+    Profile,
     PromptEmbeddings,
-    build_plan,
+    PromptTree,
     decode,
     embed_prompts,
-    falling_shape,
     load_decoder,
     load_prior,
+    plan_for,
     sample,
-    tau_for_saving,
-    thresholds_at,
     ward_linkage,
 )
 from hierdiff_core.devices import AsyncHostCopy
@@ -115,12 +115,11 @@ def table(title, head, rows):
 def plan_of(setting):
     """A plan from the tree that the bundled prior, a trained one, makes of the prompts."""
     embeddings = embed_prompts(load_prior(), setting.prompts, guidance=4.0, num_steps=setting.prior_steps)
-    return saving_plan(ward_linkage(embeddings.positive), setting.num_steps)
+    return saving_plan(PromptTree.of(embeddings.positive, "cosine"), setting.num_steps)
 
 
-def saving_plan(Z, num_steps, saving=SAVING):
-    shape = falling_shape(num_steps)
-    return build_plan(Z, thresholds_at(tau_for_saving(Z, shape, saving), shape))
+def saving_plan(tree, num_steps, saving=SAVING):
+    return plan_for(tree, Budget("saving", saving), Profile(num_steps))
 
 
 # --- parts ---
@@ -149,7 +148,7 @@ def curve(setting):
 def job(setting, best):
     """The whole job, and sampling alone, for both sides; our run against tau = 0; the limit."""
     plan, device = plan_of(setting), setting.device
-    whole = build_plan(plan.Z, np.zeros(setting.num_steps))
+    whole = plan_for(plan.tree, Budget("tau", 0.0), Profile(setting.num_steps))
     theirs = their_times(setting, plan)
     prior_time = seconds(lambda: our_embeddings(setting), device, setting.repeats, warm=1)
     embeddings = our_embeddings(setting)
@@ -269,7 +268,7 @@ def interval(setting):
 def interval_changes(setting):
     """How far pictures of the bundled, trained model move: mean absolute difference of their pixels."""
     embeddings = embed_prompts(load_prior(), setting.prompts, guidance=4.0)
-    plan = saving_plan(ward_linkage(embeddings.positive, "chord"), setting.num_steps)
+    plan = saving_plan(PromptTree.of(embeddings.positive, "chord"), setting.num_steps)
     decoder, whole = load_decoder(device=setting.device), None
     for part in PARTS:
         latents = sample(decoder, embeddings, plan, guidance=3.0, width=128, height=128, guidance_interval=part)
@@ -319,7 +318,7 @@ def overlap(setting):
 def large_run(setting, order, count, written):
     """(peak MiB, MiB of the latents, seconds to the first file, to the last latent, to the last file)"""
     embeddings = random_embeddings(count, setting.decoder.unet.config.encoder_hid_dim)
-    plan = saving_plan(ward_linkage(embeddings.positive, "chord", setting.device), 4, 0.5)
+    plan = saving_plan(PromptTree.of(embeddings.positive, "chord", device=setting.device), 4, 0.5)
     if setting.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from comfyui_host import import_pack
 from timing import seconds, share_outside
 
-from hierdiff_core import build_plan, falling_shape, tau_for_saving, thresholds_at, ward_linkage
+from hierdiff_core import Budget, Profile, PromptTree, plan_for
 
 SDXL = {
     "image_size": 32,
@@ -78,9 +77,8 @@ class Runs:
         self.noise = torch.randn(1, 4, side, side, generator=generator).repeat(prompts, 1, 1, 1)
         self.sampler = comfy.samplers.sampler_object("euler")
         self.sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "normal", steps)
-        shape, Z = falling_shape(steps), ward_linkage(rows.mean(dim=1))
-        self.plan = build_plan(Z, thresholds_at(tau_for_saving(Z, shape, 0.6), shape))
-        self.whole = build_plan(Z, np.zeros(steps))
+        tree, profile = PromptTree.of(rows.mean(dim=1), "cosine"), Profile(steps)
+        self.plan, self.whole = (plan_for(tree, Budget(*how), profile) for how in (("saving", 0.6), ("tau", 0.0)))
 
     def host(self):
         import comfy.samplers

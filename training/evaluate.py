@@ -23,26 +23,23 @@ from emoji import STYLES, caption, load_emoji
 from evaluation_report import write_report
 from judge import judged, load_judge
 from loop import prepare
-from quality import joined_embeddings, joined_plan, split
+from quality import joined_embeddings, split
 from stage import DATA, RUN, to_signed
 
 from hierdiff_core import (
-    Plan,
+    Budget,
+    Profile,
     PromptEmbeddings,
-    Step,
-    build_plan,
+    PromptTree,
     decode,
     embed_prompts,
-    falling_shape,
     load_decoder,
     load_prior,
-    reachable_saving,
+    plan_for,
     sample,
-    tau_for_saving,
-    thresholds_at,
-    ward_linkage,
 )
 from hierdiff_core.kandinsky.model_folder import suitable_settings
+from hierdiff_core.plan.algebra import alone, join
 
 STEPS, GUIDANCE, SEED = 40, 4.0, 0
 PRIOR_GUIDANCES = (1.0, 2.0, 4.0)
@@ -211,18 +208,10 @@ class Model:
         return self.decoded(latents)
 
 
-def plan_alone(count, num_steps=STEPS):
-    """The plan of standard sampling: nothing is shared but the first noise."""
-    everyone, ones = np.arange(count), np.ones(count, dtype=np.int64)
-    first = Step(everyone, everyone, ones, np.zeros(count, dtype=np.int64))
-    return Plan(np.zeros(num_steps), (first, *[Step(everyone, everyone, ones, everyone)] * (num_steps - 1)))
-
-
 def shared_plan(embeddings, saving, metric, shape, power):
-    Z = ward_linkage(embeddings.positive, metric)
-    falling = falling_shape(STEPS, shape, power=power)
-    saving = min(saving, reachable_saving(Z, falling)[1])  # a few prompts cannot save much
-    return build_plan(Z, thresholds_at(tau_for_saving(Z, falling, saving), falling, Z))
+    """The plan of a set; a few prompts cannot save much, and then save what they can."""
+    tree = PromptTree.of(embeddings.positive, metric)
+    return plan_for(tree, Budget("saving", saving, clamp=True), Profile(STEPS, shape, power=power))
 
 
 @torch.no_grad()
@@ -313,8 +302,7 @@ class Table:
         """Rows of single pictures: real ones, through MoVQ, through embeddings, and sampled."""
         self.add("real pictures", pairs, lambda: pairs.pictures.float() / 255)
         self.add("MoVQ and back", pairs, lambda: self.model.reconstructed(pairs.pictures))
-        alone = plan_alone(len(pairs.index))
-        draw = partial(self.model.drawn, plan=alone)
+        draw = partial(self.model.drawn, plan=alone(len(pairs.index), STEPS))
         embeddings = self.model.of_real_pictures(pairs)
         self.add("from the image's embedding", pairs, lambda: draw(embeddings), True, rows=STEPS)
         for guidance in (4.0, 1.0):
@@ -327,14 +315,14 @@ class Table:
         together = self.model.predicted(pairs.prompts, self.model.prior_guidance)
         embeddings = list(split(together, [part.index for part in sets]))
         for num_steps in (STEPS, *FEWER_STEPS):
-            plans = [plan_alone(len(part), num_steps) for part in embeddings]
+            plans = [alone(len(part), num_steps) for part in embeddings]
             self.add_plans(f"sets, {num_steps} steps", pairs, embeddings, plans)
         for name, ways in SHARED.items():
             self.add_plans(f"sets, {name}", pairs, embeddings, [shared_plan(part, *ways) for part in embeddings])
 
     def add_plans(self, name, pairs, embeddings, plans):
         rows = sum(plan.nfe for plan in plans) / len(pairs.index)
-        together, plan = joined_embeddings(embeddings), joined_plan(plans)
+        together, plan = joined_embeddings(embeddings), join(plans)
         self.add(name, pairs, lambda: self.model.drawn(together, plan), rows=rows)
 
 

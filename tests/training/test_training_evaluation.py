@@ -7,11 +7,9 @@ import pytest
 import torch
 from config import Optimisation
 from emoji import STYLES, EmojiSet, caption
-from evaluate import Pairs, choose_pairs, choose_sets, closeness, coverage, measure, plan_alone, summary
+from evaluate import Pairs, choose_pairs, choose_sets, closeness, coverage, measure, summary
 from evaluation_report import markdown, rows_table, sheets
 from judge import Augmentation, Judge, judged, load_judge, save_judge, train_judge
-
-from hierdiff_core import build_plan, ward_linkage
 
 CPU = torch.device("cpu")
 
@@ -96,16 +94,6 @@ def test_sets_hold_two_kinds_of_emoji_in_all_styles():
         assert len({emoji.subcategories[name] for name in part.names.tolist()}) == 2
     assert [len(part.index) for part in choose_sets(emoji, 80)] == [40, 40]
     assert [len(part.index) for part in choose_sets(emoji, 10)] == [10]
-
-
-def test_plan_alone_is_the_plan_that_shares_nothing():
-    vectors = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
-    expected = build_plan(ward_linkage(vectors, "cosine"), np.zeros(5))
-    for ours, theirs in zip(plan_alone(6, 5).steps, expected.steps, strict=True):
-        order = np.argsort(theirs.first)  # labels are free
-        assert (ours.first == theirs.first[order]).all()
-        assert (ours.counts == theirs.counts).all()
-    assert plan_alone(6, 5).nfe == expected.nfe == 30
 
 
 def test_augmented_pictures_differ_and_stay_pictures():
