@@ -1,7 +1,7 @@
-// A budget against a tree: the arithmetic of hierdiff_core/plan/schedule.py and plan.py for heights that are known.
-// The falling shapes themselves come from the server.
+// A budget against a tree: the arithmetic of hierdiff_core/plan/budget.py and plan.py for heights that are known, the one
+// copy of it (tests/plan/test_page_mirror.py compares them). The falling shapes themselves come from the server.
 
-const CLEARANCE = 1e-9; // as in hierdiff_core/plan/schedule.py
+const CLEARANCE = 1e-9; // as in hierdiff_core/plan/budget.py
 const LEAST_APART = 0.05; // as in hierdiff_core/plan/plan.py
 
 /** Number of entries of a rising list that are at most `value`. */

@@ -1,24 +1,12 @@
-"""Threshold Schedule and the templates in a real page: what is seen, and that the plot counts as the library does."""
+"""Threshold Schedule and the templates in a real page: what is seen and said."""
 
 import json
 import re
 
-import numpy as np
 import pytest
 from comfyui_host import REPO_ROOT
 from comfyui_page import PLOT_PANEL as PLOT
 from comfyui_page import chromium, comfyui_page
-
-from hierdiff_core import (
-    Sensitivity,
-    build_plan,
-    falling_shape,
-    merge_errors,
-    tau_for_root_share,
-    tau_for_saving,
-    thresholds_at,
-    ward_linkage,
-)
 
 pytestmark = pytest.mark.browser
 
@@ -50,60 +38,6 @@ def open_page(browser, comfy, request):
         page.screenshot(ARTIFACTS / f"{name}.png")
         manager.__exit__(None, None, None)
         assert page.errors == page.refused == []
-
-
-# --- The plot's arithmetic, without a server
-
-
-@pytest.fixture(scope="module")
-def plans_of_the_page(browser):
-    """Calls web/schedule.js: what a node sent and budgets -> plans."""
-    page = browser.new_page()
-    page.evaluate(
-        """async (code) => {
-            const file = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-            window.Schedule = (await import(file)).Schedule;
-        }""",
-        (REPO_ROOT / "web" / "schedule.js").read_text(encoding="utf-8"),
-    )
-    yield lambda data, calibrated, budgets: page.evaluate(
-        """([data, calibrated, budgets]) => {
-            const schedule = new window.Schedule(data, calibrated);
-            return budgets.map(([mode, value]) => schedule.plan(mode, value));
-        }""",
-        [data, calibrated, budgets],
-    )
-    page.close()
-
-
-BUDGETS = [("saving", value) for value in (0.0, 0.2, 0.5, 0.8, 0.95, 7.0)]
-BUDGETS += [("root share", value) for value in (0.3, 1.0, 3.0)] + [("tau", value) for value in (0.0, 0.4, 30.0)]
-
-
-@pytest.mark.parametrize("equal", [0, 1, 3])
-@pytest.mark.parametrize("shape", ["linear", "calibrated"])
-@pytest.mark.parametrize(("prompts", "steps", "private_steps"), [(1, 5, 1), (4, 6, 1), (9, 14, 2), (20, 30, 1)])
-def test_plot_makes_the_plans_of_the_library(plans_of_the_page, prompts, steps, private_steps, shape, equal):
-    rows = np.random.default_rng(prompts + equal).normal(size=(prompts, 12))
-    rows = np.concatenate([rows, np.repeat(rows[:1], equal, axis=0)])
-    Z = ward_linkage(rows, "chord")
-    measured = Sensitivity(6, [1, 4, 5, 6], [1e-6, 0.16, 0.74, 1])
-    weights = measured.weights(steps) if shape == "calibrated" else None
-    falling = falling_shape(steps, shape, private_steps, weights=weights)
-    errors = merge_errors(Z, rows)
-    data = {"heights": Z[:, 2].tolist(), "errors": errors.tolist(), "falling": falling.tolist()}
-    data["weights"] = weights if weights is None else weights.tolist()
-    for (mode, value), found in zip(BUDGETS, plans_of_the_page(data, shape == "calibrated", BUDGETS), strict=True):
-        tau = tau_for_saving(Z, falling, value, clamp=True) if mode == "saving" else value
-        tau = tau_for_root_share(Z, value) if mode == "root share" else tau
-        thresholds = thresholds_at(tau, falling, Z if shape == "calibrated" else None)
-        plan = build_plan(Z, thresholds, None, errors, measured if shape == "calibrated" else None)
-        assert (found["rows"], found["standard"]) == (plan.nfe, plan.nfe_standard), (mode, value)
-        assert found["clusters"] == plan.clusters_per_step.tolist()
-        assert found["saved"] == pytest.approx(plan.saved)
-        assert (found["different"], found["alike"]) == (plan.num_different, plan.looks_alike)
-        assert found["missed"] == (mode == "saving" and plan.saved < value - 1e-9)
-        assert found["distortion"] == (plan.distortion and pytest.approx(plan.distortion, rel=1e-6))
 
 
 # --- The plot in the node
