@@ -52,6 +52,7 @@ from hierdiff_core.plan.ward_torch import ward_chain
 from hierdiff_core.previews import BranchLatents, latents_to_rgb, preview_grid, shrunk, tile_sheet, to_pictures
 from hierdiff_core.prompts.prompt_set import parse_prompts
 from hierdiff_core.sampling.loop import ORDERS
+from hierdiff_core.sampling.observer import Observer
 
 RELATED = "{cat face|dog face|tiger face|red apple|strawberry|fire engine|tulip|snowman}, " + (
     "{noto|twemoji|flat|3d|fluent|line art|pixel|paper} style"
@@ -209,14 +210,14 @@ def outside(setting):
         for way in ACCELERATIONS if setting.device == "cuda" else ACCELERATIONS[:1]:
             calls = type(unet_calls(setting.decoder.unet, way))
             our_sampling(setting, embeddings, plan, acceleration=way)()  # warm-up
-            for what, options in ("no previews", {}), ("previews", {"on_branches": Previews(plan)}):
+            for what, options in ("no previews", {}), ("previews", {"observer": Previews(plan)}):
                 run = our_sampling(setting, embeddings, plan, acceleration=way, **options)
                 yield f"{way}, {what}", f"{share_outside(calls, '__call__', run, setting.device):.2%}"
 
     table("Outside the UNet", ["", "of sampling's time"], rows())
 
 
-class Previews:
+class Previews(Observer):
     """What the sampler node shows while it runs: a grid of pictures now and then, and a picture of each branch."""
 
     def __init__(self, plan):
@@ -225,8 +226,8 @@ class Previews:
         self.arriving = []
         self.last = 0.0
 
-    def __call__(self, k, clusters, x0):
-        self.branches(k, clusters, x0)
+    def on_rows(self, k, clusters, x0):
+        self.branches.on_rows(k, clusters, x0)
         if self.arriving:
             grid, tiles = (rgb.wait() for rgb in self.arriving)
             Image.fromarray(grid.numpy()).save(io.BytesIO(), "JPEG")
@@ -308,7 +309,7 @@ def large_set(setting):
 
 
 def overlap(setting):
-    """Decoding between the pieces of a run, and while the next ones are sampled."""
+    """Decoding between the parts of a run, and while the next ones are sampled."""
     count = max(12, setting.many // 5)
     large_run(setting, ORDERS[1], count, "meanwhile")
     rows = ((f"decoded {way}", count, *large_run(setting, ORDERS[1], count, way)) for way in TURNS * setting.repeats)

@@ -47,6 +47,7 @@ from .prompts.prompt_set import PromptReader, check_prompts
 from .prompts.text_form import whole_characters
 from .sampling.finite import rows_not_finite
 from .sampling.loop import ORDERS
+from .sampling.observer import Callbacks, Observer, Observers
 
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
@@ -261,27 +262,10 @@ def draw(decoder, embeddings, plan, drawn, options):
     not_finite : list of int
         prompts whose latents hold NaN or infinity
     """
-    images, files, branches = [None] * plan.num_prompts, [""] * plan.num_prompts, BranchLatents(plan)
-    failures = []
+    branches = BranchLatents(plan)
     with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, writing() as writers:
-
-        def on_branches(k, clusters, x0):
-            branches(k, clusters, x0)
-            bar.update(len(clusters))
-
-        def write(i):
-            try:
-                files[i] = drawn.add(i, as_png(images[i]))
-            except OSError as error:
-                failures.append(error)
-
-        def on_pictures(prompts, pixels):
-            raise_first(failures)  # a full disk ends the run now, not when all is drawn
-            for i, image in zip(prompts.tolist(), to_pictures(pixels), strict=True):
-                images[i] = image
-                writers.submit(write, i)
-
-        with BackgroundDecoder(decoder, on_pictures) as on_finished:
+        pictures = PictureFiles(drawn, writers, plan.num_prompts)
+        with BackgroundDecoder(decoder, pictures.add) as decoded:
             latents = sample(
                 decoder,
                 embeddings,
@@ -296,11 +280,52 @@ def draw(decoder, embeddings, plan, drawn, options):
                 order=options.order,
                 acceleration=options.acceleration,
                 guidance_interval=options.guidance_interval,
-                on_branches=on_branches,
-                on_finished=on_finished,
+                observer=Observers(branches, Bar(bar), Callbacks(on_finished=decoded)),
             )
-    raise_first(failures)
-    return images, files, branches, rows_not_finite(latents)
+    raise_first(pictures.failures)
+    return pictures.images, pictures.files, branches, rows_not_finite(latents)
+
+
+class Bar(Observer):
+    """The rows that are done, on a progress bar."""
+
+    def __init__(self, bar):
+        self.bar = bar
+
+    def on_rows(self, k, clusters, x0):
+        self.bar.update(len(clusters))
+
+
+class PictureFiles:
+    """Writes pictures in other threads as they come.
+
+    Attributes
+    ----------
+    images : list of N PIL pictures
+    files : list of N str
+        their names
+    failures : list of OSError
+    """
+
+    def __init__(self, drawn, writers, num_prompts):
+        self.drawn = drawn
+        self.writers = writers
+        self.images: list = [None] * num_prompts
+        self.files = [""] * num_prompts
+        self.failures = []
+
+    def add(self, prompts, pixels):
+        """Write some pictures; those that could not be written before are told of here."""
+        raise_first(self.failures)  # a full disk ends the run now, not when all is drawn
+        for i, image in zip(prompts.tolist(), to_pictures(pixels), strict=True):
+            self.images[i] = image
+            self.writers.submit(self._write, i)
+
+    def _write(self, i):
+        try:
+            self.files[i] = self.drawn.add(i, as_png(self.images[i]))
+        except OSError as error:
+            self.failures.append(error)
 
 
 @contextlib.contextmanager

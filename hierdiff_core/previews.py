@@ -1,6 +1,10 @@
 """Small pictures of unfinished branches."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -8,6 +12,10 @@ from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from .devices import AsyncHostCopy, on_device
+from .sampling.observer import Observer
+
+if TYPE_CHECKING:
+    from .plan.plan import Plan
 
 # Longest side, in latent pixels, at which branches are kept for the tree: 32 decode to 256 picture pixels.
 LARGEST_KEPT = 32
@@ -130,24 +138,30 @@ def to_pictures(images):
     return [Image.fromarray(pixels) for pixels in (images * 255).round().byte().cpu().numpy()]
 
 
-class BranchLatents:
-    """Keeps the clean latent that each branch is heading for at its last step. An `on_branches` callback.
+class BranchLatents(Observer):
+    """Keeps the clean latent that each branch is heading for at its last step.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
 
     Attributes
     ----------
     latents : list of (C, h, w) tensor
-        by index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side; those of a CUDA device may still be on
-        their way, `stacked` waits for them
+        By index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side; those of a CUDA device may still be on
+        their way, `stacked` waits for them.
     """
 
-    def __init__(self, plan):
-        self.latents: list[torch.Tensor | None] = [None] * len(plan.branches)
-        self._ending = [{} for _ in plan.steps]  # index by cluster
+    def __init__(self, plan: Plan):
+        self.latents: list[Any] = [None] * len(plan.branches)
+        self._ending: list[dict[int, int]] = [{} for _ in plan.steps]  # index by cluster
         self._last: AsyncHostCopy | None = None
         for index, branch in enumerate(plan.branches):
             self._ending[branch.stop - 1][branch.cluster] = index
 
-    def __call__(self, k, clusters, x0):
+    def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
+        """Keep the rows of branches that end at step k."""
         rows = [row for row, cluster in enumerate(clusters) if cluster in self._ending[k]]
         if not rows:
             return
@@ -155,8 +169,8 @@ class BranchLatents:
         for row, latent in zip(rows, self._last.copy, strict=True):
             self.latents[self._ending[k][clusters[row]]] = latent
 
-    def stacked(self, indices):
-        """(B, C, h, w) tensor   the latents of the branches with these indices"""
+    def stacked(self, indices: Sequence[int]) -> torch.Tensor:
+        """The latents of the branches with these indices, (B, C, h, w)."""
         if self._last:
             self._last.wait()  # those before it are there by then
         return torch.stack([self.latents[index] for index in indices])

@@ -1,7 +1,5 @@
 """Hierarchical Branching Sampler: embeddings and a plan -> latents."""
 
-import time
-
 import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
@@ -14,6 +12,8 @@ from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.sampling.finite import latents_not_finite
 from ..hierdiff_core.sampling.loop import ORDERS
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
+from ..hierdiff_core.sampling.observer import Observer
+from ..hierdiff_core.sampling.progress import RunProgress
 from . import types
 from .host.decoration import LIVE_TREE, Decorations
 from .host.live_tree import LiveTree, linear_colours
@@ -129,10 +129,8 @@ class BranchingSampler(io.ComfyNode):
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
         tell(cls, f"Sampling {plan.num_prompts} prompts in {plan.num_steps} steps …")
         decorations = Decorations()
-        progress = Progress(plan.nfe)
-        began = time.monotonic()
         with decorations.context(LIVE_TREE, lambda: LiveTree(plan, linear_colours(decoder.latent_rgb))) as live:
-            watch = Watch(plan, decoder.latent_rgb, progress, live, decorations)
+            shown = Shown(plan, decoder.latent_rgb, live, decorations)
             latents = sample(
                 decoder.pipeline,
                 embeddings,
@@ -144,57 +142,65 @@ class BranchingSampler(io.ComfyNode):
                 height=height,
                 micro_batch=micro_batch,
                 rescale_means=rescale_means,
-                before_call=progress.check_cancelled,
                 order=order,
                 acceleration=acceleration,
                 guidance_interval=interval,
-                on_branches=watch.on_branches,
+                observer=shown,
             ).to(comfy.model_management.intermediate_device())
-            seconds = time.monotonic() - began
+            seconds = shown.run.seconds
             decorations.attempt("the text while drawing", tell, cls, "Drawing the tree …")
-            drawing = decorations.attempt("the picture of the tree", watch.tree, decoder, embeddings.prompts)
-
+            drawing = decorations.attempt("the picture of the tree", shown.tree, decoder, embeddings.prompts)
+        settings = {"guidance": guidance, "width": width, "height": height, "steps": plan.num_steps}
+        lines = decorations.attempt(
+            "the report",
+            lambda: notes(decoder, plan, seconds, scheduler, interval, settings),
+            otherwise=[f"{plan.num_prompts} pictures"],
+        )
         problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
-
-        def notes():
-            guided = step_guidance(plan.num_steps, guidance, interval) > 1
-            return [
-                describe(plan, seconds, scheduler, guided),
-                *unsuitable(decoder, guidance=guidance, width=width, height=height, steps=plan.num_steps),
-                *other_scheduler(plan, scheduler),
-            ]
-
-        lines = decorations.attempt("the report", notes, otherwise=[f"{plan.num_prompts} pictures"])
         report = "\n".join([*lines, *([f"⚠ {problem}"] if problem else [])])
         if drawing is not None:
-            decorations.attempt(PREVIEW, progress.finish, drawing)
+            decorations.attempt(PREVIEW, shown.bar.finish, drawing)
         tree = decorations.picture("the picture of the tree", lambda: drawing)
         ui = decorations.show(cls, report, tree)
         return io.NodeOutput({"samples": latents}, tree, decorations.noted(report), ui=ui)
 
 
-class Watch:
-    """Shows how the branches of one run grow, and keeps latents for the picture of the tree."""
+class Shown(Observer):
+    """Shows in the node and the page how the branches of a run grow, and keeps latents for the picture of the tree.
 
-    def __init__(self, plan, latent_rgb, progress, live, decorations):
-        self.plan, self.latent_rgb = plan, latent_rgb
-        self.progress, self.live, self.decorations = progress, live, decorations
-        self.branches = BranchLatents(plan)
-        self.rows = 0
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    latent_rgb : (C + 1, 3) tensor
+        See `latents_to_rgb`.
+    live : LiveTree or None
+        The page's.
+    decorations : Decorations
+        Keep what fails here from the run.
 
-    def on_branches(self, k, clusters, x0):
-        """As `sample` calls it."""
-        attempt = self.decorations.attempt
-        attempt("keeping the tree's latents", self.branches, k, clusters, x0)
-        self.rows += len(clusters)
+    Attributes
+    ----------
+    run : RunProgress
+        Time and rows so far.
+    """
+
+    def __init__(self, plan, latent_rgb, live, decorations):
+        self.plan, self.latent_rgb, self.live, self.decorations = plan, latent_rgb, live, decorations
+        self.run, self.branches, self.bar = RunProgress(plan), BranchLatents(plan), Progress(plan.nfe)
+
+    def before_call(self):
+        self.bar.check_cancelled()
+
+    def on_rows(self, k, clusters, x0):
+        attempt, run, bar = self.decorations.attempt, self.run, self.bar
+        run.on_rows(k, clusters, x0)
+        attempt("keeping the tree's latents", self.branches.on_rows, k, clusters, x0)
         if self.live is not None:
-            attempt(LIVE_TREE, self.show_step, k, clusters, x0)
-        attempt(PREVIEW, self.progress.advance, len(clusters), lambda: latents_to_rgb(x0, self.latent_rgb))
+            attempt(LIVE_TREE, self.live.step, k, x0, run.rows, run.standard_rows, clusters)
+        attempt(PREVIEW, bar.advance, len(clusters), lambda: latents_to_rgb(x0, self.latent_rgb))
         if PREVIEW in self.decorations.failed:
-            attempt("the progress bar", self.progress.bar.update_absolute, self.rows, self.progress.total)
-
-    def show_step(self, k, clusters, x0):
-        self.live.step(k, x0, self.rows, standard_rows(self.plan, k, self.rows), clusters)
+            attempt("the progress bar", bar.bar.update_absolute, run.rows, run.total)
 
     def tree(self, decoder, prompts):
         """The tree's picture, with MoVQ's pictures of the branches, which the browser shows too."""
@@ -230,11 +236,14 @@ def guidance_interval():
     ]
 
 
-def standard_rows(plan, k, rows):
-    """What separate runs would have spent by now; between the steps, where the work goes depth first, in proportion."""
-    if rows == plan.clusters_per_step[: k + 1].sum():
-        return plan.num_distinct * (k + 1)
-    return plan.nfe_standard * rows // plan.nfe
+def notes(decoder, plan, seconds, scheduler, interval, settings):
+    """The report's lines, with warnings of settings that do not suit the model."""
+    guided = step_guidance(plan.num_steps, settings["guidance"], interval) > 1
+    return [
+        describe(plan, seconds, scheduler, guided),
+        *unsuitable(decoder, **settings),
+        *other_scheduler(plan, scheduler),
+    ]
 
 
 def other_scheduler(plan, scheduler):

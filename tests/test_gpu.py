@@ -29,6 +29,7 @@ from hierdiff_core.kandinsky.decoding import BackgroundDecoder
 from hierdiff_core.plan.linkage import METRICS, linkage_bytes
 from hierdiff_core.previews import BranchLatents, latents_to_rgb
 from hierdiff_core.sampling.loop import ORDERS
+from hierdiff_core.sampling.observer import Observer
 
 pytestmark = pytest.mark.gpu
 
@@ -122,19 +123,20 @@ def test_depth_first_draws_the_same_pictures(embeddings, plan):
 def test_nothing_between_the_first_and_the_last_unet_call_waits_for_the_device(embeddings, plan, scheduler, order):
     decoder, calls, rows = load_decoder(dtype=torch.float16, device="cuda"), [], []
 
-    def before_call():
-        calls.append(1)
-        torch.cuda.set_sync_debug_mode("error")
+    class Watch(Observer):
+        def before_call(self):
+            calls.append(1)
+            torch.cuda.set_sync_debug_mode("error")
 
-    def on_branches(k, clusters, x0):
-        rows.extend(clusters)
-        if len(rows) == plan.nfe:  # what comes now, such as the look for NaN, may wait
-            torch.cuda.set_sync_debug_mode("default")
+        def on_rows(self, k, clusters, x0):
+            rows.extend(clusters)
+            if len(rows) == plan.nfe:  # what comes now, such as the look for NaN, may wait
+                torch.cuda.set_sync_debug_mode("default")
 
     options = {"guidance": 3.0, "width": 128, "height": 128, "scheduler": scheduler, "order": order}
     sample(decoder, embeddings, plan, **options)  # loads the device's libraries
     try:
-        sample(decoder, embeddings, plan, before_call=before_call, on_branches=on_branches, **options)
+        sample(decoder, embeddings, plan, observer=Watch(), **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(calls) >= plan.num_steps
@@ -155,7 +157,7 @@ def test_pictures_of_a_running_set_do_not_keep_the_device_waiting(embeddings, pl
 
     def on_branches(k, clusters, x0):
         torch.cuda.set_sync_debug_mode("error")
-        kept(k, clusters, x0)
+        kept.on_rows(k, clusters, x0)
         tree.step(k, x0, 0, 0, clusters)
         progress.advance(len(clusters), lambda: latents_to_rgb(x0, factors))
         if progress.value == plan.nfe:  # what comes now, such as the look for NaN, may wait

@@ -1,9 +1,14 @@
 """The diffusers schedulers on offer, each made from the decoder's own noise schedule."""
 
-import inspect
-import types
+from __future__ import annotations
 
-SCHEDULERS = {
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DDPM": ("DDPMScheduler", {}),
     "DDIM": ("DDIMScheduler", {}),
     "Euler": ("EulerDiscreteScheduler", {}),
@@ -17,30 +22,35 @@ SCHEDULERS = {
 LEAST_PRIOR_STEPS = 2
 
 
-def check_prior_steps(num_steps, trained_steps):
-    """`ValueError` unless a prior that was trained with `trained_steps` can take `num_steps`."""
+def check_prior_steps(num_steps: int, trained_steps: int) -> None:
+    """Raise `ValueError` unless a prior that was trained with `trained_steps` can take `num_steps`."""
     if not LEAST_PRIOR_STEPS <= num_steps <= trained_steps:
         raise ValueError(
             f"num_steps of the prior must be {LEAST_PRIOR_STEPS} to {trained_steps}; got {num_steps}, and 25 are usual"
         )
 
 
-def make_scheduler(name, config, num_steps):
-    """A fresh scheduler with its timesteps set.
+def make_scheduler(name: str, config: Mapping[str, Any], num_steps: int) -> Any:
+    """Make a fresh scheduler with its timesteps set.
 
     Parameters
     ----------
     name : str
-        a key of `SCHEDULERS`
-    config : dict
-        the decoder's scheduler config (betas, prediction type, clipping)
+        A key of `SCHEDULERS`.
+    config : mapping
+        The decoder's scheduler config (betas, prediction type, clipping).
     num_steps : int
-        denoising steps K
+        Denoising steps K.
+
+    Returns
+    -------
+    diffusers scheduler
+        Its timesteps are on the CPU.
 
     Raises
     ------
     ValueError
-        if the name is unknown or the scheduler cannot make K steps.
+        If the name is unknown or the scheduler cannot make K steps.
     """
     if name not in SCHEDULERS:
         raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}; got {name!r}")
@@ -59,56 +69,33 @@ def make_scheduler(name, config, num_steps):
     return scheduler
 
 
-def learns_variance(scheduler):
+def learns_variance(scheduler: Any) -> bool:
     """Whether the scheduler takes the UNet's variance channels along with its noise prediction."""
     # the other schedulers carry the setting along in their config without using it
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     return learned and type(scheduler).__name__ == "DDPMScheduler"
 
 
-def takes_generator(scheduler):
-    """Whether `scheduler.step` draws noise."""
-    return "generator" in inspect.signature(scheduler.step).parameters
-
-
-def step_with_noise(scheduler, draw):
-    """`scheduler.step` that takes its noise from ``draw(shape, dtype) -> tensor`` instead of a generator.
-
-    diffusers draws from a list of CPU generators and copies the result in a way that waits for the device. Schedulers
-    import the function that draws; this is their `step` with that one name bound to another function.
-
-    Returns
-    -------
-    step : callable, or None
-        None where this version of diffusers draws in another way
-    """
-    step = getattr(type(scheduler), "step", None)
-    if not isinstance(step, types.FunctionType) or "randn_tensor" not in step.__code__.co_names:
-        return None
-
-    def randn_tensor(shape, generator=None, device=None, dtype=None, layout=None):
-        return draw(shape, dtype)
-
-    names = {**step.__globals__, "randn_tensor": randn_tensor}
-    bound = types.FunctionType(step.__code__, names, step.__name__, step.__defaults__, step.__closure__)
-    return types.MethodType(bound, scheduler)
-
-
-def predicted_original(scheduler, scaled, t, noise_prediction):
+def predicted_original(
+    scheduler: Any, scaled: torch.Tensor, t: torch.Tensor, noise_prediction: torch.Tensor
+) -> torch.Tensor:
     """The clean latent that a noise prediction implies.
 
     Parameters
     ----------
+    scheduler : diffusers scheduler
+        Of the run.
     scaled : (C, ...) tensor
-        the UNet's input: latents after `scale_model_input`
+        The UNet's input: latents after `scale_model_input`.
     t : scalar tensor
-        timestep
+        Timestep.
     noise_prediction : (C, ...) tensor
-        after guidance, without variance channels
+        After guidance, without variance channels.
 
     Returns
     -------
-    x0 : (C, ...) tensor
+    (C, ...) tensor
+        What is usually called x0.
 
     Source: Ho et al. 2020, equation 15.
     """

@@ -3,6 +3,10 @@
 Legend: K steps, S prompts that are sampled, B numbers of shared steps that are tried.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -20,32 +24,33 @@ class Probe:
     Parameters
     ----------
     positive : (N, D) tensor or array
-        embeddings of the prompts, N >= 2
+        Embeddings of the prompts, N >= 2.
     num_steps : int >= 1
+        Denoising steps K.
     samples : int >= 2
-        prompts that are drawn; all of them where the set has no more
+        Prompts that are drawn; all of them where the set has no more.
     resolution : int >= 1
-        how many numbers of shared steps are tried; at most K
+        How many numbers of shared steps are tried; at most K.
     seed : int
-        which prompts of the set are drawn
+        Which prompts of the set are drawn.
 
     Attributes
     ----------
-    shared_steps : (B,) int64
-        rising to K, closer and closer together
-    prompts : (S,) int64
-        indices of the prompts, from all parts of the set's tree
-    rows : (L,) int64
-        the prompt of each leaf of the plan, L = (B + 1) S
+    shared_steps : (B,) int64 array
+        Rising to K, closer and closer together.
+    prompts : (S,) int64 array
+        Indices of the prompts, from all parts of the set's tree.
+    rows : (L,) int64 array
+        The prompt of each leaf of the plan, L = (B + 1) S.
     plan : Plan
-        leaves in the order (shared steps, with none first; prompt)
+        Leaves in the order (shared steps, with none first; prompt).
     squared_error : float
-        sum of squared distances of the prompts' unit vectors from their mean
+        Sum of squared distances of the prompts' unit vectors from their mean.
 
     Raises
     ------
     ValueError
-        if a number is too small, or no two prompts have embeddings of different directions.
+        If a number is too small, or no two prompts have embeddings of different directions.
 
     Notes
     -----
@@ -54,7 +59,9 @@ class Probe:
     (docs/schedules.md has the comparison).
     """
 
-    def __init__(self, positive, num_steps, samples=8, resolution=12, seed=0):
+    def __init__(
+        self, positive: torch.Tensor | np.ndarray, num_steps: int, samples: int = 8, resolution: int = 12, seed: int = 0
+    ):
         for name, value, least in (("steps", num_steps, 1), ("samples", samples, 2), ("resolution", resolution, 1)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}; got {value}")
@@ -68,7 +75,7 @@ class Probe:
         if self.squared_error < SMALLEST_ERROR:
             raise ValueError("calibration compares prompts, and these point the same way; add prompts that differ")
 
-    def _plan(self):
+    def _plan(self) -> Plan:
         """Branches: one trunk, and from each number of shared steps on one for each prompt."""
         counts = [0, *self.shared_steps]
         previous = np.zeros(len(self.rows), dtype=np.int64)
@@ -82,20 +89,33 @@ class Probe:
             previous = labels
         return Plan(np.zeros(self.num_steps), tuple(steps))
 
-    def leaves(self, embeddings):
+    def leaves(self, embeddings: PromptEmbeddings) -> PromptEmbeddings:
         """The `PromptEmbeddings` of the plan's leaves, from those of the prompts."""
-        prompts = [embeddings.prompts[i] for i in self.rows]
+        rows: list[int] = self.rows.tolist()
+        prompts = [embeddings.prompts[i] for i in rows]
         return PromptEmbeddings(
             embeddings.positive[self.rows], embeddings.negative[self.rows], prompts, embeddings.kind
         )
 
-    def sensitivity(self, latents, **settings):
-        """What the final latents of the plan's leaves, (L, ...), say.
+    def sensitivity(self, latents: torch.Tensor, **settings: Any) -> Sensitivity:
+        """What the final latents of the plan's leaves say.
+
+        Parameters
+        ----------
+        latents : (L, ...) tensor
+            In the order of the plan's leaves.
+        **settings
+            What the result is for, kept with it.
+
+        Returns
+        -------
+        Sensitivity
+            Change of the latents by the number of shared steps.
 
         Raises
         ------
         ValueError
-            if the latents are not finite, or sharing changed none of them.
+            If the latents are not finite, or sharing changed none of them.
         """
         latents = latents.detach().float().cpu().reshape(len(self.shared_steps) + 1, len(self.prompts), -1)
         if not torch.isfinite(latents).all():
@@ -105,16 +125,16 @@ class Probe:
         return Sensitivity(self.num_steps, self.shared_steps, change.numpy(), settings)
 
 
-def probed_steps(num_steps, resolution):
-    """(B,) int64 numbers of shared steps, rising to K; intervals shrink towards the end, where most is at stake."""
+def probed_steps(num_steps: int, resolution: int) -> np.ndarray:
+    """Numbers of shared steps, (B,) int64 rising to K; intervals shrink towards the end, where most is at stake."""
     resolution = min(resolution, num_steps)
     left = np.unique(np.geomspace(1, num_steps, resolution).round().astype(np.int64))[:-1]
     more = np.setdiff1d(np.arange(1, num_steps), left)[: resolution - 1 - len(left)]  # where rounding met
     return np.append(num_steps - np.union1d(left, more)[::-1], num_steps).astype(np.int64)
 
 
-def probed_prompts(positive, samples, seed=0):
-    """(S,) int64: one prompt of each of S flat clusters, in the order of the prompts."""
+def probed_prompts(positive: torch.Tensor | np.ndarray, samples: int, seed: int = 0) -> np.ndarray:
+    """One prompt of each of S flat clusters, (S,) int64 in the order of the prompts."""
     Z = ward_linkage(positive, "chord")
     distinct = np.count_nonzero(Z[:, 2]) + 1
     if distinct < 2:

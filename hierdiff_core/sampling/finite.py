@@ -1,36 +1,41 @@
 """Latents that came out as NaN or infinity, found once at the end of a run."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 
 MOST_NAMED = 5
 
 
-def rows_not_finite(latents):
-    """list of int   rows of (N, ...) latents that hold NaN or infinity; waits for the device once"""
+def rows_not_finite(latents: torch.Tensor) -> list[int]:
+    """Rows of (N, ...) latents that hold NaN or infinity; waits for the device once."""
     finite = torch.isfinite(latents.reshape(len(latents), -1)).all(dim=1)
     return torch.nonzero(~finite).flatten().tolist()
 
 
-def latents_not_finite(latents, prompts, remedy):
+def latents_not_finite(latents: torch.Tensor, prompts: Sequence[str], remedy: str) -> str | None:
     """What to say of latents that hold NaN or infinity.
 
     Parameters
     ----------
     latents : (N, ...) tensor
-        final latents
+        Final latents.
     prompts : N str
+        Their texts.
     remedy : str
-        what the user can do
+        What the user can do.
 
     Returns
     -------
-    problem : str or None
-        names the prompts; None where all latents are finite
+    str or None
+        Names the prompts; None where all latents are finite.
 
     Raises
     ------
     ValueError
-        if no latent is finite: there is nothing to hand on. Otherwise the finite ones are finished pictures, which an
+        If no latent is finite: there is nothing to hand on. Otherwise the finite ones are finished pictures, which an
         error would lose.
     """
     rows = rows_not_finite(latents)

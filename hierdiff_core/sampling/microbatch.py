@@ -1,5 +1,10 @@
 """Evaluate many rows in batches that fit the memory."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from ..devices import free_memory, is_out_of_memory
@@ -19,25 +24,37 @@ class MicroBatches:
     Parameters
     ----------
     limit : int >= 1
-        rows per call to begin with
+        Rows per call to begin with.
     before_call : callable
-        called before every evaluation; may raise to stop (a user's cancel)
+        Called before every evaluation; may raise to stop (a user's cancel).
     too_large : str
-        what to say when a single row does not fit
+        What to say when a single row does not fit.
     """
 
-    def __init__(self, limit, before_call=None, too_large=LATENT_TOO_LARGE):
+    def __init__(self, limit: int, before_call: Callable[[], Any] | None = None, too_large: str = LATENT_TOO_LARGE):
         self.limit = limit
         self.before_call = before_call or (lambda: None)
         self.too_large = too_large
 
-    def map(self, evaluate, num_rows):
+    def map(self, evaluate: Callable[[slice], torch.Tensor], num_rows: int) -> torch.Tensor:
         """Concatenate ``evaluate(slice)`` over slices that cover `num_rows` rows.
+
+        Parameters
+        ----------
+        evaluate : callable
+            ``evaluate(slice) -> tensor`` with a row for each of the slice.
+        num_rows : int
+            All of them.
+
+        Returns
+        -------
+        (num_rows, ...) tensor
+            In the order of the rows.
 
         Raises
         ------
         torch.OutOfMemoryError
-            if a single row does not fit.
+            If a single row does not fit.
         """
         outputs, start = [], 0
         while start < num_rows:
@@ -51,7 +68,7 @@ class MicroBatches:
             start = rows.stop
         return torch.cat(outputs)
 
-    def _try(self, evaluate, rows):
+    def _try(self, evaluate: Callable[[slice], torch.Tensor], rows: slice) -> torch.Tensor | None:
         """`evaluate(rows)`, or None when memory ran out and fewer rows may still fit."""
         try:
             return evaluate(rows)
@@ -63,10 +80,10 @@ class MicroBatches:
         return None  # after the handler, so that the failed call's tensors are released before the next try
 
 
-def auto_micro_batch(device, bytes_per_row, largest=LARGEST_AUTO):
+def auto_micro_batch(device: torch.device, bytes_per_row: float, largest: int = LARGEST_AUTO) -> int:
     """Rows per call from the device's free memory, 1 ... `largest`; always 1 on a CPU.
 
-    On a CPU larger batches gain little, and single rows make each picture independent of the others to the bit.
+    On a CPU larger batches gain little, and with single rows no bit of a picture depends on the others.
     """
     if device.type == "cpu":
         return 1

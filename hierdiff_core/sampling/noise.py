@@ -9,19 +9,66 @@ for step `k` (`FIRST_LATENT` for the initial latent) of the branches with these 
 `torch.Generator` for each branch, one generator for all of them, or None for torch's global one.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 import torch
 
-from ..plan.keys import hashed
+from ..plan.keys import branch_keys, hashed
 
+if TYPE_CHECKING:
+    from ..plan.plan import Plan
+
+NoiseSource: TypeAlias = Callable[[int, list[int]], Any]
 FIRST_LATENT = -1
 
 
-def keyed_noise(seed):
+class BranchNoise:
+    """A noise source, asked by the clusters of a plan.
+
+    Parameters
+    ----------
+    noise : noise source
+        Of the run.
+    plan : Plan
+        For N prompts.
+    prompt_keys : N int
+        Noise keys of the prompts, from their texts.
+    """
+
+    def __init__(self, noise: NoiseSource, plan: Plan, prompt_keys: Sequence[int]):
+        self.noise = noise
+        self.plan = plan
+        self.prompt_keys = prompt_keys
+        self._keys: dict[int, list[int]] = {}
+
+    def keys(self, k: int) -> list[int]:
+        """Noise keys of all clusters of step k, kept for the parts of the plan that come to it later."""
+        if k not in self._keys:
+            self._keys[k] = branch_keys(self.plan.steps[k].labels, self.prompt_keys)
+        return self._keys[k]
+
+    def generators(self, k: int, clusters: np.ndarray) -> Any:
+        """What the noise source gives for some clusters of step k."""
+        keys = self.keys(k)
+        return self.noise(k, [keys[c] for c in clusters.tolist()])
+
+
+def keyed_noise(seed: int) -> NoiseSource:
     """Noise source whose draws are a function of (seed, branch, step) and of nothing else.
 
     Parameters
     ----------
     seed : int in 0 ... 2**64 - 1
+        The user's.
+
+    Returns
+    -------
+    noise source
+        Gives a generator for each branch.
 
     Notes
     -----
@@ -29,39 +76,52 @@ def keyed_noise(seed):
     the three parts of the key are hashed down to them.
     """
 
-    def noise(k, branches):
+    def noise(k: int, branches: list[int]) -> list[torch.Generator]:
         return [keyed_generator(seed, branch, k) for branch in branches]
 
     return noise
 
 
-def common_noise(seed):
+def common_noise(seed: int) -> NoiseSource:
     """Noise source that gives all branches of a step the same draw: runs then differ by their conditioning alone.
 
     Parameters
     ----------
     seed : int in 0 ... 2**64 - 1
+        The user's.
+
+    Returns
+    -------
+    noise source
+        Gives a generator for each branch.
     """
 
-    def noise(k, branches):
+    def noise(k: int, branches: list[int]) -> list[torch.Generator]:
         return [keyed_generator(seed, 0, k) for _ in branches]
 
     return noise
 
 
-def draw_rows(generators, shape, dtype, device):
+def draw_rows(
+    generators: Sequence[torch.Generator], shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
     """One draw of each generator, on the device.
 
     Parameters
     ----------
-    generators : list of C CPU `torch.Generator`
-    shape : (C, ...)
-        of the result
+    generators : C torch.Generator
+        On the CPU.
+    shape : C, ... int
+        Of the result.
+    dtype : torch.dtype
+        Of the result.
+    device : torch.device
+        Where the result goes.
 
     Returns
     -------
-    noise : (C, ...) tensor
-        the numbers that diffusers' `randn_tensor` gives for these generators
+    (C, ...) tensor
+        The numbers that diffusers' `randn_tensor` gives for these generators.
 
     Notes
     -----
@@ -74,6 +134,6 @@ def draw_rows(generators, shape, dtype, device):
     return noise.to(device, non_blocking=True)
 
 
-def keyed_generator(seed, branch, step):
+def keyed_generator(seed: int, branch: int, step: int) -> torch.Generator:
     """CPU `torch.Generator` seeded by a hash of three ints."""
     return torch.Generator("cpu").manual_seed(hashed(f"{seed} {branch} {step}".encode()) % 2**32)

@@ -1,23 +1,29 @@
 """Means over the members of each cluster."""
 
+from __future__ import annotations
+
+import numpy as np
 import torch
 
 
-def cluster_means(values, labels, counts):
+def cluster_means(
+    values: torch.Tensor, labels: np.ndarray | torch.Tensor, counts: np.ndarray | torch.Tensor
+) -> torch.Tensor:
     """Mean of the rows of each cluster.
 
     Parameters
     ----------
     values : (N, ...) float tensor
-    labels : (N,) int64
-        cluster of each row, 0-based, contiguous; array or tensor
-    counts : (C,) int64
-        rows in each cluster; array or tensor
+        What is averaged.
+    labels : (N,) int64 array or tensor
+        Cluster of each row, 0-based, contiguous.
+    counts : (C,) int64 array or tensor
+        Rows in each cluster.
 
     Returns
     -------
-    means : (C, ...) float32 tensor
-        on the device of `values`
+    (C, ...) float32 tensor
+        Means, on the device of `values`.
 
     Notes
     -----
@@ -35,7 +41,9 @@ def cluster_means(values, labels, counts):
     return (sums / counts.view(-1, *[1] * (values.ndim - 1))).float()
 
 
-def rescaled_means(values, labels, counts):
+def rescaled_means(
+    values: torch.Tensor, labels: np.ndarray | torch.Tensor, counts: np.ndarray | torch.Tensor
+) -> torch.Tensor:
     """Cluster means at the length of their members.
 
     A mean of vectors that point apart is shorter than they are. Each mean is stretched to the mean length of its
@@ -44,12 +52,14 @@ def rescaled_means(values, labels, counts):
     Parameters
     ----------
     values : (N, ..., D) float tensor
-    labels, counts : as in `cluster_means`
+        Vectors.
+    labels, counts : arrays or tensors
+        As in `cluster_means`.
 
     Returns
     -------
-    means : (C, ..., D) float32 tensor
-        of a single member: the member itself
+    (C, ..., D) float32 tensor
+        Means; of a single member the member itself.
     """
     means = cluster_means(values, labels, counts)
     lengths = cluster_means(values.float().norm(dim=-1, keepdim=True), labels, counts)

@@ -145,7 +145,7 @@ def expected(sampler, decoder, embeddings, plan):
 
 FAULTS = {
     "tree picture": "sampler.draw_tree",
-    "kept latents": "sampler.BranchLatents.__call__",
+    "kept latents": "sampler.BranchLatents.on_rows",
     "preview": "sampler.latents_to_rgb",
     "progress": "sampler.Progress.advance",
     "last preview": "sampler.Progress.finish",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hierdiff_core import Sensitivity
+from hierdiff_core.sampling.progress import RunProgress
 
 LATE = Sensitivity(6, [1, 4, 5, 6], [1e-6, 0.16, 0.74, 1])  # as the bundled model
 
@@ -158,7 +159,10 @@ def test_samplers_tell_of_equal_prompts(pack, made):
     report = pack.nodes.sampler.describe(plan, 1.0, "DDPM", np.ones(4, dtype=bool))
     assert f"UNet rows: {plan.nfe} instead of 12, {plan.saved:.1%} saved" in report
     assert "1 of 4 prompts equals another" in report
-    assert pack.nodes.sampler.standard_rows(plan, 3, plan.nfe) == 12
+    progress = RunProgress(plan)
+    for k, step in enumerate(plan.steps):
+        progress.on_rows(k, range(step.num_clusters))
+    assert (progress.rows, progress.standard_rows) == (plan.nfe, 12)
 
 
 def test_page_hears_of_the_clusters_that_were_made(made):

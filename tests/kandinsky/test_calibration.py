@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import cut_tree
 
 from hierdiff_core import PromptEmbeddings, build_plan, calibrate, load_decoder, sample, ward_linkage
+from hierdiff_core.measure.calibration import calibrate_with
 from hierdiff_core.measure.probe import Probe, probed_prompts, probed_steps
-from hierdiff_core.sampling.loop import sample_branches
+from hierdiff_core.sampling.loop import denoise_plan
 from hierdiff_core.sampling.noise import common_noise
+from hierdiff_core.sampling.state import State
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -197,12 +199,15 @@ def test_linear_model_is_measured_exactly(problem, seed):
     pulls = np.random.default_rng(seed).uniform(0.1, 1, size=probe.num_steps)
     decay = 0.9
 
-    def denoise(latents, k, means):
-        return decay * latents + pulls[k] * means[0]
+    def step(latents, k, clusters, means, state):
+        return decay * latents + pulls[k] * means[0], state
 
-    leaves = probe.leaves(PromptEmbeddings(unit, unit))
-    latents = sample_branches(denoise, torch.zeros(1, 5), probe.plan, leaves.stacked())
-    measured = probe.sensitivity(latents, scheduler="toy")
+    def draw(plan, leaves):
+        assert plan is probe.plan
+        embeddings = torch.stack([unit[leaves], unit[leaves]])
+        return denoise_plan(plan, torch.zeros(1, 5), State(), step, embeddings)
+
+    measured = calibrate_with(draw, probe, scheduler="toy")
     reach = np.cumsum(pulls * decay ** np.arange(probe.num_steps)[::-1])  # of an error in all steps so far
     np.testing.assert_allclose(measured.change, reach[probe.shared_steps - 1] ** 2 / 5, rtol=1e-3)
     assert measured.num_steps == probe.num_steps
@@ -248,19 +253,17 @@ def test_more_shared_steps_change_more_of_the_bundled_models_latents(decoder, fo
     assert measured.settings == {"prompts": 3, "rows": 25, "scheduler": "DDPM", "guidance": 3.0, "seed": 0}
 
 
-def test_each_fork_is_a_run_of_its_own(decoder, four):
+def test_prompts_that_share_some_steps_are_runs_of_their_own(decoder, four):
     options = {"noise": common_noise(7), "guidance": 3.0, "width": 64, "height": 64}
     probe = Probe(four.positive, 4, samples=3, resolution=3, seed=7)
-    forks = of_leaves(probe, sample(decoder, probe.leaves(four), probe.plan, **options))
+    shared = of_leaves(probe, sample(decoder, probe.leaves(four), probe.plan, **options))
     some = [four.prompts[i] for i in probe.prompts]
     some = PromptEmbeddings(four.positive[probe.prompts], four.negative[probe.prompts], some)
     Z = ward_linkage(some.positive, "chord")
-    runs = [
-        sample(decoder, some, build_plan(Z, [2.0] * shared + [0.0] * (4 - shared)), **options) for shared in (0, 2, 3)
-    ]
-    for fork, run in zip(forks[:3], runs, strict=True):
-        torch.testing.assert_close(fork, run, rtol=1e-4, atol=1e-4)
-    assert torch.equal(forks[3], forks[3][[0, 0, 0]])  # all steps shared: one picture for all
+    runs = [sample(decoder, some, build_plan(Z, [2.0] * count + [0.0] * (4 - count)), **options) for count in (0, 2, 3)]
+    for latents, run in zip(shared[:3], runs, strict=True):
+        torch.testing.assert_close(latents, run, rtol=1e-4, atol=1e-4)
+    assert torch.equal(shared[3], shared[3][[0, 0, 0]])  # all steps shared: one picture for all
     measured = calibrate(decoder, four, 4, seed=7, guidance=3.0, **TINY)
     unit = torch.nn.functional.normalize(some.positive, dim=1)
     squared_error = (unit - unit.mean(dim=0)).square().sum()

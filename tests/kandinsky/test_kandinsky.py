@@ -19,14 +19,16 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.kandinsky.acceleration import ACCELERATIONS, PlainCalls
-from hierdiff_core.kandinsky.decoder import Denoiser, size_multiple, step_guidance
+from hierdiff_core.kandinsky.decoder import size_multiple, step_guidance
+from hierdiff_core.kandinsky.decoder_step import DecoderStep
 from hierdiff_core.kandinsky.decoding import BackgroundDecoder
 from hierdiff_core.kandinsky.prior import prior_batch_size, prior_calls
-from hierdiff_core.kandinsky.schedulers import SCHEDULERS, make_scheduler, step_with_noise
+from hierdiff_core.kandinsky.schedulers import SCHEDULERS, make_scheduler
 from hierdiff_core.plan.keys import text_key
-from hierdiff_core.sampling.loop import ORDERS, sample_branches
+from hierdiff_core.sampling.loop import ORDERS, denoise_plan
 from hierdiff_core.sampling.microbatch import MicroBatches
-from hierdiff_core.sampling.noise import FIRST_LATENT, draw_rows, keyed_generator, keyed_noise
+from hierdiff_core.sampling.noise import FIRST_LATENT, BranchNoise, keyed_generator, keyed_noise
+from hierdiff_core.sampling.observer import Observer
 
 SMALL = {"width": 64, "height": 64}
 SHARED_TAU = 1.2  # between the heights of the six prompts: clusters split at several steps
@@ -173,12 +175,11 @@ def test_branches_evaluated_in_batches_agree_with_one_at_a_time(decoder, embeddi
 
     def run(limit):
         scheduler = make_scheduler("DDPM", decoder.scheduler.config, plan.num_steps)
-        denoiser = Denoiser(
-            PlainCalls(decoder.unet), scheduler, plan, embeddings.keys, [4.0] * 4, keyed_noise(1), MicroBatches(limit)
-        )
+        noise = BranchNoise(keyed_noise(1), plan, embeddings.keys)
+        step = DecoderStep(PlainCalls(decoder.unet), scheduler, [4.0] * 4, noise, MicroBatches(limit))
         first = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            return sample_branches(denoiser, first, plan, embeddings.stacked(), fork=Denoiser.fork)
+            return denoise_plan(plan, first, step.first, step, embeddings.stacked())
 
     one, five = run(1), run(5)
     assert plan.steps[-1].num_clusters > 5
@@ -302,8 +303,8 @@ def test_branching_equals_carrying_every_prompt_in_a_row_of_its_own(decoder, emb
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_depth_first_draws_the_same_pictures_to_the_bit(decoder, embeddings, scheduler, monkeypatch):
-    monkeypatch.setattr("hierdiff_core.kandinsky.decoder.LEAST_PIECE", 1)  # pieces of two branches
+def test_depth_first_draws_bit_identical_pictures(decoder, embeddings, scheduler, monkeypatch):
+    monkeypatch.setattr("hierdiff_core.kandinsky.decoder.LEAST_PART", 1)  # parts of two branches
     plan = make_plan(embeddings, 7)
     finished, rows = {}, []
     options = {"seed": 4, "scheduler": scheduler, **SMALL}
@@ -344,6 +345,37 @@ def test_breadth_first_finishes_all_prompts_at_once(decoder, embeddings):
     assert seen == [event for pair in expected for event in pair]
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_observer_hears_what_the_callbacks_hear(decoder, embeddings, order):
+    heard, older = [], []
+
+    class Diary(Observer):
+        def before_call(self):
+            heard.append("call")
+
+        def on_rows(self, k, clusters, x0):
+            heard.append((k, clusters.tolist(), x0.tolist()))
+
+        def on_finished(self, prompts, latents):
+            heard.append((prompts.tolist(), latents.tolist()))
+
+    plan = make_plan(embeddings, 3)
+    latents = sample(decoder, embeddings, plan, order=order, observer=Diary(), **SMALL)
+    again = sample(
+        decoder,
+        embeddings,
+        plan,
+        order=order,
+        before_call=lambda: older.append("call"),
+        on_branches=lambda k, clusters, x0: older.append((k, clusters.tolist(), x0.tolist())),
+        on_finished=lambda prompts, rows: older.append((prompts.tolist(), rows.tolist())),
+        **SMALL,
+    )
+    assert torch.equal(latents, again)
+    assert heard == older
+    assert heard.count("call") == plan.nfe
+
+
 @pytest.mark.parametrize("acceleration", ACCELERATIONS[1:])
 def test_acceleration_changes_nothing_on_a_cpu(decoder, embeddings, acceleration):
     plan = make_plan(embeddings, 3)
@@ -360,32 +392,6 @@ def test_pictures_come_with_their_prompts_while_others_are_sampled(decoder, embe
     with BackgroundDecoder(decoder, on_pictures) as on_finished:
         latents = sample(decoder, embeddings, plan, order="depth first", on_finished=on_finished, **SMALL)
     assert torch.equal(torch.stack([made[i] for i in range(6)]), decode(decoder, latents))
-
-
-@pytest.mark.parametrize("scheduler", ["DDPM", "Euler ancestral"])
-def test_noise_drawn_ahead_is_the_schedulers_own_to_the_bit(decoder, scheduler):
-    config, like = decoder.scheduler.config, (3, 4, 8, 8)
-    sample, output = (torch.randn(like, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
-    if scheduler == "DDPM":
-        output = torch.cat([output, output], dim=1)
-    results = []
-    for ahead in (False, True):
-        made = make_scheduler(scheduler, config, 5)
-        generators = [keyed_generator(7, key, 2) for key in (3, 1, 2)]
-        if ahead:
-            step = step_with_noise(made, lambda *shape: draw_rows(generators, *shape, torch.device("cpu")))  # noqa: B023
-            results.append(step(output, made.timesteps[2], sample).prev_sample)
-        else:
-            results.append(made.step(output, made.timesteps[2], sample, generator=generators).prev_sample)
-    assert torch.equal(*results)
-
-
-def test_scheduler_that_draws_in_another_way_keeps_its_own_step():
-    class Other:
-        def step(self, output, t, sample, generator=None):
-            return sample
-
-    assert step_with_noise(Other(), None) is None
 
 
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "DPM++ 2M", "UniPC"])

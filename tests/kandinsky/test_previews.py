@@ -46,8 +46,8 @@ def test_each_branch_keeps_the_latent_of_its_last_step():
     kept = BranchLatents(plan)
     for k, step in enumerate(plan.steps):
         x0 = torch.stack([torch.full((4, 8, 8), 100.0 * k + c) for c in range(step.num_clusters)])
-        for part in np.array_split(np.arange(step.num_clusters), 2):  # in pieces, as they come depth first
-            kept(k, part, x0[part])
+        for part in np.array_split(np.arange(step.num_clusters), 2):  # in parts, as they come depth first
+            kept.on_rows(k, part, x0[part])
     assert len(kept.latents) == len(plan.branches) > 9
     for branch, latent in zip(plan.branches, kept.latents, strict=True):
         assert latent.shape == (4, 8, 8)
@@ -59,7 +59,7 @@ def test_each_branch_keeps_the_latent_of_its_last_step():
 def test_large_latents_are_kept_small(size):
     plan = build_plan(np.empty((0, 4)), [0.0])
     kept = BranchLatents(plan)
-    kept(0, np.array([0]), torch.ones(1, 4, *size))
+    kept.on_rows(0, np.array([0]), torch.ones(1, 4, *size))
     assert max(kept.latents[0].shape[1:]) == LARGEST_KEPT
 
 

@@ -1,6 +1,6 @@
 """The loop, with denoisers that are a line of algebra."""
 
-from types import SimpleNamespace
+import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierdiff_core import Plan, Step, build_plan, linear_thresholds, ward_linkage
-from hierdiff_core.sampling.loop import gather_history, sample_branches
+from hierdiff_core.plan.part import Part, below, whole
+from hierdiff_core.sampling.loop import denoise_part, denoise_plan
+from hierdiff_core.sampling.observer import Callbacks
+from hierdiff_core.sampling.pooling import cluster_means, rescaled_means
+from hierdiff_core.sampling.state import State
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -21,6 +25,17 @@ def denoise(latents, k, embeddings):
     """Not linear, different at every step, moved by both embeddings."""
     positive, negative = embeddings
     return torch.sin(latents * (k + 1)) + positive - 0.3 * negative
+
+
+def run(denoise, plan, embeddings, rescale_means=False, *, first=START, most_rows=None, on_finished=None):
+    """Algorithm 1 with a denoiser that remembers nothing and asks for no labels."""
+
+    def step(rows, k, clusters, means, state):
+        return denoise(rows, k, means), state
+
+    pool = rescaled_means if rescale_means else cluster_means
+    observer = Callbacks(on_finished=on_finished)
+    return denoise_plan(plan, first, State(), step, embeddings, pool=pool, most_rows=most_rows, observer=observer)
 
 
 @st.composite
@@ -46,7 +61,7 @@ def members_that_differ(plan, step):
 @given(prompt_sets())
 def test_without_sharing_the_result_is_that_of_independent_runs(prompt_set):
     embeddings, num_steps, _ = prompt_set
-    together = sample_branches(denoise, START, plan_of(embeddings, num_steps, 0), embeddings)
+    together = run(denoise, plan_of(embeddings, num_steps, 0), embeddings)
     for i in range(embeddings.shape[1]):
         x = START
         for k in range(num_steps):
@@ -62,7 +77,7 @@ def test_sharing_equals_carrying_every_prompt_with_its_clusters_mean(prompt_set)
     for k, step in enumerate(plan.steps):
         means = [embeddings[:, rows].double().mean(dim=1).float() for rows in members_that_differ(plan, step)]
         x = denoise(x, k, torch.stack(means, dim=1)[:, step.labels])
-    torch.testing.assert_close(sample_branches(denoise, START, plan, embeddings), x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(denoise, plan, embeddings), x, rtol=1e-4, atol=1e-5)
 
 
 @given(prompt_sets(), st.randoms(use_true_random=False))
@@ -70,15 +85,15 @@ def test_order_of_the_prompts_does_not_change_their_latents(prompt_set, random):
     embeddings, num_steps, tau = prompt_set
     order = list(range(embeddings.shape[1]))
     random.shuffle(order)
-    latents = sample_branches(denoise, START, plan_of(embeddings, num_steps, tau), embeddings)
+    latents = run(denoise, plan_of(embeddings, num_steps, tau), embeddings)
     permuted = embeddings[:, order]
-    assert torch.equal(sample_branches(denoise, START, plan_of(permuted, num_steps, tau), permuted), latents[order])
+    assert torch.equal(run(denoise, plan_of(permuted, num_steps, tau), permuted), latents[order])
 
 
 @given(prompt_sets())
 def test_equal_prompts_get_equal_latents_and_only_they(prompt_set):
     embeddings, num_steps, tau = prompt_set
-    latents = sample_branches(denoise, START, plan_of(embeddings, num_steps, tau), embeddings)
+    latents = run(denoise, plan_of(embeddings, num_steps, tau), embeddings)
     for i in range(len(latents)):
         for j in range(i):
             assert torch.equal(latents[i], latents[j]) == torch.equal(embeddings[:, i], embeddings[:, j])
@@ -89,8 +104,8 @@ def test_prompts_that_are_named_twice_change_no_picture(prompt_set, rescale_mean
     embeddings, num_steps, tau = prompt_set
     plan = plan_of(embeddings, num_steps, tau)
     once = embeddings[:, plan.distinct]
-    expected = sample_branches(denoise, START, plan_of(once, num_steps, tau), once, rescale_means, most_rows=most_rows)
-    latents = sample_branches(denoise, START, plan, embeddings, rescale_means, most_rows=most_rows)
+    expected = run(denoise, plan_of(once, num_steps, tau), once, rescale_means, most_rows=most_rows)
+    latents = run(denoise, plan, embeddings, rescale_means, most_rows=most_rows)
     assert torch.equal(latents[plan.distinct], expected)
 
 
@@ -98,10 +113,10 @@ def test_prompts_that_are_named_twice_change_no_picture(prompt_set, rescale_mean
 def test_rescaled_means_are_given_to_shared_branches_alone(prompt_set):
     embeddings, num_steps, tau = prompt_set
     alone = plan_of(embeddings, num_steps, 0)
-    plain, rescaled = (sample_branches(denoise, START, alone, embeddings, flag) for flag in (False, True))
+    plain, rescaled = (run(denoise, alone, embeddings, flag) for flag in (False, True))
     torch.testing.assert_close(plain, rescaled, rtol=1e-4, atol=1e-5)  # members of a cluster are equal
     plan, seen = plan_of(embeddings, num_steps, tau), []
-    sample_branches(lambda x, k, means: seen.append((k, means)) or x, START, plan, embeddings, True)
+    run(lambda x, k, means: seen.append((k, means)) or x, plan, embeddings, True)
     for k, means in seen:
         members = members_that_differ(plan, plan.steps[k])
         lengths = [embeddings[:, rows].norm(dim=-1).mean(dim=1) for rows in members]
@@ -120,7 +135,7 @@ def test_latents_are_copied_from_the_parents():
         return latents * 100 + embeddings[0]
 
     embeddings = torch.tensor([[[1.0], [3.0], [5.0], [7.0]]] * 2)
-    latents = sample_branches(write_down, torch.zeros(1, 1), plan, embeddings)
+    latents = run(write_down, plan, embeddings, first=torch.zeros(1, 1))
     assert [sorted(row) for row in received] == [[0], [4, 4], [402, 406, 406], [40202, 40202, 40605, 40607]]
     assert latents.flatten().tolist() == [4020201, 4020203, 4060505, 4060707]
 
@@ -130,7 +145,7 @@ def test_clusters_may_be_numbered_in_any_order():
     each = Step(np.array([0, 1, 3, 2]), np.array([0, 1, 3, 2]), np.ones(4, dtype=int), parents=np.array([1, 0, 0, 1]))
     plan = Plan(np.array([1.0, 0.0]), (halves, each))
     embeddings = torch.tensor([[[1.0], [3.0], [5.0], [7.0]]] * 2)
-    latents = sample_branches(lambda x, k, means: x * 10 + means[0], torch.zeros(1, 1), plan, embeddings)
+    latents = run(lambda x, k, means: x * 10 + means[0], plan, embeddings, first=torch.zeros(1, 1))
     assert latents.flatten().tolist() == [31, 53, 35, 57]
 
 
@@ -143,7 +158,7 @@ def test_denoiser_sees_one_row_for_each_cluster_of_its_step():
         seen.append((k, len(latents), tuple(means.shape)))
         return latents
 
-    assert sample_branches(look, START, plan, embeddings).shape == (9, 3)
+    assert run(look, plan, embeddings).shape == (9, 3)
     assert seen == [(k, n, (2, n, 4)) for k, n in enumerate(plan.clusters_per_step)]
     assert plan.nfe < 9 * 6
 
@@ -151,14 +166,14 @@ def test_denoiser_sees_one_row_for_each_cluster_of_its_step():
 def test_embeddings_of_another_set_are_refused():
     plan = plan_of(torch.randn(2, 4, 3), 3, 1.0)
     with pytest.raises(ValueError, match="the plan is for 4 prompts, but there are 3 embeddings"):
-        sample_branches(denoise, START, plan, torch.randn(2, 3, 3))
+        run(denoise, plan, torch.randn(2, 3, 3))
 
 
 # --- depth first ---
 
 
 @given(prompt_sets(), st.integers(1, 6))
-def test_depth_first_makes_the_same_latents_to_the_bit(prompt_set, most_rows):
+def test_depth_first_makes_bit_identical_latents(prompt_set, most_rows):
     embeddings, num_steps, tau = prompt_set
     plan = plan_of(embeddings, num_steps, tau)
     sizes, finished = [], []
@@ -167,10 +182,8 @@ def test_depth_first_makes_the_same_latents_to_the_bit(prompt_set, most_rows):
         sizes.append(len(latents))
         return denoise(latents, k, means)
 
-    latents = sample_branches(
-        watched, START, plan, embeddings, most_rows=most_rows, on_finished=lambda *done: finished.append(done)
-    )
-    assert torch.equal(latents, sample_branches(denoise, START, plan, embeddings))
+    latents = run(watched, plan, embeddings, most_rows=most_rows, on_finished=lambda *done: finished.append(done))
+    assert torch.equal(latents, run(denoise, plan, embeddings))
     assert sum(sizes) == plan.nfe
     assert max(sizes) <= most_rows
     assert sorted(i for prompts, _ in finished for i in prompts.tolist()) == list(range(plan.num_prompts))
@@ -188,54 +201,57 @@ def test_depth_first_finishes_one_subtree_before_it_begins_the_next():
         return latents
 
     embeddings = torch.tensor([[[0.0], [1.0], [2.0], [3.0]]] * 2)
-    sample_branches(look, torch.zeros(1, 1), plan, embeddings, most_rows=2)
+    run(look, plan, embeddings, first=torch.zeros(1, 1), most_rows=2)
     halves = [(1, 2, [0.5, 2.5])]
     left, right = [(2, 2, [0, 1]), (3, 2, [0, 1])], [(2, 2, [2, 3]), (3, 2, [2, 3])]
     assert steps == [(0, 1, [1.5]), *halves, *left, *right]
 
 
-def test_branches_are_dealt_out_to_pieces_of_nearly_the_same_size():
+def test_branches_are_dealt_out_to_parts_of_nearly_the_same_size():
     embeddings = torch.randn(2, 17, 4, generator=torch.Generator().manual_seed(0))
     sizes = []
-    sample_branches(
-        lambda x, k, means: sizes.append(len(x)) or x, START, plan_of(embeddings, 1, 0), embeddings, most_rows=8
-    )
+    run(lambda x, k, means: sizes.append(len(x)) or x, plan_of(embeddings, 1, 0), embeddings, most_rows=8)
     assert sizes == [6, 6, 5]
 
 
-# --- schedulers that remember ---
+def test_steps_are_told_their_clusters_of_the_whole_plan():
+    embeddings = torch.randn(2, 17, 4, generator=torch.Generator().manual_seed(0))
+    plan, heard = plan_of(embeddings, 6, 2.0), []
+
+    def step(rows, k, clusters, means, state):
+        members = [np.flatnonzero(plan.steps[k].labels == c) for c in clusters]
+        expected = torch.stack([embeddings[:, rows].double().mean(dim=1).float() for rows in members], dim=1)
+        torch.testing.assert_close(means, expected)
+        heard.extend((k, c) for c in clusters.tolist())
+        return rows, state
+
+    for most_rows in (None, 3):
+        heard.clear()
+        denoise_plan(plan, START, State(), step, embeddings, most_rows=most_rows)
+        assert sorted(heard) == [(k, c) for k, s in enumerate(plan.steps) for c in range(s.num_clusters)]
 
 
-class TwoStep:
+# --- steps that remember ---
+
+
+def two_step(rows, k, clusters, means, state):
     """Adds the last output and half of the one before; keeps both, and the last sample, as diffusers' solvers do."""
-
-    def __init__(self):
-        self.model_outputs = [None, None]
-        self.last_sample = None
-
-    def step(self, output, sample):
-        self.model_outputs = [self.model_outputs[-1], output]
-        before = 0 if self.model_outputs[0] is None else self.model_outputs[0]
-        drift = 0 if self.last_sample is None else sample - self.last_sample
-        self.last_sample = sample
-        return sample + 0.1 * output + 0.05 * before + 0.01 * drift
+    output = torch.sin(rows) + means[0]
+    before, last = state.values.get("outputs", [None, None])[1], state.values.get("sample")
+    drift = 0 if last is None else rows - last
+    moved = rows + 0.1 * output + 0.05 * (0 if before is None else before) + 0.01 * drift
+    return moved, State({"outputs": [before, output], "sample": rows, "k": k}, rows.shape)
 
 
 @given(prompt_sets())
 def test_histories_follow_the_branches(prompt_set):
     embeddings, num_steps, tau = prompt_set
     plan = plan_of(embeddings, num_steps, tau)
-    scheduler = TwoStep()
-
-    def step(latents, k, means):
-        gather_history(scheduler, torch.as_tensor(plan.steps[k].parents), latents.shape[1:])
-        return scheduler.step(torch.sin(latents) + means[0], latents)
-
-    branched = sample_branches(step, START, plan, embeddings)
-    alone, x = TwoStep(), START.repeat(plan.num_prompts, 1)
-    for s in plan.steps:
-        means = [embeddings[0][rows].double().mean(dim=0).float() for rows in members_that_differ(plan, s)]
-        x = alone.step(torch.sin(x) + torch.stack(means)[s.labels], x)
+    branched = denoise_plan(plan, START, State(), two_step, embeddings)
+    x, state = START.repeat(plan.num_prompts, 1), State()
+    for k, s in enumerate(plan.steps):
+        means = [embeddings[:, rows].double().mean(dim=1).float() for rows in members_that_differ(plan, s)]
+        x, state = two_step(x, k, None, torch.stack(means, dim=1)[:, s.labels], state)
     torch.testing.assert_close(branched, x, rtol=1e-4, atol=1e-5)
 
 
@@ -243,42 +259,52 @@ def test_histories_follow_the_branches(prompt_set):
 def test_histories_follow_the_branches_depth_first_too(prompt_set, most_rows):
     embeddings, num_steps, tau = prompt_set
     plan = plan_of(embeddings, num_steps, tau)
-
-    class Stepper:
-        def __init__(self):
-            self.scheduler = TwoStep()
-
-        def __call__(self, latents, k, means):
-            return self.scheduler.step(torch.sin(latents) + means[0], latents)
-
-        def fork(self, k, clusters, rows):
-            if rows is None:
-                return self
-            child = Stepper()
-            vars(child.scheduler).update(vars(self.scheduler))
-            gather_history(child.scheduler, rows, (3,))
-            return child
-
     deep, broad = (
-        sample_branches(Stepper(), START, plan, embeddings, most_rows=most, fork=Stepper.fork)
-        for most in (most_rows, None)
+        denoise_plan(plan, START, State(), two_step, embeddings, most_rows=most) for most in (most_rows, None)
     )
     assert torch.equal(deep, broad)
 
 
-def test_only_rows_of_latents_are_gathered():
+@given(prompt_sets(), st.integers(1, 4), st.integers(0, 7))
+def test_a_run_that_was_stored_goes_on_bit_identically(prompt_set, most_rows, after):
+    """Everything that a part needs are values: what is left of it, its rows, its state."""
+    embeddings, num_steps, tau = prompt_set
+    plan, stored = plan_of(embeddings, num_steps, tau), []
+    after = min(after, num_steps - 1)
+
+    def storing(rows, k, clusters, means, state):
+        rows, state = two_step(rows, k, clusters, means, state)
+        if k == after:
+            stored.append((clusters, pickle.dumps((rows, state))))
+        return rows, state
+
+    expected = denoise_plan(plan, START, State(), storing, embeddings, most_rows=most_rows)
+    values, part, seen = embeddings.transpose(0, 1), whole(plan), []
+    for clusters, blob in stored:
+        rows, state = pickle.loads(blob)
+        rest = below(part, after, clusters)
+        rest = Part(after + 1, rest.prompts, rest.distinct, rest.steps[1:])
+        done = denoise_part(rest, rows, state, two_step, values) if rest.steps else [(rest.prompts, None)]
+        for prompts, latents in done:
+            seen.extend(prompts.tolist())
+            assert latents is None or torch.equal(latents, expected[prompts])
+    assert sorted(seen) == list(range(plan.num_prompts))
+
+
+def test_only_rows_of_latents_follow_the_branches():
     rows = torch.arange(2 * 3.0).reshape(2, 3)
     sigmas, table, count = torch.arange(2.0), torch.ones(2, 4), torch.tensor(5)
-    scheduler = SimpleNamespace(
-        sample=rows, outputs=[None, rows, sigmas], sigmas=sigmas, table=table, count=count, order=2, betas=[0.1, 0.2]
-    )
-    gather_history(scheduler, torch.tensor([1, 0, 0]), (3,))
+    values = {"sample": rows, "outputs": [None, rows, sigmas], "sigmas": sigmas, "table": table, "count": count}
+    state = State({**values, "order": 2, "betas": [0.1, 0.2]}, (2, 3))[torch.tensor([1, 0, 0])]
     expected = torch.tensor([[3.0, 4, 5], [0, 1, 2], [0, 1, 2]])
-    assert torch.equal(scheduler.sample, expected)
-    assert scheduler.outputs[0] is None
-    assert torch.equal(scheduler.outputs[1], expected)
-    assert scheduler.outputs[2] is sigmas
-    assert scheduler.sigmas is sigmas
-    assert scheduler.table is table
-    assert scheduler.count is count
-    assert (scheduler.order, scheduler.betas) == (2, [0.1, 0.2])
+    assert state.shape == (3, 3)
+    assert torch.equal(state.values["sample"], expected)
+    assert state.values["outputs"][0] is None
+    assert torch.equal(state.values["outputs"][1], expected)
+    assert state.values["outputs"][2] is sigmas
+    assert state.values["sigmas"] is sigmas
+    assert state.values["table"] is table
+    assert state.values["count"] is count
+    assert (state.values["order"], state.values["betas"]) == (2, [0.1, 0.2])
+    assert values["sample"] is rows  # the state that was branched is what it was
+    assert State()[torch.tensor([0, 0])].values == {}

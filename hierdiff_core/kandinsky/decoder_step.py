@@ -1,0 +1,120 @@
+"""One denoising step of a Kandinsky decoder, for Algorithm 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..sampling.microbatch import MicroBatches
+from ..sampling.noise import BranchNoise
+from ..sampling.observer import Observer
+from ..sampling.state import State
+from .scheduler_noise import step_with_noise, takes_generator
+from .scheduler_state import SchedulerMemory
+from .schedulers import learns_variance, predicted_original
+
+
+class DecoderStep:
+    """One denoising step of some branches: the guided UNet in micro-batches, then one step of the scheduler.
+
+    Parameters
+    ----------
+    network : callable
+        ``(latents, t, image_embeds) -> float32 prediction``, see `unet_calls`.
+    scheduler : diffusers scheduler
+        Fresh, with its timesteps set.
+    guidance : K float
+        Of each step; 1 or less: none.
+    noise : BranchNoise
+        Of the run.
+    batches : MicroBatches
+        Of the run.
+    observer : Observer, optional
+        Hears of the rows of each step.
+
+    Attributes
+    ----------
+    first : State
+        What the first step is given.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        scheduler: Any,
+        guidance: Sequence[float] | np.ndarray,
+        noise: BranchNoise,
+        batches: MicroBatches,
+        observer: Observer | None = None,
+    ):
+        self.network = network
+        self.scheduler = scheduler
+        self.guidance = [float(value) for value in guidance]
+        self.noise = noise
+        self.batches = batches
+        self.observer = observer
+        self.memory = SchedulerMemory(scheduler)
+        self.first = self.memory.first
+        self.draws = takes_generator(scheduler)
+        self.learns_variance = learns_variance(scheduler)
+        self.timesteps = scheduler.timesteps.to(network.device)  # once: a copy in each step would wait for the device
+
+    def __call__(
+        self, rows: torch.Tensor, k: int, clusters: np.ndarray, means: torch.Tensor, state: State
+    ) -> tuple[torch.Tensor, State]:
+        """Make step k; on a GPU nothing in it waits for the UNet to be done.
+
+        Parameters
+        ----------
+        rows : (C, ...) tensor
+            Latents of the branches.
+        k : int
+            Denoising step.
+        clusters : (C,) int64 array
+            Their labels in the plan's step.
+        means : (2, C, D) tensor
+            Their mean embeddings, positive then negative.
+        state : State
+            What the step before handed on.
+
+        Returns
+        -------
+        rows : (C, ...) tensor
+            Latents after the step.
+        state : State
+            For the next one.
+        """
+        self.memory.write(state)
+        t, channels = self.scheduler.timesteps[k], rows.shape[1]
+        scaled = self.scheduler.scale_model_input(rows, t)
+        prediction = self.batches.map(
+            lambda part: self.predict(scaled[part], self.timesteps[k], means[:, part], self.guidance[k]), len(rows)
+        )
+        output = prediction if self.learns_variance else prediction[:, :channels]
+        if self.draws:
+            moved = step_with_noise(self.scheduler, output, t, rows, self.noise.generators(k, clusters))
+        else:
+            moved = self.scheduler.step(output, t, rows).prev_sample
+        if self.observer is not None:
+            self.observer.on_rows(k, clusters, predicted_original(self.scheduler, scaled, t, prediction[:, :channels]))
+        return moved, self.memory.read(moved.shape)
+
+    def predict(
+        self, latents: torch.Tensor, t: torch.Tensor, embeddings: torch.Tensor, guidance: float
+    ) -> torch.Tensor:
+        """Noise (and variance) prediction after guidance: (B, C or 2C, h, w) float32.
+
+        Guidance moves the noise alone; the variance is the conditional pass's, as in `KandinskyV22Pipeline`.
+        """
+        positive, negative = embeddings.to(self.network.dtype)
+        latents = latents.to(self.network.dtype)
+        if guidance <= 1:
+            return self.network(latents, t, positive)
+        both = self.network(torch.cat([latents, latents]), t, torch.cat([negative, positive]))
+        noise, variance = both.split([latents.shape[1], both.shape[1] - latents.shape[1]], dim=1)
+        unconditional, conditional = noise.chunk(2)
+        guided = unconditional + guidance * (conditional - unconditional)
+        return torch.cat([guided, variance.chunk(2)[1]], dim=1)

@@ -1,0 +1,87 @@
+"""Parts of a plan: renumbered, but the same clusters, parents and means."""
+
+import pickle
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hierdiff_core import Plan, Step, build_plan, linear_thresholds, ward_linkage
+from hierdiff_core.plan.part import below, whole
+
+settings.register_profile("core", deadline=None, max_examples=60)
+settings.load_profile("core")
+
+
+@st.composite
+def plans(draw):
+    """Plans of up to 12 prompts, some of them equal."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.integers(1, 9))
+    rows = rng.normal(size=(n + draw(st.integers(0, 3)), 3))
+    rows[n:] = rows[rng.integers(n, size=len(rows) - n)]
+    return build_plan(ward_linkage(rows), linear_thresholds(draw(st.integers(1, 8)), draw(st.floats(0, 3))))
+
+
+def check(part, plan):
+    """That a part says of its prompts what the plan says."""
+    labels = [step.labels[part.prompts] for step in plan.steps]
+    assert part.start + len(part.steps) == plan.num_steps
+    assert part.counted.tolist() == sorted(set(part.prompts.tolist()) & set(plan.distinct.tolist()))
+    for k, step in enumerate(part.steps, part.start):
+        assert step.clusters.tolist() == sorted(set(labels[k].tolist()))
+        assert step.clusters[step.labels].tolist() == labels[k].tolist()
+        assert step.counts.tolist() == np.bincount(step.labels[part.distinct]).tolist()
+        if k > part.start:
+            before = part.steps[k - part.start - 1].clusters
+            assert before[step.parents].tolist() == plan.steps[k].parents[step.clusters].tolist()
+
+
+@given(plans())
+def test_the_whole_plan_is_a_part(plan):
+    part = whole(plan)
+    check(part, plan)
+    assert part.start == 0
+    assert part.prompts.tolist() == list(range(plan.num_prompts))
+    for step, same in zip(part.steps, plan.steps, strict=True):
+        assert step.parents.tolist() == same.parents.tolist()
+        assert step.labels.tolist() == same.labels.tolist()
+
+
+@given(plans(), st.data())
+def test_what_is_below_some_clusters_is_the_plan_of_their_prompts(plan, data):
+    part = whole(plan)
+    for _ in range(data.draw(st.integers(1, 3), label="times")):
+        i = data.draw(st.integers(0, len(part.steps) - 1), label="step")
+        step = part.steps[i]
+        some = st.lists(st.sampled_from(range(len(step.parents))), min_size=1, unique=True)
+        clusters = np.array(sorted(data.draw(some, label="clusters")))
+        smaller = below(part, i, clusters)
+        check(smaller, plan)
+        assert smaller.start == part.start + i
+        assert smaller.steps[0].clusters.tolist() == step.clusters[clusters].tolist()
+        assert smaller.steps[0].parents.tolist() == step.parents[clusters].tolist()  # rows before it stay what they are
+        part = smaller
+
+
+@given(plans(), st.integers(0, 7), st.integers(1, 4))
+def test_parts_of_a_step_hold_each_prompt_once(plan, i, count):
+    part = whole(plan)
+    i = min(i, plan.num_steps - 1)
+    clusters = np.array_split(np.arange(len(part.steps[i].parents)), min(count, len(part.steps[i].parents)))
+    prompts = np.concatenate([below(part, i, some).prompts for some in clusters])
+    assert sorted(prompts.tolist()) == list(range(plan.num_prompts))
+
+
+def test_clusters_may_be_numbered_in_any_order():
+    halves = Step(np.array([1, 0, 1, 0]), np.array([1, 0]), np.array([2, 2]), parents=np.array([0, 0]))
+    each = Step(np.array([0, 1, 3, 2]), np.array([0, 1, 3, 2]), np.ones(4, dtype=int), parents=np.array([1, 0, 0, 1]))
+    part = below(whole(Plan(np.array([1.0, 0.0]), (halves, each))), 0, np.array([1]))
+    assert part.prompts.tolist() == [0, 2]
+    assert [step.clusters.tolist() for step in part.steps] == [[1], [0, 3]]
+    assert [step.parents.tolist() for step in part.steps] == [[0], [0, 0]]
+
+
+def test_a_part_travels_as_plain_numbers():
+    plan = build_plan(np.array([[0, 1, 0.1, 2], [2, 3, 0.2, 2], [4, 5, 0.3, 4]]), [0.25, 0.15, 0])
+    check(pickle.loads(pickle.dumps(below(whole(plan), 1, np.array([1, 2])))), plan)

@@ -1,0 +1,110 @@
+"""Time, steps and rows of a run, and who hears of them."""
+
+import numpy as np
+import pytest
+
+from hierdiff_core import build_plan
+from hierdiff_core.sampling.observer import Callbacks, Observer, Observers, with_callbacks
+from hierdiff_core.sampling.progress import RunProgress
+
+# heights 0.1 (prompts 0 and 1), 0.2 (2 and 3), 0.3 (all): 1, 2, 3 and 4 clusters
+Z = np.array([[0, 1, 0.1, 2], [2, 3, 0.2, 2], [4, 5, 0.3, 4]])
+PLAN = build_plan(Z, [0.4, 0.25, 0.15, 0])
+
+
+def test_rows_are_counted_against_separate_runs_step_by_step():
+    progress = RunProgress(PLAN)
+    assert (progress.step, progress.rows, progress.standard_rows, progress.total) == (0, 0, 0, 10)
+    for k, rows in enumerate((1, 3, 6, 10)):
+        progress.on_rows(k, np.arange(PLAN.steps[k].num_clusters), None)
+        assert (progress.step, progress.rows, progress.standard_rows) == (k + 1, rows, 4 * (k + 1))
+
+
+def test_depth_first_rows_are_counted_in_proportion():
+    progress = RunProgress(PLAN)
+    progress.on_rows(0, [0])
+    progress.on_rows(1, [0])  # one half of the tree to its end
+    progress.on_rows(2, [0, 1])
+    progress.on_rows(3, [0, 1])
+    assert (progress.rows, progress.standard_rows) == (6, 16 * 6 // 10)
+    for k, clusters in ((1, [1]), (2, [2]), (3, [2, 3])):
+        progress.on_rows(k, clusters)
+    assert (progress.rows, progress.standard_rows) == (10, 16)
+
+
+def test_equal_prompts_save_nothing():
+    twice = build_plan(np.array([[0, 3, 0, 2], [1, 4, 0.1, 3], [2, 5, 0.2, 4]]), [0.3, 0.3, 0.15, 0])
+    progress = RunProgress(twice)
+    for k, step in enumerate(twice.steps):
+        progress.on_rows(k, range(step.num_clusters))
+    assert progress.standard_rows == 12  # three prompts that differ
+
+
+def test_samplers_may_evaluate_a_step_several_times():
+    progress = RunProgress(PLAN)
+    for k, rows in ((0, 1), (0, 1), (1, 2)):
+        progress.on_call(k, rows)
+    assert (progress.step, progress.rows, progress.standard_rows) == (2, 4, 12)
+
+
+def test_time_counts_from_the_beginning():
+    seconds = iter([10.0, 12.5])
+    assert RunProgress(PLAN, clock=lambda: next(seconds)).seconds == 2.5
+
+
+# --- who hears
+
+
+class Diary(Observer):
+    def __init__(self, name, pages):
+        self.name, self.pages = name, pages
+
+    def before_call(self):
+        self.pages.append((self.name, "call"))
+
+    def on_rows(self, k, clusters, x0):
+        self.pages.append((self.name, k, clusters, x0))
+
+    def on_finished(self, prompts, latents):
+        self.pages.append((self.name, prompts, latents))
+
+
+def tell(observer):
+    observer.before_call()
+    observer.on_rows(1, [0, 1], "x0")
+    observer.on_finished([0], "latents")
+
+
+def test_several_observers_hear_everything_in_order():
+    pages = []
+    tell(Observers(Diary("a", pages), Diary("b", pages)))
+    heard = [("call",), (1, [0, 1], "x0"), ([0], "latents")]
+    assert pages == [(name, *what) for what in heard for name in "ab"]
+
+
+def test_an_observer_may_hear_of_nothing():
+    tell(Observer())
+    tell(Observers())
+    tell(Callbacks())
+
+
+@pytest.mark.parametrize("observer", [None, Diary("new", [])])
+def test_callbacks_are_the_older_spelling_of_an_observer(observer):
+    pages = [] if observer is None else observer.pages
+    callbacks = {
+        "on_step": lambda k, x0: pages.append(("step", k, x0)),
+        "before_call": lambda: pages.append(("old", "call")),
+        "on_branches": lambda *heard: pages.append(("branches", *heard)),
+        "on_finished": lambda *heard: pages.append(("old", *heard)),
+    }
+    tell(with_callbacks(observer, **callbacks))
+    new = [] if observer is None else [[("new", "call")], [("new", 1, [0, 1], "x0")], [("new", [0], "latents")]]
+    old = [[("old", "call")], [("step", 1, "x0"), ("branches", 1, [0, 1], "x0")], [("old", [0], "latents")]]
+    together = [*zip(new, old, strict=True)] if new else [([], part) for part in old]
+    assert pages == [page for parts in together for part in parts for page in part]
+
+
+def test_where_nobody_listens_there_is_no_observer():
+    assert with_callbacks(None, on_step=None, on_finished=None) is None
+    observer = Observer()
+    assert with_callbacks(observer, before_call=None) is observer
