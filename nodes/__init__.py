@@ -19,6 +19,7 @@ from .save_set import SaveSet
 from .schedule import ThresholdSchedule
 from .schedule_plot import shape_of_settings
 from .sensitivity import SensitivityLoader
+from .share_steps import ShareSteps
 from .sheet import ContactSheet
 
 NODES: list[type[io.ComfyNode]] = [
@@ -39,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
     CalibrateModel,
     SensitivityLoader,
     SaveSet,
+    ShareSteps,
 ]
 for node in NODES:
     checked(node)

@@ -31,10 +31,18 @@ def host(pack):
     """The host's modules and ours, once the host can be imported."""
     names = ("comfy.samplers", "comfy.sample", "comfy.hooks", "comfy.conds", "comfy.model_patcher", "node_helpers")
     modules = {name.rsplit(".", 1)[-1]: importlib.import_module(name) for name in names}
-    modules["sharing"] = importlib.import_module(f"{pack.__name__}.nodes.host.share_steps")
-    modules["rows"] = importlib.import_module(f"{pack.__name__}.nodes.host.cond_rows")
-    modules["calls"] = importlib.import_module(f"{pack.__name__}.nodes.host.model_calls")
-    modules["guider"] = importlib.import_module(f"{pack.__name__}.nodes.guider")
+    ours = {
+        "sharing": "host.share_steps",
+        "run": "host.sharing_run",
+        "clusters": "host.clusters",
+        "noise": "host.sampler_noise",
+        "rows": "host.cond_rows",
+        "calls": "host.model_calls",
+        "host_samplers": "host.samplers",
+        "guider": "guider",
+        "patch": "share_steps",
+    }
+    modules |= {name: importlib.import_module(f"{pack.__name__}.nodes.{place}") for name, place in ours.items()}
     modules["native_models"] = importlib.import_module("native_models")
     return types.SimpleNamespace(**modules)
 
@@ -85,21 +93,23 @@ def sigmas_of(host, model, sampler, steps=K, denoise=1.0):
 
 def run_shared(host, model, positive, negative, plan, sampler="euler", cfg=4.0, **options):
     """Samples, report, and at every callback x and the step whose clusters x must show."""
-    guider = host.guider.make_guider(model, positive, negative, cfg, plan, options.pop("micro_batch", 0))
+    reports = []
+    micro_batch = options.pop("micro_batch", 0)
+    guider = host.guider.make_guider(model, positive, negative, cfg, plan, micro_batch, tell=reports.append)
     sigmas = options.pop("sigmas", None)
     sigmas = sigmas_of(host, model, sampler) if sigmas is None else sigmas
     latent = options.pop("latent", torch.zeros(1, 4, 8, 8))
     seen, looked_up = [], [0]
-    look_up = host.sharing.SharingRun.look_up
+    look_up = host.clusters.CurrentClusters.look_up
 
-    def recorded(run, x, timestep):
-        look_up(run, x, timestep)
-        looked_up.append(run.k)
+    def recorded(current, timestep):
+        look_up(current, timestep)
+        looked_up.append(current.k)
 
     # the callback comes after a step's first call, with the x that the calls before it made; uni_pc's at its end
     last = -1 if sampler.startswith("uni_pc") else -2
-    with mock.patch.object(host.sharing.SharingRun, "look_up", recorded):
-        samples, report = guider.sample_with_report(
+    with mock.patch.object(host.clusters.CurrentClusters, "look_up", recorded):
+        samples = guider.sample(
             options.pop("noise", one_noise(host)),
             latent,
             options.pop("sampler_object", None) or host.samplers.sampler_object(sampler),
@@ -110,6 +120,7 @@ def run_shared(host, model, positive, negative, plan, sampler="euler", cfg=4.0, 
             options.pop("seed", SEED),
         )
     assert not options
+    (report,) = reports
     return samples, report, seen
 
 
@@ -132,9 +143,9 @@ def run_plain(host, model, positive, negative, sampler="euler", cfg=4.0, sampler
 def sampler_with_our_noise(host, sampler, sigmas, prompt):
     """The host's sampler drawing the noise that an unshared run would draw for a prompt."""
     plan = build_plan(np.empty((0, 4)), linear_thresholds(K, 0.0), [100 + prompt])
-    run = host.sharing.SharingRun(plan, sigmas, 0, SEED)
-    run.row = torch.zeros(1, 4, 8, 8)
-    return run.shared_sampler(host.samplers.sampler_object(sampler))
+    noise = host.noise.SamplerNoise(host.clusters.CurrentClusters(plan, sigmas), SEED)
+    noise.row = torch.zeros(1, 4, 8, 8)
+    return noise.shared_sampler(host.samplers.sampler_object(sampler))
 
 
 def assert_clusters_identical(seen, plan, samples):
@@ -210,12 +221,12 @@ def calls_per_sigma(host, model, positive, negative, plan, sampler):
     recorded = model.clone()
     recorded.set_model_unet_function_wrapper(record)
     with (
-        mock.patch.object(host.sharing.SharingRun, "foresee", autospec=True) as foresee,
+        mock.patch.object(host.clusters.CurrentClusters, "know_sigmas", autospec=True) as know_sigmas,
         mock.patch.object(host.calls, "rows_per_call", lambda device, micro_batch: micro_batch),
     ):
-        run_shared(host, recorded, positive, negative, plan, sampler)  # foreseen sigmas are noted, and not used
-    foreseen = foresee.call_args.args[1]
-    assert foreseen == pytest.approx([sigma for sigma, _ in called], rel=1e-6), sampler
+        run_shared(host, recorded, positive, negative, plan, sampler)  # the dry run's sigmas are noted, and not used
+    known = know_sigmas.call_args.args[1]
+    assert known == pytest.approx([sigma for sigma, _ in called], rel=1e-6), sampler
     expected, finest = [], 0
     for call, (sigma, _) in enumerate(called):
         k = max(i for i in range(K) if float(sigmas[i]) >= sigma * (1 - 1e-6))
@@ -300,12 +311,12 @@ def recorded_trees(host):
     """The live trees of the runs meanwhile."""
     trees = []
 
-    class Recorded(host.sharing.LiveTree):
+    class Recorded(host.run.LiveTree):
         def __enter__(self):
             trees.append(self)
             return super().__enter__()
 
-    with mock.patch.object(host.sharing, "LiveTree", Recorded):
+    with mock.patch.object(host.run, "LiveTree", Recorded):
         yield trees
 
 
@@ -326,7 +337,7 @@ def test_tree_in_the_browser_ends_with_the_pictures_of_the_samples(host, model, 
     with recorded_trees(host) as trees:
         samples, _, _ = run_shared(host, model, positive, negative, plans.shared, "dpm_fast")
     latents = model.model.process_latent_in(samples)
-    expected = host.sharing.host_colours(model.model.latent_format)(latents, 64)
+    expected = host.run.host_colours(model.model.latent_format)(latents, 64)
     ends = {int(b.members[0]): i for i, b in enumerate(plans.shared.branches) if b.stop == K}
     for prompt, branch in ends.items():
         assert torch.equal(trees[0].tiles[branch], expected[prompt])
@@ -423,7 +434,7 @@ def test_equal_prompts_with_equal_conditioning_are_evaluated_once(host, model, p
 
 def test_prompts_of_2_3_and_5_chunks_are_drawn_as_alone(host, model, negative, plans):
     """Chunks of seven tokens; the host joins none of these with the negative's five."""
-    merge = importlib.import_module(f"{host.sharing.__package__}.conditioning").merge
+    merge = importlib.import_module(f"{host.sharing.__package__}.encode_set").merge
     generator = torch.Generator().manual_seed(11)
     conds = [torch.randn(1, 7 * chunks, 16, generator=generator) for chunks in (2, 3, 5, 2, 3, 5)]
     together, _, _ = run_shared(
@@ -545,7 +556,7 @@ def test_model_function_wrapper_and_cfg_function(host, model, positive, negative
 
 
 def test_rows_that_are_constant_masks_lists_or_whole_numbers(host, plans):
-    clusters = host.rows.in_prompt_order(plans.shared.steps[0])
+    clusters = host.clusters.in_prompt_order(plans.shared.steps[0])
     n, c = N, len(clusters.first)
     guidance = torch.tensor([3.5])
     assert host.rows.reduced_rows(guidance, clusters, "guidance") is guidance
@@ -623,7 +634,7 @@ def test_step_caches_are_refused(host, silent_model, positive, negative, plans):
     nodes_easycache = importlib.import_module("comfy_extras.nodes_easycache")
     for node in (nodes_easycache.EasyCacheNode, nodes_easycache.LazyCacheNode):
         cached = node.execute(silent_model, 0.2, 0.15, 0.95, False).args[0]
-        with pytest.raises(ValueError, match="EasyCache and LazyCache"):
+        with pytest.raises(ValueError, match="EasyCache keeps results"):
             run_shared(host, cached, positive, negative, plans.shared)
 
 
@@ -742,7 +753,7 @@ def test_tree_that_fails_loses_no_latents(host, model, positive, negative, plans
     def fail(*_):
         raise RuntimeError(f"broken {fault}")
 
-    monkeypatch.setattr(host.sharing.LiveTree, fault, fail)
+    monkeypatch.setattr(host.run.LiveTree, fault, fail)
     samples, report, _ = run_shared(host, model, positive, negative, plans.shared)
     assert torch.equal(samples, expected)
     assert f"(RuntimeError: broken {fault}); the result is not affected" in report
@@ -751,7 +762,7 @@ def test_tree_that_fails_loses_no_latents(host, model, positive, negative, plans
 
 
 def test_report_that_fails_loses_no_latents(host, model, positive, negative, plans, monkeypatch):
-    monkeypatch.setattr(host.sharing, "distortion", lambda plan: 1 / 0)
+    monkeypatch.setattr(host.run, "distortion", lambda plan: 1 / 0)
     samples, report, _ = run_shared(host, model, positive, negative, plans.shared)
     assert samples.isfinite().all()
     assert "⚠ the report failed (ZeroDivisionError" in report
@@ -763,7 +774,7 @@ def test_interruption_passes_the_tree(host, model, positive, negative, plans, mo
     def interrupt(*_):
         raise management.InterruptProcessingException()
 
-    monkeypatch.setattr(host.sharing.LiveTree, "step", interrupt)
+    monkeypatch.setattr(host.run.LiveTree, "step", interrupt)
     with pytest.raises(management.InterruptProcessingException):
         run_shared(host, model, positive, negative, plans.shared)
 
@@ -798,7 +809,7 @@ def test_preview_that_fails_loses_no_latents(host, model, positive, negative, pl
         raise RuntimeError("broken")
 
     made = fail if fault == "prepare_callback" else lambda *_: fail
-    monkeypatch.setattr(host.guider.latent_preview, "prepare_callback", made)
+    monkeypatch.setattr(host.host_samplers.latent_preview, "prepare_callback", made)
     samples, report = run_node(host, model, positive, negative, plans.shared)
     assert torch.equal(samples, expected)
     assert report.count("⚠ the preview failed (RuntimeError: broken)") == 1
@@ -887,7 +898,7 @@ def test_noise_of_another_pack_is_repeated_within_clusters(host, model, positive
 
 
 def test_sampler_of_another_pack_runs_once_and_without_a_name(host, model, positive, negative, plans):
-    """Nothing is foreseen of it: its sigmas may depend on what the model predicts."""
+    """No dry run tells of it: its sigmas may depend on what the model predicts."""
     batches = []
 
     def theirs(model, x, sigmas, extra_args, callback, disable):
