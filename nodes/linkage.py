@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
@@ -10,6 +9,7 @@ from ..hierdiff_core.pictures.dendrogram import draw_dendrogram
 from ..hierdiff_core.plan.linkage import METRICS, linkage_bytes, linkage_seconds, merge_errors, ward_linkage
 from . import types
 from .host.decoration import Decorations
+from .host.device import main_device, make_room, stop_if_cancelled
 from .host.search import found_as
 from .host.ui import tell
 
@@ -55,15 +55,14 @@ class WardLinkage(io.ComfyNode):
 
     @classmethod
     def execute(cls, embeddings, metric):
-        device = comfy.model_management.get_torch_device()
+        device = main_device()
         needed = linkage_bytes(len(embeddings), embeddings.width, metric, device)
         if needed:  # models that are loaded make room, rather than the clustering fail
-            comfy.model_management.free_memory(needed, device)
+            make_room(needed, device)
         seconds = linkage_seconds(len(embeddings), embeddings.width, metric, device)
         long = f" on the CPU takes {about(seconds)}; it can be cancelled" if seconds > LONG_SECONDS else ""
         tell(cls, f"Clustering {len(embeddings)} prompts{long} …")
-        stop = comfy.model_management.throw_exception_if_processing_interrupted
-        Z = ward_linkage(embeddings.positive, metric, device, check=stop)
+        Z = ward_linkage(embeddings.positive, metric, device, check=stop_if_cancelled)
         decorations = Decorations()
         picture = decorations.picture("the dendrogram", draw_dendrogram, Z, embeddings.prompts)
         linkage = Linkage(Z, metric, embeddings.prompts, merge_errors(Z, embeddings.positive))

@@ -2,7 +2,6 @@
 
 import time
 
-import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
@@ -16,6 +15,7 @@ from ..hierdiff_core.sampling.loop import ORDERS
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from . import types
 from .host.decoration import LIVE_TREE, Decorations
+from .host.device import results_device
 from .host.live_tree import LiveTree, linear_colours
 from .host.plan_texts import duplicates
 from .host.search import found_as
@@ -149,7 +149,7 @@ class BranchingSampler(io.ComfyNode):
                 acceleration=acceleration,
                 guidance_interval=interval,
                 on_branches=watch.on_branches,
-            ).to(comfy.model_management.intermediate_device())
+            ).to(results_device())
             seconds = time.monotonic() - began
             decorations.attempt("the text while drawing", tell, cls, "Drawing the tree …")
             drawing = decorations.attempt("the picture of the tree", watch.tree, decoder, embeddings.prompts)

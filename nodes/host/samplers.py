@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -14,6 +13,7 @@ import torch
 
 from ...hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from .decoration import Decorations, report_in_running_node
+from .device import results_device
 from .sampler_noise import OneNoise
 from .share_steps import Sharing, SharingGuider
 
@@ -87,7 +87,7 @@ def sample(
         not comfy.utils.PROGRESS_BAR_ENABLED,
         seed,
     )
-    return samples.to(comfy.model_management.intermediate_device())
+    return samples.to(results_device())
 
 
 def model_draw(

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import comfy.model_management
 import numpy as np
 import torch
 
@@ -14,6 +13,7 @@ from ...hierdiff_core.devices import on_device
 from ...hierdiff_core.sampling.observer import Observer, Observers
 from .clusters import CurrentClusters
 from .decoration import LIVE_TREE, Decorations
+from .device import stop_if_cancelled
 from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
 from .plan_texts import duplicates
@@ -29,7 +29,7 @@ class Cancellation(Observer):
 
     def before_call(self) -> None:
         """Raise the host's interruption if there is one."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_if_cancelled()
 
 
 class ShownTree(Observer):

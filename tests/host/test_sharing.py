@@ -9,42 +9,39 @@ import functools
 import importlib
 import os
 import re
-import types
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from shared_runs import (
+    ENDS,
+    SEED,
+    K,
+    N,
+    ksampler,
+    modules_of,
+    one_negative,
+    one_noise,
+    plans_of,
+    positive_of,
+    shared_model,
+    sigmas_of,
+    vectors_of_prompts,
+)
 
 from hierdiff_core import build_plan, linear_thresholds, ward_linkage
 from hierdiff_core.plan.keys import text_key
 
 pytestmark = pytest.mark.host
 
-N, K, SEED = 6, 8, 7
-ENDS = [0, N - 1]
 REFUSED = {"dpm_adaptive": "chooses its steps from the error of all rows together"}
 
 
 @pytest.fixture(scope="module")
 def host(pack):
     """The host's modules and ours, once the host can be imported."""
-    names = ("comfy.samplers", "comfy.sample", "comfy.hooks", "comfy.conds", "comfy.model_patcher", "node_helpers")
-    modules = {name.rsplit(".", 1)[-1]: importlib.import_module(name) for name in names}
-    ours = {
-        "sharing": "host.share_steps",
-        "run": "host.sharing_run",
-        "clusters": "host.clusters",
-        "noise": "host.sampler_noise",
-        "rows": "host.cond_rows",
-        "calls": "host.model_calls",
-        "host_samplers": "host.samplers",
-        "guider": "guider",
-        "patch": "share_steps",
-    }
-    modules |= {name: importlib.import_module(f"{pack.__name__}.nodes.{place}") for name, place in ours.items()}
-    modules["native_models"] = importlib.import_module("native_models")
-    return types.SimpleNamespace(**modules)
+    return modules_of(pack)
 
 
 @pytest.fixture(scope="module")
@@ -54,41 +51,22 @@ def model(host):
 
 @pytest.fixture(scope="module")
 def prompt_vectors():
-    generator = torch.Generator().manual_seed(1)
-    centres = torch.randn(3, 16, generator=generator)
-    return torch.stack([centres[i % 3] for i in range(N)]) + 0.15 * torch.randn(N, 16, generator=generator)
+    return vectors_of_prompts()
 
 
 @pytest.fixture(scope="module")
 def positive(prompt_vectors):
-    return [[prompt_vectors[:, None, :] * torch.linspace(0.5, 1.5, 5)[None, :, None], {}]]
+    return positive_of(prompt_vectors)
 
 
 @pytest.fixture(scope="module")
 def negative():
-    return [[torch.zeros(1, 5, 16), {}]]
+    return one_negative()
 
 
 @pytest.fixture(scope="module")
 def plans(prompt_vectors):
-    """tau = 0, and a tau at which clusters split in mid-run."""
-    Z = ward_linkage(prompt_vectors)
-
-    def plan(tau):
-        return build_plan(Z, linear_thresholds(K, tau), range(100, 100 + N))
-
-    shared = plan(float(Z[-1, 2]) * 2)
-    assert len(set(shared.clusters_per_step)) > 2
-    ends = build_plan(ward_linkage(prompt_vectors[ENDS]), linear_thresholds(K, 0.0), [100 + i for i in ENDS])
-    return types.SimpleNamespace(none=plan(0.0), shared=shared, ends=ends)
-
-
-def one_noise(host, rows=N):
-    return host.sample.prepare_noise(torch.zeros(1, 4, 8, 8), SEED).repeat(rows, 1, 1, 1)
-
-
-def sigmas_of(host, model, sampler, steps=K, denoise=1.0):
-    return host.samplers.KSampler(model, steps, "cpu", sampler, "normal", denoise).sigmas
+    return plans_of(prompt_vectors)
 
 
 def run_shared(host, model, positive, negative, plan, sampler="euler", cfg=4.0, **options):
@@ -210,7 +188,7 @@ def test_every_sampler_of_the_host_is_in_the_table(host):
 
 
 def calls_per_sigma(host, model, positive, negative, plan, sampler):
-    """(rows, calls) of a shared run, and the rows that the lookup by sigma demands of its calls."""
+    """(rows, calls) of the host's KSampler behind Share Steps, and the rows that the lookup by sigma demands."""
     sigmas = sigmas_of(host, model, sampler)
     called = []
 
@@ -218,13 +196,13 @@ def calls_per_sigma(host, model, positive, negative, plan, sampler):
         called.append((float(args["timestep"][0]), args["input"].shape[0] // len(args["cond_or_uncond"])))
         return apply_model(args["input"], args["timestep"], **args["c"])
 
-    recorded = model.clone()
+    recorded, _ = shared_model(host, model, plan)
     recorded.set_model_unet_function_wrapper(record)
     with (
         mock.patch.object(host.clusters.CurrentClusters, "know_sigmas", autospec=True) as know_sigmas,
         mock.patch.object(host.calls, "rows_per_call", lambda device, micro_batch: micro_batch),
     ):
-        run_shared(host, recorded, positive, negative, plan, sampler)  # the dry run's sigmas are noted, and not used
+        ksampler(host, recorded, positive, negative, sampler)  # the dry run's sigmas are noted, and not used
     known = know_sigmas.call_args.args[1]
     assert known == pytest.approx([sigma for sigma, _ in called], rel=1e-6), sampler
     expected, finest = [], 0
@@ -261,8 +239,8 @@ def facts_of(host, model, positive, negative, plans, name):
     assert torch.equal(alone, plain), name
     shared, _, seen = run_shared(host, model, positive, negative, plans.shared, name)
     assert_clusters_identical(seen, plans.shared, shared)
-    again, _, _ = run_shared(host, model, positive, negative, plans.shared, name, micro_batch=2)
-    assert torch.equal(shared, again), name
+    patched, _ = shared_model(host, model, plans.shared, micro_batch=2)
+    assert torch.equal(shared, ksampler(host, patched, positive, negative, name)), name
     rows, calls = calls_per_sigma(host, model, positive, negative, plans.shared, name)
     return stochastic, calls, rows
 
@@ -632,9 +610,9 @@ def test_rows_that_differ_within_a_cluster_are_refused(host, silent_model, posit
 
 def test_step_caches_are_refused(host, silent_model, positive, negative, plans):
     nodes_easycache = importlib.import_module("comfy_extras.nodes_easycache")
-    for node in (nodes_easycache.EasyCacheNode, nodes_easycache.LazyCacheNode):
+    for node, name in ((nodes_easycache.EasyCacheNode, "EasyCache"), (nodes_easycache.LazyCacheNode, "LazyCache")):
         cached = node.execute(silent_model, 0.2, 0.15, 0.95, False).args[0]
-        with pytest.raises(ValueError, match="EasyCache keeps results"):
+        with pytest.raises(ValueError, match=f"{name} keeps results of earlier steps .* remove the {name} node"):
             run_shared(host, cached, positive, negative, plans.shared)
 
 
