@@ -1,4 +1,4 @@
-"""How much sharing changes the pictures of each of the host's samplers, on the bundled model as MODEL.
+"""How much sharing changes the pictures of each of the host's samplers: KSampler behind Share Steps, the bundled model.
 
 For every sampler: the pictures of a shared run against those of the same sampler without sharing (tau = 0), as the mean
 absolute difference of pixels in levels of 255, and beside it how far the unshared pictures are from those of euler.
@@ -49,19 +49,19 @@ def graph(sampler, mode, value, prompts, steps):
         "load": node("HierDiffDecoderLoader", model=BUNDLED, precision="fp32"),
         "model": node("HierDiffKandinskyModel", decoder=["load", 0], embeddings=["embed", 0]),
         "empty": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+        "share": node("HierDiffShareSteps", model=["model", 0], plan=["plan", 0], micro_batch=0),
         "sample": node(
-            "HierDiffKSampler",
-            model=["model", 0],
+            "KSampler",
+            model=["share", 0],
             positive=["model", 1],
             negative=["model", 2],
             latent_image=["empty", 0],
-            plan=["plan", 0],
             seed=0,
+            steps=steps,
             cfg=3.0,
             sampler_name=sampler,
             scheduler="normal",
             denoise=1.0,
-            micro_batch=0,
         ),
         "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 1]),
         # a new name each time: the host leaves nodes that it finds in its cache out of the answer

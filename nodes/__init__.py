@@ -1,15 +1,13 @@
-"""The nodes, one file for each user action. The only package that imports ComfyUI."""
+"""The nodes, one file for each user action. Of ComfyUI they import comfy_api alone; all else is in `host`."""
 
 from comfy_api.latest import ComfyExtension, io
-from server import PromptServer
 
 from .calibration import Calibrate, CalibrateModel
 from .clip import ClipEmbedding
 from .decoder import DecoderLoader
 from .guider import Guider, HierarchicalKSampler, SharedNoise
 from .host.checks import checked
-from .host.live_tree import trees_of_client
-from .host.results import results_of_client
+from .host.routes import add_routes
 from .linkage import WardLinkage
 from .native_model import KandinskyModel
 from .prior import PriorEmbedding, PriorLoader
@@ -19,6 +17,7 @@ from .save_set import SaveSet
 from .schedule import ThresholdSchedule
 from .schedule_plot import shape_of_settings
 from .sensitivity import SensitivityLoader
+from .share_steps import ShareSteps
 from .sheet import ContactSheet
 
 NODES: list[type[io.ComfyNode]] = [
@@ -39,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     CalibrateModel,
     SensitivityLoader,
     SaveSet,
+    ShareSteps,
 ]
 for node in NODES:
     checked(node)
@@ -50,8 +50,5 @@ class HierDiffExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> HierDiffExtension:
-    routes = PromptServer.instance.routes
-    routes.get("/hierdiff/trees")(trees_of_client)
-    routes.get("/hierdiff/results")(results_of_client)
-    routes.post("/hierdiff/shape")(shape_of_settings)
+    add_routes(shape_of_settings)
     return HierDiffExtension()

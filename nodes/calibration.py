@@ -2,9 +2,6 @@
 
 import dataclasses
 
-import comfy.sample
-import comfy.samplers
-import comfy.utils
 from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky.calibration import run_probe
@@ -17,7 +14,7 @@ from . import types
 from .guider import cfg_input, model_inputs
 from .host.cond_rows import prompts_of, rows_of
 from .host.decoration import Decorations
-from .host.sampling import OneNoise, make_guider
+from .host.samplers import latents_for, model_draw, sampler_names, scheduler_names, sigmas_of
 from .host.search import found_as
 from .host.ui import Progress, tell, unsuitable
 from .host.vae import load_unet
@@ -166,10 +163,8 @@ class CalibrateModel(io.ComfyNode):
                 steps_input(20),
                 seed_input(),
                 cfg_input(),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As for the pictures."
-                ),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As for the pictures."),
+                io.Combo.Input("sampler_name", options=sampler_names(), tooltip="As for the pictures."),
+                io.Combo.Input("scheduler", options=scheduler_names(), tooltip="As for the pictures."),
                 *probe_inputs(),
                 name_input(),
             ],
@@ -196,30 +191,27 @@ class CalibrateModel(io.ComfyNode):
         name="sensitivity",
     ):
         path = new_file(name)
-        sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler).sigmas
+        sigmas = sigmas_of(model, steps, sampler_name, scheduler)
         # some schedulers give fewer sigmas than were asked for
         probe = Probe(embeddings.positive, len(sigmas) - 1, samples, resolution, seed)
-        rows = probe.rows.tolist()
         check_same_prompts(positive, embeddings)
-        positive = rows_of(positive, rows, len(embeddings), "positive")
-        if not any(cond.shape[0] == len(rows) for cond, _ in positive):
+
+        def conditioning(leaves):
+            sides = {"positive": positive, "negative": negative}
+            return tuple(rows_of(side, leaves, len(embeddings), name) for name, side in sides.items())
+
+        rows = probe.rows.tolist()
+        if not any(cond.shape[0] == len(rows) for cond, _ in conditioning(rows)[0]):
             raise ValueError("the positive conditioning has one row for all prompts; connect CLIP Embedding's")
-        negative = rows_of(negative, rows, len(embeddings), "negative")
         tell(cls, cost(probe, "model rows"))
         # the same key for all prompts: the same noise
         plan = dataclasses.replace(probe.plan, prompt_keys=(0,) * len(rows))
-        guider = make_guider(model, positive, negative, cfg, plan, LARGEST_AUTO, show_tree=False)
-        latents = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"][:1])
+        latents = latents_for(model, latent_image["samples"][:1])
         progress = Progress(probe.num_steps)
-        latents, _ = guider.sample_with_report(
-            OneNoise(seed, len(rows)).generate_noise({"samples": latents}),
-            latents,
-            comfy.samplers.sampler_object(sampler_name),
-            sigmas,
-            callback=lambda *_: progress.advance(1),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
+        draw = model_draw(
+            model, conditioning, latents, sampler_name, sigmas, cfg, seed, on_step=lambda: progress.advance(1)
         )
+        latents = draw(plan, rows)
         sensitivity = probe.sensitivity(latents, sampler=sampler_name, scheduler=scheduler, guidance=cfg, seed=seed)
         return result(cls, sensitivity, {"model": type(model.model).__name__}, path)
 

@@ -1,6 +1,5 @@
 """CLIP Embedding: prompts -> a conditioning with a row per prompt, and the embeddings to cluster them by."""
 
-import comfy.model_management
 import torch
 from comfy_api.latest import io
 
@@ -8,6 +7,7 @@ from ..hierdiff_core.embeddings import PromptEmbeddings
 from . import types
 from .host.cond_rows import PROMPTS
 from .host.decoration import Decorations
+from .host.device import free_main_memory
 from .host.encode_set import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
 from .host.prompt_vectors import POOLED, TOKEN_MEAN, prompt_vectors
 from .host.search import found_as
@@ -61,7 +61,7 @@ class ClipEmbedding(io.ComfyNode):
         tokens, entries = encode_each(clip, prompts)
         lengths = [entry[0].shape[1] for entry in entries]
         lengthen = how_to_lengthen(clip, tokens, lengths)
-        free = comfy.model_management.get_free_memory(torch.device("cpu"))
+        free = free_main_memory()
         conditioning = merge(entries, prompts, lengthen, how_to_fix(tokens, lengthen), free / 2)
         conditioning[1][PROMPTS] = tuple(prompts)
         vectors = prompt_vectors(entries, prompts, pooling)

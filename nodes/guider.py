@@ -1,15 +1,12 @@
-"""Step sharing for any MODEL: Hierarchical Guider, Shared Noise and Hierarchical KSampler."""
+"""Hierarchical Guider, Shared Noise and Hierarchical KSampler: thin shells around Share Steps."""
 
-import comfy.model_management
-import comfy.sample
-import comfy.samplers
-import comfy.utils
 from comfy_api.latest import io
 
 from . import types
 from .host.decoration import Decorations, warn_running_node
 from .host.negative_lists import list_of_negatives
-from .host.sampling import OneNoise, make_guider, previews
+from .host.sampler_noise import OneNoise
+from .host.samplers import latents_for, make_guider, previews, sample, sampler_names, scheduler_names, sigmas_of
 from .host.search import found_as
 from .host.ui import tell
 
@@ -110,12 +107,10 @@ class HierarchicalKSampler(io.ComfyNode):
                 cfg_input(),
                 io.Combo.Input(
                     "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
+                    options=sampler_names(),
                     tooltip="Any but dpm_adaptive.",
                 ),
-                io.Combo.Input(
-                    "scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="How sigmas fall over the steps."
-                ),
+                io.Combo.Input("scheduler", options=scheduler_names(), tooltip="How sigmas fall over the steps."),
                 io.Float.Input(
                     "denoise",
                     default=1.0,
@@ -150,24 +145,16 @@ class HierarchicalKSampler(io.ComfyNode):
     ):
         others = (model, positive, latent_image, plan, seed, cfg, sampler_name, scheduler, denoise, micro_batch)
         repeated = list_of_negatives(negative, others, plan.num_prompts)
-        latents = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])
-        host = comfy.samplers.KSampler(model, plan.num_steps, model.load_device, sampler_name, scheduler, denoise)
-        guider = make_guider(model, positive, negative, cfg, plan, micro_batch)
+        latents = latents_for(model, latent_image["samples"])
+        sigmas = sigmas_of(model, plan.num_steps, sampler_name, scheduler, denoise)
+        reports = []
+        guider = make_guider(model, positive, negative, cfg, plan, micro_batch, tell=reports.append)
         tell(cls, f"Bringing the model to the device and sampling {plan.num_prompts} prompts …")
         decorations = Decorations()
-        samples, report = guider.sample_with_report(
-            OneNoise(seed, plan.num_prompts).generate_noise({"samples": latents}),
-            latents,
-            comfy.samplers.sampler_object(sampler_name),
-            host.sigmas,
-            latent_image.get("noise_mask"),
-            previews(model, len(host.sigmas) - 1, decorations),
-            not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed,
-        )
-        samples = samples.to(comfy.model_management.intermediate_device())
+        callback = previews(model, len(sigmas) - 1, decorations)
+        samples = sample(guider, latents, sampler_name, sigmas, seed, latent_image.get("noise_mask"), callback)
         latent = {**latent_image, "samples": samples}
         latent.pop("batch_index", None)  # of the input's rows, no longer of these
-        report = "\n".join([report, *repeated])
+        report = "\n".join([*reports, *repeated])
         ui = decorations.show(cls, report)
         return io.NodeOutput(latent, decorations.noted(report), ui=ui)

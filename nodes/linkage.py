@@ -1,6 +1,5 @@
 """Ward Linkage: embeddings -> a tree of prompts."""
 
-import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
@@ -9,6 +8,7 @@ from ..hierdiff_core.plan.linkage import METRICS, linkage_bytes, linkage_seconds
 from ..hierdiff_core.plan.tree import PromptTree
 from . import types
 from .host.decoration import Decorations
+from .host.device import main_device, make_room, stop_if_cancelled
 from .host.search import found_as
 from .host.ui import tell
 
@@ -45,15 +45,14 @@ class WardLinkage(io.ComfyNode):
 
     @classmethod
     def execute(cls, embeddings, metric):
-        device = comfy.model_management.get_torch_device()
+        device = main_device()
         needed = linkage_bytes(len(embeddings), embeddings.width, metric, device)
         if needed:  # models that are loaded make room, rather than the clustering fail
-            comfy.model_management.free_memory(needed, device)
+            make_room(needed, device)
         seconds = linkage_seconds(len(embeddings), embeddings.width, metric, device)
         long = f" on the CPU takes {about(seconds)}; it can be cancelled" if seconds > LONG_SECONDS else ""
         tell(cls, f"Clustering {len(embeddings)} prompts{long} …")
-        stop = comfy.model_management.throw_exception_if_processing_interrupted
-        tree = PromptTree.of(embeddings.positive, metric, embeddings.prompts, device=device, check=stop)
+        tree = PromptTree.of(embeddings.positive, metric, embeddings.prompts, device=device, check=stop_if_cancelled)
         decorations = Decorations()
         picture = decorations.picture("the dendrogram", draw_dendrogram, tree.Z, embeddings.prompts)
         return io.NodeOutput(tree, picture, ui=decorations.show(cls, describe(tree), picture))

@@ -1,6 +1,5 @@
 """Hierarchical Branching Sampler: embeddings and a plan -> latents."""
 
-import comfy.model_management
 import numpy as np
 from comfy_api.latest import io
 
@@ -16,6 +15,7 @@ from ..hierdiff_core.sampling.observer import Observer
 from ..hierdiff_core.sampling.progress import RunProgress
 from . import types
 from .host.decoration import LIVE_TREE, Decorations
+from .host.device import results_device
 from .host.live_tree import LiveTree, linear_colours
 from .host.plan_texts import duplicates
 from .host.search import found_as
@@ -146,7 +146,7 @@ class BranchingSampler(io.ComfyNode):
                 acceleration=acceleration,
                 guidance_interval=interval,
                 observer=shown,
-            ).to(comfy.model_management.intermediate_device())
+            ).to(results_device())
             seconds = shown.run.seconds
             decorations.attempt("the text while drawing", tell, cls, "Drawing the tree …")
             drawing = decorations.attempt("the picture of the tree", shown.tree, decoder, embeddings.prompts)

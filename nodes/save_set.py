@@ -6,9 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import folder_paths
 import numpy as np
-from comfy.cli_args import args
 from comfy_api.latest import io
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -16,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
 from . import types
 from .host.decoration import Decorations
+from .host.folders import output_folder, writes_metadata
 from .host.lists import batches, runs_of
 from .host.search import found_as
 from .host.ui import Progress
@@ -136,7 +135,7 @@ def save_set(cls, prompts, folder, format, captions, name, images, latent, vae):
     """Write one set; `images` and `latent` are lists of batches."""
     parts = check_subfolder(folder)
     progress = Progress(len(prompts))
-    path = Path(os.path.abspath(folder_paths.get_output_directory()), *parts)
+    path = Path(os.path.abspath(output_folder()), *parts)
     writer = SetWriter(path, captions, len(prompts))
     metadata = png_metadata(cls) if format == "png" else exif_metadata(cls) if format == "webp" else None
     pictures = split(images) if images is not None else decoded(latent, vae, progress)
@@ -212,7 +211,7 @@ def encode(picture, format, metadata):
 
 def texts(cls):
     """(key, JSON) of the prompt, and of what the front end sends along: the workflow."""
-    if args.disable_metadata or not cls.hidden:
+    if not writes_metadata() or not cls.hidden:
         return []
     values = [("prompt", cls.hidden.prompt)] if cls.hidden.prompt is not None else []
     return [(key, json.dumps(value)) for key, value in [*values, *(cls.hidden.extra_pnginfo or {}).items()]]

@@ -1,10 +1,8 @@
 """Load Sensitivity, and where sensitivities lie."""
 
 import hashlib
-import os
 from pathlib import Path
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..hierdiff_core.files.whole_files import try_writing, write_new
@@ -12,6 +10,7 @@ from ..hierdiff_core.kandinsky.model_folder import BUNDLED
 from ..hierdiff_core.pictures.sensitivity import draw_sensitivity
 from ..hierdiff_core.plan.sensitivity import read_sensitivity, sensitivity_json
 from . import types
+from .host.folders import add_category, files_of, next_output, path_of
 from .host.models import BUNDLED_NAME
 from .host.search import found_as
 from .host.ui import image_tensor, show
@@ -22,14 +21,7 @@ CATEGORY = "hierdiff_sensitivity"
 BUNDLED_FILE = BUNDLED / "decoder" / "sensitivity.json"
 
 
-def register_folders():
-    """Tell the host where sensitivities lie, so that extra_model_paths.yaml may add places."""
-    for root in (folder_paths.models_dir, folder_paths.get_output_directory()):
-        folder_paths.add_model_folder_path(CATEGORY, os.path.join(root, CATEGORY))
-    folder_paths.folder_names_and_paths[CATEGORY][1].add(".json")
-
-
-register_folders()
+add_category(CATEGORY, ".json")
 
 
 def outputs():
@@ -51,7 +43,7 @@ class SensitivityLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "sensitivity",
-                    options=[BUNDLED_NAME, *folder_paths.get_filename_list(CATEGORY)],
+                    options=[BUNDLED_NAME, *files_of(CATEGORY)],
                     tooltip="The bundled model's, or a file in "
                     f"models/{CATEGORY} or output/{CATEGORY}. It must be the model's and the scheduler's.",
                 ),
@@ -91,7 +83,7 @@ def sensitivity_file(name):
     """
     if name == BUNDLED_NAME:
         return BUNDLED_FILE
-    path = folder_paths.get_full_path(CATEGORY, name)
+    path = path_of(CATEGORY, name)
     if path is None:
         raise ValueError(
             f"there is no sensitivity '{name[:200]}' under models/{CATEGORY} or output/{CATEGORY}; measure one with "
@@ -137,10 +129,7 @@ def new_file(name):
 
 def next_file(name):
     """Path of the file with the next number."""
-    folder, file, counter, _, _ = folder_paths.get_save_image_path(
-        f"{CATEGORY}/{name}", folder_paths.get_output_directory()
-    )
-    return Path(folder) / f"{file}_{counter:05}_.json"
+    return next_output(f"{CATEGORY}/{name}", ".json")
 
 
 def save_new(sensitivity, path):

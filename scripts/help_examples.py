@@ -121,6 +121,15 @@ CUSTOM = NATIVE | {
         "sample",
     ),
 }
+SHARED = NATIVE | {
+    "share": ("HierDiffShareSteps", [0], {"model": ("model", 0), "plan": ("schedule", 0)}, "sample"),
+    "sampler": (
+        "KSampler",
+        [0, "fixed", 20, 3.0, "euler", "normal", 1.0],
+        {**CONDITIONED, "model": ("share", 0), "latent_image": ("empty", 0)},
+        "sample",
+    ),
+}
 CALIBRATED_MODEL = NATIVE | {
     "calibrate": (
         "HierDiffCalibrateModel",
@@ -290,6 +299,19 @@ EXAMPLES = {
         [BEGIN, FROM_DECODER, {"model": 140, "empty": 106, "schedule": 530}, {"sampler": 780}, PICTURES],
         "model empty schedule sampler",
         {2: 390, 3: 560},
+    ),
+    "HierDiffShareSteps": Example(
+        SHARED,
+        [
+            BEGIN,
+            FROM_DECODER,
+            {"model": 155, "schedule": 570},
+            {"share": 106, "empty": 106},
+            {"sampler": 640},
+            PICTURES,
+        ],
+        "share empty sampler decode preview",
+        {3: 300, 4: 440},
     ),
     "HierDiffGuider": Example(
         CUSTOM,

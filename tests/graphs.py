@@ -152,6 +152,15 @@ def guider_graph(**changes):
     return changed(graph | custom_sampling("sample", latent=["empty", 0]), changes)
 
 
+def share_steps_graph(**changes):
+    """`native_graph` with Share Steps and ComfyUI's KSampler in place of the Hierarchical KSampler."""
+    graph = native_graph()
+    settings = graph["sample"]["inputs"]
+    graph["share"] = node("HierDiffShareSteps", **{key: settings.pop(key) for key in ("model", "plan", "micro_batch")})
+    graph["sample"] = node("KSampler", **settings, model=["share", 0], steps=6)
+    return changed(graph, changes)
+
+
 def calibration_graph(**changes):
     """Calibrate Schedule on the bundled model, with few prompts and steps."""
     graph = {

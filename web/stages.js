@@ -9,6 +9,7 @@ const STAGES = {
     "HierDiffKSampler",
     "HierDiffGuider",
     "HierDiffSharedNoise",
+    "HierDiffShareSteps",
     "HierDiffContactSheet",
     "HierDiffSaveSet",
   ],

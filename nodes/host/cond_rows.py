@@ -1,60 +1,43 @@
 """Rows of the host's conditioning: checked, averaged over clusters, sliced for micro-batches."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ...hierdiff_core.plan.matching import check_plan_prompts
 from ...hierdiff_core.sampling.pooling import cluster_means
+from .clusters import Clusters, CurrentClusters, rows_equal
 from .prompt_vectors import digest
+
+if TYPE_CHECKING:
+    from ...hierdiff_core.plan.plan import Plan
 
 # In the values of a conditioning entry: the texts of its rows. The host hands on entries that it does not know.
 PROMPTS = "hierdiff_prompts"
 
 
-class Clusters(NamedTuple):
-    """Flat clusters numbered by first appearance, so that separate prompts keep their order.
-
-    labels : (N,) int64, first : (C,) int64, counts : (C,) int64, as in `plan.Step`
-    distinct : (M,) int64   the prompts that count in means: of equal ones the first; None: all
-    """
-
-    labels: np.ndarray
-    first: np.ndarray
-    counts: np.ndarray
-    distinct: np.ndarray | None = None
-
-
-def in_prompt_order(step, distinct=None):
-    """`Clusters` of a plan's step, and the plan's prompts that differ."""
-    order = np.argsort(step.first)
-    rank = np.argsort(order)
-    return Clusters(rank[step.labels], step.first[order], step.counts[order], distinct)
-
-
-def rows_equal(tensor, clusters):
-    """Whether the rows (N, ...) of every cluster are the same to the bit."""
-    return torch.equal(tensor[clusters.first][clusters.labels], tensor)
-
-
-def check_conds(conds, name, run):
+def check_conds(conds: list[dict], name: str, current: CurrentClusters) -> None:
     """Refuse conditioning that has neither 1 row nor N, or that cannot be shared.
 
     Parameters
     ----------
     conds : list of dict
-        entries of one side, as a guider keeps them
+        Entries of one side, as a guider keeps them.
     name : str
-        "positive" or "negative"
-    run : SharingRun
+        The side, such as "positive" or "negative".
+    current : CurrentClusters
+        Of the run.
 
     Raises
     ------
     ValueError
-        naming the side, what was found and what to do.
+        Naming the side, what was found and what to do.
     """
-    n = run.plan.num_prompts
+    n = current.plan.num_prompts
     for entry in conds:
         for key in ("cross_attn", "pooled_output"):
             rows = entry.get(key)
@@ -65,11 +48,34 @@ def check_conds(conds, name, run):
                 )
         mask = entry.get("mask")
         if torch.is_tensor(mask) and mask.ndim > 2 and mask.shape[0] > 1:
-            run.all_rows(mask, f"the mask of the {name} conditioning", "use one mask for all prompts")
+            current.all_rows(mask, f"the mask of the {name} conditioning", "use one mask for all prompts")
         _check_control(entry.get("control"), name)
 
 
-def check_prompts(conds, plan):
+def check_rows_differ(conds: dict[str, list[dict]], latents: torch.Tensor, num_prompts: int) -> None:
+    """Refuse a run in which every picture would be the same.
+
+    Parameters
+    ----------
+    conds : dict of list of dict
+        Entries of each side, as a guider keeps them.
+    latents : tensor
+        What the sampler starts from.
+    num_prompts : int
+
+    Raises
+    ------
+    ValueError
+        If neither conditioning nor latents have a row for each prompt.
+    """
+    if not tensors_with_rows(conds, [latents], num_prompts):
+        raise ValueError(
+            f"the conditioning has one row, but the plan is for {num_prompts} prompts: all pictures would be the same; "
+            "connect the conditioning of CLIP Embedding, made from the plan's prompts, in place of CLIP Text Encode's"
+        )
+
+
+def check_prompts(conds: list[dict], plan: Plan) -> None:
     """Refuse a positive conditioning whose prompts are known, and are not the plan's.
 
     Of several entries one must have the plan's prompts: others may add what they like to the pictures.
@@ -86,7 +92,7 @@ def check_prompts(conds, plan):
         raise problem
 
 
-def prompts_of(conds, num_prompts):
+def prompts_of(conds: list[dict], num_prompts: int) -> Iterator[tuple[str, ...]]:
     """The texts of each entry that knows them and still has a row for each."""
     for entry in conds:
         prompts, rows = entry.get(PROMPTS), entry.get("cross_attn")
@@ -94,23 +100,32 @@ def prompts_of(conds, num_prompts):
             yield prompts
 
 
-def picture_groups(conds, tensors, plan):
-    """(N,) int64   equal for the prompts of a plan's last clusters whose conditioning and other rows are equal
+def tensors_with_rows(conds: dict[str, list[dict]], tensors: list, num_prompts: int) -> list[torch.Tensor]:
+    """Those of a guider's conditioning, and of some more tensors, that have a row for each prompt."""
+    values = [value for entries in conds.values() for entry in entries for value in entry.values()]
+    values += [item for value in values if isinstance(value, (list, tuple)) for item in value]
+    return [v for v in [*values, *tensors] if torch.is_tensor(v) and v.ndim and len(v) == num_prompts]
+
+
+def picture_groups(conds: dict[str, list[dict]], tensors: list, plan: Plan) -> np.ndarray:
+    """Prompts whose pictures are equal, since all that goes into them is.
 
     Parameters
     ----------
     conds : dict of list of dict
-        entries of each side, as a guider keeps them
+        Entries of each side, as a guider keeps them.
     tensors : list of tensor
-        other rows, such as the latents to begin with
+        Other rows, such as the latents to begin with.
     plan : Plan
+
+    Returns
+    -------
+    groups : (N,) int64 array
+        Equal for the prompts of a plan's last clusters whose conditioning and other rows are equal.
     """
-    n, last = plan.num_prompts, plan.steps[-1]
-    values = [value for entries in conds.values() for entry in entries for value in entry.values()]
-    values += [item for value in values if isinstance(value, (list, tuple)) for item in value]
-    rows = [value for value in [*values, *tensors] if torch.is_tensor(value) and value.ndim and len(value) == n]
-    groups = np.zeros(n, dtype=np.int64)
-    for members in (members for members in last.members if len(members) > 1):
+    rows = tensors_with_rows(conds, tensors, plan.num_prompts)
+    groups = np.zeros(plan.num_prompts, dtype=np.int64)
+    for members in (members for members in plan.steps[-1].members if len(members) > 1):
         digests = [digest([tensor[i] for tensor in rows]) for i in members]
         groups[members] = [digests.index(found) for found in digests]
     return groups
@@ -127,7 +142,7 @@ def _check_control(control, name):
         control = getattr(control, "previous_controlnet", None)
 
 
-def reduced_cond(entry, clusters):
+def reduced_cond(entry: dict, clusters: Clusters) -> dict:
     """A copy of a conditioning entry with one row per cluster: the mean of its members' rows."""
     reduced = dict(entry)
     reduced["model_conds"] = {
@@ -140,7 +155,7 @@ def reduced_cond(entry, clusters):
     return reduced
 
 
-def reduced_rows(rows, clusters, name):
+def reduced_rows(rows: torch.Tensor, clusters: Clusters, name: str) -> torch.Tensor:
     """(1, ...) as it is, (N, ...) -> (C, ...) in the same dtype.
 
     Means are taken over the members. Attention masks take the largest value: a token counts for a cluster if it counts
@@ -168,7 +183,7 @@ def _largest(rows, clusters):
     return torch.stack([rows[torch.from_numpy(clusters.labels == c)].amax(dim=0) for c in range(len(clusters.first))])
 
 
-def cond_bytes(entry):
+def cond_bytes(entry: dict) -> int:
     """Bytes of an entry's tensors."""
     found = []
     for cond in entry["model_conds"].values():
@@ -176,13 +191,13 @@ def cond_bytes(entry):
     return sum(tensor.nbytes for tensor in found)
 
 
-def moved_cond(entry, device):
+def cond_on_device(entry: dict, device: torch.device) -> dict:
     """A copy of an entry with its tensors on a device."""
     conds = {name: _map_rows(cond, lambda rows: rows.to(device)) for name, cond in entry["model_conds"].items()}
     return {**entry, "model_conds": conds}
 
 
-def sliced_cond(entry, rows, count):
+def sliced_cond(entry: dict, rows: slice, count: int) -> dict:
     """A copy of an entry with `count` rows that keeps the rows of a slice; single rows serve everywhere."""
 
     def take(tensor):
@@ -204,7 +219,7 @@ def _map_rows(cond, change):
     return cond
 
 
-def rows_of(conditioning, rows, num_prompts, name):
+def rows_of(conditioning: list, rows: list[int], num_prompts: int, name: str) -> list:
     """The host's CONDITIONING with these prompts' rows; entries with one row serve all.
 
     Raises

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import comfy.model_management
 import torch
 
+from . import results
 from . import ui as showing
 from .runs import running
 
@@ -91,12 +92,24 @@ class Decorations:
 
 def warn_running_node(text):
     """Log the warnings of a text, and show them in the node that runs, which is not ours."""
-    warnings = [line for line in text.splitlines() if line.startswith("⚠")]
-    for line in warnings:
-        logging.warning("HierDiff: %s", line[1:].strip())
+    warnings = logged_warnings(text)
     if warnings:
         hidden = SimpleNamespace(unique_id=running()[1])
         Decorations().attempt("showing a warning", showing.tell, SimpleNamespace(hidden=hidden), "\n".join(warnings))
+
+
+def report_in_running_node(text: str) -> None:
+    """Show a report in the node that runs, whoever's it is, and log its warnings."""
+    logged_warnings(text)
+    Decorations().attempt("showing the report", results.say, text, "done")
+
+
+def logged_warnings(text: str) -> list[str]:
+    """The lines of a text that are warnings; they go to the log."""
+    warnings = [line for line in text.splitlines() if line.startswith("⚠")]
+    for line in warnings:
+        logging.warning("HierDiff: %s", line[1:].strip())
+    return warnings
 
 
 def blank_image():

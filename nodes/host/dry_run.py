@@ -1,56 +1,67 @@
-"""At which sigmas one of the host's samplers will call its model, known before it runs.
+"""At which sigmas one of the host's samplers will call its model, known before it runs: from a run without a model.
 
 Reading a sigma from the device waits for everything that was queued before it: in each step the device would stand
 still until the CPU has launched the next call.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable
 
 import torch
 
 
-def foreseen_sigmas(function, model, x, sigmas, extra_args, options):
+def sigmas_of_calls(
+    function: Callable, model: object, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, options: dict
+) -> list[float] | None:
     """The sigmas of a sampler's calls, in order: it is run on a single number, with a model that predicts zero.
 
     Parameters
     ----------
     function : callable
-        of the host's k-diffusion samplers
+        Of the host's k-diffusion samplers.
     model : object
-        the denoiser that the sampler is given; asked for what it knows, never called
+        The denoiser that the sampler is given; asked for what it knows, never called.
     x : (N, ...) tensor
-        what the sampler starts from; only its number of dimensions is used
+        What the sampler starts from; only its number of dimensions is used.
     sigmas : (K + 1,) tensor
     extra_args, options : dict
-        as the sampler gets them
+        As the sampler gets them.
 
     Returns
     -------
     sigmas : list of float, or None
         None for samplers of other packs, and for those that need a real model: the sigmas may then depend on what it
-        predicts
+        predicts.
     """
     if not (getattr(function, "__module__", None) or "").startswith("comfy."):
         return None
-    found = Rehearsed(model)
+    zero = ZeroModel(model)
     one = torch.zeros([1] * x.ndim)
     extra_args = {**extra_args, "model_options": {}}  # nothing of what other nodes put there is called
     if "noise_sampler" in options:
         options = {**options, "noise_sampler": lambda sigma, sigma_next: torch.zeros_like(one)}
     try:
         with torch.random.fork_rng(devices=[]):
-            function(found, one, sigmas.cpu(), extra_args=extra_args, callback=None, disable=True, **options)
+            function(zero, one, sigmas.cpu(), extra_args=extra_args, callback=None, disable=True, **options)
     except Exception:  # whatever it needs that a number has not: the sigmas are read from the device then
         return None
-    return found.sigmas
+    return zero.sigmas
 
 
-class Rehearsed:
-    """A denoiser that notes the sigmas that it is called with; all else is the real one's."""
+class ZeroModel:
+    """A denoiser that predicts zero and notes the sigmas that it is called with; all else is the real one's.
 
-    def __init__(self, model):
+    Parameters
+    ----------
+    model : object
+        The real denoiser.
+    """
+
+    def __init__(self, model: object):
         self.model = model
-        self.sigmas = []
+        self.sigmas: list[float] = []
 
     def __call__(self, x, sigma, model_options=None, **kwargs):
         self.sigmas.append(float(sigma.flatten()[0]))
@@ -63,12 +74,12 @@ class Rehearsed:
         return getattr(self.model, name)
 
 
-def rehearsed(function, begin):
+def with_dry_run(function: Callable, begin: Callable[[list[float] | None], None]) -> Callable:
     """A sampler function that calls ``begin(sigmas or None)`` with the sigmas of its calls before the first of them."""
 
     @functools.wraps(function)
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
-        begin(foreseen_sigmas(function, model, x, sigmas, extra_args or {}, options))
+        begin(sigmas_of_calls(function, model, x, sigmas, extra_args or {}, options))
         return function(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
 
     return sample

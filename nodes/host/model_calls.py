@@ -1,11 +1,15 @@
 """Calls of the model with one row for each cluster, in batches that fit the memory."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import comfy.model_management
 import torch
 
-from ...hierdiff_core.devices import on_device
 from ...hierdiff_core.sampling.microbatch import MicroBatches
-from .cond_rows import cond_bytes, moved_cond, reduced_cond, sliced_cond
+from .clusters import CurrentClusters
+from .cond_rows import cond_bytes, cond_on_device, reduced_cond, sliced_cond
 
 # Conditioning may take this share of a device's free memory to stay there from call to call.
 CONDITIONING_SHARE = 0.05
@@ -16,9 +20,12 @@ class ModelCalls:
 
     Parameters
     ----------
-    num_prompts : int
+    current : CurrentClusters
+        Of the run.
     micro_batch : int
-        clusters per call; 0 as many as the host's estimate of memory allows
+        Clusters per call; 0 as many as the host's estimate of memory allows.
+    before_call : callable
+        Called before every evaluation; may raise to stop.
 
     Notes
     -----
@@ -26,34 +33,36 @@ class ModelCalls:
     picture depends on no other row. Elsewhere calls are halved when memory runs out, and stay so until the run ends.
     """
 
-    def __init__(self, num_prompts, micro_batch):
-        self.num_prompts = num_prompts
+    def __init__(self, current: CurrentClusters, micro_batch: int, before_call: Callable[[], None]):
+        self.current = current
         self.micro_batch = micro_batch
-        self.batches = None
-        self.moved = {}  # the original on the device of the latents
-        self.moves = None  # whether it fits there
+        self.before_call = before_call
+        self._batches: MicroBatches | None = None
+        self._stays: bool | None = None  # whether the conditioning fits on the device of the latents
+        self._on_device = {}  # it, by identity of the original
+        self._clusters = None  # those that the next are for
+        self._reduced = {}  # conditioning with a row for each cluster, by identity of the original
 
-    def use(self, clusters):
-        """Make these `Clusters` the current ones."""
-        self.clusters = clusters
-        self.reduced = {}  # their conditioning, by identity of the original
-        self.indices = {}  # their first and labels by device
+    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kwargs) -> list:
+        """A CALC_COND_BATCH wrapper: one row per cluster goes in, and comes back for every prompt.
 
-    def on(self, device):
-        """first (C,) and labels (N,) of the current clusters, on a device."""
-        if device not in self.indices:
-            self.indices[device] = on_device(self.clusters.first, device), on_device(self.clusters.labels, device)
-        return self.indices[device]
-
-    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kwargs):
-        """A CALC_COND_BATCH wrapper: one row per cluster goes in, and comes back for every prompt."""
-        conds = self.near(conds, x_in.device)
-        count = len(self.clusters.first)
-        x, t, labels = x_in, timestep, None
-        if count < self.num_prompts:
-            first, labels = self.on(x_in.device)
+        Raises
+        ------
+        ValueError
+            If another node has changed the number of rows.
+        """
+        count, num_prompts = len(self.current.clusters.first), self.current.plan.num_prompts
+        if len(x_in) != num_prompts:
+            raise ValueError(
+                f"the model is called with {len(x_in)} rows, but the plan is for {num_prompts} prompts: a node between "
+                "Share Steps and the sampler, such as context windows over the batch, changes the rows; remove it"
+            )
+        conds = self._kept_on(conds, x_in.device)
+        x, t = x_in, timestep
+        if count < num_prompts:
+            first, _ = self.current.indices(x_in.device)
             x, t = x_in[first], timestep[first]
-            conds = [self.reduce(entries) for entries in conds]
+            conds = [self._reduce(entries) for entries in conds]
 
         def evaluate(rows):
             if rows.stop - rows.start == count:
@@ -61,36 +70,37 @@ class ModelCalls:
             part = [entries and [sliced_cond(entry, rows, count) for entry in entries] for entries in conds]
             return torch.stack(executor(model, part, x[rows], t[rows], model_options, *args, **kwargs), dim=1)
 
-        if self.batches is None:
-            limit = rows_per_call(x_in.device, self.micro_batch) or self.num_prompts
-            check = comfy.model_management.throw_exception_if_processing_interrupted
-            self.batches = MicroBatches(limit, check)
-        outputs = self.batches.map(evaluate, count)  # (clusters, conds, ...)
-        return list((outputs if labels is None else outputs[labels]).unbind(dim=1))
+        if self._batches is None:
+            limit = rows_per_call(x_in.device, self.micro_batch) or num_prompts
+            self._batches = MicroBatches(limit, self.before_call)
+        outputs = self._batches.map(evaluate, count)  # (clusters, conds, ...)
+        return list((self.current.spread(outputs) if count < num_prompts else outputs).unbind(dim=1))
 
-    def near(self, conds, device):
+    def _kept_on(self, conds, device):
         """Conditioning on the device if all of it fits: from elsewhere the host copies it anew for every call."""
-        if self.moves is None:
+        if self._stays is None:
             size = sum(cond_bytes(entry) for entries in conds for entry in entries or ())
             free = comfy.model_management.get_free_memory(device)
-            self.moves = device.type != "cpu" and size < CONDITIONING_SHARE * free
-        if not self.moves:
+            self._stays = device.type != "cpu" and size < CONDITIONING_SHARE * free
+        if not self._stays:
             return conds
         for entry in (entry for entries in conds for entry in entries or ()):
-            if id(entry) not in self.moved:
-                self.moved[id(entry)] = entry, moved_cond(entry, device)
-        return [entries and [self.moved[id(entry)][1] for entry in entries] for entries in conds]
+            if id(entry) not in self._on_device:
+                self._on_device[id(entry)] = entry, cond_on_device(entry, device)
+        return [entries and [self._on_device[id(entry)][1] for entry in entries] for entries in conds]
 
-    def reduce(self, entries):
+    def _reduce(self, entries):
         """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""
         if entries is None:
             return None
+        if self._clusters is not self.current.clusters:
+            self._clusters, self._reduced = self.current.clusters, {}
         for entry in entries:
-            if id(entry) not in self.reduced:
-                self.reduced[id(entry)] = entry, reduced_cond(entry, self.clusters)
-        return [self.reduced[id(entry)][1] for entry in entries]
+            if id(entry) not in self._reduced:
+                self._reduced[id(entry)] = entry, reduced_cond(entry, self._clusters)
+        return [self._reduced[id(entry)][1] for entry in entries]
 
 
-def rows_per_call(device, micro_batch):
+def rows_per_call(device: torch.device, micro_batch: int) -> int:
     """Clusters per call of the model; 0 for as many as the host's estimate of memory allows."""
     return 1 if device.type == "cpu" else micro_batch

@@ -9,34 +9,39 @@ import functools
 import importlib
 import os
 import re
-import types
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from shared_runs import (
+    ENDS,
+    SEED,
+    K,
+    N,
+    ksampler,
+    modules_of,
+    one_negative,
+    one_noise,
+    plans_of,
+    positive_of,
+    shared_model,
+    sigmas_of,
+    vectors_of_prompts,
+)
 
 from hierdiff_core import build_plan, linear_thresholds, ward_linkage
 from hierdiff_core.plan.keys import text_key
 
 pytestmark = pytest.mark.host
 
-N, K, SEED = 6, 8, 7
-ENDS = [0, N - 1]
 REFUSED = {"dpm_adaptive": "chooses its steps from the error of all rows together"}
 
 
 @pytest.fixture(scope="module")
 def host(pack):
     """The host's modules and ours, once the host can be imported."""
-    names = ("comfy.samplers", "comfy.sample", "comfy.hooks", "comfy.conds", "comfy.model_patcher", "node_helpers")
-    modules = {name.rsplit(".", 1)[-1]: importlib.import_module(name) for name in names}
-    modules["sharing"] = importlib.import_module(f"{pack.__name__}.nodes.host.share_steps")
-    modules["rows"] = importlib.import_module(f"{pack.__name__}.nodes.host.cond_rows")
-    modules["calls"] = importlib.import_module(f"{pack.__name__}.nodes.host.model_calls")
-    modules["guider"] = importlib.import_module(f"{pack.__name__}.nodes.guider")
-    modules["native_models"] = importlib.import_module("native_models")
-    return types.SimpleNamespace(**modules)
+    return modules_of(pack)
 
 
 @pytest.fixture(scope="module")
@@ -46,60 +51,43 @@ def model(host):
 
 @pytest.fixture(scope="module")
 def prompt_vectors():
-    generator = torch.Generator().manual_seed(1)
-    centres = torch.randn(3, 16, generator=generator)
-    return torch.stack([centres[i % 3] for i in range(N)]) + 0.15 * torch.randn(N, 16, generator=generator)
+    return vectors_of_prompts()
 
 
 @pytest.fixture(scope="module")
 def positive(prompt_vectors):
-    return [[prompt_vectors[:, None, :] * torch.linspace(0.5, 1.5, 5)[None, :, None], {}]]
+    return positive_of(prompt_vectors)
 
 
 @pytest.fixture(scope="module")
 def negative():
-    return [[torch.zeros(1, 5, 16), {}]]
+    return one_negative()
 
 
 @pytest.fixture(scope="module")
 def plans(prompt_vectors):
-    """tau = 0, and a tau at which clusters split in mid-run."""
-    Z = ward_linkage(prompt_vectors)
-
-    def plan(tau):
-        return build_plan(Z, linear_thresholds(K, tau), range(100, 100 + N))
-
-    shared = plan(float(Z[-1, 2]) * 2)
-    assert len(set(shared.clusters_per_step)) > 2
-    ends = build_plan(ward_linkage(prompt_vectors[ENDS]), linear_thresholds(K, 0.0), [100 + i for i in ENDS])
-    return types.SimpleNamespace(none=plan(0.0), shared=shared, ends=ends)
-
-
-def one_noise(host, rows=N):
-    return host.sample.prepare_noise(torch.zeros(1, 4, 8, 8), SEED).repeat(rows, 1, 1, 1)
-
-
-def sigmas_of(host, model, sampler, steps=K, denoise=1.0):
-    return host.samplers.KSampler(model, steps, "cpu", sampler, "normal", denoise).sigmas
+    return plans_of(prompt_vectors)
 
 
 def run_shared(host, model, positive, negative, plan, sampler="euler", cfg=4.0, **options):
     """Samples, report, and at every callback x and the step whose clusters x must show."""
-    guider = host.guider.make_guider(model, positive, negative, cfg, plan, options.pop("micro_batch", 0))
+    reports = []
+    micro_batch = options.pop("micro_batch", 0)
+    guider = host.guider.make_guider(model, positive, negative, cfg, plan, micro_batch, tell=reports.append)
     sigmas = options.pop("sigmas", None)
     sigmas = sigmas_of(host, model, sampler) if sigmas is None else sigmas
     latent = options.pop("latent", torch.zeros(1, 4, 8, 8))
     seen, looked_up = [], [0]
-    look_up = host.sharing.SharingRun.look_up
+    look_up = host.clusters.CurrentClusters.look_up
 
-    def recorded(run, x, timestep):
-        look_up(run, x, timestep)
-        looked_up.append(run.k)
+    def recorded(current, timestep):
+        look_up(current, timestep)
+        looked_up.append(current.k)
 
     # the callback comes after a step's first call, with the x that the calls before it made; uni_pc's at its end
     last = -1 if sampler.startswith("uni_pc") else -2
-    with mock.patch.object(host.sharing.SharingRun, "look_up", recorded):
-        samples, report = guider.sample_with_report(
+    with mock.patch.object(host.clusters.CurrentClusters, "look_up", recorded):
+        samples = guider.sample(
             options.pop("noise", one_noise(host)),
             latent,
             options.pop("sampler_object", None) or host.samplers.sampler_object(sampler),
@@ -110,6 +98,7 @@ def run_shared(host, model, positive, negative, plan, sampler="euler", cfg=4.0, 
             options.pop("seed", SEED),
         )
     assert not options
+    (report,) = reports
     return samples, report, seen
 
 
@@ -132,9 +121,9 @@ def run_plain(host, model, positive, negative, sampler="euler", cfg=4.0, sampler
 def sampler_with_our_noise(host, sampler, sigmas, prompt):
     """The host's sampler drawing the noise that an unshared run would draw for a prompt."""
     plan = build_plan(np.empty((0, 4)), linear_thresholds(K, 0.0), [100 + prompt])
-    run = host.sharing.SharingRun(plan, sigmas, 0, SEED)
-    run.row = torch.zeros(1, 4, 8, 8)
-    return run.shared_sampler(host.samplers.sampler_object(sampler))
+    noise = host.noise.SamplerNoise(host.clusters.CurrentClusters(plan, sigmas), SEED)
+    noise.row = torch.zeros(1, 4, 8, 8)
+    return noise.shared_sampler(host.samplers.sampler_object(sampler))
 
 
 def assert_clusters_identical(seen, plan, samples):
@@ -199,7 +188,7 @@ def test_every_sampler_of_the_host_is_in_the_table(host):
 
 
 def calls_per_sigma(host, model, positive, negative, plan, sampler):
-    """(rows, calls) of a shared run, and the rows that the lookup by sigma demands of its calls."""
+    """(rows, calls) of the host's KSampler behind Share Steps, and the rows that the lookup by sigma demands."""
     sigmas = sigmas_of(host, model, sampler)
     called = []
 
@@ -207,15 +196,15 @@ def calls_per_sigma(host, model, positive, negative, plan, sampler):
         called.append((float(args["timestep"][0]), args["input"].shape[0] // len(args["cond_or_uncond"])))
         return apply_model(args["input"], args["timestep"], **args["c"])
 
-    recorded = model.clone()
+    recorded, _ = shared_model(host, model, plan)
     recorded.set_model_unet_function_wrapper(record)
     with (
-        mock.patch.object(host.sharing.SharingRun, "foresee", autospec=True) as foresee,
+        mock.patch.object(host.clusters.CurrentClusters, "know_sigmas", autospec=True) as know_sigmas,
         mock.patch.object(host.calls, "rows_per_call", lambda device, micro_batch: micro_batch),
     ):
-        run_shared(host, recorded, positive, negative, plan, sampler)  # foreseen sigmas are noted, and not used
-    foreseen = foresee.call_args.args[1]
-    assert foreseen == pytest.approx([sigma for sigma, _ in called], rel=1e-6), sampler
+        ksampler(host, recorded, positive, negative, sampler)  # the dry run's sigmas are noted, and not used
+    known = know_sigmas.call_args.args[1]
+    assert known == pytest.approx([sigma for sigma, _ in called], rel=1e-6), sampler
     expected, finest = [], 0
     for call, (sigma, _) in enumerate(called):
         k = max(i for i in range(K) if float(sigmas[i]) >= sigma * (1 - 1e-6))
@@ -250,8 +239,8 @@ def facts_of(host, model, positive, negative, plans, name):
     assert torch.equal(alone, plain), name
     shared, _, seen = run_shared(host, model, positive, negative, plans.shared, name)
     assert_clusters_identical(seen, plans.shared, shared)
-    again, _, _ = run_shared(host, model, positive, negative, plans.shared, name, micro_batch=2)
-    assert torch.equal(shared, again), name
+    patched, _ = shared_model(host, model, plans.shared, micro_batch=2)
+    assert torch.equal(shared, ksampler(host, patched, positive, negative, name)), name
     rows, calls = calls_per_sigma(host, model, positive, negative, plans.shared, name)
     return stochastic, calls, rows
 
@@ -300,12 +289,12 @@ def recorded_trees(host):
     """The live trees of the runs meanwhile."""
     trees = []
 
-    class Recorded(host.sharing.LiveTree):
+    class Recorded(host.run.LiveTree):
         def __enter__(self):
             trees.append(self)
             return super().__enter__()
 
-    with mock.patch.object(host.sharing, "LiveTree", Recorded):
+    with mock.patch.object(host.run, "LiveTree", Recorded):
         yield trees
 
 
@@ -326,7 +315,7 @@ def test_tree_in_the_browser_ends_with_the_pictures_of_the_samples(host, model, 
     with recorded_trees(host) as trees:
         samples, _, _ = run_shared(host, model, positive, negative, plans.shared, "dpm_fast")
     latents = model.model.process_latent_in(samples)
-    expected = host.sharing.host_colours(model.model.latent_format)(latents, 64)
+    expected = host.run.host_colours(model.model.latent_format)(latents, 64)
     ends = {int(b.members[0]): i for i, b in enumerate(plans.shared.branches) if b.stop == K}
     for prompt, branch in ends.items():
         assert torch.equal(trees[0].tiles[branch], expected[prompt])
@@ -423,7 +412,7 @@ def test_equal_prompts_with_equal_conditioning_are_evaluated_once(host, model, p
 
 def test_prompts_of_2_3_and_5_chunks_are_drawn_as_alone(host, model, negative, plans):
     """Chunks of seven tokens; the host joins none of these with the negative's five."""
-    merge = importlib.import_module(f"{host.sharing.__package__}.conditioning").merge
+    merge = importlib.import_module(f"{host.sharing.__package__}.encode_set").merge
     generator = torch.Generator().manual_seed(11)
     conds = [torch.randn(1, 7 * chunks, 16, generator=generator) for chunks in (2, 3, 5, 2, 3, 5)]
     together, _, _ = run_shared(
@@ -545,7 +534,7 @@ def test_model_function_wrapper_and_cfg_function(host, model, positive, negative
 
 
 def test_rows_that_are_constant_masks_lists_or_whole_numbers(host, plans):
-    clusters = host.rows.in_prompt_order(plans.shared.steps[0])
+    clusters = host.clusters.in_prompt_order(plans.shared.steps[0])
     n, c = N, len(clusters.first)
     guidance = torch.tensor([3.5])
     assert host.rows.reduced_rows(guidance, clusters, "guidance") is guidance
@@ -621,9 +610,9 @@ def test_rows_that_differ_within_a_cluster_are_refused(host, silent_model, posit
 
 def test_step_caches_are_refused(host, silent_model, positive, negative, plans):
     nodes_easycache = importlib.import_module("comfy_extras.nodes_easycache")
-    for node in (nodes_easycache.EasyCacheNode, nodes_easycache.LazyCacheNode):
+    for node, name in ((nodes_easycache.EasyCacheNode, "EasyCache"), (nodes_easycache.LazyCacheNode, "LazyCache")):
         cached = node.execute(silent_model, 0.2, 0.15, 0.95, False).args[0]
-        with pytest.raises(ValueError, match="EasyCache and LazyCache"):
+        with pytest.raises(ValueError, match=f"{name} keeps results of earlier steps .* remove the {name} node"):
             run_shared(host, cached, positive, negative, plans.shared)
 
 
@@ -742,7 +731,7 @@ def test_tree_that_fails_loses_no_latents(host, model, positive, negative, plans
     def fail(*_):
         raise RuntimeError(f"broken {fault}")
 
-    monkeypatch.setattr(host.sharing.LiveTree, fault, fail)
+    monkeypatch.setattr(host.run.LiveTree, fault, fail)
     samples, report, _ = run_shared(host, model, positive, negative, plans.shared)
     assert torch.equal(samples, expected)
     assert f"(RuntimeError: broken {fault}); the result is not affected" in report
@@ -751,7 +740,7 @@ def test_tree_that_fails_loses_no_latents(host, model, positive, negative, plans
 
 
 def test_report_that_fails_loses_no_latents(host, model, positive, negative, plans, monkeypatch):
-    monkeypatch.setattr(host.sharing, "distortion", lambda plan: 1 / 0)
+    monkeypatch.setattr(host.run, "distortion", lambda plan: 1 / 0)
     samples, report, _ = run_shared(host, model, positive, negative, plans.shared)
     assert samples.isfinite().all()
     assert "⚠ the report failed (ZeroDivisionError" in report
@@ -763,7 +752,7 @@ def test_interruption_passes_the_tree(host, model, positive, negative, plans, mo
     def interrupt(*_):
         raise management.InterruptProcessingException()
 
-    monkeypatch.setattr(host.sharing.LiveTree, "step", interrupt)
+    monkeypatch.setattr(host.run.LiveTree, "step", interrupt)
     with pytest.raises(management.InterruptProcessingException):
         run_shared(host, model, positive, negative, plans.shared)
 
@@ -798,7 +787,7 @@ def test_preview_that_fails_loses_no_latents(host, model, positive, negative, pl
         raise RuntimeError("broken")
 
     made = fail if fault == "prepare_callback" else lambda *_: fail
-    monkeypatch.setattr(host.guider.latent_preview, "prepare_callback", made)
+    monkeypatch.setattr(host.host_samplers.latent_preview, "prepare_callback", made)
     samples, report = run_node(host, model, positive, negative, plans.shared)
     assert torch.equal(samples, expected)
     assert report.count("⚠ the preview failed (RuntimeError: broken)") == 1
@@ -887,7 +876,7 @@ def test_noise_of_another_pack_is_repeated_within_clusters(host, model, positive
 
 
 def test_sampler_of_another_pack_runs_once_and_without_a_name(host, model, positive, negative, plans):
-    """Nothing is foreseen of it: its sigmas may depend on what the model predicts."""
+    """No dry run tells of it: its sigmas may depend on what the model predicts."""
     batches = []
 
     def theirs(model, x, sigmas, extra_args, callback, disable):

@@ -1,11 +1,12 @@
 """The guider and the KSampler with shared steps in a real server, on the bundled model as MODEL."""
 
+import asyncio
 import re
 
 import numpy as np
 import pytest
 from comfyui_host import PromptFailed
-from graphs import custom_sampling, guider_graph, native_graph, node, pictures
+from graphs import custom_sampling, guider_graph, messages_of, native_graph, node, pictures, said, share_steps_graph
 
 pytestmark = pytest.mark.host
 
@@ -48,6 +49,32 @@ def test_guider_under_sampler_custom_advanced_equals_the_ksampler(comfy, shared_
     entry = comfy.run(guider_graph())
     for one, other in zip(pictures(comfy, shared_run, "save"), pictures(comfy, entry, "save"), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_ksampler_behind_share_steps_equals_the_hierarchical_ksampler_and_tells_as_much(comfy, shared_run):
+    """Pictures, tree and report; the page finds the last two by the id of the KSampler."""
+    events, _ = asyncio.run(messages_of(comfy, share_steps_graph()))
+    entry = comfy.wait(events[-1]["data"]["prompt_id"])
+    for one, other in zip(pictures(comfy, shared_run, "save"), pictures(comfy, entry, "save"), strict=True):
+        assert np.array_equal(one, other)
+    report = shared_run["outputs"]["sample"]["text"][0]
+    assert said(events, "sample") == [report]
+    trees = [event["data"] for event in events if event["type"] == "hierdiff.tree"]
+    assert {message["node"] for message in trees} == {"sample"}
+    spent = re.search(r"model rows: (\d+) instead of (\d+)", report).groups()
+    assert (trees[0]["kind"], trees[-1]["kind"], trees[-1]["state"]) == ("begin", "end", "done")
+    assert (str(trees[-1]["rows"]), str(trees[-1]["standard"])) == spent
+    kept = comfy.get("/hierdiff/results?clientId=test")
+    assert [result["text"] for result in kept if result["node"] == "sample"] == [report]
+
+
+def test_share_steps_of_prompts_that_are_not_conditioned_apart_is_refused(comfy):
+    graph = share_steps_graph()
+    graph["none"] = node("ConditioningZeroOut", conditioning=["model", 2])
+    graph["sample"]["inputs"]["positive"] = ["none", 0]
+    with pytest.raises(PromptFailed, match="the conditioning has one row, but the plan is for 6 prompts") as failure:
+        comfy.run(graph)
+    assert failure.value.node_id == "sample"
 
 
 def test_cancel_is_answered_within_a_model_call(comfy):

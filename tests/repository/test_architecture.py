@@ -74,6 +74,19 @@ def test_nodes_import_the_core_the_host_and_what_the_host_ships(path):
             assert top(name) in allowed, name
 
 
+@pytest.mark.parametrize("path", [path for path in NODE_FILES if path.parent.name == "nodes"], ids=name_of)
+def test_nodes_import_nothing_of_the_host_but_its_api(path):
+    """Whatever else of ComfyUI they need goes through `nodes/host/`."""
+    assert {name for name in imports(parse(path)) if top(name) in HOST} <= {"comfy_api.latest"}
+
+
+@pytest.mark.parametrize("path", [path for path in NODE_FILES if path.parent.name == "host"], ids=name_of)
+def test_adapters_import_no_node(path):
+    """`nodes/host/` imports itself and the core alone."""
+    for name in imports(parse(path)):
+        assert not name.startswith("..") or name.startswith("...hierdiff_core."), name
+
+
 @pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
 def test_core_knows_nothing_of_the_host_and_the_nodes(path):
     for name in imports(parse(path)):

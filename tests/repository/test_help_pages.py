@@ -138,7 +138,10 @@ def test_page_of_threshold_schedule_tells_the_clusters_of_its_picture(example, l
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize(("node", "nodes"), [("HierDiffBranchingSampler", "STAGES"), ("HierDiffKSampler", "NATIVE")])
+@pytest.mark.parametrize(
+    ("node", "nodes"),
+    [("HierDiffBranchingSampler", "STAGES"), ("HierDiffKSampler", "NATIVE"), ("HierDiffShareSteps", "SHARED")],
+)
 def test_pages_of_the_samplers_tell_the_rows_of_their_pictures(example, node, nodes, language):
     _, Z, _ = example
     steps, _, saving, private_steps, shape, power = getattr(importlib.import_module("help_examples"), nodes)[

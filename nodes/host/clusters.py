@@ -1,0 +1,203 @@
+"""Which clusters of a plan are current while one of the host's samplers runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from ...hierdiff_core.devices import on_device
+from ...hierdiff_core.plan.keys import branch_keys
+
+if TYPE_CHECKING:
+    from ...hierdiff_core.plan.plan import Plan, Step
+
+SAME_SIGMA = 1 - 1e-6  # sigmas are float32
+WHOLE_RUN = 0.999  # of the model's largest sigma: a run that begins below it begins part-way
+
+
+class Clusters(NamedTuple):
+    """Flat clusters numbered by first appearance, so that separate prompts keep their order.
+
+    labels : (N,) int64, first : (C,) int64, counts : (C,) int64, as in `plan.Step`
+    distinct : (M,) int64   the prompts that count in means: of equal ones the first; None: all
+    """
+
+    labels: np.ndarray
+    first: np.ndarray
+    counts: np.ndarray
+    distinct: np.ndarray | None = None
+
+
+def in_prompt_order(step: Step, distinct: np.ndarray | None = None) -> Clusters:
+    """`Clusters` of a plan's step, and the plan's prompts that differ."""
+    order = np.argsort(step.first)
+    rank = np.argsort(order)
+    return Clusters(rank[step.labels], step.first[order], step.counts[order], distinct)
+
+
+def rows_equal(tensor: torch.Tensor, clusters: Clusters) -> bool:
+    """Whether the rows (N, ...) of every cluster are bit-identical."""
+    return torch.equal(tensor[clusters.first][clusters.labels], tensor)
+
+
+class CurrentClusters:
+    """The clusters of one run, by the sigma of each call of the model. They are only ever refined.
+
+    Parameters
+    ----------
+    plan : Plan
+        For N prompts and K steps.
+    sigmas : (S + 1,) tensor
+        Of the sampler's steps.
+    first_step : int
+        The plan's step that the sampler begins with, where it runs only a part of the plan.
+
+    Attributes
+    ----------
+    clusters : Clusters
+        The current ones.
+    k : int
+        The plan's step whose clusters these are.
+    calls, rows : int
+        Calls of the model so far, and the rows that they evaluated.
+    by_call : bool
+        Set for a sampler that calls once a step at sigmas of its own.
+    known_sigmas : list of float, or None
+        Of all calls, where they are known before the first of them.
+
+    Raises
+    ------
+    ValueError
+        If the sigmas rise.
+    """
+
+    def __init__(self, plan: Plan, sigmas: torch.Tensor, first_step: int = 0):
+        if (sigmas.diff() > 0).any():
+            raise ValueError("sigmas must fall from step to step; step sharing cannot run a sampler backwards")
+        self.plan = plan
+        self.sigmas = sigmas.detach().cpu().double()
+        self.k = self.first_step = first_step
+        self.last_step = first_step + len(sigmas) - 2
+        self.calls = self.rows = 0
+        self.by_call = False
+        self.known_sigmas: list[float] | None = None
+        self.keys = plan.prompt_keys or range(plan.num_prompts)
+        self._use(plan.steps[first_step])
+
+    def _use(self, step: Step) -> None:
+        self.clusters = in_prompt_order(step, self.plan.distinct)
+        self._indices = {}
+
+    def know_sigmas(self, sigmas: list[float] | None) -> None:
+        """Note the sigmas of all calls, or that they are not known."""
+        self.known_sigmas = sigmas
+
+    def look_up(self, timestep: torch.Tensor) -> None:
+        """Make the clusters of a call's sigma current; never back to coarser ones."""
+        k = self.first_step + self.calls if self.by_call else self.step_of(self._sigma(timestep))
+        k = min(k, self.last_step)
+        if k > self.k:
+            finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
+            self.k = k
+            if finer:
+                self._use(self.plan.steps[k])
+        self.calls += 1
+        self.rows += len(self.clusters.first)
+
+    def _sigma(self, timestep: torch.Tensor) -> float:
+        """The sigma of this call, if need be read from the device."""
+        if self.known_sigmas is not None and self.calls < len(self.known_sigmas):
+            return self.known_sigmas[self.calls]
+        return float(timestep.flatten()[0])
+
+    def step_of(self, sigma: float) -> int:
+        """The plan's step that covers a sigma: from sigmas[i] down to above sigmas[i + 1] it is the i-th of the run."""
+        return self.first_step + int((self.sigmas[:-1] >= sigma * SAME_SIGMA).sum()) - 1
+
+    def indices(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """First prompt of each cluster (C,) and cluster of each prompt (N,), on a device."""
+        if device not in self._indices:
+            self._indices[device] = on_device(self.clusters.first, device), on_device(self.clusters.labels, device)
+        return self._indices[device]
+
+    def spread(self, rows: torch.Tensor) -> torch.Tensor:
+        """(N, ...) from one row for each cluster."""
+        return rows[self.indices(rows.device)[1]]
+
+    def branches(self) -> list:
+        """The current clusters' keys."""
+        return branch_keys(self.clusters.labels, self.keys)
+
+    @property
+    def standard_rows(self) -> int:
+        """Rows that separate runs of the prompts would have taken for the calls so far."""
+        return self.calls * self.plan.num_distinct
+
+    def all_rows(self, tensor: torch.Tensor, name: str, fix: str) -> torch.Tensor:
+        """`tensor` with N rows that are equal within the clusters of the first step.
+
+        Raises
+        ------
+        ValueError
+            Naming the tensor, if it has neither 1 row nor N, or if rows of one cluster differ.
+        """
+        rows = rows_for_all(tensor, self.plan.num_prompts, name, fix)
+        if rows is tensor and not rows_equal(tensor, in_prompt_order(self.plan.steps[self.first_step])):
+            raise ValueError(f"{name} differs between prompts that share their first step; {fix}")
+        return rows
+
+
+def rows_for_all(tensor: torch.Tensor, num_prompts: int, name: str, fix: str) -> torch.Tensor:
+    """`tensor` with N rows: its own, or the only one repeated.
+
+    Raises
+    ------
+    ValueError
+        Naming the tensor, if it has another number of rows or is of several media.
+    """
+    if tensor.is_nested:
+        raise ValueError(f"{name} is a nested latent (several media in one); step sharing takes one medium")
+    if tensor.shape[0] == num_prompts:
+        return tensor
+    if tensor.shape[0] != 1:
+        raise ValueError(f"{name} has {tensor.shape[0]} rows, but the plan is for {num_prompts} prompts; {fix}")
+    return tensor.expand(num_prompts, *tensor.shape[1:]).clone()
+
+
+def part_of_plan(plan: Plan, sigmas: torch.Tensor, sigma_max: float) -> tuple[Plan, int]:
+    """The plan for a run of some sigmas, and the plan's step that the run begins with.
+
+    Parameters
+    ----------
+    plan : Plan
+        For K steps.
+    sigmas : (S + 1,) tensor
+        Of the run.
+    sigma_max : float
+        The model's largest.
+
+    Returns
+    -------
+    plan : Plan
+        As it is where the run is a part of it: with fewer steps, which begin below `sigma_max` or end above 0, as
+        start_at_step and end_at_step of the host's KSampler (Advanced) make them. Else resampled over S steps.
+    first_step : int
+        0 unless the run is the last part.
+
+    Raises
+    ------
+    ValueError
+        For a part from the middle, of which nobody can tell where it lies.
+    """
+    steps = len(sigmas) - 1
+    late, early = float(sigmas[0]) < WHOLE_RUN * sigma_max, float(sigmas[-1]) > 0
+    if steps >= plan.num_steps or not (late or early):
+        return plan.resampled(steps), 0
+    if late and early:
+        raise ValueError(
+            f"a run of {steps} steps that neither begins with the first sigma nor ends at 0 has no certain place in a "
+            f"plan of {plan.num_steps} steps; let the sampler run the first or the last steps of the plan"
+        )
+    return plan, plan.num_steps - steps if late else 0

@@ -1,0 +1,31 @@
+"""The host's devices and their memory, and its way to stop a run."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import torch
+
+
+def main_device() -> torch.device:
+    """The device that the host computes on."""
+    return comfy.model_management.get_torch_device()
+
+
+def free_main_memory() -> int:
+    """Free bytes of the computer's own memory."""
+    return comfy.model_management.get_free_memory(torch.device("cpu"))
+
+
+def make_room(needed: int, device: torch.device) -> None:
+    """Let the host unload models until so many bytes are free on a device."""
+    comfy.model_management.free_memory(needed, device)
+
+
+def results_device() -> torch.device:
+    """The device where the host keeps what nodes hand on."""
+    return comfy.model_management.intermediate_device()
+
+
+def stop_if_cancelled() -> None:
+    """Raise the host's interruption if the user has cancelled the run."""
+    comfy.model_management.throw_exception_if_processing_interrupted()

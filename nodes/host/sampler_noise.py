@@ -1,0 +1,123 @@
+"""Noise for the host's samplers that is the same for all rows of a cluster."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import comfy.k_diffusion.sampling
+import comfy.sample
+import comfy.samplers
+import torch
+
+from ...hierdiff_core.sampling.noise import draw_rows, keyed_generator
+from .clusters import CurrentClusters
+from .dry_run import with_dry_run
+
+# The host's samplers whose noise is a path: one Brownian tree for each branch.
+BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
+
+
+class OneNoise:
+    """The host's NOISE: one noise, repeated for N rows.
+
+    Parameters
+    ----------
+    seed : int
+    num_prompts : int
+    """
+
+    def __init__(self, seed: int, num_prompts: int):
+        self.seed = seed
+        self.num_prompts = num_prompts
+
+    def generate_noise(self, input_latent: dict) -> torch.Tensor:
+        """(N, ...) noise for the host's LATENT."""
+        one = comfy.sample.prepare_noise(input_latent["samples"][:1], self.seed)
+        return one.repeat(self.num_prompts, *[1] * (one.ndim - 1))
+
+
+class SamplerNoise:
+    """The noise that a sampler adds in one run: a function of seed, branch and the number of the draw.
+
+    Parameters
+    ----------
+    current : CurrentClusters
+        Of the run.
+    seed : int
+
+    Attributes
+    ----------
+    row : (1, ...) tensor or None
+        One latent: shape, dtype and device of the noise. The run sets it at each call of the model.
+    """
+
+    def __init__(self, current: CurrentClusters, seed: int):
+        self.current = current
+        self.seed = seed
+        self.row: torch.Tensor | None = None
+        self._draws = 0
+        self._trees = {}  # Brownian trees by branch key
+
+    def shared_sampler(self, sampler: comfy.samplers.Sampler) -> comfy.samplers.KSAMPLER:
+        """A copy of the host's sampler whose noise is the same for all rows of a cluster.
+
+        Raises
+        ------
+        ValueError
+            If the sampler couples rows or draws noise that cannot be replaced.
+        """
+        if not isinstance(sampler, comfy.samplers.KSAMPLER):
+            raise ValueError(f"{type(sampler).__name__} is not a k-diffusion sampler of ComfyUI; use KSamplerSelect")
+        function, options = sampler.sampler_function, dict(sampler.extra_options)
+        name = getattr(function, "__name__", "")
+        if "adaptive" in name:
+            raise ValueError("dpm_adaptive chooses its steps from the error of all rows together; use another sampler")
+        self.current.by_call = "dpm_fast" in name  # it never comes to the last sigma, where every prompt is alone
+        if options.get("s_churn", 0) > 0:
+            raise ValueError("s_churn > 0 draws noise for every row alone; set it to 0, or use an ancestral sampler")
+        if "noise_sampler" in options:
+            options["noise_sampler"] = self.repeated(options["noise_sampler"])
+        elif "noise_sampler" in inspect.signature(function).parameters:
+            options["noise_sampler"] = self.brownian(name) if is_brownian(name) else self.white
+        # without inpaint options the mask's noise is the run's own: the host's "random" one differs between rows
+        return comfy.samplers.KSAMPLER(with_dry_run(function, self.current.know_sigmas), options, {})
+
+    def white(self, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+        """(N, ...) independent noise of each draw, as the host's samplers ask for it."""
+        generators = [keyed_generator(self.seed, key, self._draws) for key in self.current.branches()]
+        self._draws += 1
+        shape = len(generators), *self.row.shape[1:]
+        return self.current.spread(draw_rows(generators, shape, self.row.dtype, self.row.device))
+
+    def brownian(self, name: str) -> Callable:
+        """Noise along a Brownian path for each branch, for a sampler of the host by name."""
+        positive = self.current.sigmas[self.current.sigmas > 0].float()
+
+        def noise(sigma, sigma_next):
+            trees = [self._tree(key, positive, name.endswith("_gpu")) for key in self.current.branches()]
+            return self.current.spread(torch.cat([tree(sigma, sigma_next) for tree in trees]))
+
+        return noise
+
+    def _tree(self, key, sigmas, on_device):
+        if key not in self._trees:
+            seed = keyed_generator(self.seed, key, 0).initial_seed()
+            self._trees[key] = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
+                self.row, sigmas.min(), sigmas.max(), seed=seed, cpu=not on_device
+            )
+        return self._trees[key]
+
+    def repeated(self, noise_sampler: Callable) -> Callable:
+        """Somebody else's noise, each cluster's first row for all of its rows."""
+
+        def noise(sigma, sigma_next):
+            rows = noise_sampler(sigma, sigma_next)
+            return self.current.spread(rows[self.current.indices(rows.device)[0]])
+
+        return noise
+
+
+def is_brownian(name: str) -> bool:
+    """Whether a k-diffusion function of this name walks a Brownian path."""
+    return any(name.startswith(f"sample_{sampler}") for sampler in BROWNIAN)

@@ -1,0 +1,146 @@
+"""The state of one run with shared steps, and what it tells."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...hierdiff_core.devices import on_device
+from ...hierdiff_core.sampling.observer import Observer, Observers
+from .clusters import CurrentClusters
+from .decoration import LIVE_TREE, Decorations
+from .device import stop_if_cancelled
+from .live_tree import LiveTree, host_colours
+from .model_calls import ModelCalls
+from .plan_texts import duplicates
+from .sampler_noise import SamplerNoise
+from .ui import distortion
+
+if TYPE_CHECKING:
+    from ...hierdiff_core.plan.plan import Plan
+
+
+class Cancellation(Observer):
+    """Stops a run when the user cancels it."""
+
+    def before_call(self) -> None:
+        """Raise the host's interruption if there is one."""
+        stop_if_cancelled()
+
+
+class ShownTree(Observer):
+    """Shows in the browser how the branches grow.
+
+    Parameters
+    ----------
+    live : LiveTree
+    current : CurrentClusters
+        Of the run: it counts the rows.
+    """
+
+    def __init__(self, live: LiveTree, current: CurrentClusters):
+        self.live = live
+        self.current = current
+
+    def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
+        """Show a step."""
+        self.live.step(k, x0, self.current.rows, self.current.standard_rows)
+
+    def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
+        """Show what came after the last step that was told: some samplers call the model again."""
+        if self.current.rows > self.live.progress["rows"]:
+            k = self.current.k
+            self.on_rows(k, np.arange(self.current.plan.steps[k].num_clusters), rows_of_step(self.current, latents))
+
+
+class SharingRun:
+    """Everything that one run knows: its clusters, its noise, its calls of the model, its observers.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    sigmas : (S + 1,) tensor
+    micro_batch : int
+        Clusters per model call; 0 as many as the host's estimate of memory allows.
+    seed : int
+    first_step : int
+        The plan's step that the run begins with.
+
+    Raises
+    ------
+    ValueError
+        If the sigmas rise, or `micro_batch` is negative.
+    """
+
+    def __init__(self, plan: Plan, sigmas: torch.Tensor, micro_batch: int, seed: int, first_step: int = 0):
+        if micro_batch < 0:
+            raise ValueError(f"micro_batch must be 0 (as many as fit) or more; got {micro_batch}")
+        self.plan = plan
+        self.current = CurrentClusters(plan, sigmas, first_step)
+        self.noise = SamplerNoise(self.current, seed)
+        self.observer: Observer = Cancellation()
+        self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call())
+        self.decorations = Decorations()
+
+    def look_up(self, x: torch.Tensor, timestep: torch.Tensor) -> None:
+        """Make the clusters of a call's sigma current."""
+        self.noise.row = x[:1]
+        self.current.look_up(timestep)
+
+    @contextlib.contextmanager
+    def tree(self, latent_format: object) -> Iterator[None]:
+        """A context: the browser shows the branches in the node that samples, by the host's preview colours."""
+        made = self.decorations.context(LIVE_TREE, lambda: LiveTree(self.plan, host_colours(latent_format)))
+        with made as live:
+            if live is not None:
+                self.observer = Observers(self.observer, ShownTree(live, self.current))
+            yield
+
+    def watched(self, callback: Callable | None) -> Callable:
+        """The host's callback of each step, which also tells the observers."""
+
+        def on_step(step, x0, x, total_steps):
+            self.decorations.attempt(LIVE_TREE, self._tell_step, x0)
+            if callback is not None:
+                callback(step, x0, x, total_steps)
+
+        return on_step
+
+    def _tell_step(self, x0):
+        k = self.current.k
+        self.observer.on_rows(k, np.arange(self.plan.steps[k].num_clusters), rows_of_step(self.current, x0))
+
+    def finish(self, model: object, samples: torch.Tensor) -> None:
+        """Tell the observers of the final latents, (N, ...); `model` is the host's, which scales them."""
+        self.decorations.attempt(LIVE_TREE, self._tell_end, model, samples)
+
+    def _tell_end(self, model, samples):
+        self.observer.on_finished(np.arange(self.plan.num_prompts), model.process_latent_in(samples))
+
+    def report(self, plan: Plan) -> str:
+        """What was spent, in words; `plan` is the one that the user made."""
+        current, mine = self.current, self.plan
+        standard, steps = current.standard_rows, current.last_step - current.first_step + 1
+        lines = [
+            f"{mine.num_prompts} latents, {steps} steps, {current.calls} model calls",
+            f"model rows: {current.rows} instead of {standard}, {1 - current.rows / max(standard, 1):.1%} saved",
+            *duplicates(mine),
+        ]
+        if mine.num_steps != plan.num_steps:
+            lines.append(f"the plan's {plan.num_steps} thresholds were resampled over the sampler's {steps} steps")
+        elif steps < mine.num_steps:
+            lines.append(
+                f"steps {current.first_step + 1} to {current.last_step + 1} of the plan's {mine.num_steps}: "
+                "the sampler ran a part of it"
+            )
+        return "\n".join([*lines, *distortion(mine)])
+
+
+def rows_of_step(current: CurrentClusters, latents: torch.Tensor) -> torch.Tensor:
+    """(C, ...) of (N, ...) latents: a row for each cluster, in the order of the plan's step."""
+    return latents[on_device(current.plan.steps[current.k].first, latents.device)]

@@ -1,0 +1,48 @@
+"""Share Steps: a MODEL with which any sampler node shares the steps of a plan."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from . import types
+from .guider import MICRO_BATCH_TOOLTIP, PLAN_TOOLTIP
+from .host.search import found_as
+from .host.share_steps import Sharing, share_steps, shares_steps
+from .host.ui import show
+
+AGAIN = "⚠ the model shared the steps of another plan already: only this plan counts; remove one of the two Share Steps"
+
+
+class ShareSteps(io.ComfyNode):
+    """The node of `host.share_steps`."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the host shows and checks."""
+        return io.Schema(
+            node_id="HierDiffShareSteps",
+            display_name="Share Steps",
+            category="HierDiff",
+            **found_as("batch prompts", "shared steps", "ksampler", "model patch"),
+            description="Any sampler node that gets this model shares the steps of a plan: KSampler, or "
+            "SamplerCustomAdvanced with any guider. It gives one latent per prompt, and shows the tree and the report.",
+            inputs=[
+                io.Model.Input("model", tooltip="Any model that ComfyUI loads, with its LoRAs and patches."),
+                types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
+                io.Int.Input("micro_batch", default=0, min=0, max=4096, optional=True, tooltip=MICRO_BATCH_TOOLTIP),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="For a sampler node or a guider, with the conditioning of CLIP Embedding and one latent. "
+                    "Give the sampler as many steps as the plan has.",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, plan, micro_batch: int = 0) -> io.NodeOutput:
+        """Patch a clone of the model."""
+        patched = share_steps(model, Sharing(plan, micro_batch))
+        return io.NodeOutput(patched, ui=show(cls, AGAIN) if shares_steps(model) else None)
