@@ -18,7 +18,7 @@ from .guider import cfg_input, model_inputs
 from .host.cond_rows import prompts_of, rows_of
 from .host.decoration import Decorations
 from .host.sampling import OneNoise, make_guider
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import Progress, tell, unsuitable
 from .host.vae import load_unet
 from .sensitivity import CATEGORY, describe, new_file, outputs, save_new
@@ -85,7 +85,7 @@ class Calibrate(io.ComfyNode):
             node_id="HierDiffCalibrate",
             display_name="Calibrate Schedule",
             category="HierDiff",
-            **found_as("sensitivity", "measure"),
+            **search_words("sensitivity", "measure"),
             description="Measures once for a model at which steps sharing shows in the pictures: prompts "
             "share ever more steps, and are compared with runs that share none.",
             inputs=[
@@ -157,7 +157,7 @@ class CalibrateModel(io.ComfyNode):
             node_id="HierDiffCalibrateModel",
             display_name="Calibrate Schedule for MODEL",
             category="HierDiff",
-            **found_as("sensitivity", "measure"),
+            **search_words("sensitivity", "measure"),
             description="Calibrate Schedule for any model that ComfyUI loads, with its own samplers and schedulers.",
             inputs=[
                 *model_inputs(),

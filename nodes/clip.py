@@ -10,7 +10,7 @@ from .host.cond_rows import PROMPTS
 from .host.decoration import Decorations
 from .host.encode_set import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
 from .host.prompt_vectors import POOLED, TOKEN_MEAN, prompt_vectors
-from .host.search import found_as
+from .host.search import search_words
 from .host.token_counts import reading_notes
 from .host.ui import Progress, tell
 
@@ -30,7 +30,7 @@ class ClipEmbedding(io.ComfyNode):
             node_id="HierDiffClipEmbedding",
             display_name="CLIP Embedding",
             category="HierDiff",
-            **found_as("batch prompts", "prompt list", "encode prompts", "clip text encode"),
+            **search_words("batch prompts", "prompt list", "encode prompts", "clip text encode"),
             description="Encodes every prompt with the text encoder of a model: one conditioning for the whole set, "
             "and the embeddings for Ward Linkage.",
             inputs=[

@@ -16,7 +16,7 @@ from .host.models import (
     size_on_disk,
     validate_model,
 )
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import telling
 from .host.vae import movq_vae
 
@@ -28,7 +28,7 @@ class DecoderLoader(io.ComfyNode):
             node_id="HierDiffDecoderLoader",
             display_name="Load Kandinsky 2.2 Decoder",
             category="HierDiff",
-            **found_as("kandinsky", "movq", "load unet"),
+            **search_words("kandinsky", "movq", "load unet"),
             description="Loads the UNet (embeddings to latents) and MoVQ (latents to pictures).",
             inputs=[
                 io.Combo.Input(

@@ -10,7 +10,7 @@ from . import types
 from .host.decoration import Decorations, warn_running_node
 from .host.negative_lists import list_of_negatives
 from .host.sampling import OneNoise, make_guider, previews
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import tell
 
 PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
@@ -50,7 +50,7 @@ class Guider(io.ComfyNode):
             node_id="HierDiffGuider",
             display_name="Hierarchical Guider",
             category="HierDiff",
-            **found_as("batch prompts", "shared steps", "cfg guider"),
+            **search_words("batch prompts", "shared steps", "cfg guider"),
             description="For SamplerCustomAdvanced, with any sampler: evaluates the model once per cluster of prompts.",
             inputs=[
                 *model_inputs(),
@@ -75,7 +75,7 @@ class SharedNoise(io.ComfyNode):
             node_id="HierDiffSharedNoise",
             display_name="Shared Noise",
             category="HierDiff",
-            **found_as("random noise", "same noise"),
+            **search_words("random noise", "same noise"),
             description="One starting noise for all prompts of a plan: what RandomNoise gives for a single latent.",
             inputs=[
                 types.seed_input(
@@ -98,7 +98,7 @@ class HierarchicalKSampler(io.ComfyNode):
             node_id="HierDiffKSampler",
             display_name="Hierarchical KSampler",
             category="HierDiff",
-            **found_as("batch prompts", "ksampler", "shared steps", "sample set"),
+            **search_words("batch prompts", "ksampler", "shared steps", "sample set"),
             description="ComfyUI's KSampler with shared steps: any model and sampler, the steps come from the plan.",
             inputs=[
                 *model_inputs(),

@@ -10,7 +10,7 @@ from ..hierdiff_core.pictures.dendrogram import draw_dendrogram
 from ..hierdiff_core.plan.linkage import METRICS, linkage_bytes, linkage_seconds, merge_errors, ward_linkage
 from . import types
 from .host.decoration import Decorations
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import tell
 
 # From here on a node says beforehand how long it takes.
@@ -33,7 +33,7 @@ class WardLinkage(io.ComfyNode):
             node_id="HierDiffWardLinkage",
             display_name="Ward Linkage",
             category="HierDiff",
-            **found_as("clustering", "hierarchical clustering", "dendrogram", "group prompts"),
+            **search_words("clustering", "hierarchical clustering", "dendrogram", "group prompts"),
             description="Stage 2: hierarchical clustering of the embeddings. Similar prompts join low in the tree.",
             inputs=[
                 types.Embeddings.Input("embeddings", tooltip="From Prior Embedding or CLIP Embedding."),

@@ -7,7 +7,7 @@ from . import types
 from .host.cond_rows import PROMPTS
 from .host.decoration import Decorations
 from .host.kandinsky_model import conditioning
-from .host.search import found_as
+from .host.search import search_words
 
 
 class KandinskyModel(io.ComfyNode):
@@ -17,7 +17,7 @@ class KandinskyModel(io.ComfyNode):
             node_id="HierDiffKandinskyModel",
             display_name="Kandinsky 2.2 as MODEL",
             category="HierDiff",
-            **found_as("kandinsky", "kandinsky to model"),
+            **search_words("kandinsky", "kandinsky to model"),
             description="The decoder for ComfyUI's own samplers and guiders, and the embeddings as its conditioning.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),

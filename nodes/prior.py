@@ -20,7 +20,7 @@ from .host.models import (
     size_on_disk,
     validate_model,
 )
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import Progress, show, tell, telling, unsuitable
 
 
@@ -31,7 +31,7 @@ class PriorLoader(io.ComfyNode):
             node_id="HierDiffPriorLoader",
             display_name="Load Kandinsky 2.2 Prior",
             category="HierDiff",
-            **found_as("kandinsky", "unclip", "load prior"),
+            **search_words("kandinsky", "unclip", "load prior"),
             description="Loads the network that predicts an image embedding for a prompt.",
             inputs=[
                 io.Combo.Input(
@@ -69,7 +69,7 @@ class PriorEmbedding(io.ComfyNode):
             node_id="HierDiffPriorEmbedding",
             display_name="Prior Embedding",
             category="HierDiff",
-            **found_as("kandinsky", "image embedding", "unclip", "embed prompts"),
+            **search_words("kandinsky", "image embedding", "unclip", "embed prompts"),
             description="Stage 1: the prior predicts an image embedding for every prompt, in batches.",
             is_input_list=True,  # for a list of negatives; other lists make several runs, as in any node
             inputs=[

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..hierdiff_core.prompts.alternatives import shorten
 from ..hierdiff_core.prompts.prompt_set import KEEP, LINKED_LINES, PromptReader, check_prompts, flat_texts
 from . import types
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import numbered, show
 
 LONGEST_LINE = 300  # characters of a prompt in the node
@@ -18,7 +18,7 @@ class PromptSet(io.ComfyNode):
             node_id="HierDiffPromptSet",
             display_name="Prompt Set",
             category="HierDiff",
-            **found_as("batch prompts", "prompt list", "multiple prompts", "prompt combinations", "wildcards"),
+            **search_words("batch prompts", "prompt list", "multiple prompts", "prompt combinations", "wildcards"),
             description="A set of prompts: one a line, {a|b} for all combinations, or a list from another node.",
             is_input_list=True,
             inputs=[

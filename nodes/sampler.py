@@ -18,7 +18,7 @@ from . import types
 from .host.decoration import LIVE_TREE, Decorations
 from .host.live_tree import LiveTree, linear_colours
 from .host.plan_texts import duplicates
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
 
@@ -32,7 +32,7 @@ class BranchingSampler(io.ComfyNode):
             node_id="HierDiffBranchingSampler",
             display_name="Hierarchical Branching Sampler",
             category="HierDiff",
-            **found_as("kandinsky", "batch prompts", "sample set", "hierarchical diffusion", "shared steps"),
+            **search_words("kandinsky", "batch prompts", "sample set", "hierarchical diffusion", "shared steps"),
             description="Stage 4: denoises one latent per cluster; latents branch as the clusters split.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),

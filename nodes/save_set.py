@@ -17,7 +17,7 @@ from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS, SetWriter, check_
 from . import types
 from .host.decoration import Decorations
 from .host.lists import batches, runs_of
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import Progress
 
 PICTURES_SHOWN = 16
@@ -34,7 +34,7 @@ class SaveSet(io.ComfyNode):
             node_id="HierDiffSaveSet",
             display_name="Save Image Set",
             category="HierDiff",
-            **found_as("captions", "training set", "dataset", "lora", "save images"),
+            **search_words("captions", "training set", "dataset", "lora", "save images"),
             description="Saves a file per prompt, with names and captions from the prompts. Overwrites nothing.",
             is_output_node=True,
             is_input_list=True,

@@ -10,7 +10,7 @@ from ..hierdiff_core.plan.profile import SHAPES, falling_shape, thresholds_at
 from . import types
 from .host.decoration import Decorations
 from .host.plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import distortion, numbered
 from .schedule_plot import plot_data
 
@@ -24,7 +24,7 @@ class ThresholdSchedule(io.ComfyNode):
             node_id="HierDiffThresholdSchedule",
             display_name="Threshold Schedule",
             category="HierDiff",
-            **found_as("clustering", "budget", "save steps", "tau", "plan"),
+            **search_words("clustering", "budget", "save steps", "tau", "plan"),
             description="Stage 3: a threshold that falls over the steps cuts the tree into ever smaller clusters.",
             inputs=[
                 types.Linkage.Input("linkage", tooltip="From Ward Linkage."),

@@ -13,7 +13,7 @@ from ..hierdiff_core.pictures.sensitivity import draw_sensitivity
 from ..hierdiff_core.plan.sensitivity import read_sensitivity, sensitivity_json
 from . import types
 from .host.models import BUNDLED_NAME
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import image_tensor, show
 
 LONGEST_NAME = 100
@@ -46,7 +46,7 @@ class SensitivityLoader(io.ComfyNode):
             node_id="HierDiffSensitivityLoader",
             display_name="Load Sensitivity",
             category="HierDiff",
-            **found_as("calibration", "calibrated"),
+            **search_words("calibration", "calibrated"),
             description="Loads what Calibrate Schedule has measured for a model.",
             inputs=[
                 io.Combo.Input(

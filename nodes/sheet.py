@@ -8,7 +8,7 @@ from ..hierdiff_core.pictures.contact_sheet import contact_sheet
 from ..hierdiff_core.previews import to_pictures
 from . import types
 from .host.lists import batches, runs_of
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import image_tensor, show
 
 
@@ -19,7 +19,7 @@ class ContactSheet(io.ComfyNode):
             node_id="HierDiffContactSheet",
             display_name="Contact Sheet",
             category="HierDiff",
-            **found_as("image grid", "grid", "labels"),
+            **search_words("image grid", "grid", "labels"),
             description="One picture of the whole set, each image with its prompt below it.",
             is_output_node=True,
             is_input_list=True,
