@@ -31,18 +31,18 @@ class ClipEmbedding(io.ComfyNode):
             display_name="CLIP Embedding",
             category="HierDiff",
             **search_words("batch prompts", "prompt list", "encode prompts", "clip text encode"),
-            description="Encodes every prompt with the text encoder of a model: one conditioning for the whole set, "
-            "and the embeddings for Ward Linkage.",
+            description="Encodes each prompt with a model's text encoder: one conditioning for the whole set, and the "
+            "embeddings for Ward Linkage.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of the model that draws the pictures."),
+                io.Clip.Input("clip", tooltip="The text encoder (CLIP) of the model that makes the images."),
                 types.Prompts.Input("prompts", tooltip="From Prompt Set."),
                 io.Combo.Input(
                     "pooling",
                     options=POOLING,
                     default=POOLING[0],
-                    tooltip="One vector per prompt, to compare prompts by. pooled: the encoder's own summary. "
-                    "token mean: the mean over the tokens. auto: pooled, if it tells all prompts apart. "
-                    "The conditioning is not affected.",
+                    tooltip="How each prompt becomes one vector for clustering; the conditioning is not affected. "
+                    "pooled: the encoder's own summary. token mean: the mean of the tokens. auto: pooled if it tells "
+                    "all prompts apart, else token mean.",
                 ),
             ],
             outputs=[

@@ -29,23 +29,26 @@ class DecoderLoader(io.ComfyNode):
             display_name="Load Kandinsky 2.2 Decoder",
             category="HierDiff",
             **search_words("kandinsky", "movq", "load unet"),
-            description="Loads the UNet (embeddings to latents) and MoVQ (latents to pictures).",
+            description="Loads the UNet (embeddings to latents) and MoVQ (latents to images).",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_names(DECODER_CLASS),
-                    tooltip="The small bundled model, or a folder in diffusers layout under models/diffusers. "
-                    "It must belong to the prior.",
+                    tooltip="The small bundled model, or a folder in diffusers format under models/diffusers. "
+                    "It must match the prior.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=PRECISIONS,
                     default="auto",
-                    tooltip="Precision of the weights. auto: what ComfyUI takes on this device (fp32 on a CPU).",
+                    tooltip="Precision of the weights. auto: ComfyUI's choice for this device (fp32 on a CPU).",
                 ),
             ],
             outputs=[
-                types.Decoder.Output(display_name="decoder", tooltip="For Hierarchical Branching Sampler."),
+                types.Decoder.Output(
+                    display_name="decoder",
+                    tooltip="For Hierarchical Branching Sampler, Kandinsky 2.2 as MODEL and Calibrate Schedule.",
+                ),
                 io.Vae.Output(display_name="vae", tooltip="MoVQ, for VAE Decode and VAE Encode."),
             ],
         )

@@ -34,21 +34,20 @@ class WardLinkage(io.ComfyNode):
             display_name="Ward Linkage",
             category="HierDiff",
             **search_words("clustering", "hierarchical clustering", "dendrogram", "group prompts"),
-            description="Stage 2: hierarchical clustering of the embeddings. Similar prompts join low in the tree.",
+            description="Stage 2: clusters the embeddings into a tree, in which similar prompts join low.",
             inputs=[
                 types.Embeddings.Input("embeddings", tooltip="From Prior Embedding or CLIP Embedding."),
                 io.Combo.Input(
                     "metric",
                     options=list(METRICS),
                     default="chord",
-                    tooltip="chord: straight distance of unit vectors, for which Ward's heights measure the squared "
-                    "error of sharing; with it pictures come closer to full sampling. cosine: 1 - cos of the angle "
-                    "(the paper). Heights, and so tau, are not comparable between the two.",
+                    tooltip="chord: straight-line distance between unit vectors; images come closer to full sampling. "
+                    "cosine: 1 - cosine of the angle, as in the paper. tau is not comparable between metrics.",
                 ),
             ],
             outputs=[
                 types.Linkage.Output(display_name="linkage", tooltip="For Threshold Schedule."),
-                io.Image.Output(display_name="dendrogram", tooltip="Picture of the tree; heights on the axis."),
+                io.Image.Output(display_name="dendrogram", tooltip="Picture of the tree, with heights on its axis."),
             ],
             hidden=[io.Hidden.unique_id],
         )

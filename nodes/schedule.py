@@ -25,7 +25,7 @@ class ThresholdSchedule(io.ComfyNode):
             display_name="Threshold Schedule",
             category="HierDiff",
             **search_words("clustering", "budget", "save steps", "tau", "plan"),
-            description="Stage 3: a threshold that falls over the steps cuts the tree into ever smaller clusters.",
+            description="Stage 3: plans which prompts share which steps: a falling threshold cuts the tree.",
             inputs=[
                 types.Linkage.Input("linkage", tooltip="From Ward Linkage."),
                 io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Denoising steps per image."),
@@ -34,7 +34,7 @@ class ThresholdSchedule(io.ComfyNode):
                     options=MODES,
                     default="saving",
                     tooltip="Unit of value. saving: share of the UNet rows to save, for any tree. tau: height of the "
-                    "first threshold (the paper). root share: the same as a share of the tree's height.",
+                    "first threshold, as in the paper. root share: the same, as a share of the tree's height.",
                 ),
                 io.Float.Input(
                     "value",
@@ -43,8 +43,8 @@ class ThresholdSchedule(io.ComfyNode):
                     max=10000.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="saving: 0.6 saves 60 % of the UNet rows, or as much as can be saved. tau: a height, 1 in "
-                    "the paper, 0 shares nothing. root share: 1 begins with one cluster.",
+                    tooltip="saving: 0.6 saves 60 % of the UNet rows, or as many as possible. tau: a height; the paper "
+                    "uses 1, and 0 shares nothing. root share: 1 starts with a single cluster.",
                 ),
                 io.Int.Input(
                     "private_steps",
@@ -59,14 +59,14 @@ class ThresholdSchedule(io.ComfyNode):
                     options=list(SHAPES),
                     default=SHAPES[0],
                     optional=True,
-                    tooltip="How the threshold falls. linear: the paper's straight line. cosine, power: faster, so "
-                    "that the last steps share less. calibrated: as the model's sensitivity says.",
+                    tooltip="How the threshold falls. linear: a straight line, as in the paper. power: faster, so that "
+                    "the last steps share less. calibrated: by the model's sensitivity. cosine: much like power 2.",
                 ),
                 types.Sensitivity.Input(
                     "sensitivity",
                     optional=True,
-                    tooltip="From Calibrate Schedule or Load Sensitivity: for shape calibrated, and for the expected "
-                    "distortion in the reports.",
+                    tooltip="From Calibrate Schedule or Load Sensitivity. Needed for shape calibrated, and for the "
+                    "expected distortion in the reports.",
                 ),
                 io.Float.Input(
                     "power",
@@ -75,14 +75,16 @@ class ThresholdSchedule(io.ComfyNode):
                     max=20.0,
                     step=0.1,
                     optional=True,
-                    tooltip="Exponent of shape power. 1: the straight line. Higher: the threshold falls earlier.",
+                    tooltip="Exponent of shape power. 1: a straight line. Higher: the threshold falls earlier; try 4.",
                 ),
             ],
             outputs=[
-                types.Plan.Output(display_name="plan", tooltip="For Hierarchical Branching Sampler."),
-                io.Image.Output(display_name="plot", tooltip="Threshold and clusters over the steps."),
+                types.Plan.Output(
+                    display_name="plan", tooltip="For the samplers, Hierarchical Guider and Shared Noise."
+                ),
+                io.Image.Output(display_name="plot", tooltip="Threshold and number of clusters at each step."),
                 io.Float.Output(display_name="saved", tooltip="Share of UNet rows saved, 0 to 1."),
-                io.Int.Output(display_name="nfe", tooltip="UNet rows of the whole set; a guidance pair is one."),
+                io.Int.Output(display_name="nfe", tooltip="UNet rows of the whole set; a guidance pair counts as one."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -34,8 +34,8 @@ register_folders()
 
 def outputs():
     return [
-        types.Sensitivity.Output(display_name="sensitivity", tooltip="For Threshold Schedule, shape calibrated."),
-        io.Image.Output(display_name="plot", tooltip="At which steps sharing shows in the pictures."),
+        types.Sensitivity.Output(display_name="sensitivity", tooltip="For Threshold Schedule with shape calibrated."),
+        io.Image.Output(display_name="plot", tooltip="At which steps sharing shows in the images."),
     ]
 
 
@@ -47,13 +47,13 @@ class SensitivityLoader(io.ComfyNode):
             display_name="Load Sensitivity",
             category="HierDiff",
             **search_words("calibration", "calibrated"),
-            description="Loads what Calibrate Schedule has measured for a model.",
+            description="Loads what Calibrate Schedule measured for a model.",
             inputs=[
                 io.Combo.Input(
                     "sensitivity",
                     options=[BUNDLED_NAME, *folder_paths.get_filename_list(CATEGORY)],
                     tooltip="The bundled model's, or a file in "
-                    f"models/{CATEGORY} or output/{CATEGORY}. It must be the model's and the scheduler's.",
+                    f"models/{CATEGORY} or output/{CATEGORY}. It must match the model and the scheduler.",
                 ),
             ],
             outputs=outputs(),
