@@ -18,7 +18,7 @@ from .schedulers import (
 
 PRIOR_NOISE = ("per prompt", "shared")
 
-LARGEST_PRIOR = 64  # larger batches gain nothing (docs/performance.md)
+LARGEST_PRIOR = 64  # larger batches gain nothing (docs/measurements/performance.md)
 
 
 def embed_prompts(
