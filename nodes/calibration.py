@@ -201,7 +201,7 @@ class CalibrateModel(io.ComfyNode):
         check_same_prompts(positive, embeddings)
         positive = rows_of(positive, rows, len(embeddings), "positive")
         if not any(cond.shape[0] == len(rows) for cond, _ in positive):
-            raise ValueError("the positive conditioning has one row for all prompts; connect CLIP Embedding's")
+            raise ValueError("the positive conditioning has one row for all prompts; connect the one of CLIP Embedding")
         negative = rows_of(negative, rows, len(embeddings), "negative")
         tell(cls, cost(probe, "model rows"))
         # the same key for all prompts: the same noise

@@ -18,8 +18,8 @@ POOLING = ["auto", POOLED, TOKEN_MEAN]
 SLOW_REPEAT = 4  # times the longest prompt: as far as the host goes to save a call
 T5_NAMES = {"t5xxl", "pile_t5xl", "t5base", "mt5xl", "umt5xxl"}  # those that the node T5TokenizerOptions sets
 DROPPED_MASK = (
-    "⚠ shorter prompts were padded to {longest} tokens and masked. Models that do not heed the mask at every layer "
-    "(Z-Image, Lumina 2, in some versions of ComfyUI Qwen-Image) draw them a little differently than alone."
+    "⚠ shorter prompts were padded to {longest} tokens and masked. Models that do not use the mask at every layer "
+    "(Z-Image, Lumina 2, in some versions of ComfyUI Qwen-Image) draw them slightly differently than alone."
 )
 
 

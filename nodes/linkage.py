@@ -88,5 +88,5 @@ def describe(linkage):
         lowest, middle, root = heights[0], np.median(heights), heights[-1]
         lines.append(f"merge heights: lowest {lowest:.4g}, median {middle:.4g}, root {root:.4g}")
     if equal:
-        lines.append(f"{equal} prompt{'s equal' if equal > 1 else ' equals'} another: drawn once")
+        lines.append(f"{equal} prompt{'s equal' if equal > 1 else ' equals'} another: sampled once")
     return "\n".join(lines)

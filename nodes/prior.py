@@ -137,7 +137,7 @@ class PriorEmbedding(io.ComfyNode):
         if not paired and len(lists["negative_prompt"]) > 1:
             said.append(
                 f"⚠ {len(lists['negative_prompt'])} negative prompts make {len(jobs)} sets of pictures; for one "
-                f"negative for each prompt, give {len(lists['prompts'][0])}"
+                f"negative per prompt, connect {len(lists['prompts'][0])}"
             )
         for job in jobs:
             embeddings, lines = embed(cls, **job)

@@ -147,4 +147,4 @@ def other_steps(plan):
     measured = plan.sensitivity and plan.sensitivity.num_steps
     if not measured or measured == plan.num_steps:
         return []
-    return [f"⚠ the sensitivity was measured with {measured} steps, these are {plan.num_steps}: calibrate with as many"]
+    return [f"⚠ the sensitivity was measured with {measured} steps, not {plan.num_steps}: calibrate with as many"]

@@ -129,7 +129,7 @@ def new_file(name):
         try_writing(path)
     except OSError as error:
         raise ValueError(
-            f"name {name!r}: no file can be written in output/{CATEGORY} ({error.strerror or error}); mend that, "
+            f"name {name!r}: no file can be written in output/{CATEGORY} ({error.strerror or error}); fix that, "
             "choose another name, or leave it empty to save nothing"
         ) from error
     return path
