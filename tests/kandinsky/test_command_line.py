@@ -165,7 +165,7 @@ def test_tables_may_be_added_to_arguments_and_count_for_the_limit(tmp_path, caps
     (tmp_path / "a.csv").write_text('id,prompt\n1,"a cat, red"\n2,a dog\n', encoding="utf-8")
     assert prompts_of("a {x}", "a dog", "--file", tmp_path / "a.csv") == ("a x", "a dog", "a cat, red", "a dog")
     said = capsys.readouterr().err
-    assert "prompt 0 (argument 1, line 1) has {x}: one alternative" in said
+    assert "prompt 0 (argument 1, line 1) has {x}: a single alternative" in said
     assert "1 of 4 prompts is equal to an earlier one: 3 to 1" in said
     with pytest.raises(ValueError, match=r"a.csv, line 2: more than 10000 prompts in a set"):
         prompts_of("{a|b|c|d|e|f|g|h|i|j}" * 4, "--file", tmp_path / "a.csv")
