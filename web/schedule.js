@@ -20,7 +20,7 @@ function countAtMost(rising, value) {
 export class Schedule {
   /** @param data  {heights, errors, metric, falling, weights} of nodes/schedule_plot.py */
   constructor({ heights, errors, falling, weights }, calibrated) {
-    const equal = countAtMost(heights, 0); // prompts that equal another: sampled once, and no saving
+    const equal = countAtMost(heights, 0); // prompts that equal another: drawn once, and no saving
     Object.assign(this, { heights: heights.slice(equal), falling, weights, calibrated });
     this.prompts = heights.length - equal + 1;
     this.steps = falling.length;
