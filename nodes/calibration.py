@@ -243,7 +243,7 @@ def cost(probe, unit):
 def saved(sensitivity, path):
     """Save, and say so; what was measured at such a cost is handed on even if it cannot be saved after all."""
     try:
-        return f"saved as {save_new(sensitivity, path).name}; Load Sensitivity finds it after R"
+        return f"saved as {save_new(sensitivity, path).name}; press R to see it in Load Sensitivity"
     except OSError as error:
         return f"⚠ not saved ({error.strerror or error}): only connected nodes get the result, while ComfyUI runs"
 

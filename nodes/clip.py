@@ -57,7 +57,7 @@ class ClipEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompts, pooling):
-        tell(cls, f"Bringing the text encoder to the device and encoding {len(prompts)} prompts …")
+        tell(cls, f"Moving the text encoder to the device and encoding {len(prompts)} prompts …")
         tokens, entries = encode_each(clip, prompts)
         lengths = [entry[0].shape[1] for entry in entries]
         lengthen = how_to_lengthen(clip, tokens, lengths)

@@ -157,7 +157,7 @@ def embed(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
     """Embeddings of a set, and what to say about them, in lines."""
     single = isinstance(negative_prompt, str)
     negatives = negative_prompt.strip() if single else [negative.strip() for negative in negative_prompt]
-    tell(cls, "Bringing the prior to the device …")
+    tell(cls, "Moving the prior to the device …")
     prior.load()
     tell(cls, f"Embedding {len(prompts)} prompts …")
     progress = Progress(prior_calls(prior.pipeline, prompts, negatives) * steps)
