@@ -2,10 +2,10 @@
 
 On the bundled model, all sets of emoji_sets.py. Every picture is compared with its own prompt's picture of all steps,
 drawn with the same noise; standard sampling with fewer steps spends the same rows. Prints the tables of
-docs/schedules.md, and writes quality.json (means and intervals) and quality.png.
+docs/measurements/schedules.md, and writes quality.json (means and intervals) and quality.png.
 
     python benchmarks/quality.py [--small] [--seeds 4] [--out DIR]
-    python benchmarks/quality.py --draw docs/quality.json --out docs/images
+    python benchmarks/quality.py --draw docs/measurements/quality.json --out docs/images
 """
 
 import argparse

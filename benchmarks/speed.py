@@ -1,4 +1,4 @@
-"""How long a set takes, against the paper's own loop and against the limit of the UNet; tables in docs/performance.md.
+"""How long a set takes, against the paper's own loop and the UNet's limit; tables in docs/measurements/performance.md.
 
     python benchmarks/speed.py [--small] [--only PART ...]
 

@@ -96,5 +96,5 @@ def check_image_embeddings(embeddings, width):
     if embeddings.width != width:
         raise ValueError(
             f"embeddings are {embeddings.width} wide, but this decoder takes {width}; "
-            "use the prior that belongs to the decoder"
+            "use the prior that matches the decoder"
         )

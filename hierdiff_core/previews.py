@@ -117,7 +117,7 @@ def preview_grid(tiles, size=512):
         if there are no pictures or `size` is less than 8.
     """
     if not len(tiles):
-        raise ValueError("tiles must hold at least one picture; got none")
+        raise ValueError("tiles must contain at least one picture; got none")
     if size < PREVIEW_CELL:
         raise ValueError(f"size must be at least {PREVIEW_CELL} pixels; got {size}")
     shown = min(len(tiles), PREVIEW_PICTURES, (size // PREVIEW_CELL) ** 2)

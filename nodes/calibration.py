@@ -15,7 +15,7 @@ from .guider import cfg_input, model_inputs
 from .host.cond_rows import prompts_of, rows_of
 from .host.decoration import Decorations
 from .host.samplers import latents_for, model_draw, sampler_names, scheduler_names, sigmas_of
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import Progress, tell, unsuitable
 from .host.vae import load_unet
 from .sensitivity import CATEGORY, describe, new_file, outputs, save_new
@@ -27,8 +27,8 @@ def steps_input(default):
         default=default,
         min=1,
         max=1000,
-        tooltip="Denoising steps, as many as for the pictures. For another number the result is a guess by the steps "
-        "that are left: Threshold Schedule warns of it.",
+        tooltip="Denoising steps. Use the same number as when sampling; for any other, the result is only an estimate, "
+        "and Threshold Schedule warns.",
     )
 
 
@@ -40,7 +40,7 @@ def seed_input():
         min=0,
         max=0xFFFFFFFFFFFFFFFF,
         control_after_generate=False,  # left out, the browser adds one to each input of this name
-        tooltip="Seed of the noise, and of the choice of prompts.",
+        tooltip="Seed of the noise and of the choice of prompts.",
     )
 
 
@@ -52,16 +52,16 @@ def probe_inputs():
             default=8,
             min=2,
             max=1000,
-            tooltip="Prompts that share steps and are compared, chosen from all parts of the set. "
-            "More: a steadier result, at more cost.",
+            tooltip="How many prompts share steps and are compared; they come from all parts of the set. More of them "
+            "give a steadier result and cost more.",
         ),
         io.Int.Input(
             "resolution",
             default=12,
             min=1,
             max=1000,
-            tooltip="How many numbers of shared steps are tried, closer together towards the end; as many as steps: "
-            "each. The cost is shown before it is spent.",
+            tooltip="At how many points of the run sharing is measured, closer together towards the end. As many as "
+            "there are steps: at every step. The cost is shown first.",
         ),
     ]
 
@@ -71,7 +71,7 @@ def name_input():
         "name",
         default="sensitivity",
         optional=True,
-        tooltip=f"The result is saved under this name in output/{CATEGORY}, for Load Sensitivity. Empty: not saved.",
+        tooltip=f"Saves the result under this name in output/{CATEGORY}, for Load Sensitivity. Empty: not saved.",
     )
 
 
@@ -82,12 +82,12 @@ class Calibrate(io.ComfyNode):
             node_id="HierDiffCalibrate",
             display_name="Calibrate Schedule",
             category="HierDiff",
-            **found_as("sensitivity", "measure"),
-            description="Measures once for a model at which steps sharing shows in the pictures: prompts "
-            "share ever more steps, and are compared with runs that share none.",
+            **search_words("sensitivity", "measure"),
+            description="Measures, once per model, at which steps sharing shows in the images: prompts share more and "
+            "more steps and are compared with runs that share none.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),
-                types.Embeddings.Input("embeddings", tooltip="Prompts like those that will be drawn; two or more."),
+                types.Embeddings.Input("embeddings", tooltip="Prompts like those of your sets, at least two."),
                 steps_input(40),
                 seed_input(),
                 io.Float.Input(
@@ -96,12 +96,12 @@ class Calibrate(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Classifier-free guidance, as for the pictures.",
+                    tooltip="Classifier-free guidance (CFG). Use the same value as when sampling.",
                 ),
-                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="DDPM", tooltip="As for the pictures."),
+                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="DDPM", tooltip="As when sampling."),
                 *probe_inputs(),
-                io.Int.Input("width", default=512, min=64, max=4096, step=64, tooltip="As for the pictures."),
-                io.Int.Input("height", default=512, min=64, max=4096, step=64, tooltip="As for the pictures."),
+                io.Int.Input("width", default=512, min=64, max=4096, step=64, tooltip="In pixels, as when sampling."),
+                io.Int.Input("height", default=512, min=64, max=4096, step=64, tooltip="In pixels, as when sampling."),
                 name_input(),
             ],
             outputs=outputs(),
@@ -154,17 +154,17 @@ class CalibrateModel(io.ComfyNode):
             node_id="HierDiffCalibrateModel",
             display_name="Calibrate Schedule for MODEL",
             category="HierDiff",
-            **found_as("sensitivity", "measure"),
+            **search_words("sensitivity", "measure"),
             description="Calibrate Schedule for any model that ComfyUI loads, with its own samplers and schedulers.",
             inputs=[
                 *model_inputs(),
-                types.Embeddings.Input("embeddings", tooltip="From CLIP Embedding, with the positive conditioning."),
-                io.Latent.Input("latent_image", tooltip="An empty latent of the pictures' size."),
+                types.Embeddings.Input("embeddings", tooltip="From the same CLIP Embedding as positive."),
+                io.Latent.Input("latent_image", tooltip="An empty latent of the size you sample at."),
                 steps_input(20),
                 seed_input(),
                 cfg_input(),
-                io.Combo.Input("sampler_name", options=sampler_names(), tooltip="As for the pictures."),
-                io.Combo.Input("scheduler", options=scheduler_names(), tooltip="As for the pictures."),
+                io.Combo.Input("sampler_name", options=sampler_names(), tooltip="As when sampling."),
+                io.Combo.Input("scheduler", options=scheduler_names(), tooltip="As when sampling."),
                 *probe_inputs(),
                 name_input(),
             ],
@@ -202,7 +202,7 @@ class CalibrateModel(io.ComfyNode):
 
         rows = probe.rows.tolist()
         if not any(cond.shape[0] == len(rows) for cond, _ in conditioning(rows)[0]):
-            raise ValueError("the positive conditioning has one row for all prompts; connect CLIP Embedding's")
+            raise ValueError("the positive conditioning has one row for all prompts; connect the one of CLIP Embedding")
         tell(cls, cost(probe, "model rows"))
         # the same key for all prompts: the same noise
         plan = dataclasses.replace(probe.plan, prompt_keys=(0,) * len(rows))
@@ -237,7 +237,7 @@ def cost(probe, unit):
 def saved(sensitivity, path):
     """Save, and say so; what was measured at such a cost is handed on even if it cannot be saved after all."""
     try:
-        return f"saved as {save_new(sensitivity, path).name}; Load Sensitivity finds it after R"
+        return f"saved as {save_new(sensitivity, path).name}; press R to see it in Load Sensitivity"
     except OSError as error:
         return f"⚠ not saved ({error.strerror or error}): only connected nodes get the result, while ComfyUI runs"
 

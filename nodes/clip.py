@@ -10,7 +10,7 @@ from .host.decoration import Decorations
 from .host.device import free_main_memory
 from .host.encode_set import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
 from .host.prompt_vectors import POOLED, TOKEN_MEAN, prompt_vectors
-from .host.search import found_as
+from .host.search import search_words
 from .host.token_counts import reading_notes
 from .host.ui import Progress, tell
 
@@ -18,8 +18,8 @@ POOLING = ["auto", POOLED, TOKEN_MEAN]
 SLOW_REPEAT = 4  # times the longest prompt: as far as the host goes to save a call
 T5_NAMES = {"t5xxl", "pile_t5xl", "t5base", "mt5xl", "umt5xxl"}  # those that the node T5TokenizerOptions sets
 DROPPED_MASK = (
-    "⚠ shorter prompts were padded to {longest} tokens and masked. Models that do not heed the mask at every layer "
-    "(Z-Image, Lumina 2, in some versions of ComfyUI Qwen-Image) draw them a little differently than alone."
+    "⚠ shorter prompts were padded to {longest} tokens and masked. Models that do not use the mask at every layer "
+    "(Z-Image, Lumina 2, in some versions of ComfyUI Qwen-Image) draw them slightly differently than alone."
 )
 
 
@@ -30,19 +30,19 @@ class ClipEmbedding(io.ComfyNode):
             node_id="HierDiffClipEmbedding",
             display_name="CLIP Embedding",
             category="HierDiff",
-            **found_as("batch prompts", "prompt list", "encode prompts", "clip text encode"),
-            description="Encodes every prompt with the text encoder of a model: one conditioning for the whole set, "
-            "and the embeddings for Ward Linkage.",
+            **search_words("batch prompts", "prompt list", "encode prompts", "clip text encode"),
+            description="Encodes each prompt with a model's text encoder: one conditioning for the whole set, and the "
+            "embeddings for Ward Linkage.",
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of the model that draws the pictures."),
+                io.Clip.Input("clip", tooltip="The text encoder (CLIP) of the model that makes the images."),
                 types.Prompts.Input("prompts", tooltip="From Prompt Set."),
                 io.Combo.Input(
                     "pooling",
                     options=POOLING,
                     default=POOLING[0],
-                    tooltip="One vector per prompt, to compare prompts by. pooled: the encoder's own summary. "
-                    "token mean: the mean over the tokens. auto: pooled, if it tells all prompts apart. "
-                    "The conditioning is not affected.",
+                    tooltip="How each prompt becomes one vector for clustering; the conditioning is not affected. "
+                    "pooled: the encoder's own summary. token mean: the mean of the tokens. auto: pooled if it tells "
+                    "all prompts apart, else token mean.",
                 ),
             ],
             outputs=[
@@ -57,7 +57,7 @@ class ClipEmbedding(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompts, pooling):
-        tell(cls, f"Bringing the text encoder to the device and encoding {len(prompts)} prompts …")
+        tell(cls, f"Moving the text encoder to the device and encoding {len(prompts)} prompts …")
         tokens, entries = encode_each(clip, prompts)
         lengths = [entry[0].shape[1] for entry in entries]
         lengthen = how_to_lengthen(clip, tokens, lengths)

@@ -16,7 +16,7 @@ from .host.models import (
     size_on_disk,
     validate_model,
 )
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import telling
 from .host.vae import movq_vae
 
@@ -28,24 +28,27 @@ class DecoderLoader(io.ComfyNode):
             node_id="HierDiffDecoderLoader",
             display_name="Load Kandinsky 2.2 Decoder",
             category="HierDiff",
-            **found_as("kandinsky", "movq", "load unet"),
-            description="Loads the UNet (embeddings to latents) and MoVQ (latents to pictures).",
+            **search_words("kandinsky", "movq", "load unet"),
+            description="Loads the UNet (embeddings to latents) and MoVQ (latents to images).",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_names(DECODER_CLASS),
-                    tooltip="The small bundled model, or a folder in diffusers layout under models/diffusers. "
-                    "It must belong to the prior.",
+                    tooltip="The small bundled model, or a folder in diffusers format under models/diffusers. "
+                    "It must match the prior.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=PRECISIONS,
                     default="auto",
-                    tooltip="Precision of the weights. auto: what ComfyUI takes on this device (fp32 on a CPU).",
+                    tooltip="Precision of the weights. auto: ComfyUI's choice for this device (fp32 on a CPU).",
                 ),
             ],
             outputs=[
-                types.Decoder.Output(display_name="decoder", tooltip="For Hierarchical Branching Sampler."),
+                types.Decoder.Output(
+                    display_name="decoder",
+                    tooltip="For Hierarchical Branching Sampler, Kandinsky 2.2 as MODEL and Calibrate Schedule.",
+                ),
                 io.Vae.Output(display_name="vae", tooltip="MoVQ, for VAE Decode and VAE Encode."),
             ],
         )

@@ -7,23 +7,23 @@ from .host.decoration import Decorations, warn_running_node
 from .host.negative_lists import list_of_negatives
 from .host.sampler_noise import OneNoise
 from .host.samplers import latents_for, make_guider, previews, sample, sampler_names, scheduler_names, sigmas_of
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import tell
 
-PLAN_TOOLTIP = "From Threshold Schedule, for the prompts of the conditioning."
+PLAN_TOOLTIP = "From Threshold Schedule, for the same prompts as the conditioning."
 MICRO_BATCH_TOOLTIP = (
-    "Clusters per model call. 0: all at once, as far as memory goes. Halved when memory runs out. On a CPU always 1, "
-    "where pictures are bit-identical whatever is asked for; on a GPU other sizes change them by rounding."
+    "Clusters per model call. 0: as many as fit into memory. Halved when memory runs out. On a CPU it is always 1, so "
+    "that images are bit-identical; on a GPU the size changes them by rounding only."
 )
 
 
 def model_inputs():
     return [
         io.Model.Input("model", tooltip="Any model that ComfyUI loads, with its LoRAs and patches."),
-        io.Conditioning.Input("positive", tooltip="A row per prompt, from CLIP Embedding, or one row for all."),
+        io.Conditioning.Input("positive", tooltip="One row per prompt, from CLIP Embedding, or one row for all."),
         io.Conditioning.Input(
             "negative",
-            tooltip="One row for all prompts, or a row per prompt: from a second CLIP Embedding, in the same order. A "
+            tooltip="One row for all prompts, or one per prompt from a second CLIP Embedding, in the same order. A "
             "list of conditionings runs the node once for each.",
         ),
     ]
@@ -36,7 +36,7 @@ def cfg_input():
         min=0.0,
         max=100.0,
         step=0.1,
-        tooltip="Classifier-free guidance. 1: no negative pass.",
+        tooltip="Classifier-free guidance (CFG). 1: no negative pass.",
     )
 
 
@@ -47,8 +47,8 @@ class Guider(io.ComfyNode):
             node_id="HierDiffGuider",
             display_name="Hierarchical Guider",
             category="HierDiff",
-            **found_as("batch prompts", "shared steps", "cfg guider"),
-            description="For SamplerCustomAdvanced, with any sampler: evaluates the model once per cluster of prompts.",
+            **search_words("batch prompts", "shared steps", "cfg guider"),
+            description="For SamplerCustomAdvanced, with any sampler: runs the model once per cluster of prompts.",
             inputs=[
                 *model_inputs(),
                 cfg_input(),
@@ -72,11 +72,11 @@ class SharedNoise(io.ComfyNode):
             node_id="HierDiffSharedNoise",
             display_name="Shared Noise",
             category="HierDiff",
-            **found_as("random noise", "same noise"),
-            description="One starting noise for all prompts of a plan: what RandomNoise gives for a single latent.",
+            **search_words("random noise", "same noise"),
+            description="One starting noise for all prompts of a plan: the one RandomNoise makes for a single latent.",
             inputs=[
                 types.seed_input(
-                    "noise_seed", tooltip="Seed of the starting noise, and of the noise that stochastic samplers add."
+                    "noise_seed", tooltip="Seed of the starting noise and of the noise that stochastic samplers add."
                 ),
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
             ],
@@ -95,20 +95,20 @@ class HierarchicalKSampler(io.ComfyNode):
             node_id="HierDiffKSampler",
             display_name="Hierarchical KSampler",
             category="HierDiff",
-            **found_as("batch prompts", "ksampler", "shared steps", "sample set"),
-            description="ComfyUI's KSampler with shared steps: any model and sampler, the steps come from the plan.",
+            **search_words("batch prompts", "ksampler", "shared steps", "sample set"),
+            description="ComfyUI's KSampler with shared steps, for any model and sampler. The plan sets the steps.",
             inputs=[
                 *model_inputs(),
-                io.Latent.Input("latent_image", tooltip="One latent, which is repeated, or one for each prompt."),
+                io.Latent.Input("latent_image", tooltip="One latent, repeated for all prompts, or one per prompt."),
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
                 types.seed_input(
-                    "seed", tooltip="Seed of the one starting noise, and of the noise that stochastic samplers add."
+                    "seed", tooltip="Seed of the shared starting noise and of the noise that stochastic samplers add."
                 ),
                 cfg_input(),
                 io.Combo.Input(
                     "sampler_name",
                     options=sampler_names(),
-                    tooltip="Any but dpm_adaptive.",
+                    tooltip="Any sampler except dpm_adaptive.",
                 ),
                 io.Combo.Input("scheduler", options=scheduler_names(), tooltip="How sigmas fall over the steps."),
                 io.Float.Input(
@@ -117,13 +117,13 @@ class HierarchicalKSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Less than 1 keeps some of the latent image (img2img).",
+                    tooltip="Below 1, part of the latent image is kept (img2img).",
                 ),
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
-                io.String.Output(display_name="report", tooltip="Model rows spent and saved."),
+                io.String.Output(display_name="report", tooltip="Model rows used and saved."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -9,7 +9,7 @@ from ..hierdiff_core.plan.tree import PromptTree
 from . import types
 from .host.decoration import Decorations
 from .host.device import main_device, make_room, stop_if_cancelled
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import tell
 
 # From here on a node says beforehand how long it takes.
@@ -23,22 +23,21 @@ class WardLinkage(io.ComfyNode):
             node_id="HierDiffWardLinkage",
             display_name="Ward Linkage",
             category="HierDiff",
-            **found_as("clustering", "hierarchical clustering", "dendrogram", "group prompts"),
-            description="Stage 2: hierarchical clustering of the embeddings. Similar prompts join low in the tree.",
+            **search_words("clustering", "hierarchical clustering", "dendrogram", "group prompts"),
+            description="Stage 2: clusters the embeddings into a tree, in which similar prompts join low.",
             inputs=[
                 types.Embeddings.Input("embeddings", tooltip="From Prior Embedding or CLIP Embedding."),
                 io.Combo.Input(
                     "metric",
                     options=list(METRICS),
                     default="chord",
-                    tooltip="chord: straight distance of unit vectors, for which Ward's heights measure the squared "
-                    "error of sharing; with it pictures come closer to full sampling. cosine: 1 - cos of the angle "
-                    "(the paper). Heights, and so tau, are not comparable between the two.",
+                    tooltip="chord: straight-line distance between unit vectors; images come closer to full sampling. "
+                    "cosine: 1 - cosine of the angle, as in the paper. tau is not comparable between metrics.",
                 ),
             ],
             outputs=[
                 types.Linkage.Output(display_name="linkage", tooltip="For Threshold Schedule."),
-                io.Image.Output(display_name="dendrogram", tooltip="Picture of the tree; heights on the axis."),
+                io.Image.Output(display_name="dendrogram", tooltip="Picture of the tree, with heights on its axis."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -75,5 +74,5 @@ def describe(tree):
         lowest, middle, root = heights[0], np.median(heights), tree.root_height
         lines.append(f"merge heights: lowest {lowest:.4g}, median {middle:.4g}, root {root:.4g}")
     if equal:
-        lines.append(f"{equal} prompt{'s equal' if equal > 1 else ' equals'} another: drawn once")
+        lines.append(f"{equal} prompt{'s equal' if equal > 1 else ' equals'} another: sampled once")
     return "\n".join(lines)

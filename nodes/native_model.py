@@ -7,7 +7,7 @@ from . import types
 from .host.cond_rows import PROMPTS
 from .host.decoration import Decorations
 from .host.kandinsky_model import conditioning
-from .host.search import found_as
+from .host.search import search_words
 
 
 class KandinskyModel(io.ComfyNode):
@@ -17,20 +17,20 @@ class KandinskyModel(io.ComfyNode):
             node_id="HierDiffKandinskyModel",
             display_name="Kandinsky 2.2 as MODEL",
             category="HierDiff",
-            **found_as("kandinsky", "kandinsky to model"),
-            description="The decoder for ComfyUI's own samplers and guiders, and the embeddings as its conditioning.",
+            **search_words("kandinsky", "kandinsky to model"),
+            description="Lets ComfyUI's own samplers and guiders use the decoder, with the embeddings as conditioning.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),
-                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding: N prompts."),
+                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding, for N prompts."),
             ],
             outputs=[
                 io.Model.Output(
                     display_name="model",
-                    tooltip="For KSampler, CFGGuider and the like. The weights are the decoder's own, not a copy.",
+                    tooltip="For KSampler, CFGGuider and so on. It shares its weights with the decoder.",
                 ),
                 io.Conditioning.Output(
                     display_name="positive",
-                    tooltip="All prompts, one row each: row i steers picture i of a latent batch of N.",
+                    tooltip="One row per prompt: row i steers image i of a latent batch of N.",
                 ),
                 io.Conditioning.Output(
                     display_name="negative", tooltip="The negative embeddings, in the order of the prompts."

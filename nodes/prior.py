@@ -20,7 +20,7 @@ from .host.models import (
     size_on_disk,
     validate_model,
 )
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import Progress, show, tell, telling, unsuitable
 
 
@@ -31,19 +31,19 @@ class PriorLoader(io.ComfyNode):
             node_id="HierDiffPriorLoader",
             display_name="Load Kandinsky 2.2 Prior",
             category="HierDiff",
-            **found_as("kandinsky", "unclip", "load prior"),
-            description="Loads the network that predicts an image embedding for a prompt.",
+            **search_words("kandinsky", "unclip", "load prior"),
+            description="Loads the model that predicts an image embedding from a prompt.",
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_names(PRIOR_CLASS),
-                    tooltip="The small bundled model, or a folder in diffusers layout under models/diffusers.",
+                    tooltip="The small bundled model, or a folder in diffusers format under models/diffusers.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=PRECISIONS,
                     default="auto",
-                    tooltip="Precision of the weights. auto: what ComfyUI takes on this device (fp32 on a CPU).",
+                    tooltip="Precision of the weights. auto: ComfyUI's choice for this device (fp32 on a CPU).",
                 ),
             ],
             outputs=[types.Prior.Output(display_name="prior", tooltip="For Prior Embedding.")],
@@ -69,8 +69,8 @@ class PriorEmbedding(io.ComfyNode):
             node_id="HierDiffPriorEmbedding",
             display_name="Prior Embedding",
             category="HierDiff",
-            **found_as("kandinsky", "image embedding", "unclip", "embed prompts"),
-            description="Stage 1: the prior predicts an image embedding for every prompt, in batches.",
+            **search_words("kandinsky", "image embedding", "unclip", "embed prompts"),
+            description="Stage 1: the prior predicts an image embedding for each prompt, in batches.",
             is_input_list=True,  # for a list of negatives; other lists make several runs, as in any node
             inputs=[
                 types.Prior.Input("prior", tooltip="From Load Kandinsky 2.2 Prior."),
@@ -80,7 +80,7 @@ class PriorEmbedding(io.ComfyNode):
                     default="",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="What to steer away from, in all prompts; or a list with one for each prompt. Empty: the "
+                    tooltip="What to avoid in all images; connect a list to give each prompt its own. Empty: the "
                     "embedding of a black image, as in the paper.",
                 ),
                 io.Int.Input(
@@ -88,7 +88,7 @@ class PriorEmbedding(io.ComfyNode):
                     default=25,
                     min=LEAST_PRIOR_STEPS,
                     max=1000,
-                    tooltip="Denoising steps of the prior. They cost little.",
+                    tooltip="Denoising steps of the prior. They are cheap.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -96,7 +96,7 @@ class PriorEmbedding(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Classifier-free guidance of the prior. Kandinsky, and the bundled model: 4.",
+                    tooltip="Classifier-free guidance (CFG) of the prior. Use 4 for Kandinsky and the bundled model.",
                 ),
                 types.seed_input(
                     "seed",
@@ -106,15 +106,15 @@ class PriorEmbedding(io.ComfyNode):
                     "noise",
                     options=list(PRIOR_NOISE),
                     default=PRIOR_NOISE[0],
-                    tooltip="per prompt: each prompt's own noise (the paper). shared: one noise for all; embeddings of "
-                    "similar prompts come closer and share more steps.",
+                    tooltip="per prompt: each prompt has its own noise, as in the paper. shared: the same noise for "
+                    "all prompts, which made no measurable difference on the bundled model.",
                 ),
             ],
             outputs=[
                 types.Embeddings.Output(
                     display_name="embeddings",
                     is_output_list=True,  # more than one after several runs
-                    tooltip="A positive and a negative embedding for every prompt.",
+                    tooltip="A positive and a negative embedding for each prompt.",
                 )
             ],
             hidden=[io.Hidden.unique_id],
@@ -137,7 +137,7 @@ class PriorEmbedding(io.ComfyNode):
         if not paired and len(lists["negative_prompt"]) > 1:
             said.append(
                 f"⚠ {len(lists['negative_prompt'])} negative prompts make {len(jobs)} sets of pictures; for one "
-                f"negative for each prompt, give {len(lists['prompts'][0])}"
+                f"negative per prompt, connect {len(lists['prompts'][0])}"
             )
         for job in jobs:
             embeddings, lines = embed(cls, **job)
@@ -157,7 +157,7 @@ def embed(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
     """Embeddings of a set, and what to say about them, in lines."""
     single = isinstance(negative_prompt, str)
     negatives = negative_prompt.strip() if single else [negative.strip() for negative in negative_prompt]
-    tell(cls, "Bringing the prior to the device …")
+    tell(cls, "Moving the prior to the device …")
     prior.load()
     tell(cls, f"Embedding {len(prompts)} prompts …")
     progress = Progress(prior_calls(prior.pipeline, prompts, negatives) * steps)

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..hierdiff_core.prompts.alternatives import shorten
 from ..hierdiff_core.prompts.prompt_set import KEEP, LINKED_LINES, PromptReader, check_prompts, flat_texts
 from . import types
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import numbered, show
 
 LONGEST_LINE = 300  # characters of a prompt in the node
@@ -18,8 +18,8 @@ class PromptSet(io.ComfyNode):
             node_id="HierDiffPromptSet",
             display_name="Prompt Set",
             category="HierDiff",
-            **found_as("batch prompts", "prompt list", "multiple prompts", "prompt combinations", "wildcards"),
-            description="A set of prompts: one a line, {a|b} for all combinations, or a list from another node.",
+            **search_words("batch prompts", "prompt list", "multiple prompts", "prompt combinations", "wildcards"),
+            description="A set of prompts: one per line, {a|b} for all combinations, or a list from another node.",
             is_input_list=True,
             inputs=[
                 io.String.Input(
@@ -27,35 +27,35 @@ class PromptSet(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=False,  # the front end must not draw one alternative at random
                     default="",
-                    placeholder="a red {apple|pear}, {photo|drawing}\n# one prompt a line; {a|b}: all combinations",
-                    tooltip="One prompt per line. Blank lines, lines that begin with # or //, and whole lines from /* "
-                    "to */ are skipped. {a|b} expands to all combinations; \\{ \\| \\} are the characters themselves. "
-                    "At most 10,000 prompts.",
+                    placeholder="a red {apple|pear}, {photo|drawing}\n# one prompt per line; {a|b}: all combinations",
+                    tooltip="One prompt per line, at most 10,000. {a|b} expands to all combinations; write \\{ \\| \\} "
+                    "for the characters themselves. Blank lines and comments are skipped: lines that start with # or "
+                    "//, and whole lines from /* to */.",
                 ),
                 io.String.Input(
                     "prompts",
                     optional=True,
                     force_input=True,
-                    tooltip="More prompts, from any node that gives text or a list of texts. Taken as they are, "
-                    "after the lines above.",
+                    tooltip="More prompts, from any node that outputs text or a list of texts. Used as they are, after "
+                    "the lines above.",
                 ),
                 io.Combo.Input(
                     "linked_lines",
                     options=list(LINKED_LINES),
                     default=KEEP,
                     optional=True,
-                    tooltip="Texts at prompts that have several lines. keep: a text is one prompt, with its line "
-                    "breaks. split: each line is a prompt.",
+                    tooltip="What to do with connected texts that have several lines. keep: one prompt, including its "
+                    "line breaks. split: one prompt per line.",
                 ),
             ],
             outputs=[
-                types.Prompts.Output(display_name="prompts", tooltip="The set, for embedding and Contact Sheet."),
+                types.Prompts.Output(display_name="prompts", tooltip="The set, for embedding and saving."),
                 io.String.Output(
                     display_name="texts",
                     is_output_list=True,
-                    tooltip="The prompts as a list, for other nodes.",
+                    tooltip="The prompts as a list of texts, for other nodes.",
                 ),
-                io.Int.Output(display_name="count", tooltip="How many prompts there are."),
+                io.Int.Output(display_name="count", tooltip="Number of prompts."),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -18,7 +18,7 @@ from .host.decoration import LIVE_TREE, Decorations
 from .host.device import results_device
 from .host.live_tree import LiveTree, linear_colours
 from .host.plan_texts import duplicates
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
 
@@ -32,16 +32,16 @@ class BranchingSampler(io.ComfyNode):
             node_id="HierDiffBranchingSampler",
             display_name="Hierarchical Branching Sampler",
             category="HierDiff",
-            **found_as("kandinsky", "batch prompts", "sample set", "hierarchical diffusion", "shared steps"),
-            description="Stage 4: denoises one latent per cluster; latents branch as the clusters split.",
+            **search_words("kandinsky", "batch prompts", "sample set", "hierarchical diffusion", "shared steps"),
+            description="Stage 4: denoises one latent per cluster, and copies it when the cluster splits.",
             inputs=[
                 types.Decoder.Input("decoder", tooltip="From Load Kandinsky 2.2 Decoder."),
-                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding; the plan must be made from them."),
+                types.Embeddings.Input("embeddings", tooltip="From Prior Embedding: the same as for the plan."),
                 types.Plan.Input("plan", tooltip="From Threshold Schedule."),
                 types.seed_input(
                     "seed",
-                    tooltip="Seed of the noise. Neither micro-batch nor order of the prompts changes a picture: on a "
-                    "CPU they are bit-identical, on a GPU they differ by rounding.",
+                    tooltip="Seed of the noise. Neither the micro-batch nor the order of the prompts changes an image: "
+                    "bit-identical on a CPU, up to rounding on a GPU.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -49,58 +49,59 @@ class BranchingSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Classifier-free guidance. The paper: 10. The bundled model: 2 to 4. 1 or less: none.",
+                    tooltip="Classifier-free guidance (CFG). Paper: 10. Bundled model: 2 to 4. 1 or less: no guidance.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=list(SCHEDULERS),
                     default="DDPM",
-                    tooltip="How noise is removed at each step. DDPM is the paper's, and Kandinsky's own.",
+                    tooltip="How noise is removed at each step. The paper and Kandinsky use DDPM.",
                 ),
                 io.Int.Input(
-                    "width", default=512, min=64, max=4096, step=64, tooltip="Width of each picture, in pixels."
+                    "width", default=512, min=64, max=4096, step=64, tooltip="Width of each image, in pixels."
                 ),
                 io.Int.Input(
-                    "height", default=512, min=64, max=4096, step=64, tooltip="Height of each picture, in pixels."
+                    "height", default=512, min=64, max=4096, step=64, tooltip="Height of each image, in pixels."
                 ),
                 io.Int.Input(
                     "micro_batch",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Branches per UNet call. 0: as many as free memory allows. Halved when memory runs out.",
+                    tooltip="Branches per UNet call. 0: as many as fit into memory. Halved when memory runs out.",
                 ),
-                io.Boolean.Input(
-                    "rescale_means",
-                    display_name="rescale",
-                    default=False,
-                    optional=True,
-                    tooltip="Stretch the mean embedding of each cluster to the mean length of its members. "
-                    "The paper takes the mean as it is.",
+                types.rarely_useful(
+                    io.Boolean.Input(
+                        "rescale_means",
+                        display_name="rescale",
+                        default=False,
+                        optional=True,
+                        tooltip="Rarely useful: makes each cluster's mean embedding as long as its members are on "
+                        "average. It made no measurable difference.",
+                    )
                 ),
                 io.Combo.Input(
                     "order",
                     options=list(ORDERS),
                     default=ORDERS[0],
                     optional=True,
-                    tooltip="breadth first: all branches of a step, then the next step. depth first: subtrees one "
-                    "after the other, a few dozen branches at a time, which bounds the memory. The pictures are the "
-                    "same.",
+                    tooltip="breadth first: all branches of a step, then the next step. depth first: one subtree after "
+                    "another, a few dozen branches at a time, which limits memory. The images are the same.",
                 ),
                 io.Combo.Input(
                     "acceleration",
                     options=list(ACCELERATIONS),
                     default=ACCELERATIONS[0],
                     optional=True,
-                    tooltip="On NVIDIA cards. CUDA graphs: faster steps of few branches. torch.compile: faster steps "
-                    "of any size, after a minute or two of compiling at the first run. Off when it fails.",
+                    tooltip="For NVIDIA cards. CUDA graphs: faster steps with few branches. torch.compile: all steps "
+                    "faster, after a minute or two of compiling in the first run. Falls back to none if it fails.",
                 ),
                 *guidance_interval(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
-                io.Image.Output(display_name="tree", tooltip="The tree, with a picture of each branch at its split."),
-                io.String.Output(display_name="report", tooltip="Rows spent and saved, time, warnings."),
+                io.Image.Output(display_name="tree", tooltip="The tree, with an image of each branch where it splits."),
+                io.String.Output(display_name="report", tooltip="UNet rows used and saved, time, warnings."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -222,7 +223,7 @@ def guidance_interval():
             "guidance_start",
             display_name="guide from",  # "guidance_…" twice where a narrow page cuts labels off
             default=WHOLE_RUN[0],
-            tooltip="Share of the steps after which guidance begins. Steps without it take half the work.",
+            tooltip="Share of the steps after which guidance starts. Steps without guidance cost half as much.",
             **limits,
         ),
         io.Float.Input(
@@ -230,7 +231,7 @@ def guidance_interval():
             display_name="guide until",
             default=WHOLE_RUN[1],
             tooltip="Share of the steps after which guidance ends. The last steps have the most branches: 0.8 saves "
-            "much of their time, and changes the pictures a little.",
+            "much of their time and changes the images slightly.",
             **limits,
         ),
     ]

@@ -16,7 +16,7 @@ from . import types
 from .host.decoration import Decorations
 from .host.folders import output_folder, writes_metadata
 from .host.lists import batches, runs_of
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import Progress
 
 PICTURES_SHOWN = 16
@@ -33,51 +33,51 @@ class SaveSet(io.ComfyNode):
             node_id="HierDiffSaveSet",
             display_name="Save Image Set",
             category="HierDiff",
-            **found_as("captions", "training set", "dataset", "lora", "save images"),
-            description="Saves a file per prompt, with names and captions from the prompts. Overwrites nothing.",
+            **search_words("captions", "training set", "dataset", "lora", "save images"),
+            description="Saves one file per prompt, with names and captions from the prompts. Never overwrites a file.",
             is_output_node=True,
             is_input_list=True,
             inputs=[
-                types.Prompts.Input("prompts", tooltip="From Prompt Set, one for each image, in the same order."),
+                types.Prompts.Input("prompts", tooltip="From Prompt Set: one per image, in the same order."),
                 io.String.Input(
                     "folder",
                     default="HierDiff set",
-                    tooltip="Folder below ComfyUI's output folder, made where it does not exist; a/b for subfolders.",
+                    tooltip="Folder inside ComfyUI's output folder, created if it does not exist; a/b for subfolders.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="png",
-                    tooltip=f"png keeps every bit; webp and jpg: quality {QUALITY}. png and webp carry the workflow.",
+                    tooltip=f"png is lossless; webp and jpg have quality {QUALITY}. png and webp contain the workflow.",
                 ),
                 io.Combo.Input(
                     "captions",
                     options=list(CAPTIONS),
                     default="none",
-                    tooltip="txt: the prompt in a .txt beside each image, as LoRA trainers read it. metadata.jsonl: "
-                    "one line for each image in one file, as the datasets library reads it.",
+                    tooltip="txt: the prompt in a .txt file beside each image, for LoRA training. metadata.jsonl: one "
+                    "file with a line per image, for the datasets library.",
                 ),
                 io.String.Input(
                     "name",
                     default="{index:04d}_{prompt}",
-                    tooltip="Name of each file. {index} counts from 0, {index:04d} with four digits; {prompt} is "
-                    "shortened, and characters that some file system forbids become _.",
+                    tooltip="Name of each file. {index} counts from 0 ({index:04d}: four digits); {prompt} is "
+                    "shortened, and characters that file systems may not allow become _.",
                 ),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="One image per prompt: a batch, or a list of images. Or connect latent and vae.",
+                    tooltip="One image per prompt, as a batch or a list. Alternatively, connect latent and vae.",
                 ),
                 io.Latent.Input(
                     "latent",
                     optional=True,
-                    tooltip="One latent per prompt, decoded and saved a few at a time: for large sets.",
+                    tooltip="One latent per prompt, decoded and saved a few at a time. For large sets.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Decodes the latent."),
             ],
             outputs=[
-                io.String.Output(display_name="folder", tooltip="The folder's full path."),
-                io.Int.Output(display_name="count", tooltip="How many images were saved."),
+                io.String.Output(display_name="folder", tooltip="Full path of the folder."),
+                io.Int.Output(display_name="count", tooltip="Number of images saved."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )

@@ -9,7 +9,7 @@ from ..hierdiff_core.plan.profile import SHAPES, Profile
 from . import types
 from .host.decoration import Decorations
 from .host.plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import distortion, numbered
 from .schedule_plot import plot_data
 
@@ -21,8 +21,8 @@ class ThresholdSchedule(io.ComfyNode):
             node_id="HierDiffThresholdSchedule",
             display_name="Threshold Schedule",
             category="HierDiff",
-            **found_as("clustering", "budget", "save steps", "tau", "plan"),
-            description="Stage 3: a threshold that falls over the steps cuts the tree into ever smaller clusters.",
+            **search_words("clustering", "budget", "save steps", "tau", "plan"),
+            description="Stage 3: plans which prompts share which steps: a falling threshold cuts the tree.",
             inputs=[
                 types.Linkage.Input("linkage", tooltip="From Ward Linkage."),
                 io.Int.Input("steps", default=40, min=1, max=1000, tooltip="Denoising steps per image."),
@@ -31,7 +31,7 @@ class ThresholdSchedule(io.ComfyNode):
                     options=list(UNITS),
                     default="saving",
                     tooltip="Unit of value. saving: share of the UNet rows to save, for any tree. tau: height of the "
-                    "first threshold (the paper). root share: the same as a share of the tree's height.",
+                    "first threshold, as in the paper. root share: the same, as a share of the tree's height.",
                 ),
                 io.Float.Input(
                     "value",
@@ -40,8 +40,8 @@ class ThresholdSchedule(io.ComfyNode):
                     max=10000.0,
                     step=0.01,
                     round=0.0001,
-                    tooltip="saving: 0.6 saves 60 % of the UNet rows, or as much as can be saved. tau: a height, 1 in "
-                    "the paper, 0 shares nothing. root share: 1 begins with one cluster.",
+                    tooltip="saving: 0.6 saves 60 % of the UNet rows, or as many as possible. tau: a height; the paper "
+                    "uses 1, and 0 shares nothing. root share: 1 starts with a single cluster.",
                 ),
                 io.Int.Input(
                     "private_steps",
@@ -56,14 +56,14 @@ class ThresholdSchedule(io.ComfyNode):
                     options=list(SHAPES),
                     default=SHAPES[0],
                     optional=True,
-                    tooltip="How the threshold falls. linear: the paper's straight line. cosine, power: faster, so "
-                    "that the last steps share less. calibrated: as the model's sensitivity says.",
+                    tooltip="How the threshold falls. linear: a straight line, as in the paper. power: faster, so that "
+                    "the last steps share less. calibrated: by the model's sensitivity. cosine: much like power 2.",
                 ),
                 types.Sensitivity.Input(
                     "sensitivity",
                     optional=True,
-                    tooltip="From Calibrate Schedule or Load Sensitivity: for shape calibrated, and for the expected "
-                    "distortion in the reports.",
+                    tooltip="From Calibrate Schedule or Load Sensitivity. Needed for shape calibrated, and for the "
+                    "expected distortion in the reports.",
                 ),
                 io.Float.Input(
                     "power",
@@ -72,14 +72,16 @@ class ThresholdSchedule(io.ComfyNode):
                     max=20.0,
                     step=0.1,
                     optional=True,
-                    tooltip="Exponent of shape power. 1: the straight line. Higher: the threshold falls earlier.",
+                    tooltip="Exponent of shape power. 1: a straight line. Higher: the threshold falls earlier; try 4.",
                 ),
             ],
             outputs=[
-                types.Plan.Output(display_name="plan", tooltip="For Hierarchical Branching Sampler."),
-                io.Image.Output(display_name="plot", tooltip="Threshold and clusters over the steps."),
+                types.Plan.Output(
+                    display_name="plan", tooltip="For the samplers, Hierarchical Guider and Shared Noise."
+                ),
+                io.Image.Output(display_name="plot", tooltip="Threshold and number of clusters at each step."),
                 io.Float.Output(display_name="saved", tooltip="Share of UNet rows saved, 0 to 1."),
-                io.Int.Output(display_name="nfe", tooltip="UNet rows of the whole set; a guidance pair is one."),
+                io.Int.Output(display_name="nfe", tooltip="UNet rows of the whole set; a guidance pair counts as one."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -133,4 +135,4 @@ def other_steps(plan):
     measured = plan.sensitivity and plan.sensitivity.num_steps
     if not measured or measured == plan.num_steps:
         return []
-    return [f"⚠ the sensitivity was measured with {measured} steps, these are {plan.num_steps}: calibrate with as many"]
+    return [f"⚠ the sensitivity was measured with {measured} steps, not {plan.num_steps}: calibrate with as many"]

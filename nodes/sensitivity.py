@@ -12,7 +12,7 @@ from ..hierdiff_core.plan.sensitivity import read_sensitivity, sensitivity_json
 from . import types
 from .host.folders import add_category, files_of, next_output, path_of
 from .host.models import BUNDLED_NAME
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import image_tensor, show
 
 LONGEST_NAME = 100
@@ -26,8 +26,8 @@ add_category(CATEGORY, ".json")
 
 def outputs():
     return [
-        types.Sensitivity.Output(display_name="sensitivity", tooltip="For Threshold Schedule, shape calibrated."),
-        io.Image.Output(display_name="plot", tooltip="At which steps sharing shows in the pictures."),
+        types.Sensitivity.Output(display_name="sensitivity", tooltip="For Threshold Schedule with shape calibrated."),
+        io.Image.Output(display_name="plot", tooltip="At which steps sharing shows in the images."),
     ]
 
 
@@ -38,14 +38,14 @@ class SensitivityLoader(io.ComfyNode):
             node_id="HierDiffSensitivityLoader",
             display_name="Load Sensitivity",
             category="HierDiff",
-            **found_as("calibration", "calibrated"),
-            description="Loads what Calibrate Schedule has measured for a model.",
+            **search_words("calibration", "calibrated"),
+            description="Loads what Calibrate Schedule measured for a model.",
             inputs=[
                 io.Combo.Input(
                     "sensitivity",
                     options=[BUNDLED_NAME, *files_of(CATEGORY)],
                     tooltip="The bundled model's, or a file in "
-                    f"models/{CATEGORY} or output/{CATEGORY}. It must be the model's and the scheduler's.",
+                    f"models/{CATEGORY} or output/{CATEGORY}. It must match the model and the scheduler.",
                 ),
             ],
             outputs=outputs(),
@@ -121,7 +121,7 @@ def new_file(name):
         try_writing(path)
     except OSError as error:
         raise ValueError(
-            f"name {name!r}: no file can be written in output/{CATEGORY} ({error.strerror or error}); mend that, "
+            f"name {name!r}: no file can be written in output/{CATEGORY} ({error.strerror or error}); fix that, "
             "choose another name, or leave it empty to save nothing"
         ) from error
     return path

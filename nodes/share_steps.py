@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from . import types
 from .guider import MICRO_BATCH_TOOLTIP, PLAN_TOOLTIP
-from .host.search import found_as
+from .host.search import search_words
 from .host.share_steps import Sharing, share_steps, shares_steps
 from .host.ui import show
 
@@ -23,7 +23,7 @@ class ShareSteps(io.ComfyNode):
             node_id="HierDiffShareSteps",
             display_name="Share Steps",
             category="HierDiff",
-            **found_as("batch prompts", "shared steps", "ksampler", "model patch"),
+            **search_words("batch prompts", "shared steps", "ksampler", "model patch"),
             description="Any sampler node that gets this model shares the steps of a plan: KSampler, or "
             "SamplerCustomAdvanced with any guider. It gives one latent per prompt, and shows the tree and the report.",
             inputs=[

@@ -8,7 +8,7 @@ from ..hierdiff_core.pictures.contact_sheet import contact_sheet
 from ..hierdiff_core.previews import to_pictures
 from . import types
 from .host.lists import batches, runs_of
-from .host.search import found_as
+from .host.search import search_words
 from .host.ui import image_tensor, show
 
 
@@ -19,19 +19,19 @@ class ContactSheet(io.ComfyNode):
             node_id="HierDiffContactSheet",
             display_name="Contact Sheet",
             category="HierDiff",
-            **found_as("image grid", "grid", "labels"),
-            description="One picture of the whole set, each image with its prompt below it.",
+            **search_words("image grid", "grid", "labels"),
+            description="One picture of the whole set, with the prompt below each image.",
             is_output_node=True,
             is_input_list=True,
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="One image per prompt, in the order of the prompts: a batch, or a list of images.",
+                    tooltip="One image per prompt, in the order of the prompts, as a batch or a list.",
                 ),
                 types.Prompts.Input("prompts", tooltip="From Prompt Set."),
-                io.Int.Input("columns", default=0, min=0, max=1000, tooltip="Images per row. 0 chooses."),
+                io.Int.Input("columns", default=0, min=0, max=1000, tooltip="Images per row. 0: automatic."),
             ],
-            outputs=[io.Image.Output(display_name="sheet", tooltip="The sheet, for Save Image.")],
+            outputs=[io.Image.Output(display_name="sheet", tooltip="The contact sheet, for Save Image.")],
             hidden=[io.Hidden.unique_id],
         )
 

@@ -11,6 +11,15 @@ Plan = io.Custom("HIERDIFF_PLAN")  # hierdiff_core.Plan
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline
 
 
+def rarely_useful(entry: io.WidgetInput) -> io.WidgetInput:
+    """The input marked as advanced: Nodes 2.0 shows it on request only, other pages as ever. Workflows do not change.
+
+    As an option of the input, since hosts before ComfyUI 0.10 refuse it as an argument.
+    """
+    entry.extra_dict = {**entry.extra_dict, "advanced": True}
+    return entry
+
+
 def seed_input(name, tooltip):
     """A seed as the host's own samplers take it, which may change after each run."""
     return io.Int.Input(name, default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)

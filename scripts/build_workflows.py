@@ -20,27 +20,27 @@ TEMPLATE_COLUMNS = dict.fromkeys(range(6), 300) | {4: 330}
 VIEW = {"scale": 0.6, "offset": [140, 230]}
 STAGE_COLORS = {"load": "#353535", "prompts": "#2a363b", "plan": "#223b33", "sample": "#3b2f22"}
 
-EMOJI = """# emoji name, style (one prompt a line; {a|b} gives all combinations)
+EMOJI = """# emoji name, style (one prompt per line; {a|b} gives all combinations)
 {cat face|tiger face|wolf face|red apple|strawberry|fire engine}, {noto|twemoji|flat|3d|line art} style"""
-PRODUCTS = """# one prompt a line; {a|b} gives all combinations
+PRODUCTS = """# one prompt per line; {a|b} gives all combinations
 product photo of a ceramic {mug|teapot|vase|bowl}, {white|sage green|terracotta|cobalt blue} glaze, soft light"""
 
 NOTES = {
     "prior": """### 1 Prior Embedding
-A text-to-image *prior* predicts, for every prompt, the image embedding that its picture would have. Prompts whose
-pictures will look alike get embeddings that lie close together.""",
+A text-to-image *prior* predicts, for each prompt, the embedding of an image that would match it. Prompts whose images
+will look alike get embeddings that are close together.""",
     "linkage": """### 2 Ward Linkage
-Hierarchical clustering of the embeddings. In the dendrogram, prompts that join low (at the right) are alike and can
-share many steps.""",
+Clusters the embeddings into a tree. In the dendrogram, prompts that join low (on the right) are similar and can share
+many steps.""",
     "schedule": """### 3 Threshold Schedule
 A threshold that falls over the steps cuts the tree into ever smaller clusters. Modes: **saving** = share of UNet rows
-to save, **tau** = the paper's absolute height, **root share** = tau relative to the tree.""",
+to save, **tau** = a height, as in the paper, **root share** = a share of the tree's height.""",
     "sensitivity": """### One slider
-With shape **calibrated** and mode **saving**, **value** is all there is to choose: the rows go to the steps where
-sharing would show. The sensitivity is measured once for a model, by **Calibrate Schedule**.""",
+With shape **calibrated** and mode **saving**, **value** is all you have to choose: the rows go to the steps where
+sharing would show. **Calibrate Schedule** measures the sensitivity once per model.""",
     "sampler": """### 4 Hierarchical Branching Sampler
-One latent stands for one cluster. When a cluster splits, its latent is copied, and every prompt ends with a picture of
-its own. The latents go to ComfyUI's own **VAE Decode**.""",
+Each cluster has one latent. When a cluster splits, its latent is copied, and every prompt ends with its own image. The
+latents go to ComfyUI's own **VAE Decode**.""",
 }
 
 
@@ -96,15 +96,15 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
 
 
 ANY_MODEL_ABOUT = """## HierDiff with any model
-Load your own checkpoint (SD 1.5 here: then 512×512 pixels, cfg 7), add LoRAs between it and the nodes as usual. The
-model is called once per cluster of prompts; sampler and scheduler are ComfyUI's own."""
+Load your own checkpoint (here SD 1.5, with 512×512 pixels and cfg 7), and add LoRAs after it as usual. The model runs
+once per cluster of prompts; sampler and scheduler are ComfyUI's own."""
 
 CLIP_NOTE = """### 1 CLIP Embedding
-Encodes every prompt: one row of conditioning each, and a vector by which prompts are compared."""
+Encodes each prompt: one row of conditioning, and a vector for clustering."""
 
 KSAMPLER_NOTE = """### 4 Hierarchical KSampler
-The host's KSampler on all prompts. Samplers of one or two evaluations a step (euler, heun, dpmpp_sde) take a split
-best; multistep ones (dpmpp_2m and its kin) overshoot where clusters split late: see docs/samplers.md."""
+ComfyUI's KSampler for all prompts. Samplers with one or two model calls per step (euler, heun, dpmpp_sde) cope best
+with splits; multistep ones (such as dpmpp_2m) overshoot if clusters split late: see docs/samplers.md."""
 
 
 def any_model():
@@ -245,16 +245,16 @@ def write(name, nodes, object_info):
 
 
 QUICKSTART_ABOUT = """## HierDiff quick start
-Runs on the small bundled model: nothing to download. Press **Run**. 30 emoji are drawn for 40 % of the UNet rows that
-30 separate runs would cost.
+Uses the small bundled model, so there is nothing to download. Press **Run**: it makes 30 emoji for 40 % of the UNet
+rows of 30 separate runs.
 
-The bundled model wants decoder guidance 2 to 4 and 128×128 pixels; the prior's settings are Kandinsky's own."""
+The bundled model needs a decoder guidance of 2 to 4 and 128×128 pixels; the prior's settings are Kandinsky's own."""
 
 KANDINSKY_ABOUT = """## HierDiff with Kandinsky 2.2
-The paper's settings: 40 steps, cosine, τ = 1, a straight line, guidance 10, DDPM. Once they run, try **chord** in Ward
+The paper's settings: 40 steps, cosine, τ = 1, a straight line, guidance 10, DDPM. Once they work, try **chord** in Ward
 Linkage, and **saving** with a **calibrated** shape (Calibrate Schedule).
 
-Put the model there first, in the ComfyUI folder:
+First download the model, in the ComfyUI folder:
 
 hf download kandinsky-community/kandinsky-2-2-prior --local-dir models/diffusers/kandinsky-2-2-prior
 

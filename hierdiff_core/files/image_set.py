@@ -66,12 +66,12 @@ def check_pattern(pattern):
         raise ValueError("name must not be empty; the default is {index:04d}_{prompt}")
     for literal, field, spec, conversion in parts:
         if FORBIDDEN.search(literal):
-            raise ValueError(f'name must have none of <>:"/\\|?* and no control character; got {pattern[:200]!r}')
+            raise ValueError(f'name must not contain <>:"/\\|?* or control characters; got {pattern[:200]!r}')
         if field is None:
             continue
         if field not in ("index", "prompt") or conversion:
             shown = field + (f"!{conversion}" if conversion else "")
-            raise ValueError(f"name has the field {{{shown}}}; {FIELDS}")
+            raise ValueError(f"name has the unknown field {{{shown}}}; {FIELDS}")
         width = re.fullmatch(r"(\d{0,3})d?", spec or "", re.ASCII)
         if width is None or (field == "prompt" and spec) or int(width[1] or 0) > LARGEST_WIDTH:
             raise ValueError(f"name has the format {spec!r} for {field}; {FIELDS} (at most {LARGEST_WIDTH} digits)")
@@ -121,7 +121,7 @@ def check_subfolder(folder):
     for part in parts:
         if part != safe_name(part):
             raise ValueError(
-                f"folder must be plain names separated by /, below the output folder; got {folder[:200]!r}"
+                f"folder must be plain names separated by /, inside the output folder; got {folder[:200]!r}"
             )
     return parts
 

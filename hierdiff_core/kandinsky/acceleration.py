@@ -7,7 +7,7 @@ import torch
 ACCELERATIONS = ("none", "CUDA graphs", "torch.compile")
 
 # Rows of a batch that graphs are recorded for; other numbers are padded. Above, the device is slower than the CPU that
-# feeds it, and a graph gains nothing (docs/performance.md).
+# feeds it, and a graph gains nothing (docs/measurements/performance.md).
 GRAPH_ROWS = (2, 4, 6, 8, 12, 16)
 # Branches for each call of a compiled UNet. More gain nothing, and 64 rows, the side of a latent of 512 pixels, would
 # be compiled once more: the compiler tells sizes apart by their numbers.

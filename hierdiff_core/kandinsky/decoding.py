@@ -7,7 +7,7 @@ import torch
 
 from ..sampling.microbatch import MicroBatches, auto_micro_batch
 
-LARGEST_MOVQ = 8  # larger batches gain nothing (docs/performance.md), and a latent of 512 pixels takes 640 MB
+LARGEST_MOVQ = 8  # larger batches gain nothing (docs/measurements/performance.md); each 512-pixel latent takes 640 MB
 
 
 @torch.no_grad()

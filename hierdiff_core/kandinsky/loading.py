@@ -81,7 +81,7 @@ def check_prior(prior, name):
     }
     for key, (found, width) in widths.items():
         if found != width:
-            raise ValueError(f"{name}: {key} is {found}, but the prior takes {width}; use the parts of one model")
+            raise ValueError(f"{name}: {key} is {found}, but the prior needs {width}; use the parts of one model")
     lengths = {
         "model_max_length of the tokenizer": prior.tokenizer.model_max_length,
         "num_embeddings of the prior": config.num_embeddings,
@@ -168,7 +168,7 @@ def check_vocabulary(folder, part):
     settings = read_object(folder, name, MOST_CONFIG) if (folder / name).exists() else {}
     for key in ("vocab_file", "merges_file", "tokenizer_file", "init_inputs"):
         if settings.get(key):  # some versions of transformers open whatever stands there
-            raise ValueError(f"{title(folder)}/{name} sets {key}, which HierDiff does not follow; delete that line")
+            raise ValueError(f"{title(folder)}/{name} sets {key}, which HierDiff does not support; delete that line")
 
 
 def load_network(folder, part, library, class_name, dtype):
@@ -201,9 +201,9 @@ def check_config(folder, part, config, class_name):
     if config.get("_class_name", class_name) != class_name:
         raise ValueError(f"{where}/config.json is for a {short(config['_class_name'])}, not a {class_name}")
     if config.get("quantization_config") is not None:
-        raise ValueError(f"{where} is quantised; take the files in float32, float16 or bfloat16")
+        raise ValueError(f"{where} is quantised; use the files in float32, float16 or bfloat16")
     if (folder / part / "adapter_config.json").exists():
-        raise ValueError(f"{where} holds an adapter (adapter_config.json) to another model; take the whole network")
+        raise ValueError(f"{where} contains an adapter (adapter_config.json) of another model; use the whole network")
 
 
 def check_loaded(network, report, where):
@@ -220,7 +220,7 @@ def check_loaded(network, report, where):
     absent = {name for name in report["missing_keys"] if not name.endswith(COUNTED)}
     absent.update(name for name, value in network.named_parameters() if value.is_meta)
     if absent:
-        raise ValueError(f"{where} lacks weights ({some(absent)}); download its .safetensors files again")
+        raise ValueError(f"{where} is missing weights ({some(absent)}); download its .safetensors files again")
     wrong = [*map(str, report["mismatched_keys"]), *report.get("error_msgs", ())]
     if wrong:
         raise ValueError(f"{where}: weights do not fit config.json ({some(wrong)}); download both again")

@@ -106,7 +106,7 @@ def check_folder(folder, class_name):
     """Weight variant of a folder ("fp16" or None); `ValueError` when `class_name` cannot be loaded from it."""
     found = pipeline_class(folder)
     if found is None:
-        raise ValueError(f"{title(folder)} is not a model in diffusers layout: it has no readable {INDEX_FILE}")
+        raise ValueError(f"{title(folder)} is not a model in diffusers format: it has no readable {INDEX_FILE}")
     if found != class_name:
         raise ValueError(
             f"{title(folder)} holds a {short(found)}, not a {class_name} (Kandinsky 2.2); choose another folder"
@@ -196,7 +196,7 @@ def read_object(folder, name, most_bytes):
     except ValueError as error:
         raise ValueError(f"{where} is not JSON in UTF-8 ({short(error)}); download it again") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{where} must hold an object, {{...}}; it holds a {type(found).__name__}; download it again")
+        raise ValueError(f"{where} must be an object, {{...}}; it is a {type(found).__name__}; download it again")
     return found
 
 

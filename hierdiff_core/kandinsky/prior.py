@@ -18,7 +18,7 @@ from .schedulers import (
 
 PRIOR_NOISE = ("per prompt", "shared")
 
-LARGEST_PRIOR = 64  # larger batches gain nothing (docs/performance.md)
+LARGEST_PRIOR = 64  # larger batches gain nothing (docs/measurements/performance.md)
 
 
 def embed_prompts(
@@ -50,8 +50,8 @@ def embed_prompts(
         Each prompt's own noise (the paper), or one noise for all, which leaves only the texts to tell the
         embeddings apart: they come closer and share more steps.
     batch_size : int
-        prompts per call; 0 chooses (one at a time on a CPU, where this makes an embedding independent of the other
-        prompts to the bit)
+        prompts per call; 0 chooses (one at a time on a CPU, so that an embedding is bit-identical whatever the other
+        prompts are)
     on_step : callable
         called with no argument after every step of every batch
 

@@ -83,8 +83,8 @@ def read_headers(files, where):
                         shapes[name] = tuple(view.get_shape())
                     elif not name.endswith(COUNTED):
                         raise ValueError(
-                            f"{where} holds weights of type {view.get_dtype()} ({short(name)}); HierDiff loads "
-                            "weights in float32, float16 or bfloat16: take the files that are not quantised"
+                            f"{where} contains weights of type {view.get_dtype()} ({short(name)}); HierDiff loads "
+                            "weights in float32, float16 or bfloat16: use the files that are not quantised"
                         )
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{where}/{path.name} is broken ({short(error)}); download it again") from error
@@ -113,7 +113,7 @@ def check_weights(shapes, build, where):
             "tensors); download both again, from one model"
         ) from None
     except Exception as error:
-        raise ValueError(f"{where}/config.json describes no network that can be made: {short(error, 200)}") from error
+        raise ValueError(f"{where}/config.json does not describe a valid network: {short(error, 200)}") from error
     check_shapes(network, shapes, where)
 
 
@@ -129,7 +129,7 @@ def check_shapes(network, shapes, where):
     absent, spare = expected.keys() - shapes.keys(), shapes.keys() - expected.keys()
     lacking = sum(count(expected[name]) for name in absent)
     if lacking > sum(count(shapes[name]) for name in spare):
-        raise ValueError(f"{where} lacks weights ({some(absent)}); download its .safetensors files again")
+        raise ValueError(f"{where} is missing weights ({some(absent)}); download its .safetensors files again")
     parts = {name for name, _ in network.named_children()}  # other networks may be in the same files
     unused = [name for name in spare if name.split(".")[0] in parts]
     if lacking < sum(count(shapes[name]) for name in unused):

@@ -43,9 +43,9 @@ def contact_sheet(images, prompts, columns=0):
         raise ValueError(f"columns must be 0 (automatic) or more; got {columns}")
     image = next(images, None)
     if image is None:
-        raise ValueError("images must hold at least one picture; got none")
+        raise ValueError("images must contain at least one picture; got none")
     if not prompts:
-        raise ValueError("prompts must hold one prompt for each image; got none")
+        raise ValueError("prompts must contain one prompt per image; got none")
     layout = _sheet_layout(image.size, len(prompts), columns)
     captions = _captions(prompts, layout)
     lines = max((len(caption) for _, caption in captions), default=0)
@@ -57,7 +57,7 @@ def contact_sheet(images, prompts, columns=0):
         image = next(images, None)
     if count != len(prompts):
         raise ValueError(
-            f"images and prompts must be as many; got {count} images and {len(prompts)} prompts. "
+            f"there must be as many images as prompts; got {count} images and {len(prompts)} prompts. "
             "Give the prompts that the images were made from, all of them and in the same order"
         )
     _write_captions(sheet, layout, captions, lines)

@@ -51,7 +51,7 @@ def draw_dendrogram(Z, prompts, tau=None):
     Z = check_linkage(Z)
     prompts = list(prompts)
     if len(prompts) != len(Z) + 1:
-        raise ValueError(f"prompts must be as many as the leaves of Z ({len(Z) + 1}); got {len(prompts)}")
+        raise ValueError(f"there must be one prompt for each of the leaves of Z ({len(Z) + 1}); got {len(prompts)}")
     if len(Z) == 0:
         return _single_prompt(prompts[0])
     order = leaves_list(Z)

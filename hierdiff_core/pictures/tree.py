@@ -77,7 +77,7 @@ def draw_tree(plan, prompts, render):
     """
     prompts = list(prompts)
     if len(prompts) != plan.num_prompts:
-        raise ValueError(f"prompts must be as many as the plan's ({plan.num_prompts}); got {len(prompts)}")
+        raise ValueError(f"there must be as many prompts as in the plan ({plan.num_prompts}); got {len(prompts)}")
     texts = {i: _joined([prompts[m] for m in plan.branches[i].members]) for i in leaf_branches(plan)}
     widest = max(face.getlength(text) for face, text in (choose_font(text, 13) for text in texts.values()))
     layout = tree_layout(plan, math.ceil(widest))

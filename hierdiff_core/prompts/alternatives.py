@@ -163,7 +163,7 @@ class _LineReader:
             self._odd("variable", start - 1)
         self.outer.append((self.sequence, self.group, self.brackets))
         if len(self.outer) > MOST_NESTED:
-            raise ValueError(f"braces are more than {MOST_NESTED} deep in each other; use fewer")
+            raise ValueError(f"braces are nested more than {MOST_NESTED} deep; use fewer levels")
         self.sequence, self.group, self.brackets = Sequence(), Group(start), 0
 
     def bar(self, start):

@@ -59,9 +59,9 @@ def read_bytes(path):
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        raise ValueError(f"there is no file {path} with prompts") from None
+        raise ValueError(f"there is no prompt file {path}") from None
     except OSError as error:
-        raise ValueError(f"{path} holds no prompts that can be read: {error.strerror or error}") from None
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     if len(data) > MOST_BYTES:
         raise ValueError(f"{path} has more than {MOST_BYTES} bytes; split it into several sets")
     return data
@@ -74,7 +74,7 @@ def decode(path, data):
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         if not encoding.startswith("utf-8"):
-            raise ValueError(f"{path} begins as {encoding.upper()} text, but is damaged; save it as UTF-8") from None
+            raise ValueError(f"{path} looks like {encoding.upper()} text but is damaged; save it as UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
             f"{path}, line {line}: the byte 0x{data[error.start]:02x} is not UTF-8. The file may be in Latin-1 or "
@@ -82,7 +82,7 @@ def decode(path, data):
         ) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise ValueError(f"{path}, line {line}: a zero byte, so this is no UTF-8 text; save it as UTF-8")
+        raise ValueError(f"{path}, line {line}: a zero byte, so this is not UTF-8 text; save it as UTF-8")
     return text
 
 
@@ -97,7 +97,7 @@ def table(path, text):
             if len(row) > width:
                 raise ValueError(
                     f"{path}, {place}: {len(row)} columns, but the first line names {width}; put quotes around texts "
-                    f"that hold a {DELIMITERS[delimiter]}"
+                    f"that contain a {DELIMITERS[delimiter]}"
                 )
             if row:  # the reader gives blank lines as no columns
                 yield place, row[column] if len(row) > column else ""
@@ -114,8 +114,8 @@ def header(path, text):
             if field in names:
                 return delimiter, names.index(field)
     raise ValueError(
-        f"{path}, line 1: a table begins with the names of its columns, one of them {FIELD_NAMES}; got "
-        f"{shorten(repr(first))}. For a prompt a line, name the file .txt"
+        f"{path}, line 1: the first line of a table must name its columns, one of them {FIELD_NAMES}; got "
+        f"{shorten(repr(first))}. For one prompt per line, use a .txt file"
     )
 
 
@@ -141,8 +141,8 @@ def parse_json(path, place, text):
     except (ValueError, RecursionError) as error:
         line = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "too deep or too large"
         raise ValueError(
-            f"{path}, {place or line}: not JSON ({getattr(error, 'msg', type(error).__name__)}); for a prompt a line, "
-            "name the file .txt"
+            f"{path}, {place or line}: not JSON ({getattr(error, 'msg', type(error).__name__)}); for one prompt "
+            "per line, use a .txt file"
         ) from None
 
 
@@ -152,5 +152,5 @@ def field_of(value, place):
     if isinstance(value, dict):
         value = next((value[field] for field in FIELDS if field in value), None)
     if not isinstance(value, str):
-        raise ValueError(f"{place}: must be a text, or an object with a text as {FIELD_NAMES}; got {found}")
+        raise ValueError(f"{place}: must be text, or an object with text in {FIELD_NAMES}; got {found}")
     return value

@@ -7,37 +7,39 @@ from .alternatives import shorten
 from .text_form import normal_form
 
 LISTED = 3  # prompts or lines that a remark names before "and N more"
-AS_WRITTEN = "it is drawn as written"
+AS_WRITTEN = "it is used as written"
 
 # Oddities of `alternatives.parse_line`, and what becomes of them.
 IN_LINES = {
-    "single": "one alternative leaves nothing to choose, and its braces are removed; write \\{ and \\} to keep them",
-    "bracket": "[ and ] do not group inside braces, so it is cut at every |; nest braces instead",
-    "bar": f"| divides alternatives inside braces only; {AS_WRITTEN}. Write {{a|b}} for a choice",
-    "variable": "variables are not known here; the $ is drawn",
-    "json": "it looks like JSON, and braces are removed from it; write the prompt alone (the command line reads "
-    ".jsonl files)",
-    "mark": f"nothing in an argument is a comment; {AS_WRITTEN}",
+    "single": "a single alternative is no choice, so its braces are removed; write \\{ and \\} to keep them",
+    "bracket": "[ and ] do not group inside braces, so it is split at every |; nest braces instead",
+    "bar": f"| separates alternatives only inside braces; {AS_WRITTEN}. Write {{a|b}} for a choice",
+    "variable": "variables are not supported; the $ is used as written",
+    "json": "it looks like JSON, whose braces are removed; write only the prompt (the command line reads .jsonl files)",
+    "mark": f"arguments have no comments; {AS_WRITTEN}",
 }
 # Syntax of other programs, found in finished prompts. What can repeat in a pattern is bounded, or ends where the next
 # match could begin: a hostile text must not take forever.
 IN_PROMPTS = [
-    (r"__(?!_)[\w\-*./#]{1,80}?__", f"wildcard files are not read; {AS_WRITTEN}"),
-    (r"(?:\d{1,3}-?\d{0,3})?\$\$", f"choosing several alternatives at once is not known here; {AS_WRITTEN}"),
-    (r"\d{0,3}\.?\d{1,3}::|::-?\d", f"weights of alternatives are not known here; {AS_WRITTEN}"),
+    (r"__(?!_)[\w\-*./#]{1,80}?__", f"wildcard files are not supported; {AS_WRITTEN}"),
+    (r"(?:\d{1,3}-?\d{0,3})?\$\$", f"choosing several alternatives at once is not supported; {AS_WRITTEN}"),
+    (r"\d{0,3}\.?\d{1,3}::|::-?\d", f"weights of alternatives are not supported; {AS_WRITTEN}"),
     (
         r"(?i:<(?:lora|lyco|lycoris|locon|hypernet)\b[^<>]*>)",
-        "it loads nothing and is drawn as written; load a LoRA with a node of its own",
+        "it loads nothing and is used as written; load LoRAs with a node",
     ),
     (r"\[[^\[\]|]*\|[^\[\]]*\]", f"words in [ ] do not alternate here; {AS_WRITTEN}. Write {{a|b}} for a choice"),
-    (r"\[(?:[^\[\]:]*:)?[^\[\]:]*:\s{0,9}\d{0,4}\.?\d{1,9}\s{0,9}\]", f"no prompt changes during a run; {AS_WRITTEN}"),
-    (r"(?<![:\w])//|/\*|\*/", f"comments are whole lines; {AS_WRITTEN}"),
-    (r"^\[\s*(['\"])[\s\S]*\1\s*,?\s*\]$", f"it looks like a list, but is one text; {AS_WRITTEN}"),
+    (
+        r"\[(?:[^\[\]:]*:)?[^\[\]:]*:\s{0,9}\d{0,4}\.?\d{1,9}\s{0,9}\]",
+        f"no prompt can change during a run; {AS_WRITTEN}",
+    ),
+    (r"(?<![:\w])//|/\*|\*/", f"only whole lines can be comments; {AS_WRITTEN}"),
+    (r"^\[\s*(['\"])[\s\S]*\1\s*,?\s*\]$", f"it looks like a list, but is a single text; {AS_WRITTEN}"),
 ]
 # The same, in prompts that are taken as they are.
 IN_VERBATIM = [
-    (r"\{[^{}|]*\|[^{}]*\}", f"alternatives are not read in linked texts, tables and JSON; {AS_WRITTEN}"),
-    (r"^(?:#|//)[^\n]*", f"comments are not read in linked texts, tables and JSON; {AS_WRITTEN}"),
+    (r"\{[^{}|]*\|[^{}]*\}", f"alternatives are not expanded in linked texts, tables and JSON; {AS_WRITTEN}"),
+    (r"^(?:#|//)[^\n]*", f"comments are not recognised in linked texts, tables and JSON; {AS_WRITTEN}"),
     (r"^\{\s*\"[\s\S]*\}$", f"it may be JSON; {AS_WRITTEN}"),
 ]
 
@@ -143,7 +145,7 @@ class Remarks:
             lines.append(f"{_listed(self._empty)} {verb}")
         if self._halves:
             verb = "have" if len(self._halves) > 1 else "has"
-            lines.append(f"{_listed(self._halves)} {verb} a broken character; \ufffd stands for it")
+            lines.append(f"{_listed(self._halves)} {verb} a broken character, replaced by \ufffd")
         return lines
 
 

@@ -24,11 +24,11 @@ def check_negatives(negative_prompt, count):
     negatives = [negative_prompt] * count if isinstance(negative_prompt, str) else list(negative_prompt)
     if len(negatives) != count:
         raise ValueError(
-            f"negative_prompt must be one text, or as many as prompts; got {len(negatives)} for {count} prompts"
+            f"negative_prompt must be a single text, or one per prompt; got {len(negatives)} for {count} prompts"
         )
     for i, negative in enumerate(negatives):
         if not isinstance(negative, str):
-            raise ValueError(f"negative_prompt {i} must be a text; got {describe(negative)}")
+            raise ValueError(f"negative_prompt {i} must be text; got {describe(negative)}")
     return list(map(whole_characters, negatives))
 
 

@@ -24,7 +24,7 @@ DEEPEST_LIST = 20
 
 BYTE_ORDER_MARK = "\ufeff"  # left at the beginning of texts by some editors; it cannot be seen
 COMMENTS = ("#", "//")
-JSON_TEXT = "The text looks like JSON: write its prompts one a line (the command line reads .json and .jsonl files)"
+JSON_TEXT = "The text looks like JSON: write its prompts one per line (the command line reads .json and .jsonl files)"
 
 
 def parse_prompts(text):
@@ -77,9 +77,9 @@ def check_prompts(prompts):
         raise ValueError("there are no prompts; write at least one line")
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
-            raise ValueError(f"prompt {i} must be a text; got {describe(prompt)}")
+            raise ValueError(f"prompt {i} must be text; got {describe(prompt)}")
         if not prompt.strip():
-            raise ValueError(f"prompt {i} must be a text that is not empty; got {prompt[:SHOWN]!r}")
+            raise ValueError(f"prompt {i} must not be empty; got {prompt[:SHOWN]!r}")
     return tuple(map(whole_characters, prompts))
 
 
@@ -128,8 +128,8 @@ class PromptReader:
         place = f"{source}, line" if source else "line"
         if len(text) > MOST_CHARACTERS:
             raise ValueError(
-                f"{source or 'the text'} has {len(text)} characters; at most {MOST_CHARACTERS} are read: make several "
-                "sets of it"
+                f"{source or 'the text'} has {len(text)} characters; at most {MOST_CHARACTERS} are "
+                "allowed: split it into several sets"
             )
         lines = [_strip(line) for line in self._whole(text, source or "the text").splitlines()]
         skipped = comment_lines(lines) if comments else []
@@ -161,7 +161,7 @@ class PromptReader:
         if len(self.prompts) == first:
             self.remarks.empty(source)
         if len(lines) > 1:
-            self.remarks.note(f"{source} has {len(lines)} lines, a prompt each")
+            self.remarks.note(f"{source} has {len(lines)} lines: one prompt each")
             for line in lines:
                 if line.strip().startswith("#"):
                     self.remarks.odd("mark", source, line.strip())
@@ -185,7 +185,7 @@ class PromptReader:
         """
         text = text or ""
         if len(text) > MOST_CHARACTERS:
-            raise ValueError(f"{source}: a text of {len(text)} characters; at most {MOST_CHARACTERS} are read")
+            raise ValueError(f"{source}: a text of {len(text)} characters; at most {MOST_CHARACTERS} are allowed")
         text = _strip(self._whole(text, source))
         rows = [row for row in map(_strip, text.splitlines()) if row]
         if not rows:
@@ -268,9 +268,9 @@ def flat_texts(values, name):
         elif value is None or isinstance(value, str):
             yield place, value
         else:
-            raise ValueError(f"{place} must be a text; got {describe(value)}. Connect an output that gives text")
+            raise ValueError(f"{place} must be text; got {describe(value)}. Connect an output of text")
         if seen > MOST_LISTED or len(open_lists) > DEEPEST_LIST:
-            raise ValueError(f"{name} holds too many or too deeply nested lists; connect a plain list of texts")
+            raise ValueError(f"{name} contains too many or too deeply nested lists; connect a plain list of texts")
 
 
 def describe(value):

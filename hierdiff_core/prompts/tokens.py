@@ -59,12 +59,12 @@ def matters(tokenizer, text, ids):
         lost = excerpt(tokenizer.decode(ids[fits:]).lstrip("\ufffd"))  # the cut may go through a letter's bytes
         yield f"has {len(ids)} tokens; this text encoder reads {fits}, so its end is ignored: {lost}"
     if tokenizer.eos_token_id in ids:
-        yield f"holds {tokenizer.eos_token}, which ends a text for this text encoder: {excerpt(text)}"
+        yield f"contains {tokenizer.eos_token}, which marks the end of the text for this text encoder: {excerpt(text)}"
     letters, spelled = spelled_letters(tokenizer, text, len(ids))
     if spelled > MOST_SPELLED * letters:
         yield (
-            "is in words or signs that this text encoder does not know and spells out, in "
-            f"{len(ids)} tokens; English words are safest: {excerpt(text)}"
+            "uses words or characters that this text encoder does not know and spells out, in "
+            f"{len(ids)} tokens; English is safest: {excerpt(text)}"
         )
 
 

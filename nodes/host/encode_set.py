@@ -42,7 +42,7 @@ def merge(entries, prompts, lengthen=REFUSE, fix="use prompts of equal length", 
 
     Notes
     -----
-    Prompts of equal length: each row is the prompt's own conditioning, to the bit. Otherwise shorter rows change:
+    Prompts of equal length: each row is bit-identical to the prompt's own conditioning. Otherwise shorter rows change:
 
     - REPEAT lengthens to the least common multiple. This is what the host does with a positive and a negative of
       different length (CONDCrossAttn.concat). Cross-attention does not notice: each key's weight is split evenly among

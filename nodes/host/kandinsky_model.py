@@ -64,14 +64,14 @@ def check_conditioning(cond, width):
     """
     if cond.get("control") is not None:
         raise ValueError(
-            "Kandinsky 2.2 as MODEL takes no ControlNet: those for this host are made for other UNets. "
+            "Kandinsky 2.2 as MODEL does not support ControlNets: ComfyUI's are made for other UNets. "
             "Remove the Apply ControlNet node from its conditioning"
         )
     embeddings = cond.get("cross_attn")
     shape = None if embeddings is None else tuple(embeddings.shape)
     if shape is None or shape[1:] != (1, width):
         raise ValueError(
-            f"Kandinsky 2.2 as MODEL takes the positive and negative conditioning that it gives, of shape "
+            f"Kandinsky 2.2 as MODEL needs its own positive and negative conditioning, of shape "
             f"(N, 1, {width}); got {shape or 'none'}. A text encoder's conditioning does not fit it"
         )
 

@@ -67,7 +67,7 @@ def batches(images):
         if isinstance(image, (list, tuple)):
             found += batches(image)
         elif getattr(image, "ndim", 0) not in (3, 4):
-            raise ValueError(f"images must be pictures, as VAE Decode or Load Image give them; got {kind_of(image)}")
+            raise ValueError(f"images must come from a node such as VAE Decode or Load Image; got {kind_of(image)}")
         else:
             found.append(image[None] if image.ndim == 3 else image)
     return found

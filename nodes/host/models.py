@@ -70,7 +70,7 @@ def model_folder(name, class_name):
     if path is None:
         raise ValueError(
             f"there is no folder '{name}' with a model_index.json under models/diffusers. "
-            f"This command, typed in the ComfyUI folder, puts the Kandinsky 2.2 {part} there: "
+            f"To download the Kandinsky 2.2 {part}, run this in the ComfyUI folder: "
             f"hf download kandinsky-community/kandinsky-2-2-{part} "
             f"--local-dir models/diffusers/kandinsky-2-2-{part} (then press R to refresh the list)"
         )

@@ -11,7 +11,7 @@ def duplicates(plan):
     equal = plan.num_prompts - plan.num_distinct
     if not equal:
         return []
-    return [f"{equal} of {plan.num_prompts} prompts equal{'s' * (equal == 1)} another: drawn once, no saving counted"]
+    return [f"{equal} of {plan.num_prompts} prompts equal{'s' * (equal == 1)} another: sampled once, no saving counted"]
 
 
 def tau_in_words(plan):
@@ -32,8 +32,8 @@ def alike(plan):
         return []
     count = plan.num_different
     return [
-        f"⚠ expect about {count} different picture{'s' * (count > 1)} from {plan.num_distinct} prompts: most part too "
-        "late to differ. Save less, or take more steps"
+        f"⚠ expect about {count} different picture{'s' * (count > 1)} from {plan.num_distinct} prompts: most separate "
+        "too late to differ. Save less, or use more steps"
     ]
 
 

@@ -12,14 +12,14 @@ from .encode_set import name_of
 POOLED, TOKEN_MEAN = "pooled", "token mean"
 MOST_NAMED = 4
 BLIND = (
-    "⚠ the pooled output is the same for {names}, whose conditioning differs: it heeds neither weights nor tokens "
+    "⚠ the pooled output is the same for {names}, whose conditioning differs: it ignores weights and tokens "
     "beyond the first chunk. The set is compared by token mean instead"
 )
 SET_APART = (
     "⚠ {pooling} is the same for {names}, whose conditioning differs. Each gets a picture of its own, but the plan "
     "lets them share as if they were nearly equal"
 )
-SAME = "⚠ {names} have the same conditioning: this text encoder sees no difference, and one picture serves them"
+SAME = "⚠ {names} have the same conditioning: this text encoder sees no difference, so they share one picture"
 
 
 class Vectors(NamedTuple):

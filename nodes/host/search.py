@@ -1,6 +1,6 @@
-"""Other words under which the page's search finds a node, for hosts that know such words (ComfyUI 0.11 and later).
+"""Search words: other names under which the page's node search finds a node (ComfyUI 0.11 and later).
 
-For older ones web/search.js brings them along, from web/search_words.json, which must be kept the same.
+On older hosts web/search.js adds them, from web/search_words.json, which must be kept the same.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import dataclasses
 from comfy_api.latest import io
 
 
-def found_as(*aliases):
-    """Arguments of `io.Schema`: none where the host would refuse them."""
+def search_words(*aliases):
+    """Arguments of `io.Schema` with a node's search words: none where the host would refuse them."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return {"search_aliases": list(aliases)} if "search_aliases" in known else {}

@@ -23,7 +23,7 @@ def reading_notes(clip, tokens, prompts, pooled):
     notes = []
     if long:
         window = min(window for window, _ in long)
-        seen = "; pooled compares the first chunk alone" if pooled else ""
+        seen = "; pooled compares the first chunk only" if pooled else ""
         names = _listed([name for _, name in long])
         notes.append(f"⚠ longer than the {window} tokens that this encoder reads at once: {names}{seen}")
     unknown = [found for i in sorted(first.values()) if (found := _unknown(clip, tokens[i], i, prompts))]

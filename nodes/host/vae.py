@@ -29,7 +29,7 @@ class MoVQ(torch.nn.Module):
         return self.movq.encode(pixels, return_dict=False)[0]
 
     def decode(self, latents):
-        # one at a time on a CPU, where a picture must not depend on the others to the bit
+        # one at a time on a CPU, where a picture must be bit-identical whatever the others are
         batches = latents.split(1) if latents.device.type == "cpu" else (latents,)
         return torch.cat([self.movq.decode(z, force_not_quantize=True, return_dict=False)[0] for z in batches])
 

@@ -224,7 +224,7 @@ def test_measuring_and_drawing_fit_into_one_graph(comfy, small_run):
     assert "expected distortion" in text(comfy.run(graph), "plan")
 
 
-OTHER_STEPS = "⚠ the sensitivity was measured with 40 steps, these are 6: calibrate with as many"
+OTHER_STEPS = "⚠ the sensitivity was measured with 40 steps, not 6: calibrate with as many"
 
 
 @pytest.mark.parametrize("shape", ["calibrated", "power"])
@@ -474,7 +474,7 @@ def silent_model(host):
     ("rows", "message"),
     [
         (4, r"the positive conditioning has 4 rows, but there are 6 embeddings; make both with one CLIP Embedding"),
-        (1, r"the positive conditioning has one row for all prompts; connect CLIP Embedding's"),
+        (1, r"the positive conditioning has one row for all prompts; connect the one of CLIP Embedding"),
     ],
 )
 def test_conditioning_of_other_prompts_is_refused(host, silent_model, positive, negative, prompts, rows, message):

@@ -350,7 +350,7 @@ def test_one_step_shares_nothing_and_says_so(comfy):
 
 RUN_ERRORS = {
     "no prompts": ({"set.text": " \n# nothing"}, "set", "there are no prompts"),
-    "private steps": (
+    "unshared steps": (
         {"plan.private_steps": 7},
         "plan",
         r"private_steps must lie between 1 and the number of steps \(6\)",

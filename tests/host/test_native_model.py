@@ -347,7 +347,7 @@ def test_what_the_host_reads_off_the_model(inside):
     assert patcher.memory_required([2, 4, 16, 24]) == inside.kandinsky.unet_bytes_per_row(inside.pipeline.unet, 16, 24)
     assert patcher.model_dtype() == torch.float32
     # a ControlNet is refused before it runs
-    with pytest.raises(ValueError, match="takes no ControlNet"):
+    with pytest.raises(ValueError, match="does not support ControlNets"):
         model.extra_conds(control=object(), cross_attn=torch.zeros(1, 1, 128))
     for wrong in (None, torch.zeros(1, 77, 768), torch.zeros(1, 1, 768)):
         with pytest.raises(ValueError, match=r"\(N, 1, 128\)"):

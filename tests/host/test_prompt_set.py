@@ -33,7 +33,7 @@ def test_every_text_of_a_list_is_read(prompt_set):
     ]
     with pytest.raises(ValueError, match=r"text\[1\], line 2: '\{' is not closed"):
         prompt_set(["a", "b\n{c"])
-    with pytest.raises(ValueError, match=r"text\[1\] must be a text; got int 7"):
+    with pytest.raises(ValueError, match=r"text\[1\] must be text; got int 7"):
         prompt_set(["a", 7])
     assert prompt_set(["a", None])[1][1] == "⚠ text[1] is empty and was left out"
 
@@ -42,7 +42,7 @@ def test_lists_empty_items_and_what_is_no_text(prompt_set):
     prompts, said = prompt_set("a", [["b", ("c", "")], None, " d "])
     assert prompts == ["a", "b", "c", "d"]
     assert said[1] == "⚠ prompts[0][1][1], prompts[1] are empty and were left out"
-    with pytest.raises(ValueError, match=r"prompts\[1\]\[0\]\[0\] must be a text; got Tensor"):
+    with pytest.raises(ValueError, match=r"prompts\[1\]\[0\]\[0\] must be text; got Tensor"):
         prompt_set("a", ["b", [[torch.zeros(2), {}]]])
 
 
@@ -130,7 +130,7 @@ def test_list_of_as_many_negatives_as_prompts_is_one_for_each(prior_node):
     assert call["negative_prompt"] == ["x", "", "y"]
     calls, _ = prior_node(negative_prompt=["x", "y", "z"], seed=[5, 6])
     assert [(call["seed"], call["negative_prompt"]) for call in calls] == [(5, ["x", "y", "z"]), (6, ["x", "y", "z"])]
-    with pytest.raises(ValueError, match=r"negative_prompt\[1\] must be a text; got int 2"):
+    with pytest.raises(ValueError, match=r"negative_prompt\[1\] must be text; got int 2"):
         prior_node(negative_prompt=["x", 2, "z"])
 
 
@@ -142,7 +142,7 @@ def test_other_lists_make_a_run_for_each_value_as_before(prior_node):
     assert "⚠" not in said
     calls, said = prior_node(negative_prompt=["x", "y"])
     assert [call["negative_prompt"] for call in calls] == ["x", "y"]
-    assert said.startswith("⚠ 2 negative prompts make 2 sets of pictures; for one negative for each prompt, give 3")
+    assert said.startswith("⚠ 2 negative prompts make 2 sets of pictures; for one negative per prompt, connect 3")
     calls, _ = prior_node(negative_prompt=["x", "y", "z"], seed=[5, 6, 7])  # lists that belong together
     assert [(call["seed"], call["negative_prompt"]) for call in calls] == [(5, "x"), (6, "y"), (7, "z")]
 

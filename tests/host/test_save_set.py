@@ -120,7 +120,7 @@ def test_count_of_a_list_that_does_not_fit_is_that_of_all(save):
     with pytest.raises(ValueError, match="images is an empty list"):
         save(images=[])
     for other in (None, "cat", {"samples": torch.zeros(1, 4, 8, 8)}, torch.zeros(8, 8)):
-        with pytest.raises(ValueError, match="images must be pictures, as VAE Decode or Load Image give them; got "):
+        with pytest.raises(ValueError, match="images must come from a node such as VAE Decode or Load Image; got "):
             save(images=[other])
     with pytest.raises(ValueError, match="folder must have at most 500 characters; got 1000"):
         save(images=[torch.rand(2, 8, 8, 3)], folder="a/" * 500)

@@ -144,11 +144,11 @@ def test_four_prompts_in_six_steps_at_sixty_percent_are_warned_of(made, sensitiv
 def test_equal_prompts_are_told_and_save_nothing(made, pack):
     rows = rows_of(5)
     once, twice = made(rows), made(np.concatenate([rows, rows[:2]]))
-    assert "2 of 7 prompts equal another: drawn once, no saving counted" in twice.text
+    assert "2 of 7 prompts equal another: sampled once, no saving counted" in twice.text
     assert (once.saved, once.plan.nfe) == (twice.saved, twice.plan.nfe)
     assert f"{once.plan.nfe} rows instead of 60; up to" in twice.text
     words = pack.nodes.linkage.describe(twice.plan.tree)
-    assert "2 prompts equal another: drawn once" in words
+    assert "2 prompts equal another: sampled once" in words
     lowest, middle = (f"{x:.4g}" for x in (once.plan.Z[0, 2], np.median(once.plan.Z[:, 2])))
     assert f"lowest {lowest}, median {middle}, root" in words
 

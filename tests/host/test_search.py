@@ -56,4 +56,4 @@ def test_older_hosts_are_asked_for_nothing_that_they_refuse(pack):
     from comfy_api.latest import io
 
     if "search_aliases" not in {field.name for field in dataclasses.fields(io.Schema)}:
-        assert pack.nodes.host.search.found_as("clustering") == {}
+        assert pack.nodes.host.search.search_words("clustering") == {}

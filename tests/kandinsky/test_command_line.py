@@ -152,12 +152,12 @@ def test_arguments_are_never_comments_and_what_files_skip_is_told(tmp_path, caps
     prompts = prompts_of("#1 {fan|hat}", "", "// d\ne", "x \udce9", "--file", tmp_path / "prompts.txt")
     assert prompts == ("#1 fan", "#1 hat", "// d", "e", "x \ufffd", "a __cat__")
     assert capsys.readouterr().err.splitlines() == [
-        "hierdiff: argument 3 has 2 lines, a prompt each",
+        "hierdiff: argument 3 has 2 lines: one prompt each",
         f"hierdiff: 2 comment lines skipped of {tmp_path / 'prompts.txt'}: 2, 3",
         "hierdiff: argument 2 is empty and was left out",
-        "hierdiff: argument 4 has a broken character; \ufffd stands for it",
-        "hierdiff: prompt 2 has //: comments are whole lines; it is drawn as written",
-        "hierdiff: prompt 5 has __cat__: wildcard files are not read; it is drawn as written",
+        "hierdiff: argument 4 has a broken character, replaced by \ufffd",
+        "hierdiff: prompt 2 has //: only whole lines can be comments; it is used as written",
+        "hierdiff: prompt 5 has __cat__: wildcard files are not supported; it is used as written",
     ]
 
 
@@ -165,7 +165,7 @@ def test_tables_may_be_added_to_arguments_and_count_for_the_limit(tmp_path, caps
     (tmp_path / "a.csv").write_text('id,prompt\n1,"a cat, red"\n2,a dog\n', encoding="utf-8")
     assert prompts_of("a {x}", "a dog", "--file", tmp_path / "a.csv") == ("a x", "a dog", "a cat, red", "a dog")
     said = capsys.readouterr().err
-    assert "prompt 0 (argument 1, line 1) has {x}: one alternative" in said
+    assert "prompt 0 (argument 1, line 1) has {x}: a single alternative" in said
     assert "1 of 4 prompts is equal to an earlier one: 3 to 1" in said
     with pytest.raises(ValueError, match=r"a.csv, line 2: more than 10000 prompts in a set"):
         prompts_of("{a|b|c|d|e|f|g|h|i|j}" * 4, "--file", tmp_path / "a.csv")
@@ -184,7 +184,7 @@ def test_an_earlier_set_is_not_overwritten(tmp_path, capsys):
         ([], "there are no prompts"),
         (["b", "a {red apple"], "argument 2, line 1: '{' is not closed"),
         (["--file", "no/such/file.txt"], "no/such/file.txt"),
-        (["a", "b", "--decoder", "no/such/folder"], "folder is not a model in diffusers layout"),
+        (["a", "b", "--decoder", "no/such/folder"], "folder is not a model in diffusers format"),
         (["a", "b", "--width", "100"], "width must be a multiple of 64"),
     ],
 )
@@ -212,8 +212,8 @@ def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
         (["--micro-batch", "-1"], "--micro-batch must lie between 0 and 4096; got -1"),
         (["--device", "toaster"], "--device must be cpu, cuda, cuda:1 or the like; got 'toaster'"),
         (["--device", "cuda:99"], "--device cuda:99: there are"),
-        (["--decoder", "no/such/folder"], "folder is not a model in diffusers layout"),
-        (["--prior", "no/such/folder"], "folder is not a model in diffusers layout"),
+        (["--decoder", "no/such/folder"], "folder is not a model in diffusers format"),
+        (["--prior", "no/such/folder"], "folder is not a model in diffusers format"),
         (["--prior", str(BUNDLED / "decoder")], "decoder holds a KandinskyV22Pipeline"),
         (["--sensitivity", "no/such/file"], "file holds no sensitivity"),
     ],

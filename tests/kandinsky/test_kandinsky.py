@@ -502,9 +502,9 @@ def test_each_prompt_may_have_a_negative_of_its_own(prior):
 @pytest.mark.parametrize(
     ("negatives", "message"),
     [
-        (["a", "b"], "negative_prompt must be one text, or as many as prompts; got 2 for 3 prompts"),
-        ([], "negative_prompt must be one text, or as many as prompts; got 0 for 3 prompts"),
-        (["a", 2, "b"], "negative_prompt 1 must be a text; got int 2"),
+        (["a", "b"], "negative_prompt must be a single text, or one per prompt; got 2 for 3 prompts"),
+        ([], "negative_prompt must be a single text, or one per prompt; got 0 for 3 prompts"),
+        (["a", 2, "b"], "negative_prompt 1 must be text; got int 2"),
     ],
 )
 def test_negatives_that_are_no_texts_or_not_as_many_as_prompts_are_refused(prior, negatives, message):
@@ -619,8 +619,8 @@ def test_prior_takes_two_steps(prior):
     ("prompts", "options", "message"),
     [
         ([], {}, "there are no prompts"),
-        (["a", "  "], {}, "prompt 1 must be a text that is not empty; got '  '"),
-        (["a", None], {}, "prompt 1 must be a text"),
+        (["a", "  "], {}, "prompt 1 must not be empty; got '  '"),
+        (["a", None], {}, "prompt 1 must be text"),
         (["a"], {"noise": "none"}, "noise must be one of per prompt, shared; got 'none'"),
         (["a"], {"guidance": float("nan")}, "guidance must be a finite number; got nan"),
         (["a"], {"num_steps": 0}, "num_steps of the prior must be 2 to 1000; got 0"),

@@ -32,7 +32,7 @@ def make_folder(path, class_name=DECODER_CLASS, weights="model.safetensors"):
 
 @pytest.mark.parametrize("class_name", LOADERS)
 def test_missing_folder_is_refused_by_name(tmp_path, class_name):
-    with pytest.raises(ValueError, match="kandinsky-x is not a model in diffusers layout: it has no readable"):
+    with pytest.raises(ValueError, match="kandinsky-x is not a model in diffusers format: it has no readable"):
         LOADERS[class_name](tmp_path / "kandinsky-x")
 
 

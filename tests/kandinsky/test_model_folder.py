@@ -103,7 +103,7 @@ def test_no_name_in_an_index_is_imported(model, tmp_path, monkeypatch, entry, me
 def test_index_that_is_no_index_ends_no_search_for_models(model, content):
     folder = model("decoder", {"model_index.json": content})
     assert pipeline_class(folder) is None
-    with pytest.raises(ValueError, match=r"shared-model is not a model in diffusers layout: it has no readable"):
+    with pytest.raises(ValueError, match=r"shared-model is not a model in diffusers format: it has no readable"):
         load_decoder(folder)
 
 
@@ -131,7 +131,7 @@ def test_pipe_in_the_place_of_a_file_keeps_nobody_waiting(model):
         ("{", r"shared-model/suitable_settings\.json is not JSON in UTF-8"),
         (b"\xff\xfe{\x00}\x00", "is not JSON in UTF-8"),
         (DEEP, "is nested too deeply"),
-        ("[1, 2, 3]", "must hold an object, {...}; it holds a list"),
+        ("[1, 2, 3]", "must be an object, {...}; it is a list"),
         ("{}" + " " * 2**17, "has 131074 bytes; a file of this kind has at most 65536"),
         ('{"guidance": [1, 4]}', r"guidance must be three finite numbers, .* got \[1, 4\]; correct or delete the file"),
         ('{"guidance": [1, NaN, 4]}', r"got \[1, NaN, 4\]"),
@@ -156,7 +156,7 @@ def test_broken_settings_are_named_before_anything_is_loaded(model, content, mes
     ("part", "file", "content", "message"),
     [
         ("decoder", "unet/config.json", DEEP, "is nested too deeply"),
-        ("decoder", "unet/config.json", "[]", "it holds a list"),
+        ("decoder", "unet/config.json", "[]", "it is a list"),
         ("decoder", "unet/config.json", "nonsense", "is not JSON"),
         ("decoder", "unet/config.json", {"_class_name": "os"}, "is for a os, not a UNet2DConditionModel"),
         (
@@ -180,7 +180,7 @@ def test_broken_settings_are_named_before_anything_is_loaded(model, content, mes
             "prior",
             "text_encoder/adapter_config.json",
             "{}",
-            r"holds an adapter \(adapter_config.json\) to another model",
+            r"contains an adapter \(adapter_config.json\) of another model",
         ),
     ],
 )

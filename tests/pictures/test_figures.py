@@ -478,7 +478,7 @@ def test_sheet_errors():
         contact_sheet(tiles(3), names(2))
     with pytest.raises(ValueError, match=r"columns must be 0 .* got -1"):
         contact_sheet(tiles(2), names(2), columns=-1)
-    with pytest.raises(ValueError, match="images must hold at least one"):
+    with pytest.raises(ValueError, match="images must contain at least one"):
         contact_sheet([], [])
 
 

@@ -116,7 +116,7 @@ def test_duplicates_change_nothing_but_themselves(metric, seed, n, duplicates):
     first = np.sort(np.unique(x, axis=0, return_index=True)[1])
     Z, without = ward_linkage(x, metric), ward_linkage(x[first], metric)
     assert check_linkage(Z)[-1, 3] == len(x)
-    np.testing.assert_array_equal(Z[duplicates:, 2], without[:, 2])  # to the bit
+    np.testing.assert_array_equal(Z[duplicates:, 2], without[:, 2])  # bit-identical
     np.testing.assert_allclose(merge_errors(Z, x)[duplicates:], merge_errors(without, x[first]), rtol=1e-12)
     for height in without[:, 2]:
         np.testing.assert_array_equal(

@@ -82,7 +82,7 @@ def test_points_that_are_all_equally_far_apart_merge_as_in_scipy(n, copies, seed
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=seeds, n=sizes, width=st.sampled_from([4, 16, 64]), kind=st.sampled_from(["signs", "axes"]))
 def test_ties_of_embeddings_are_decided_as_in_scipy_where_it_makes_the_tree(metric, seed, n, width, kind):
-    rng = np.random.default_rng(seed)  # unit vectors without rounding: many distances are equal to the bit
+    rng = np.random.default_rng(seed)  # unit vectors without rounding: many distances are bit-identical
     x = rng.integers(0, 2, size=(n, width)) * 2.0 - 1 if kind == "signs" else np.eye(width)[rng.integers(width, size=n)]
     made = linkage(condensed_distances(x, metric, SMALLEST_DISTANCE, CPU), "ward")
     assert_same_tree(made, tree_of_scipy(x, metric))

@@ -64,16 +64,16 @@ REFUSED = {
     "cut UTF-16": (
         "a.txt",
         "a".encode("utf-16") + b"b",
-        "a.txt begins as UTF-16 text, but is damaged; save it as UTF-8",
+        "a.txt looks like UTF-16 text but is damaged; save it as UTF-8",
     ),
     "UTF-16 without mark": ("a.txt", "a\nb".encode("utf-16-le"), r"a.txt, line 1: a zero byte.*save it as UTF-8"),
     "brace": ("a.txt", "a\n{b", r"a.txt, line 2: '\{' is not closed"),
     "no header": (
         "a.csv",
         "a cat\na dog",
-        r"a.csv, line 1: .* prompt, text or caption; got 'a cat'.*name the file .txt",
+        r"a.csv, line 1: .* prompt, text or caption; got 'a cat'.*use a .txt file",
     ),
-    "empty table": ("a.csv", "", "a.csv, line 1: a table begins with the names of its columns"),
+    "empty table": ("a.csv", "", "a.csv, line 1: the first line of a table must name its columns"),
     "comma without quotes": (
         "a.csv",
         "text\na cat\na cat, red",
@@ -81,14 +81,14 @@ REFUSED = {
     ),
     "open quote": ("a.csv", 'text\n"a cat\nb', r"a.csv, line 3: unexpected end of data; check the quotes"),
     "large cell": ("a.csv", "text\n" + "a" * 200_000, r"a.csv, line 2: field larger than field limit"),
-    "no JSON": ("a.jsonl", '{"text": "a"}\na cat', r"a.jsonl, line 2: not JSON .*name the file .txt"),
+    "no JSON": ("a.jsonl", '{"text": "a"}\na cat', r"a.jsonl, line 2: not JSON .*use a .txt file"),
     "no field": (
         "a.jsonl",
         '{"words": "a"}',
-        "line 1: must be a text, or an object with a text as prompt, .* object with words",
+        "line 1: must be text, or an object with text in prompt, .* object with words",
     ),
-    "field of another type": ("a.jsonl", '{"text": ["a"]}', "line 1: must be a text, or an object"),
-    "number": ("a.jsonl", '"a"\n7', "line 2: must be a text, or an object .* got int 7"),
+    "field of another type": ("a.jsonl", '{"text": ["a"]}', "line 1: must be text, or an object"),
+    "number": ("a.jsonl", '"a"\n7', "line 2: must be text, or an object .* got int 7"),
     "deep JSON": ("a.json", "[" * 200_000, "a.json, too deep or too large: not JSON"),
     "large number": ("a.jsonl", "1" * 10_000, "a.jsonl, line 1: "),
     "object": ("a.json", '{"text": "a"}', "a.json: must be a list of texts, or of objects .*; got dict"),
@@ -114,7 +114,7 @@ def test_large_and_endless_files_are_refused_before_they_fill_the_memory(read, m
 
 
 def test_file_that_is_not_there_or_is_a_folder_is_refused_in_words(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no file .*none\.txt with prompts"):
+    with pytest.raises(ValueError, match=r"there is no prompt file .*none\.txt"):
         add_file(PromptReader(), tmp_path / "none.txt")
-    with pytest.raises(ValueError, match="holds no prompts that can be read"):
+    with pytest.raises(ValueError, match="cannot be read"):
         add_file(PromptReader(), tmp_path)

@@ -65,9 +65,9 @@ def test_languages_that_are_spelled_are_named_and_no_others(tokenizer, request):
     prior = request.getfixturevalue(tokenizer)
     assert [text for text in KNOWN if "does not know" in " ".join(text_warnings(prior, [text]))] == []
     for text in UNKNOWN:
-        assert "is in words or signs that this text encoder does not know" in " ".join(text_warnings(prior, [text])), (
-            text
-        )
+        assert "uses words or characters that this text encoder does not know" in " ".join(
+            text_warnings(prior, [text])
+        ), text
 
 
 def test_accents_and_emoji_are_judged_by_what_the_tokenizer_has_learned(prior, clip):
@@ -79,7 +79,9 @@ def test_accents_and_emoji_are_judged_by_what_the_tokenizer_has_learned(prior, c
 
 def test_mark_that_ends_a_text_is_named(prior):
     (line,) = text_warnings(prior, ["a lion <|endoftext|> a tiger"])
-    assert line.startswith("prompt 0 holds <|endoftext|>, which ends a text for this text encoder: a lion")
+    assert line.startswith(
+        "prompt 0 contains <|endoftext|>, which marks the end of the text for this text encoder: a lion"
+    )
 
 
 def test_equal_texts_are_named_once_and_many_are_counted(prior):
@@ -116,7 +118,7 @@ def test_node_shows_them_as_warnings(pack, prior):
     inputs = (model, ("lion", "赤いりんご"), "dog " * 40, 2, 4.0, 0, "per prompt")
     ui = execute(*([value] for value in inputs)).ui
     warnings = [line for line in ui["text"][0].splitlines() if line.startswith("⚠")]
-    assert [line[:30] for line in warnings] == ["⚠ prompt 1 is in words or sign", "⚠ the negative prompt has 40 t"]
+    assert [line[:30] for line in warnings] == ["⚠ prompt 1 uses words or chara", "⚠ the negative prompt has 40 t"]
 
 
 def test_steps_of_the_node_are_those_that_the_prior_can_take(pack):

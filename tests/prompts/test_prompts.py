@@ -150,8 +150,8 @@ LIMITS = {
     "a megabyte of combinations": (("{a|b}" * 13 + "\n") * 15_000, "line 2: more than 10000 prompts in a set"),
     "a megabyte of empty ones": (("{|}" * 13 + "\n") * 25_000, "line 2: more than 10000 prompts in a set"),
     "characters together": (("x" * 19_000 + "{a|b|c}\n") * 100, "line 71: more than 4000000 characters"),
-    "depth": ("{" * 3000, "line 1: braces are more than 100 deep"),
-    "closed depth": ("{" * 3000 + "a" + "}" * 3000, "line 1: braces are more than 100 deep"),
+    "depth": ("{" * 3000, "line 1: braces are nested more than 100 deep"),
+    "closed depth": ("{" * 3000 + "a" + "}" * 3000, "line 1: braces are nested more than 100 deep"),
     "braces": ("{}" * 100_001, "line 1: more than 100000 braces"),
     "bars": ("{" + "|" * 1_000_000 + "}", "line 1: more than 10000 prompts in a set"),
     "size": ("#" * 4_000_001, "the text has 4000001 characters; at most 4000000"),
@@ -217,7 +217,7 @@ def test_skipped_lines_are_counted_and_inner_comment_marks_warned_of():
     prompts, notes, warnings = read("a\n# b\n\n// c\n/* d\n*/\ne // f\n/* g */ h\nhttp://x")
     assert prompts == ["a", "e // f", "/* g */ h", "http://x"]
     assert notes == ["4 comment lines skipped: 2, 4, 5 and 1 more"]
-    assert warnings == ["prompt 1 has //: comments are whole lines; it is drawn as written (1 more like it)"]
+    assert warnings == ["prompt 1 has //: only whole lines can be comments; it is used as written (1 more like it)"]
     assert read("a\nb") == (["a", "b"], [], [])
 
 
@@ -226,43 +226,43 @@ def test_nothing_in_an_argument_is_a_comment():
     for i, argument in enumerate(["#1 fan", "// {a|b}", "a\n# b\n\nc", " "]):
         reader.add_argument(argument, f"argument {i}")
     assert reader.prompts == ["#1 fan", "// a", "// b", "a", "# b", "c"]
-    assert reader.remarks.notes() == ["argument 2 has 3 lines, a prompt each"]
+    assert reader.remarks.notes() == ["argument 2 has 3 lines: one prompt each"]
     found = "\n".join(reader.remarks.warnings(reader.prompts))
     assert "argument 3 is empty and was left out" in found
-    assert "argument 2 has # b: nothing in an argument is a comment" in found
+    assert "argument 2 has # b: arguments have no comments" in found
 
 
 # --- Syntax that means nothing here -----------------------------------------------------------------------------------
 
 FOREIGN = {
-    "wildcard file": ("a __animal__", ["a __animal__"], "prompt 0 has __animal__: wildcard files are not read"),
+    "wildcard file": ("a __animal__", ["a __animal__"], "prompt 0 has __animal__: wildcard files are not supported"),
     "nested wildcard": ("{__a/b*__|c}", ["__a/b*__", "c"], "prompt 0 has __a/b*__: wildcard files"),
     "choose several": ("{2$$a|b}", ["2$$a", "b"], "prompt 0 has 2$$: choosing several"),
     "choose some": ("{1-2$$ and $$a|b}", ["1-2$$ and $$a", "b"], "prompt 0 has 1-2$$: choosing several"),
-    "weights": ("{0.5::a|2::b}", ["0.5::a", "2::b"], "prompt 0 has 0.5::: weights of alternatives are not known"),
+    "weights": ("{0.5::a|2::b}", ["0.5::a", "2::b"], "prompt 0 has 0.5::: weights of alternatives are not supported"),
     "lora": ("cat <lora:x:0.8>", ["cat <lora:x:0.8>"], "prompt 0 has <lora:x:0.8>: it loads nothing"),
     "single": (
         "{a} cat",
         ["a cat"],
-        "prompt 0 (line 1) has {a}: one alternative leaves nothing to choose, and its braces",
+        "prompt 0 (line 1) has {a}: a single alternative is no choice, so its braces",
     ),
-    "empty": ("x{}y", ["xy"], "prompt 0 (line 1) has {}: one alternative"),
-    "commas": ("a {red, blue} cat", ["a red, blue cat"], "has {red, blue}: one alternative"),
+    "empty": ("x{}y", ["xy"], "prompt 0 (line 1) has {}: a single alternative"),
+    "commas": ("a {red, blue} cat", ["a red, blue cat"], "has {red, blue}: a single alternative"),
     "brackets": (
         "{blonde|[black|gray]}",
         ["blonde", "[black", "gray]"],
         "prompt 0 (line 1) has {blonde|[black|gray]}: [ and ] do not group inside braces",
     ),
     "alternating": ("[a|b] cat", ["[a|b] cat"], "prompt 0 has [a|b]: words in [ ] do not alternate"),
-    "editing": ("[a:b:0.5] [c:5]", ["[a:b:0.5] [c:5]"], "prompt 0 has [a:b:0.5]: no prompt changes during a run"),
+    "editing": ("[a:b:0.5] [c:5]", ["[a:b:0.5] [c:5]"], "prompt 0 has [a:b:0.5]: no prompt can change during a run"),
     "bar": (
         "city|night",
         ["city|night"],
-        "prompt 0 (line 1) has city|night: | divides alternatives inside braces only",
+        "prompt 0 (line 1) has city|night: | separates alternatives only inside braces",
     ),
-    "variable": ("${x=a}", ["$x=a"], "prompt 0 (line 1) has ${x=a}: variables are not known here"),
+    "variable": ("${x=a}", ["$x=a"], "prompt 0 (line 1) has ${x=a}: variables are not supported"),
     "JSON": ('{"prompt": "cat"}', ['"prompt": "cat"'], 'has {"prompt": "cat"}: it looks like JSON'),
-    "list": ("['a', 'b']", ["['a', 'b']"], "prompt 0 has ['a', 'b']: it looks like a list, but is one text"),
+    "list": ("['a', 'b']", ["['a', 'b']"], "prompt 0 has ['a', 'b']: it looks like a list, but is a single text"),
 }
 
 
@@ -290,15 +290,15 @@ def test_plain_prompts_are_not_warned_of(text):
 def test_what_is_not_read_in_texts_as_they_are_is_warned_of():
     _, _, warnings = read(verbatim=["{a|b}", "# c", '{"a": 1}', "fine {x}"])
     assert warnings == [
-        "prompt 0 has {a|b}: alternatives are not read in linked texts, tables and JSON; it is drawn as written",
-        "prompt 1 has # c: comments are not read in linked texts, tables and JSON; it is drawn as written",
-        'prompt 2 has {"a": 1}: it may be JSON; it is drawn as written',
+        "prompt 0 has {a|b}: alternatives are not expanded in linked texts, tables and JSON; it is used as written",
+        "prompt 1 has # c: comments are not recognised in linked texts, tables and JSON; it is used as written",
+        'prompt 2 has {"a": 1}: it may be JSON; it is used as written',
     ]
 
 
 def test_list_of_texts_is_warned_of_once():
     (warning,) = read('["a", "b"]')[2]
-    assert "it looks like a list, but is one text; it is drawn as written" in warning
+    assert "it looks like a list, but is a single text; it is used as written" in warning
 
 
 def test_text_that_is_json_says_so_when_its_braces_are_refused():
@@ -330,7 +330,7 @@ def test_empty_items_are_left_out_and_counted():
 
 
 def test_endless_text_is_refused_before_it_is_read():
-    with pytest.raises(ValueError, match=r"prompts\[0\]: a text of 5000000 characters; at most 4000000 are read"):
+    with pytest.raises(ValueError, match=r"prompts\[0\]: a text of 5000000 characters; at most 4000000 are allowed"):
         read(verbatim=["a" * 5_000_000])
 
 
@@ -348,14 +348,14 @@ def endless():
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        (["a", 7], r"prompts\[1\] must be a text; got int 7\. Connect an output that gives text"),
-        (["a", ["b", 0.5]], r"prompts\[1\]\[1\] must be a text; got float 0.5"),
-        ([True], r"prompts\[0\] must be a text; got bool True"),
-        ([{"samples": 1}], r"prompts\[0\] must be a text; got dict"),
-        ([b"a"], r"prompts\[0\] must be a text; got bytes"),
-        ([10**100], r"prompts\[0\] must be a text; got int"),
-        ([endless()], "prompts holds too many or too deeply nested lists"),
-        ([[[] for _ in range(1000)] for _ in range(1000)], "prompts holds too many or too deeply nested lists"),
+        (["a", 7], r"prompts\[1\] must be text; got int 7\. Connect an output of text"),
+        (["a", ["b", 0.5]], r"prompts\[1\]\[1\] must be text; got float 0.5"),
+        ([True], r"prompts\[0\] must be text; got bool True"),
+        ([{"samples": 1}], r"prompts\[0\] must be text; got dict"),
+        ([b"a"], r"prompts\[0\] must be text; got bytes"),
+        ([10**100], r"prompts\[0\] must be text; got int"),
+        ([endless()], "prompts contains too many or too deeply nested lists"),
+        ([[[] for _ in range(1000)] for _ in range(1000)], "prompts contains too many or too deeply nested lists"),
     ],
 )
 def test_items_that_are_no_texts_are_refused_by_index(items, message):
@@ -367,10 +367,10 @@ def test_items_that_are_no_texts_are_refused_by_index(items, message):
     ("prompts", "message"),
     [
         ([], "there are no prompts"),
-        (["a", " "], "prompt 1 must be a text that is not empty; got ' '"),
-        (["a", 3], "prompt 1 must be a text; got int 3"),
-        ([None], "prompt 0 must be a text; got NoneType"),
-        (["\n" * 9999], "prompt 0 must be a text that is not empty; got '.{80}'$"),
+        (["a", " "], "prompt 1 must not be empty; got ' '"),
+        (["a", 3], "prompt 1 must be text; got int 3"),
+        ([None], "prompt 0 must be text; got NoneType"),
+        (["\n" * 9999], "prompt 0 must not be empty; got '.{80}'$"),
     ],
 )
 def test_prompts_that_cannot_be_drawn_are_refused_by_index(prompts, message):
@@ -384,7 +384,7 @@ def test_prompts_that_cannot_be_drawn_are_refused_by_index(prompts, message):
 def test_halves_of_characters_are_joined_or_replaced_and_said():
     prompts, _, warnings = read("cat \ud83d\ude00\ndog \ud83d", verbatim=["\ude00 bird"])
     assert prompts == ["cat \U0001f600", "dog \ufffd", "\ufffd bird"]
-    assert warnings == ["the text, prompts[0] have a broken character; \ufffd stands for it"]
+    assert warnings == ["the text, prompts[0] have a broken character, replaced by \ufffd"]
     assert check_prompts(["dog \ud83d"]) == ("dog \ufffd",)
 
 
