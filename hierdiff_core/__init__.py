@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .plan.profile import falling_shape, linear_thresholds, thresholds_at
     from .plan.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
 
+__version__ = "0.1.0"  # as in pyproject.toml, which ComfyUI's registry reads
+
 _MODULES = {
     "Plan": "plan.plan",
     "PromptEmbeddings": "embeddings",

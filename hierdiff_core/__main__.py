@@ -1,4 +1,4 @@
-"""The whole pipeline without ComfyUI.
+"""The whole pipeline without ComfyUI: the command `hierdiff`, where the library is installed.
 
 python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 """
@@ -57,7 +57,7 @@ SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its mod
 
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m hierdiff_core",
+        prog="hierdiff" if Path(sys.argv[0]).stem == "hierdiff" else "python -m hierdiff_core",
         description="Draw a set of images from a set of prompts that share their early denoising steps.",
         epilog="Interrupted, it leaves the pictures that are finished, and unfinished.json, which says what they show.",
     )

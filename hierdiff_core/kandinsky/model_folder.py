@@ -8,7 +8,9 @@ import math
 import os
 from pathlib import Path
 
-BUNDLED = Path(__file__).parents[2] / "models" / "emoji-kandinsky"
+_CORE = Path(__file__).parents[1]
+# An installed library has the bundled model inside it, the repository beside it.
+BUNDLED = (_CORE if (_CORE / "models").is_dir() else _CORE.parent) / "models" / "emoji-kandinsky"
 
 PRIOR_CLASS = "KandinskyV22PriorPipeline"
 DECODER_CLASS = "KandinskyV22Pipeline"
