@@ -259,7 +259,7 @@ def as_png(picture):
     return buffer.getvalue()
 
 
-def draw(decoder, embeddings, plan, drawn, options):
+def draw(decoder, embeddings, plan, drawn, options) -> tuple[list, list[str], BranchLatents, list[int]]:
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
 
     Returns

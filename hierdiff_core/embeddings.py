@@ -62,25 +62,25 @@ class PromptEmbeddings:
         for i in torch.nonzero(bad).flatten().tolist():
             raise ValueError(f'the embedding of prompt {i} ("{self.prompts[i]}") {reason}')
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.positive)
 
     @property
-    def width(self):
+    def width(self) -> int:
         """Numbers per embedding, D."""
         return self.positive.shape[1]
 
     @property
-    def keys(self):
+    def keys(self) -> list[int]:
         """list of N int   noise key of each prompt; it depends on the text alone, never on the position"""
         return [text_key(prompt) for prompt in self.prompts]
 
-    def stacked(self):
+    def stacked(self) -> torch.Tensor:
         """(2, N, D) float32 tensor   positive, then negative, as the paper stacks them"""
         return torch.stack([self.positive, self.negative])
 
 
-def check_image_embeddings(embeddings, width):
+def check_image_embeddings(embeddings: PromptEmbeddings, width: int) -> None:
     """Raise `ValueError` for embeddings that a decoder of image embeddings does not take.
 
     Parameters

@@ -1,7 +1,10 @@
 """Prompts -> image embeddings, by a `diffusers.KandinskyV22PriorPipeline`."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,9 +15,10 @@ from ..prompts.prompt_set import check_prompts
 from ..prompts.tokens import log_unread, without_their_warnings
 from ..sampling.microbatch import PRIOR_TOO_LARGE, MicroBatches
 from ..sampling.noise import FIRST_LATENT, keyed_generator
-from .schedulers import (
-    check_prior_steps,
-)
+from .schedulers import check_prior_steps
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_prior import KandinskyV22PriorPipeline
 
 PRIOR_NOISE = ("per prompt", "shared")
 
@@ -22,17 +26,17 @@ LARGEST_PRIOR = 64  # larger batches gain nothing (docs/performance.md)
 
 
 def embed_prompts(
-    prior,
-    prompts,
+    prior: KandinskyV22PriorPipeline,
+    prompts: str | Iterable[str],
     *,
     negative_prompt: str | Sequence[str] = "",
-    num_steps=25,
-    guidance=4.0,
-    seed=0,
-    noise="per prompt",
-    batch_size=0,
-    on_step=None,
-):
+    num_steps: int = 25,
+    guidance: float = 4.0,
+    seed: int = 0,
+    noise: str = "per prompt",
+    batch_size: int = 0,
+    on_step: Callable[[], None] | None = None,
+) -> PromptEmbeddings:
     """Predict image embeddings for prompts.
 
     Parameters
@@ -82,18 +86,21 @@ def embed_prompts(
     groups, places = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
     log_unread(prior, prompts, negative_prompt)
 
+    def told(*_) -> Any:
+        return on_step() or {} if on_step else {}
+
     def embed(batch):
         texts, negatives = ([pair[i] for pair in batch] for i in (0, 1))
         if not negatives[0]:
             negatives = None  # the pipeline's own: a black image
         keys = [*map(text_key, texts), *map(negative_key, negatives or [])]
-        output = prior(
+        output: Any = prior(
             texts,
             negative_prompt=negatives,
             num_inference_steps=num_steps,
             guidance_scale=guidance,
             generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
-            callback_on_step_end=lambda *_: on_step() or {} if on_step else {},
+            callback_on_step_end=told,
         )
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
 
@@ -105,12 +112,12 @@ def embed_prompts(
     return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts, IMAGE_EMBEDDINGS)
 
 
-def prior_calls(prior, prompts, negative_prompt):
+def prior_calls(prior: KandinskyV22PriorPipeline, prompts: Sequence[str], negative_prompt: str | Sequence[str]) -> int:
     """How often `embed_prompts` calls the prior, if the memory lasts; each call takes all of its steps."""
     groups, _ = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
     return sum(-(-len(group) // prior_batch_size(prior)) for group in groups)
 
 
-def prior_batch_size(prior):
+def prior_batch_size(prior: KandinskyV22PriorPipeline) -> int:
     """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
     return 1 if prior.device.type == "cpu" else LARGEST_PRIOR

@@ -1,13 +1,20 @@
 """The tree of branches as it grew, with a picture of each branch where there is room."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from .fonts import MUTED, choose_font, shorten, wrap
+
+if TYPE_CHECKING:
+    from ..plan.plan import Plan
 
 LINE, FRAME, GRID = "#52606d", "#c3cad3", "#eceff3"
 MAX_HEIGHT = 4096
@@ -50,11 +57,11 @@ class TreeLayout:
     text: tuple[float, float]
 
     @property
-    def middles(self):
+    def middles(self) -> np.ndarray:
         return self.spans.mean(axis=1)
 
 
-def draw_tree(plan, prompts, render):
+def draw_tree(plan: Plan, prompts: Iterable[str], render: Callable[[list[int]], Iterable[Image.Image]]) -> Image.Image:
     """Draw every branch as a line over the steps that it lives, with pictures of the latents.
 
     Parameters
@@ -96,12 +103,12 @@ def draw_tree(plan, prompts, render):
     return canvas
 
 
-def leaf_branches(plan):
+def leaf_branches(plan: Plan) -> list[int]:
     """Indices of the branches that live to the end, in the order of `plan.branches`."""
     return [i for i, branch in enumerate(plan.branches) if branch.stop == plan.num_steps]
 
 
-def tree_layout(plan, text_width=TEXT_WIDTH):
+def tree_layout(plan: Plan, text_width: float = TEXT_WIDTH) -> TreeLayout:
     """Lay the branches out without crossings.
 
     Parameters

@@ -1,10 +1,14 @@
 """Negative prompts: one for all prompts, or one for each."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
 from .prompt_set import describe
 from .text_form import normal_form, whole_characters
 
 
-def check_negatives(negative_prompt, count):
+def check_negatives(negative_prompt: str | Iterable[str], count: int) -> list[str]:
     """A negative for each prompt.
 
     Parameters
@@ -32,7 +36,7 @@ def check_negatives(negative_prompt, count):
     return list(map(whole_characters, negatives))
 
 
-def distinct_pairs(prompts, negatives):
+def distinct_pairs(prompts: Sequence[str], negatives: Sequence[str]) -> tuple[list[list[tuple[str, str]]], list[int]]:
     """Pairs of prompt and negative without repetition, those with a negative apart from those without.
 
     Parameters
