@@ -16,12 +16,12 @@ class AsyncHostCopy:
     Parameters
     ----------
     tensor : tensor
-        on any device
+        On any device.
 
     Attributes
     ----------
     copy : tensor
-        on the CPU, to be read after `wait`
+        On the CPU, to be read after `wait`.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:

@@ -33,12 +33,12 @@ def check_limits(options: Namespace) -> None:
     Parameters
     ----------
     options : argparse.Namespace
-        options that were not given are None
+        Options that were not given are None.
 
     Raises
     ------
     ValueError
-        that names the option, the value and the limits.
+        Names the option, the value and the limits.
     """
     for name, (least, greatest) in LIMITS.items():
         value = getattr(options, name)

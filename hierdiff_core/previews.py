@@ -30,12 +30,12 @@ def fit_latent_rgb(pictures: torch.Tensor, latents: torch.Tensor) -> torch.Tenso
     ----------
     pictures : (B, H, W, 3) float tensor in 0 ... 1
     latents : (B, C, h, w) float tensor
-        the pictures as the autoencoder sees them
+        The pictures as the autoencoder sees them.
 
     Returns
     -------
     factors : (C + 1, 3) float32 tensor on the CPU
-        the last row is the bias
+        The last row is the bias.
     """
     latents = latents.float().cpu()
     height, width = latents.shape[2:]
@@ -69,16 +69,16 @@ def tile_sheet(tiles: torch.Tensor, gap: int = 0, background: int = 0) -> torch.
     Parameters
     ----------
     tiles : (B, h, w, 3) uint8 tensor
-        on any device
+        On any device.
     gap : int
-        pixels between them
+        Pixels between them.
     background : int
-        grey level of the gaps and of what the last row leaves over
+        Grey level of the gaps and of what the last row leaves over.
 
     Returns
     -------
     sheet : (H, W, 3) uint8 tensor
-        on the same device
+        On the same device.
     """
     count, height, width, _ = tiles.shape
     columns = math.ceil(math.sqrt(count))
@@ -95,19 +95,19 @@ def preview_grid(tiles: torch.Tensor, size: int = 512) -> torch.Tensor:
     Parameters
     ----------
     tiles : (B, h, w, 3) uint8 tensor
-        on any device; at most 64 are shown, picked evenly
+        On any device; at most 64 are shown, picked evenly.
     size : int >= 8
-        pixels that neither side passes
+        Pixels that neither side passes.
 
     Returns
     -------
     grid : (H, W, 3) uint8 tensor
-        on the same device; small pictures are enlarged by whole factors, so that their pixels stay sharp
+        On the same device; small pictures are enlarged by whole factors, so that their pixels stay sharp.
 
     Raises
     ------
     ValueError
-        if there are no pictures or `size` is less than 8.
+        If there are no pictures or `size` is less than 8.
     """
     if not len(tiles):
         raise ValueError("tiles must hold at least one picture; got none")
@@ -137,8 +137,8 @@ class BranchLatents:
     Attributes
     ----------
     latents : list of (C, h, w) tensor
-        by index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side; those of a CUDA device may still be on
-        their way, `stacked` waits for them
+        By index into `plan.branches`, on the CPU, at most `LARGEST_KEPT` a side; those of a CUDA device may still be on
+        their way, `stacked` waits for them.
     """
 
     def __init__(self, plan):

@@ -37,13 +37,13 @@ def safe_name(text: str, length: int = NAME_LENGTH, size: int = NAME_BYTES) -> s
     ----------
     text : str
     length, size : int
-        most characters and UTF-8 bytes of the result
+        Most characters and UTF-8 bytes of the result.
 
     Returns
     -------
     name : str
-        never empty; characters that some system forbids become _, runs of white space one space; no dot or space at the
-        ends; names that Windows reserves begin with _
+        Never empty; characters that some system forbids become _, runs of white space one space; no dot or space at the
+        ends; names that Windows reserves begin with _.
     """
     name = FORBIDDEN.sub("_", " ".join(text.split())).strip(" .")
     if name.split(".")[0].rstrip(" ").upper() in RESERVED:
@@ -57,7 +57,7 @@ def check_pattern(pattern: str) -> None:
     Raises
     ------
     ValueError
-        that says what is wrong.
+        Says what is wrong.
     """
     if not isinstance(pattern, str):
         raise ValueError(f"name must be text; got {str(pattern)[:80]}")
@@ -86,15 +86,15 @@ def file_stem(pattern: str, index: int, prompt: str) -> str:
     Parameters
     ----------
     pattern : str
-        such as {index:04d}_{prompt}
+        Such as {index:04d}_{prompt}.
     index : int
-        of the prompt, from 0
+        Index of the prompt, from 0.
     prompt : str
 
     Returns
     -------
     stem : str
-        a `safe_name`
+        A `safe_name`.
     """
     return safe_name(pattern.format(index=index, prompt=safe_name(prompt, PROMPT_LENGTH, PROMPT_BYTES)))
 
@@ -105,7 +105,7 @@ def check_subfolder(folder: str) -> list[str]:
     Parameters
     ----------
     folder : str
-        names separated by / or \\
+        Names separated by / or \\.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def check_subfolder(folder: str) -> list[str]:
     Raises
     ------
     ValueError
-        if the path is empty, absolute, leads out, or has a name that some file system forbids.
+        If the path is empty, absolute, leads out, or has a name that some file system forbids.
     """
     if not isinstance(folder, str):
         raise ValueError(f"folder must be text; got {str(folder)[:80]}")
@@ -191,7 +191,7 @@ def append(path: Path, line: bytes) -> Callable[[], None]:
     Returns
     -------
     withdraw : callable
-        takes the line back, unless somebody has appended another meanwhile
+        Takes the line back, unless somebody has appended another meanwhile.
     """
     with open(path, "a+b", buffering=0) as file:  # a buffer would be written again when it is closed
         before = file.seek(0, os.SEEK_END)
@@ -216,7 +216,7 @@ def append(path: Path, line: bytes) -> Callable[[], None]:
 
 
 class FreeNames:
-    """Gives out names that no picture or caption has: name, name_2, name_3 …
+    """Gives out names that no picture or caption has: name, name_2, name_3 and so on.
 
     A name is taken if a file of any picture format or a caption has it, in whatever case: a caption belongs to the
     picture of its name.
@@ -224,7 +224,7 @@ class FreeNames:
     Parameters
     ----------
     files : iterable of str
-        names of the files that are there
+        Names of the files that are there.
     """
 
     def __init__(self, files: Iterable[str] = ()) -> None:
@@ -257,25 +257,25 @@ class SetWriter:
     Parameters
     ----------
     folder : Path
-        made where it does not exist
+        Made where it does not exist.
     captions : str
-        one of `CAPTIONS`
+        One of `CAPTIONS`.
     total : int
-        how many pictures there will be, for messages
+        How many pictures there will be, for messages.
 
     Attributes
     ----------
     files : list of str
-        pictures written so far
+        Pictures written so far.
     size : int
-        their bytes, with captions
+        Their bytes, with captions.
 
     Raises
     ------
     ValueError
-        if captions, an extension or a stem is none that may be: nothing is written outside of the folder.
+        If captions, an extension or a stem is none that may be: nothing is written outside of the folder.
     OSError
-        that says what happened, how many pictures were written and where.
+        Says what happened, how many pictures were written and where.
     """
 
     def __init__(self, folder: str | Path, captions: str, total: int) -> None:
@@ -296,19 +296,23 @@ class SetWriter:
         self._names = FreeNames(names)
 
     def add(self, stem: str, extension: str, data: bytes, prompt: str) -> str:
-        """Write one picture (bytes) and its caption; both or none.
+        """Write one picture and its caption; both or none.
 
         Parameters
         ----------
         stem : str
-            as from `file_stem`
+            File name without extension, as from `file_stem`.
         extension : str
-            one of `FORMATS`
+            One of `FORMATS`.
+        data : bytes
+            Of the picture's file.
+        prompt : str
+            For the caption.
 
         Returns
         -------
         name : str
-            of the file
+            The name that the file got.
         """
         if extension not in FORMATS:
             raise ValueError(f"extension must be one of {', '.join(FORMATS)}; got {str(extension)[:80]!r}")

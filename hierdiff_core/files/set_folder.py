@@ -22,7 +22,7 @@ LARGEST_REPORT = 1 << 26  # bytes
 
 
 def file_name(index: int) -> str:
-    """0000.png, 0001.png, … in prompt order"""
+    """Name of the picture of a prompt: 0000.png, 0001.png and so on, in prompt order."""
     return f"{index:04d}.png"
 
 
@@ -39,9 +39,9 @@ def prepare_folder(folder: str | Path, overwrite: bool) -> None:
     Raises
     ------
     ValueError
-        if it holds pictures of a set, finished or not, and `overwrite` is false.
+        If it holds pictures of a set, finished or not, and `overwrite` is false.
     OSError
-        if it cannot be written.
+        If it cannot be written.
     """
     found = files_of_sets(folder)
     if found and not overwrite:
@@ -64,16 +64,16 @@ class DrawnSet:
 
     Parameters
     ----------
-    folder : path
-        as `prepare_folder` has passed it
+    folder : str or Path
+        As `prepare_folder` has passed it.
     prompts : N str
     overwrite : bool
-        whether an earlier set makes room
+        Whether an earlier set makes room.
 
     Raises
     ------
     OSError
-        that says what happened, how many pictures were written and where.
+        Says what happened, how many pictures were written and where.
     """
 
     def __init__(self, folder: str | Path, prompts: Sequence[str], overwrite: bool) -> None:
@@ -84,7 +84,7 @@ class DrawnSet:
             self._begun()  # another run in the folder is found now
 
     def add(self, index: int, data: bytes) -> str:
-        """Write the picture of a prompt, the bytes of a PNG file, for several threads; its name."""
+        """Write the picture of a prompt, the bytes of a PNG file; several threads may. Returns the file's name."""
         return self._begun().add(f"{index:04d}", "png", data, self.prompts[index])
 
     def add_file(self, name: str, data: bytes) -> None:

@@ -26,9 +26,9 @@ def write_new(path: str | Path, data: bytes) -> None:
     Raises
     ------
     FileExistsError
-        if there is such a file.
+        If there is such a file.
     OSError
-        if it cannot be written.
+        If it cannot be written.
     """
     with written_aside(path, data) as part:
         publish(part, path)
@@ -46,7 +46,7 @@ def try_writing(path: str | Path) -> None:
     Raises
     ------
     OSError
-        if its folder cannot be made, takes no files, is full, or the name is too long for the disk.
+        If its folder cannot be made, takes no files, is full, or the name is too long for the disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

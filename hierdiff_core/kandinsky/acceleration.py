@@ -30,7 +30,7 @@ def unet_calls(unet: UNet2DConditionModel, acceleration: str) -> PlainCalls:
     ----------
     unet : UNet2DConditionModel
     acceleration : str
-        one of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device
+        One of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device.
 
     Notes
     -----
@@ -85,9 +85,9 @@ class GraphedCalls(PlainCalls):
     Parameters
     ----------
     unet : UNet2DConditionModel
-        for when the faster ways fail
+        For when the faster ways fail.
     network : callable
-        the same, perhaps compiled
+        The same, perhaps compiled.
     """
 
     def __init__(self, unet: UNet2DConditionModel, network: Callable[..., Any]) -> None:

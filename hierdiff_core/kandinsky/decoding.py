@@ -32,12 +32,21 @@ def decode(
     decoder : KandinskyV22Pipeline
     latents : (N, C, h, w) float tensor
     micro_batch : int
-        latents per call; 0 chooses from free memory
+        Latents per call; 0 chooses from free memory.
+    before_call : callable, optional
+        Called without arguments before each call of MoVQ.
 
     Returns
     -------
     images : (N, f h, f w, 3) float32 tensor on the CPU
-        in 0 ... 1
+        In 0 ... 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hierdiff_core import decode, load_decoder
+    >>> decode(load_decoder(), torch.zeros(1, 4, 8, 12)).shape
+    torch.Size([1, 64, 96, 3])
     """
     movq = decoder.movq
     if movq.device.type == "cpu" or not micro_batch:
@@ -56,8 +65,10 @@ def to_images(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def movq_bytes_per_row(movq: VQModel, height: int, width: int) -> int:
-    """Bytes that decoding one latent of `height` x `width` pixels takes in MoVQ; the factor is a little above what
-    benchmarks/memory.py measures."""
+    """Bytes that decoding one latent of `height` x `width` latent pixels takes in MoVQ.
+
+    The factor is a little above what benchmarks/memory.py measures.
+    """
     config: Any = movq.config
     channels = config.block_out_channels
     factor = 2 ** (len(channels) - 1)

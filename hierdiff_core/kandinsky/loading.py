@@ -52,10 +52,10 @@ def load_prior(
 
     Parameters
     ----------
-    folder : path
-        diffusers layout, safetensors; the bundled emoji model's by default
-    dtype : torch.dtype
-        float32 on a CPU and float16 elsewhere when None
+    folder : str or Path
+        In diffusers layout, with safetensors; the bundled emoji model's by default.
+    dtype : torch.dtype, optional
+        By default float32 on a CPU and float16 elsewhere.
     device : str or torch.device
 
     Returns
@@ -65,8 +65,15 @@ def load_prior(
     Raises
     ------
     ValueError
-        if the folder is missing, holds another model or a broken one, or has no safetensors: told before its weights
+        If the folder is missing, holds another model or a broken one, or has no safetensors: told before its weights
         take memory.
+
+    Examples
+    --------
+    >>> from hierdiff_core import load_prior
+    >>> prior = load_prior()
+    >>> type(prior).__name__, str(prior.device)
+    ('KandinskyV22PriorPipeline', 'cpu')
     """
     prior = _load(folder, PRIOR_CLASS, dtype, device)
     check_prior(prior, title(folder))
@@ -76,9 +83,31 @@ def load_prior(
 def load_decoder(
     folder: str | Path = BUNDLED / "decoder", dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> KandinskyV22Pipeline:
-    """Load a Kandinsky 2.2 decoder (UNet, MoVQ, scheduler): a `diffusers.KandinskyV22Pipeline`.
+    """Load a Kandinsky 2.2 decoder: UNet, MoVQ and scheduler.
 
-    Parameters and errors as in `load_prior`.
+    Parameters
+    ----------
+    folder : str or Path
+        In diffusers layout, with safetensors; the bundled emoji model's by default.
+    dtype : torch.dtype, optional
+        By default float32 on a CPU and float16 elsewhere.
+    device : str or torch.device
+
+    Returns
+    -------
+    decoder : diffusers.KandinskyV22Pipeline
+
+    Raises
+    ------
+    ValueError
+        As in `load_prior`.
+
+    Examples
+    --------
+    >>> from hierdiff_core import load_decoder
+    >>> decoder = load_decoder()
+    >>> decoder.unet.config.in_channels, decoder.movq_scale_factor
+    (4, 8)
     """
     return _load(folder, DECODER_CLASS, dtype, device)
 
@@ -225,9 +254,9 @@ def check_loaded(network: torch.nn.Module, report: Mapping[str, Any], where: str
     ----------
     network : torch.nn.Module
     report : dict
-        from `from_pretrained`
+        From `from_pretrained`.
     where : str
-        names the network in messages
+        Names the network in messages.
     """
     absent = {name for name in report["missing_keys"] if not name.endswith(COUNTED)}
     absent.update(name for name, value in network.named_parameters() if value.is_meta)
@@ -239,7 +268,7 @@ def check_loaded(network: torch.nn.Module, report: Mapping[str, Any], where: str
 
 
 def clip_config(class_name: str, config: Mapping[str, Any]) -> Any:
-    """transformers' config of an encoder, from the keys that describe it: others tell the library what to load."""
+    """Config of a transformers encoder, from the keys that describe it: others tell the library what to load."""
     config_class = library_class("transformers", class_name)
     return config_class(**{key: value for key, value in config.items() if key in CLIP_KEYS})
 

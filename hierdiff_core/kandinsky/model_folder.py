@@ -77,12 +77,12 @@ def pipeline_class(folder: str | Path) -> str | None:
 
 
 def suitable_settings(folder: str | Path) -> dict[str, list[float]]:
-    """Settings that suit a model: dict of name -> [lowest, recommended, highest]; empty if its folder says nothing.
+    """Settings that suit a model, each [lowest, recommended, highest]; empty if its folder says nothing.
 
     Raises
     ------
     ValueError
-        if the folder has a settings file that is broken.
+        If the folder has a settings file that is broken.
     """
     if not os.path.exists(Path(folder) / SETTINGS_FILE):
         return {}
@@ -123,12 +123,12 @@ def check_folder(folder: str | Path, class_name: str) -> str | None:
 
 
 def named_classes(folder: str | Path, class_name: str) -> dict[str, str]:
-    """dict of part -> name of its class: those of model_index.json where it names them, after a look at each.
+    """Name of the class of each part: those of model_index.json where it names them, after a look at each.
 
     Raises
     ------
     ValueError
-        if the file names a part or a class that this kind of model does not have: some versions of diffusers would
+        If the file names a part or a class that this kind of model does not have: some versions of diffusers would
         import and run what stands there.
     """
     parts = PARTS[class_name]
@@ -157,7 +157,7 @@ def weights_variant(folder: str | Path, network: str) -> str | None:
     Raises
     ------
     ValueError
-        if there are no safetensors.
+        If there are no safetensors.
     """
     folder = Path(folder)
     files = [path.name for path in (folder / network).glob("*.safetensors")]
@@ -175,11 +175,11 @@ def read_object(folder: str | Path, name: str, most_bytes: int) -> dict[str, Any
 
     Parameters
     ----------
-    folder : path
+    folder : str or Path
     name : str
-        path in the folder
+        Path in the folder.
     most_bytes : int
-        larger files are refused unread
+        Larger files are refused unread.
 
     Returns
     -------
@@ -188,7 +188,7 @@ def read_object(folder: str | Path, name: str, most_bytes: int) -> dict[str, Any
     Raises
     ------
     ValueError
-        naming the file, if it is missing, no plain file, too large, no JSON, nested too deeply or no object.
+        If it is missing, no plain file, too large, no JSON, nested too deeply or no object; names the file.
     """
     path = check_file(folder, name, most_bytes)
     where = f"{title(folder)}/{name}"

@@ -42,33 +42,33 @@ def embed_prompts(
     Parameters
     ----------
     prior : KandinskyV22PriorPipeline
-    prompts : N str, N >= 1
+    prompts : str, or iterable of N str
     negative_prompt : str, or N str
-        for all prompts, or one for each. "" takes the embedding of a black image as negative, as the paper does
+        For all prompts, or one for each. "" takes the embedding of a black image as negative, as the paper does.
     num_steps : int
-        denoising steps of the prior, 2 or more
+        Denoising steps of the prior, 2 or more.
     guidance : float
-        classifier-free guidance of the prior; 1 is none
+        Classifier-free guidance of the prior; 1 is none.
     seed : int in 0 ... 2**64 - 1
     noise : "per prompt" or "shared"
         Each prompt's own noise (the paper), or one noise for all, which leaves only the texts to tell the
         embeddings apart: they come closer and share more steps.
     batch_size : int
-        prompts per call; 0 chooses (one at a time on a CPU, where this makes an embedding independent of the other
-        prompts to the bit)
-    on_step : callable
-        called with no argument after every step of every batch
+        Prompts per call; 0 chooses (one at a time on a CPU, where an embedding then depends on no other prompt at
+        all).
+    on_step : callable, optional
+        Called with no argument after every step of every batch.
 
     Returns
     -------
     embeddings : PromptEmbeddings
-        in the order of `prompts`. A prompt's depends on its text, its negative and the seed; prompts that are equal in
-        both have equal embeddings, whatever their white space and Unicode form
+        In the order of `prompts`. A prompt's depends on its text, its negative and the seed; prompts that are equal in
+        both have equal embeddings, whatever their white space and Unicode form.
 
     Raises
     ------
     ValueError
-        if there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes out NaN or
+        If there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes out NaN or
         zero.
 
     Notes
@@ -76,6 +76,13 @@ def embed_prompts(
     What the text encoder cannot read, such as the end of a long prompt, is logged (`prompt_tokens.text_warnings`).
 
     Source: Decatur et al. 2025, Algorithm 1, line 1.
+
+    Examples
+    --------
+    >>> from hierdiff_core import embed_prompts, load_prior
+    >>> embeddings = embed_prompts(load_prior(), ["red apple, flat style", "cat face, noto style"], num_steps=2)
+    >>> embeddings.positive.shape
+    torch.Size([2, 128])
     """
     prompts = check_prompts(prompts)
     if noise not in PRIOR_NOISE:

@@ -31,20 +31,20 @@ def weight_files(folder: str | Path, network: str, base: str, variant: str | Non
 
     Parameters
     ----------
-    folder : path
-        of the model
+    folder : str or Path
+        Of the model.
     network : str
-        name of its folder
+        Name of the network's folder in it.
     base : str
-        name of the file without its ending
+        Name of the file without its ending.
     variant : str or None
     shards_first : bool
-        what the library takes where there are both, an index of shards and a single file
+        What the library takes where there are both, an index of shards and a single file.
 
     Raises
     ------
     ValueError
-        if one is missing, or an index names files outside of the network's folder.
+        If one is missing, or an index names files outside of the network's folder.
     """
     infix = f".{variant}" if variant else ""
     single = f"{network}/{base}{infix}.safetensors"
@@ -73,7 +73,7 @@ def shards(folder: str | Path, network: str, index: str) -> list[str]:
 
 
 def read_headers(files: Sequence[Path], where: str) -> dict[str, tuple[int, ...]]:
-    """dict of tensor -> shape, of all files; `ValueError` if one is broken or holds quantised weights."""
+    """Shape of each tensor in the files; `ValueError` if one is broken or holds quantised weights."""
     from safetensors import SafetensorError, safe_open
 
     shapes = {}
@@ -99,12 +99,12 @@ def check_weights(shapes: Mapping[str, tuple[int, ...]], build: Callable[[], tor
 
     Parameters
     ----------
-    shapes : dict of name -> shape
-        of the tensors in its files
+    shapes : dict of str to tuple of int
+        Of the tensors in its files, by name.
     build : callable
-        makes the network; is called on torch's meta device, which holds no numbers
+        Makes the network; is called on torch's meta device, which holds no numbers.
     where : str
-        names the network in messages
+        Names the network in messages.
     """
     held = sum(count(shape) for shape in shapes.values())
     try:

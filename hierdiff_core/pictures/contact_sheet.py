@@ -24,22 +24,22 @@ def contact_sheet(images: Iterable[Image.Image], prompts: Iterable[str], columns
     Parameters
     ----------
     images : iterable of N PIL.Image.Image
-        of one size; may be a generator, each is shrunk as it comes
+        Of one size; may be a generator, each is shrunk as it comes.
     prompts : N str
-        captions, at most three lines of each
+        Captions, at most three lines of each.
     columns : int >= 0
-        0 chooses a sheet of about 4:3
+        0 chooses a sheet of about 4:3.
 
     Returns
     -------
     sheet : PIL.Image.Image
         RGB; pictures are shown at most 512 pixels long, smaller where the sheet would pass 16384 pixels a side or 67
-        million in all, and without captions where that leaves them less than 96 pixels
+        million in all, and without captions where that leaves them less than 96 pixels.
 
     Raises
     ------
     ValueError
-        if there is no image, there are not as many prompts as images, or `columns` is negative.
+        If there is no image, there are not as many prompts as images, or `columns` is negative.
     """
     images, prompts = iter(images), list(prompts)
     if columns < 0:

@@ -34,21 +34,21 @@ def draw_dendrogram(Z: np.ndarray | None, prompts: Iterable[str], tau: float | N
     Parameters
     ----------
     Z : (N-1, 4) float64
-        linkage matrix; (0, 4) for a single prompt
+        Linkage matrix; (0, 4) for a single prompt.
     prompts : N str
-        labels of the leaves
+        Labels of the leaves.
     tau : float >= 0, optional
-        draws this height and colours the flat clusters below it
+        Draws this height and colours the flat clusters below it.
 
     Returns
     -------
     picture : PIL.Image.Image
-        RGB, 1000 pixels wide, at most 4000 high; without labels where N leaves no room
+        RGB, 1000 pixels wide, at most 4000 high; without labels where N leaves no room.
 
     Raises
     ------
     ValueError
-        if `Z` is no linkage matrix, `prompts` are not N, or `tau` is negative.
+        If `Z` is no linkage matrix, `prompts` are not N, or `tau` is negative.
 
     Notes
     -----

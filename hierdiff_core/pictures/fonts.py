@@ -74,7 +74,7 @@ class Typeface:
         self.fonts = [_font(path, size) for path in paths]
 
     def pieces(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-        """list of (PIL.ImageFont.FreeTypeFont, str)   `text` where its font changes; `font.path` is the file"""
+        """Cut `text` where its font changes: pairs of a font, whose file is `font.path`, and a part of the text."""
         if len(self.fonts) == 1:
             return [(self.fonts[0], text)]
         which = np.zeros(len(text), dtype=np.int64)
@@ -103,16 +103,16 @@ def choose_font(text: str, size: int) -> tuple[Typeface, str]:
     Parameters
     ----------
     text : str
-        any language; line breaks and control characters become spaces
+        Any language; line breaks and control characters become spaces.
     size : int >= 1
-        pixels
+        Pixels.
 
     Returns
     -------
     face : Typeface
-        DejaVu Sans first
+        DejaVu Sans first.
     text : str
-        characters that no installed font of `FONT_FILES` has are "?"
+        Characters that no installed font of `FONT_FILES` has are "?".
     """
     text = _tidy(text)
     paths = [base_font()]
@@ -143,7 +143,7 @@ def wrap(text: str, face: Typeface, width: float, lines: int) -> list[str]:
     Returns
     -------
     lines : list of str
-        at least one; words longer than a line, and languages without spaces, break anywhere
+        At least one; words longer than a line, and languages without spaces, break anywhere.
     """
     done, rest = [], text
     while len(done) < lines - 1 and face.getlength(rest) > width:

@@ -25,7 +25,7 @@ def draw_schedule(plan: Plan) -> Image.Image:
     Returns
     -------
     picture : PIL.Image.Image
-        RGB, 1000 x 640 pixels
+        RGB, 1000 x 640 pixels.
 
     Notes
     -----

@@ -28,7 +28,7 @@ def draw_sensitivity(sensitivity: Sensitivity) -> Image.Image:
     Returns
     -------
     picture : PIL.Image.Image
-        RGB, 1000 x 640 pixels; both axes of values are logarithmic
+        RGB, 1000 x 640 pixels; both axes of values are logarithmic.
     """
     steps = sensitivity.num_steps
     G, weights = sensitivity.cumulative(steps), sensitivity.weights(steps)

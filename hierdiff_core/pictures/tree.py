@@ -38,15 +38,15 @@ class TreeLayout:
     ----------
     size : (int, int)
     row : float
-        height of a leaf branch
+        Height of a leaf branch.
     spans : (B, 2) float64
-        top and bottom of each branch's leaves; its line runs in the middle
+        Top and bottom of each branch's leaves; its line runs in the middle.
     lines : (B, 2) float64
-        left and right end of each branch's line
+        Left and right end of each branch's line.
     boxes : dict of int to (left, top, right, bottom)
-        squares for pictures, by branch
+        Squares for pictures, by branch.
     text : (float, float)
-        left end and width of the prompts' column; the width is 0 where none fits
+        Left end and width of the prompts' column; the width is 0 where none fits.
     """
 
     size: tuple[int, int]
@@ -75,12 +75,12 @@ def draw_tree(plan: Plan, prompts: Iterable[str], render: Callable[[list[int]], 
     Returns
     -------
     picture : PIL.Image.Image
-        RGB, at most 4096 pixels high; many leaves lose first their pictures, then their texts
+        RGB, at most 4096 pixels high; many leaves lose first their pictures, then their texts.
 
     Raises
     ------
     ValueError
-        if `prompts` are not N or `render` gives another number of pictures than it was asked for.
+        If `prompts` are not N or `render` gives another number of pictures than it was asked for.
     """
     prompts = list(prompts)
     if len(prompts) != plan.num_prompts:
@@ -115,7 +115,7 @@ def tree_layout(plan: Plan, text_width: float = TEXT_WIDTH) -> TreeLayout:
     ----------
     plan : Plan
     text_width : float
-        pixels that the longest text wants; it gets 320 at most
+        Pixels that the longest text wants; it gets 320 at most.
 
     Returns
     -------

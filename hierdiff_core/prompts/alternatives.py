@@ -27,13 +27,13 @@ class Sequence:
     Attributes
     ----------
     parts : list of str and Group
-        never two str side by side
+        Never two str side by side.
     count : int
-        combinations
+        Combinations.
     characters : int
-        of all combinations together
+        Of all combinations together.
     longest : int
-        characters of the longest
+        Characters of the longest.
     """
 
     __slots__ = ("characters", "count", "longest", "parts")
@@ -117,16 +117,16 @@ def parse_line(line: str) -> tuple[Sequence, dict[str, str]]:
     Returns
     -------
     sequence : Sequence
-        for `expand`
+        For `expand`.
     oddities : dict
-        what other programs may mean by it and is not done here: a kind, and the first piece of the line that is of this
+        What other programs may mean by it and is not done here: a kind, and the first piece of the line that is of this
         kind. "single": a group of one alternative; "bracket": a | between [ and ] in a group; "bar": a | outside of
-        groups; "variable": a $ before a group
+        groups; "variable": a $ before a group.
 
     Raises
     ------
     ValueError
-        if a brace is not closed or not opened, or a limit is passed: `MOST_PROMPTS`, `MOST_CHARACTERS`,
+        If a brace is not closed or not opened, or a limit is passed: `MOST_PROMPTS`, `MOST_CHARACTERS`,
         `LONGEST_PROMPT`, `MOST_NESTED`. The caller puts the line's name before the message.
     """
     reader, position = _LineReader(line), 0

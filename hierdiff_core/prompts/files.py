@@ -42,12 +42,12 @@ def add_file(reader: PromptReader, path: str | Path) -> None:
     path : str or Path
         .csv and .tsv: a table with a column prompt, text or caption. .jsonl and .ndjson: an object with such a field,
         or a text, on each line; .json: a list of them. Any other: a prompt a line. UTF-8, or with the mark that UTF-16
-        and UTF-32 files have at the beginning
+        and UTF-32 files have at the beginning.
 
     Raises
     ------
     ValueError
-        that names the file, the line and the remedy; also where there is no such file.
+        Names the file, the line and the remedy; also where there is no such file.
     """
     path = Path(path)
     text = decode(path, read_bytes(path))

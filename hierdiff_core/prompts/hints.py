@@ -104,7 +104,7 @@ class Remarks:
         self._found.setdefault(what, [place, shorten(piece), 0])[2] += 1
 
     def notes(self) -> list[str]:
-        """list of str"""
+        """What was done with the texts, a line each."""
         return list(self._notes)
 
     def warnings(self, prompts: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ def check_negatives(negative_prompt: str | Iterable[str], count: int) -> list[st
     Raises
     ------
     ValueError
-        if one is no text, or there are not as many as prompts.
+        If one is no text, or there are not as many as prompts.
     """
     negatives = [negative_prompt] * count if isinstance(negative_prompt, str) else list(negative_prompt)
     if len(negatives) != count:
@@ -46,9 +46,9 @@ def distinct_pairs(prompts: Sequence[str], negatives: Sequence[str]) -> tuple[li
     Returns
     -------
     groups : list of 1 or 2 lists of (prompt, negative)
-        prompts in `normal_form`, so that any tokenizer sees the same
+        Prompts in `normal_form`, so that any tokenizer sees the same.
     places : list of N int
-        where each prompt's pair stands in the groups, one behind the other
+        Where each prompt's pair stands in the groups, one behind the other.
     """
     pairs = [(normal_form(prompt), negative) for prompt, negative in zip(prompts, negatives, strict=True)]
     distinct = list(dict.fromkeys(pairs))

@@ -55,7 +55,7 @@ def parse_prompts(text: str) -> list[str]:
     Raises
     ------
     ValueError
-        if a brace is not closed or not opened, or a limit of `alternatives` is passed: on prompts, on characters of a
+        If a brace is not closed or not opened, or a limit of `alternatives` is passed: on prompts, on characters of a
         prompt and of all, on nested braces. The message names the line.
     """
     reader = PromptReader()
@@ -73,12 +73,12 @@ def check_prompts(prompts: str | Iterable[str]) -> tuple[str, ...]:
     Returns
     -------
     prompts : tuple of str
-        with whole characters, see `whole_characters`
+        With whole characters, see `whole_characters`.
 
     Raises
     ------
     ValueError
-        if there is none, or one is empty or no text.
+        If there is none, or one is empty or no text.
     """
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if not prompts:
@@ -97,9 +97,9 @@ class PromptReader:
     Attributes
     ----------
     prompts : list of str
-        so far
+        So far.
     remarks : Remarks
-        what a user should hear about them
+        What a user should hear about them.
     """
 
     def __init__(self) -> None:
@@ -114,14 +114,14 @@ class PromptReader:
         ----------
         text : str
         source : str
-            what messages call the text, before the line's number; "" for the only one
+            What messages call the text, before the line's number; "" for the only one.
         comments : bool
-            False: lines that look like comments are prompts
+            False: lines that look like comments are prompts.
 
         Raises
         ------
         ValueError
-            as `parse_prompts`; then no prompt of the text is added.
+            As `parse_prompts`; then no prompt of the text is added.
         """
         for place, line, sequence, oddities in self.count_text(text, source, comments):
             first = len(self.prompts)
@@ -182,16 +182,16 @@ class PromptReader:
         Parameters
         ----------
         text : str or None
-            None and empty texts are left out, with a remark
+            None and empty texts are left out, with a remark.
         source : str
-            what messages call the text
+            What messages call the text.
         lines : str
-            one of `LINKED_LINES`: a text with several lines stays one prompt, or is one for each line
+            One of `LINKED_LINES`: a text with several lines stays one prompt, or is one for each line.
 
         Raises
         ------
         ValueError
-            if it is too long, or the set has no room for it.
+            If it is too long, or the set has no room for it.
         """
         text = text or ""
         if len(text) > MOST_CHARACTERS:
@@ -231,7 +231,7 @@ def comment_lines(lines: Sequence[str]) -> list[int]:
     Parameters
     ----------
     lines : list of str
-        without white space around them
+        Without white space around them.
     """
     ends, end = [], None  # for each line, the next one with */ behind its first two characters
     for i in range(len(lines) - 1, -1, -1):
@@ -262,7 +262,7 @@ def flat_texts(values: Iterable[Any], name: str) -> Iterator[tuple[str, str | No
     Raises
     ------
     ValueError
-        at an item that is no text, or when there are too many or too deep lists.
+        At an item that is no text, or when there are too many or too deep lists.
     """
     open_lists, seen = [(name, enumerate(values))], 0
     while open_lists:

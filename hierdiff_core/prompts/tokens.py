@@ -30,12 +30,12 @@ def text_warnings(prior: Any, texts: str | Sequence[str], kind: str = "prompt") 
     prior : KandinskyV22PriorPipeline
     texts : str, or list of str
     kind : str
-        "prompt" or the like, for the lines
+        "prompt" or the like, for the lines.
 
     Returns
     -------
     lines : list of str
-        at most `MOST_WARNINGS`, and one that says how many more there are
+        At most `MOST_WARNINGS`, and one that says how many more there are.
     """
     names = [f"the {kind}"] if isinstance(texts, str) else [f"{kind} {i}" for i in range(len(texts))]
     texts = [texts] if isinstance(texts, str) else list(texts)
@@ -78,7 +78,7 @@ def longest_text(tokenizer: Any) -> int:
 
 
 def tokens_of(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """list of a list of tokens for each text, without the marks of start and end."""
+    """Tokens of each text, without the marks of start and end."""
     with without_their_warnings():
         return tokenizer(list(map(whole_characters, texts)), add_special_tokens=False).input_ids if texts else []
 

@@ -15,18 +15,13 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # Public names without an example yet.
 OPEN_NAMES = {
     "Plan",
-    "PromptEmbeddings",
     "Sensitivity",
     "Step",
     "build_plan",
     "calibrate",
-    "decode",
-    "embed_prompts",
     "falling_shape",
     "flat_clusters",
     "linear_thresholds",
-    "load_decoder",
-    "load_prior",
     "merge_errors",
     "reachable_saving",
     "read_sensitivity",
