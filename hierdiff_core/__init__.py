@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .plan.steps import Step
     from .plan.tree import PromptTree
 
+__version__ = "0.1.0"  # as in pyproject.toml, which ComfyUI's registry reads
+
 _MODULES = {
     "Budget": "plan.budget",
     "Plan": "plan.plan",

@@ -1,4 +1,4 @@
-"""The whole pipeline without ComfyUI.
+"""The whole pipeline without ComfyUI: the command `hierdiff`, where the library is installed.
 
 python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 """
@@ -54,7 +54,7 @@ SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its mod
 
 def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m hierdiff_core",
+        prog="hierdiff" if Path(sys.argv[0]).stem == "hierdiff" else "python -m hierdiff_core",
         description="Draw a set of images from a set of prompts that share their early denoising steps.",
         epilog="Interrupted, it leaves the pictures that are finished, and unfinished.json, which says what they show.",
     )
@@ -250,7 +250,7 @@ def as_png(picture):
     return buffer.getvalue()
 
 
-def draw(decoder, embeddings, plan, drawn, options):
+def draw(decoder, embeddings, plan, drawn, options) -> tuple[list, list[str], BranchLatents, list[int]]:
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
 
     Returns

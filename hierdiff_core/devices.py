@@ -1,8 +1,13 @@
 """Copies to and from a device that wait for nothing, and how much memory it has."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class AsyncHostCopy:
@@ -11,15 +16,15 @@ class AsyncHostCopy:
     Parameters
     ----------
     tensor : tensor
-        on any device
+        On any device.
 
     Attributes
     ----------
     copy : tensor
-        on the CPU, to be read after `wait`
+        On the CPU, to be read after `wait`.
     """
 
-    def __init__(self, tensor):
+    def __init__(self, tensor: torch.Tensor) -> None:
         self.copy = tensor.to("cpu", non_blocking=tensor.is_cuda)
         self.event: Any = None
         if tensor.is_cuda:
@@ -27,30 +32,30 @@ class AsyncHostCopy:
             self.event.record(torch.cuda.current_stream(tensor.device))
 
     @property
-    def here(self):
+    def here(self) -> bool:
         return self.event is None or self.event.query()
 
-    def wait(self):
+    def wait(self) -> torch.Tensor:
         """The tensor, when all of it is there."""
         if self.event is not None:
             self.event.synchronize()
         return self.copy
 
 
-def on_device(array, device):
+def on_device(array: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
     """A small array of the CPU as a tensor on a device, without waiting for it: it may be busy with the step before."""
     tensor = torch.as_tensor(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that device or host memory ran out (backends differ in how)."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
         words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
 
 
-def free_memory(device):
+def free_memory(device: torch.device) -> int:
     """Bytes that tensors may still take on an accelerator, the allocator's own reserve included."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

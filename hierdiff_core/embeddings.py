@@ -17,18 +17,26 @@ class PromptEmbeddings:
     Attributes
     ----------
     positive : (N, D) float32 tensor, on the CPU
-        conditional embeddings
+        Conditional embeddings.
     negative : (N, D) float32 tensor, on the CPU
-        unconditional embeddings, for classifier-free guidance
+        Unconditional embeddings, for classifier-free guidance.
     prompts : tuple of N str
-        the texts, for display and for the noise keys
+        The texts, for display and for the noise keys.
     kind : str
-        what made them, in words; "" where that is not known
+        What made them, in words; "" where that is not known.
 
     Raises
     ------
     ValueError
-        if there is no prompt, the shapes differ, or an embedding is NaN, infinite or zero.
+        If there is no prompt, the shapes differ, or an embedding is NaN, infinite or zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hierdiff_core import PromptEmbeddings
+    >>> embeddings = PromptEmbeddings(torch.eye(2, 3), torch.zeros(2, 3), ["a cat", "a dog"])
+    >>> len(embeddings), embeddings.width, embeddings.prompts
+    (2, 3, ('a cat', 'a dog'))
     """
 
     positive: torch.Tensor
@@ -62,32 +70,32 @@ class PromptEmbeddings:
         for i in torch.nonzero(bad).flatten().tolist():
             raise ValueError(f'the embedding of prompt {i} ("{self.prompts[i]}") {reason}')
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.positive)
 
     @property
-    def width(self):
+    def width(self) -> int:
         """Numbers per embedding, D."""
         return self.positive.shape[1]
 
     @property
-    def keys(self):
-        """list of N int   noise key of each prompt; it depends on the text alone, never on the position"""
+    def keys(self) -> list[int]:
+        """Noise key of each prompt; it depends on the text alone, never on the position."""
         return [text_key(prompt) for prompt in self.prompts]
 
-    def stacked(self):
-        """(2, N, D) float32 tensor   positive, then negative, as the paper stacks them"""
+    def stacked(self) -> torch.Tensor:
+        """(2, N, D) float32 tensor: positive, then negative, as the paper stacks them."""
         return torch.stack([self.positive, self.negative])
 
 
-def check_image_embeddings(embeddings, width):
+def check_image_embeddings(embeddings: PromptEmbeddings, width: int) -> None:
     """Raise `ValueError` for embeddings that a decoder of image embeddings does not take.
 
     Parameters
     ----------
     embeddings : PromptEmbeddings
     width : int
-        numbers per embedding that the decoder takes; other encoders may give as many by chance
+        Numbers per embedding that the decoder takes; other encoders may give as many by chance.
     """
     if embeddings.kind not in ("", IMAGE_EMBEDDINGS):
         raise ValueError(

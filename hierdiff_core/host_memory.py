@@ -14,7 +14,7 @@ CONTAINERS = (
 CACHED = ("inactive_file", "active_file")
 
 
-def free_host_memory():
+def free_host_memory() -> int:
     """Bytes of main memory that this program may still take without swapping, within its container's limit."""
     import psutil
 
@@ -28,12 +28,12 @@ def free_host_memory():
     return free
 
 
-def cached_bytes(details):
+def cached_bytes(details: str) -> int:
     """Bytes of cached files in a container's memory.stat."""
     rows = (line.split() for line in details.splitlines())
     return sum(int(row[1]) for row in rows if len(row) == 2 and row[0] in CACHED)
 
 
-def gibibytes(size):
+def gibibytes(size: float) -> str:
     """A size for a message."""
     return f"{size / 2**30:.1f} GiB"

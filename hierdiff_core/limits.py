@@ -1,6 +1,13 @@
 """Limits of the command line's numbers: those of the nodes, so that a typing error neither hangs nor fails late."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .kandinsky.schedulers import LEAST_PRIOR_STEPS
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 # name of the option: least, greatest
 LIMITS = {
@@ -20,18 +27,18 @@ LIMITS = {
 }
 
 
-def check_limits(options):
+def check_limits(options: Namespace) -> None:
     """Refuse a number out of its limits, infinite or NaN.
 
     Parameters
     ----------
     options : argparse.Namespace
-        options that were not given are None
+        Options that were not given are None.
 
     Raises
     ------
     ValueError
-        that names the option, the value and the limits.
+        Names the option, the value and the limits.
     """
     for name, (least, greatest) in LIMITS.items():
         value = getattr(options, name)
@@ -46,7 +53,7 @@ def check_limits(options):
         )
 
 
-def shortened(value):
+def shortened(value: float) -> float | str:
     """A number for a message: of a very long one, how long it is."""
     long = isinstance(value, int) and abs(value) >= 10**30
     return f"a number of {len(str(abs(value)))} digits" if long else value

@@ -23,7 +23,7 @@ PREVIEW_PICTURES = 64
 PREVIEW_CELL = 8  # pixels; a preview shows fewer pictures rather than smaller ones
 
 
-def colour_patches(size=256, patch=32, seed=0):
+def colour_patches(size: int = 256, patch: int = 32, seed: int = 0) -> torch.Tensor:
     """(1, size, size, 3) float32 in 0 ... 1: squares of random colours to fit a latent-to-RGB map on."""
     generator = torch.Generator().manual_seed(seed)
     colours = torch.rand((1, 3, size // patch, size // patch), generator=generator)
@@ -31,35 +31,36 @@ def colour_patches(size=256, patch=32, seed=0):
     return interpolate(colours, size=(size, size), mode="nearest").permute(0, 2, 3, 1).contiguous()
 
 
-def fit_latent_rgb(pictures, latents):
+def fit_latent_rgb(pictures: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     """Least-squares linear map from latent channels to colours.
 
     Parameters
     ----------
     pictures : (B, H, W, 3) float tensor in 0 ... 1
     latents : (B, C, h, w) float tensor
-        the pictures as the autoencoder sees them
+        The pictures as the autoencoder sees them.
 
     Returns
     -------
     factors : (C + 1, 3) float32 tensor on the CPU
-        the last row is the bias
+        The last row is the bias.
     """
     latents = latents.float().cpu()
-    colours = adaptive_avg_pool2d(pictures.float().cpu().permute(0, 3, 1, 2), latents.shape[2:])
+    height, width = latents.shape[2:]
+    colours = adaptive_avg_pool2d(pictures.float().cpu().permute(0, 3, 1, 2), (height, width))
     inputs = latents.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
     return torch.linalg.lstsq(inputs, colours.permute(0, 2, 3, 1).flatten(0, 2)).solution
 
 
-def latents_to_rgb(latents, factors):
+def latents_to_rgb(latents: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) latents -> (B, h, w, 3) uint8 on the same device, by a map from `fit_latent_rgb`."""
     factors = on_device(factors, latents.device).to(latents.dtype)
     rgb = latents.permute(0, 2, 3, 1) @ factors[:-1] + factors[-1]
     return (rgb.clamp(0, 1) * 255).byte()
 
 
-def shrunk(latents, longest):
+def shrunk(latents: torch.Tensor, longest: int) -> torch.Tensor:
     """(B, C, h, w) latents, averaged down to at most `longest` a side; never enlarged."""
     scale = longest / max(latents.shape[2:])
     if scale >= 1:
@@ -70,22 +71,22 @@ def shrunk(latents, longest):
     return adaptive_avg_pool2d(latents, (height, width))
 
 
-def tile_sheet(tiles, gap=0, background=0):
+def tile_sheet(tiles: torch.Tensor, gap: int = 0, background: int = 0) -> torch.Tensor:
     """Pictures in rows of ceil(sqrt(B)).
 
     Parameters
     ----------
     tiles : (B, h, w, 3) uint8 tensor
-        on any device
+        On any device.
     gap : int
-        pixels between them
+        Pixels between them.
     background : int
-        grey level of the gaps and of what the last row leaves over
+        Grey level of the gaps and of what the last row leaves over.
 
     Returns
     -------
     sheet : (H, W, 3) uint8 tensor
-        on the same device
+        On the same device.
     """
     count, height, width, _ = tiles.shape
     columns = math.ceil(math.sqrt(count))
@@ -96,25 +97,25 @@ def tile_sheet(tiles, gap=0, background=0):
     return sheet[: len(sheet) - gap, : sheet.shape[1] - gap].contiguous()
 
 
-def preview_grid(tiles, size=512):
+def preview_grid(tiles: torch.Tensor, size: int = 512) -> torch.Tensor:
     """A grid of pictures without captions, small enough to send at every step.
 
     Parameters
     ----------
     tiles : (B, h, w, 3) uint8 tensor
-        on any device; at most 64 are shown, picked evenly
+        On any device; at most 64 are shown, picked evenly.
     size : int >= 8
-        pixels that neither side passes
+        Pixels that neither side passes.
 
     Returns
     -------
     grid : (H, W, 3) uint8 tensor
-        on the same device; small pictures are enlarged by whole factors, so that their pixels stay sharp
+        On the same device; small pictures are enlarged by whole factors, so that their pixels stay sharp.
 
     Raises
     ------
     ValueError
-        if there are no pictures or `size` is less than 8.
+        If there are no pictures or `size` is less than 8.
     """
     if not len(tiles):
         raise ValueError("tiles must contain at least one picture; got none")
@@ -133,7 +134,7 @@ def preview_grid(tiles, size=512):
     return tile_sheet(tiles, gap, background=255)
 
 
-def to_pictures(images):
+def to_pictures(images: torch.Tensor) -> list[Image.Image]:
     """(N, H, W, 3) float tensor in 0 ... 1 -> list of N PIL pictures."""
     return [Image.fromarray(pixels) for pixels in (images * 255).round().byte().cpu().numpy()]
 

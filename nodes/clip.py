@@ -82,9 +82,9 @@ def encode_each(clip, prompts):
     Returns
     -------
     tokens : list of N dict
-        encoder name -> chunks of (token, weight)
+        Encoder name -> chunks of (token, weight).
     entries : list of N [cond, dict]
-        equal prompts share theirs
+        Equal prompts share theirs.
     """
     if clip is None:
         raise ValueError(

@@ -79,7 +79,7 @@ def sensitivity_file(name):
     Raises
     ------
     ValueError
-        if there is none; it says how to make one.
+        If there is none; it says how to make one.
     """
     if name == BUNDLED_NAME:
         return BUNDLED_FILE
@@ -107,7 +107,7 @@ def new_file(name):
     Raises
     ------
     ValueError
-        before compute is spent: if the name is no plain one, or the disk does not take such a file.
+        Before compute is spent: if the name is no plain one, or the disk does not take such a file.
     """
     name = name.strip()
     if not name:

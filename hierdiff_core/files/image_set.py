@@ -1,11 +1,14 @@
 """A set of pictures as files: names from prompts, captions, nothing overwritten."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import json
 import os
 import re
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from string import Formatter
 
@@ -27,20 +30,20 @@ RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"} | {
 FIELDS = "the fields are {index}, {index:04d} and the like, and {prompt}"
 
 
-def safe_name(text, length=NAME_LENGTH, size=NAME_BYTES):
+def safe_name(text: str, length: int = NAME_LENGTH, size: int = NAME_BYTES) -> str:
     """A file name, without extension, that all common file systems take.
 
     Parameters
     ----------
     text : str
     length, size : int
-        most characters and UTF-8 bytes of the result
+        Most characters and UTF-8 bytes of the result.
 
     Returns
     -------
     name : str
-        never empty; characters that some system forbids become _, runs of white space one space; no dot or space at the
-        ends; names that Windows reserves begin with _
+        Never empty; characters that some system forbids become _, runs of white space one space; no dot or space at the
+        ends; names that Windows reserves begin with _.
     """
     name = FORBIDDEN.sub("_", " ".join(text.split())).strip(" .")
     if name.split(".")[0].rstrip(" ").upper() in RESERVED:
@@ -48,13 +51,13 @@ def safe_name(text, length=NAME_LENGTH, size=NAME_BYTES):
     return name[:length].encode()[:size].decode(errors="ignore").strip(" .") or "untitled"
 
 
-def check_pattern(pattern):
+def check_pattern(pattern: str) -> None:
     """Refuse a name pattern that has other fields than index and prompt, or characters no file name may have.
 
     Raises
     ------
     ValueError
-        that says what is wrong.
+        Says what is wrong.
     """
     if not isinstance(pattern, str):
         raise ValueError(f"name must be text; got {str(pattern)[:80]}")
@@ -77,32 +80,32 @@ def check_pattern(pattern):
             raise ValueError(f"name has the format {spec!r} for {field}; {FIELDS} (at most {LARGEST_WIDTH} digits)")
 
 
-def file_stem(pattern, index, prompt):
+def file_stem(pattern: str, index: int, prompt: str) -> str:
     """Name of a picture, without extension, from a pattern that `check_pattern` has passed.
 
     Parameters
     ----------
     pattern : str
-        such as {index:04d}_{prompt}
+        Such as {index:04d}_{prompt}.
     index : int
-        of the prompt, from 0
+        Index of the prompt, from 0.
     prompt : str
 
     Returns
     -------
     stem : str
-        a `safe_name`
+        A `safe_name`.
     """
     return safe_name(pattern.format(index=index, prompt=safe_name(prompt, PROMPT_LENGTH, PROMPT_BYTES)))
 
 
-def check_subfolder(folder):
+def check_subfolder(folder: str) -> list[str]:
     """Folder names below an output folder.
 
     Parameters
     ----------
     folder : str
-        names separated by / or \\
+        Names separated by / or \\.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def check_subfolder(folder):
     Raises
     ------
     ValueError
-        if the path is empty, absolute, leads out, or has a name that some file system forbids.
+        If the path is empty, absolute, leads out, or has a name that some file system forbids.
     """
     if not isinstance(folder, str):
         raise ValueError(f"folder must be text; got {str(folder)[:80]}")
@@ -126,12 +129,12 @@ def check_subfolder(folder):
     return parts
 
 
-def caption_text(prompt):
+def caption_text(prompt: str) -> bytes:
     """Bytes of a caption file: the prompt on one line, as trainers read it."""
     return " ".join(prompt.split()).encode(errors="replace")
 
 
-def caption_line(file_name, prompt):
+def caption_line(file_name: str, prompt: str) -> bytes:
     """Bytes of a line of metadata.jsonl, as the `datasets` library reads it for a folder of images."""
     line = json.dumps({"file_name": file_name, "text": prompt}, ensure_ascii=False)
     for separator in "\x85\u2028\u2029":  # line ends for some readers
@@ -139,12 +142,12 @@ def caption_line(file_name, prompt):
     return f"{line}\n".encode(errors="replace")
 
 
-def names_in_metadata(data):
+def names_in_metadata(data: bytes) -> set[str]:
     """File names in the bytes of a metadata.jsonl; lines that cannot be read are passed over."""
-    return {name_in_line(line) for line in data.split(b"\n")} - {None}
+    return {name for line in data.split(b"\n") if (name := name_in_line(line)) is not None}
 
 
-def name_in_line(line):
+def name_in_line(line: bytes) -> str | None:
     try:
         entry = json.loads(line.decode(errors="replace"))
     except (ValueError, RecursionError):
@@ -153,7 +156,7 @@ def name_in_line(line):
     return name if isinstance(name, str) else None
 
 
-def mended(path):
+def mended(path: Path) -> bytes:
     """Bytes of a metadata.jsonl, after what a killed run left at its end is gone from the file.
 
     That is a line of ours that was not finished, and, beside a hidden file of such a run, the line of a picture that
@@ -168,27 +171,27 @@ def mended(path):
     return whole
 
 
-def without_torn_line(data):
+def without_torn_line(data: bytes) -> bytes:
     start = data.rfind(b"\n") + 1
     torn = data[start:]
     ours = torn.startswith(LINE_START) or LINE_START.startswith(torn)
     return data[:start] if ours and name_in_line(torn) is None else data
 
 
-def without_line_of_no_picture(data, folder):
+def without_line_of_no_picture(data: bytes, folder: Path) -> bytes:
     start = data.rstrip(b"\n").rfind(b"\n") + 1
     name = name_in_line(data[start:])
     gone = data[start:].startswith(LINE_START) and name is not None and not os.path.lexists(folder / name)
     return data[:start] if gone else data
 
 
-def append(path, line):
+def append(path: Path, line: bytes) -> Callable[[], None]:
     """Append a line to a file; when that fails the file is as long as before.
 
     Returns
     -------
     withdraw : callable
-        takes the line back, unless somebody has appended another meanwhile
+        Takes the line back, unless somebody has appended another meanwhile.
     """
     with open(path, "a+b", buffering=0) as file:  # a buffer would be written again when it is closed
         before = file.seek(0, os.SEEK_END)
@@ -213,7 +216,7 @@ def append(path, line):
 
 
 class FreeNames:
-    """Gives out names that no picture or caption has: name, name_2, name_3 …
+    """Gives out names that no picture or caption has: name, name_2, name_3 and so on.
 
     A name is taken if a file of any picture format or a caption has it, in whatever case: a caption belongs to the
     picture of its name.
@@ -221,14 +224,14 @@ class FreeNames:
     Parameters
     ----------
     files : iterable of str
-        names of the files that are there
+        Names of the files that are there.
     """
 
-    def __init__(self, files=()):
+    def __init__(self, files: Iterable[str] = ()) -> None:
         self._taken = {_key(*os.path.splitext(name)) for name in files} - {None}
         self._last = {}
 
-    def take(self, stem):
+    def take(self, stem: str) -> str:
         """The first free name for `stem`; it is taken from then on."""
         key = stem.casefold()
         number = self._last.get(key, 0) + 1
@@ -254,28 +257,28 @@ class SetWriter:
     Parameters
     ----------
     folder : Path
-        made where it does not exist
+        Made where it does not exist.
     captions : str
-        one of `CAPTIONS`
+        One of `CAPTIONS`.
     total : int
-        how many pictures there will be, for messages
+        How many pictures there will be, for messages.
 
     Attributes
     ----------
     files : list of str
-        pictures written so far
+        Pictures written so far.
     size : int
-        their bytes, with captions
+        Their bytes, with captions.
 
     Raises
     ------
     ValueError
-        if captions, an extension or a stem is none that may be: nothing is written outside of the folder.
+        If captions, an extension or a stem is none that may be: nothing is written outside of the folder.
     OSError
-        that says what happened, how many pictures were written and where.
+        Says what happened, how many pictures were written and where.
     """
 
-    def __init__(self, folder, captions, total):
+    def __init__(self, folder: str | Path, captions: str, total: int) -> None:
         if captions not in CAPTIONS:
             raise ValueError(f"captions must be one of {', '.join(CAPTIONS)}; got {str(captions)[:80]!r}")
         self.folder, self.captions, self.total = Path(folder), captions, total
@@ -292,20 +295,24 @@ class SetWriter:
             raise self._failure(error) from error
         self._names = FreeNames(names)
 
-    def add(self, stem, extension, data, prompt):
-        """Write one picture (bytes) and its caption; both or none.
+    def add(self, stem: str, extension: str, data: bytes, prompt: str) -> str:
+        """Write one picture and its caption; both or none.
 
         Parameters
         ----------
         stem : str
-            as from `file_stem`
+            File name without extension, as from `file_stem`.
         extension : str
-            one of `FORMATS`
+            One of `FORMATS`.
+        data : bytes
+            Of the picture's file.
+        prompt : str
+            For the caption.
 
         Returns
         -------
         name : str
-            of the file
+            The name that the file got.
         """
         if extension not in FORMATS:
             raise ValueError(f"extension must be one of {', '.join(FORMATS)}; got {str(extension)[:80]!r}")
@@ -321,7 +328,7 @@ class SetWriter:
             self.size += len(data) + caption
         return name
 
-    def add_file(self, name, data):
+    def add_file(self, name: str, data: bytes) -> None:
         """Write a file beside the pictures, such as a report; it must not exist yet."""
         try:
             write_new(self.folder / name, data)

@@ -3,10 +3,14 @@
 While a set is drawn, unfinished.json says which prompts its pictures are of; report.json is there when all are.
 """
 
+from __future__ import annotations
+
 import json
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .image_set import SetWriter
 from .whole_files import try_writing
@@ -17,27 +21,27 @@ PICTURE = re.compile(r"\d{4,}\.png", re.ASCII)
 LARGEST_REPORT = 1 << 26  # bytes
 
 
-def file_name(index):
-    """0000.png, 0001.png, … in prompt order"""
+def file_name(index: int) -> str:
+    """Name of the picture of a prompt: 0000.png, 0001.png and so on, in prompt order."""
     return f"{index:04d}.png"
 
 
-def files_of_sets(folder):
+def files_of_sets(folder: str | Path) -> list[str]:
     """Names in a folder that look like a set's: pictures, figures, reports."""
     named = {REPORT, UNFINISHED, *FIGURES}
     names = [path.name for path in Path(folder).glob("*")]
     return sorted(name for name in names if name in named or PICTURE.fullmatch(name))
 
 
-def prepare_folder(folder, overwrite):
+def prepare_folder(folder: str | Path, overwrite: bool) -> None:
     """Make the folder, before anything is computed, and find out whether it takes files.
 
     Raises
     ------
     ValueError
-        if it holds pictures of a set, finished or not, and `overwrite` is false.
+        If it holds pictures of a set, finished or not, and `overwrite` is false.
     OSError
-        if it cannot be written.
+        If it cannot be written.
     """
     found = files_of_sets(folder)
     if found and not overwrite:
@@ -60,39 +64,39 @@ class DrawnSet:
 
     Parameters
     ----------
-    folder : path
-        as `prepare_folder` has passed it
+    folder : str or Path
+        As `prepare_folder` has passed it.
     prompts : N str
     overwrite : bool
-        whether an earlier set makes room
+        Whether an earlier set makes room.
 
     Raises
     ------
     OSError
-        that says what happened, how many pictures were written and where.
+        Says what happened, how many pictures were written and where.
     """
 
-    def __init__(self, folder, prompts, overwrite):
+    def __init__(self, folder: str | Path, prompts: Sequence[str], overwrite: bool) -> None:
         self.folder, self.prompts, self.overwrite = Path(folder), prompts, overwrite
         self._writer: SetWriter | None = None
         self._lock = threading.Lock()
         if not overwrite:
             self._begun()  # another run in the folder is found now
 
-    def add(self, index, data):
-        """Write the picture of a prompt, the bytes of a PNG file, for several threads; its name."""
+    def add(self, index: int, data: bytes) -> str:
+        """Write the picture of a prompt, the bytes of a PNG file; several threads may. Returns the file's name."""
         return self._begun().add(f"{index:04d}", "png", data, self.prompts[index])
 
-    def add_file(self, name, data):
+    def add_file(self, name: str, data: bytes) -> None:
         """Write a file beside the pictures."""
         self._begun().add_file(name, data)
 
-    def finish(self, report):
+    def finish(self, report: dict[str, Any]) -> None:
         """Write the report in place of the note of an unfinished set."""
         self.add_file(REPORT, as_json(report))
         (self.folder / UNFINISHED).unlink()
 
-    def strays(self):
+    def strays(self) -> list[str]:
         """Pictures in the folder that are not of this set, and that no report named: they were not removed."""
         own = set(self._begun().files)
         return [name for name in files_of_sets(self.folder) if PICTURE.fullmatch(name) and name not in own]
@@ -120,7 +124,7 @@ class DrawnSet:
             raise KeyboardInterrupt(some if count else "no picture was finished") from None
 
 
-def remove_set(folder, count):
+def remove_set(folder: str | Path, count: int) -> None:
     """Remove the pictures that the reports in a folder name, those that `count` new ones replace, figures, reports.
 
     The reports go last: killed before, the next call still finds the names.
@@ -131,7 +135,7 @@ def remove_set(folder, count):
         (folder / name).unlink(missing_ok=True)
 
 
-def pictures_in(report):
+def pictures_in(report: Path) -> list[str]:
     """File names in a report that are names of our pictures: a report that others have written names no other file."""
     try:
         if report.stat().st_size > LARGEST_REPORT:
@@ -143,5 +147,5 @@ def pictures_in(report):
     return [name for name in names if isinstance(name, str) and PICTURE.fullmatch(name)]
 
 
-def as_json(value):
+def as_json(value: Any) -> bytes:
     return json.dumps(value, indent=2, ensure_ascii=False).encode(errors="replace")

@@ -4,12 +4,15 @@ A file is written under a hidden name in the folder where it belongs, and gets i
 disk. What a killed process leaves is such a hidden file, which the next run removes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import hashlib
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 BEFORE, AFTER = ".hierdiff-", ".part"
@@ -17,33 +20,33 @@ SECONDS_UNTIL_STALE = 3600  # since the last change; one file takes seconds
 TRIAL_BYTES = 1 << 16
 
 
-def write_new(path, data):
+def write_new(path: str | Path, data: bytes) -> None:
     """Write a file that does not exist yet, whole or not at all.
 
     Raises
     ------
     FileExistsError
-        if there is such a file.
+        If there is such a file.
     OSError
-        if it cannot be written.
+        If it cannot be written.
     """
     with written_aside(path, data) as part:
         publish(part, path)
 
 
-def replace(path, data):
+def replace(path: str | Path, data: bytes) -> None:
     """Write a file, whole or not at all, in the place of one that may be there; `OSError` if it cannot be written."""
     with written_aside(path, data) as part, naming(path):
         os.replace(part, path)
 
 
-def try_writing(path):
+def try_writing(path: str | Path) -> None:
     """Find out, without leaving anything, whether a file can be written under this name.
 
     Raises
     ------
     OSError
-        if its folder cannot be made, takes no files, is full, or the name is too long for the disk.
+        If its folder cannot be made, takes no files, is full, or the name is too long for the disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,7 @@ def try_writing(path):
 
 
 @contextlib.contextmanager
-def written_aside(path, data):
+def written_aside(path: str | Path, data: bytes) -> Iterator[Path]:
     """Write `data` under a hidden name beside `path`, for the length of a `with` block; yields that name's Path."""
     part = Path(path).with_name(f"{BEFORE}{secrets.token_hex(8)}{AFTER}")
     try:
@@ -72,7 +75,7 @@ def written_aside(path, data):
             part.unlink(missing_ok=True)
 
 
-def publish(part, path):
+def publish(part: Path, path: str | Path) -> None:
     """Give a file its own name; `FileExistsError` if something has it.
 
     Notes
@@ -89,7 +92,7 @@ def publish(part, path):
             rename_new(part, path)
 
 
-def rename_new(part, path):
+def rename_new(part: Path, path: str | Path) -> None:
     """`publish` without hard links."""
     with reserved(path):
         if os.path.lexists(path):
@@ -98,7 +101,7 @@ def rename_new(part, path):
 
 
 @contextlib.contextmanager
-def naming(path):
+def naming(path: str | Path) -> Iterator[None]:
     """Let an `OSError` of the block name `path`, not the hidden file."""
     try:
         yield
@@ -109,7 +112,7 @@ def naming(path):
 
 
 @contextlib.contextmanager
-def reserved(path):
+def reserved(path: str | Path) -> Iterator[None]:
     """Keep others of this pack from a name, by a hidden file, for the length of a `with` block."""
     path = Path(path)
     digest = hashlib.sha256(path.name.casefold().encode(errors="surrogatepass")).hexdigest()
@@ -122,12 +125,12 @@ def reserved(path):
         mark.unlink(missing_ok=True)
 
 
-def leftovers(folder):
+def leftovers(folder: str | Path) -> list[Path]:
     """Paths of the hidden files in a folder: of runs that were killed, or that are writing now."""
     return list(Path(folder).glob(f"{BEFORE}*{AFTER}"))
 
 
-def remove_leftovers(folder):
+def remove_leftovers(folder: str | Path) -> None:
     """Remove the hidden files of runs that were killed; those that may still be written stay."""
     latest = time.time() - SECONDS_UNTIL_STALE
     for path in leftovers(folder):

@@ -1,8 +1,15 @@
 """Faster calls of a UNet on a CUDA device: recorded as CUDA graphs, or compiled."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 ACCELERATIONS = ("none", "CUDA graphs", "torch.compile")
 
@@ -16,14 +23,14 @@ LARGEST_COMPILED = 16
 _KEPT = "_hierdiff_calls"
 
 
-def unet_calls(unet, acceleration):
+def unet_calls(unet: UNet2DConditionModel, acceleration: str) -> PlainCalls:
     """The UNet as a callable ``(latents, t, image_embeds) -> prediction``: float32, and free to be changed.
 
     Parameters
     ----------
     unet : UNet2DConditionModel
     acceleration : str
-        one of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device
+        One of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device.
 
     Notes
     -----
@@ -47,7 +54,7 @@ def unet_calls(unet, acceleration):
     return kept[acceleration]
 
 
-def lay_out(unet, memory_format):
+def lay_out(unet: torch.nn.Module, memory_format: torch.memory_format) -> None:
     """Give the weights a layout; going through them all takes a while, so the first that shows its layout decides."""
     shown = next((p for p in unet.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1), None)
     if shown is None or not shown.is_contiguous(memory_format=memory_format):
@@ -57,18 +64,18 @@ def lay_out(unet, memory_format):
 class PlainCalls:
     """The UNet as it is."""
 
-    def __init__(self, unet):
+    def __init__(self, unet: UNet2DConditionModel) -> None:
         self.unet = unet
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.unet.device
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         return self.unet.dtype
 
-    def __call__(self, latents, t, image_embeds):
+    def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         return call(self.unet, latents, t, image_embeds).float()
 
 
@@ -78,12 +85,12 @@ class GraphedCalls(PlainCalls):
     Parameters
     ----------
     unet : UNet2DConditionModel
-        for when the faster ways fail
+        For when the faster ways fail.
     network : callable
-        the same, perhaps compiled
+        The same, perhaps compiled.
     """
 
-    def __init__(self, unet, network):
+    def __init__(self, unet: UNet2DConditionModel, network: Callable[..., Any]) -> None:
         super().__init__(unet)
         self.network = network
         self.compiled = network is not unet
@@ -92,7 +99,7 @@ class GraphedCalls(PlainCalls):
         self.addresses = None
         self.forget()
 
-    def __call__(self, latents, t, image_embeds):
+    def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         rows = len(latents)
         size = next((size for size in GRAPH_ROWS if size >= rows), None)
         if size is None or not self.records or (self.compiled and not captured_memory_is_known()):
@@ -109,7 +116,7 @@ class GraphedCalls(PlainCalls):
         graph.replay()
         return output[:rows].to(torch.float32, copy=True)
 
-    def direct(self, latents, t, image_embeds):
+    def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         if not self.compiled:
             return call(self.unet, latents, t, image_embeds)
         try:
@@ -125,13 +132,13 @@ class GraphedCalls(PlainCalls):
             warn("torch.compile", error)
             return call(self.unet, latents, t, image_embeds)
 
-    def run_compiled(self, latents, t, image_embeds):
+    def run_compiled(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         latents = latents.contiguous(memory_format=torch.channels_last)
         for tensor in (latents, image_embeds):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)  # one compilation for all batch sizes
         return call(self.network, latents, t, image_embeds)
 
-    def record(self, key, latents, t, image_embeds):
+    def record(self, key: tuple[Any, ...], latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> None:
         """Record the graph for a key; when that fails, no more are recorded."""
         inputs = padded(latents, key[0]), t.clone(), padded(image_embeds, key[0])
         stream = torch.cuda.Stream()
@@ -152,19 +159,19 @@ class GraphedCalls(PlainCalls):
         else:
             self.graphs[key] = graph, inputs, output
 
-    def forget_moved_weights(self):
+    def forget_moved_weights(self) -> None:
         """Graphs read weights at the addresses that they were recorded with: the host may have moved them since."""
         addresses = [p.data_ptr() for p in self.unet.parameters()]
         if addresses != self.addresses:
             self.addresses = addresses
             self.forget()
 
-    def forget(self):
+    def forget(self) -> None:
         self.graphs = {}  # graph, inputs and output by size and kind of the inputs
         self.pool = torch.cuda.graph_pool_handle()  # one for all, as only one graph runs at a time
 
 
-def captured_memory_is_known():
+def captured_memory_is_known() -> bool:
     """Whether compiled kernels may be captured: they ask the driver about every address that they are given.
 
     What CUDA's asynchronous allocator, ComfyUI's default, hands out during a capture has no memory behind it yet.
@@ -172,7 +179,7 @@ def captured_memory_is_known():
     return torch.cuda.get_allocator_backend() != "cudaMallocAsync"
 
 
-def call(unet, latents, t, image_embeds):
+def call(unet: Callable[..., Any], latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
     output = unet(
         latents,
         t,
@@ -183,11 +190,11 @@ def call(unet, latents, t, image_embeds):
     return output[0]
 
 
-def padded(tensor, rows):
+def padded(tensor: torch.Tensor, rows: int) -> torch.Tensor:
     """A copy with `rows` rows, the first one repeated."""
     return torch.cat([tensor, tensor[:1].expand(rows - len(tensor), *tensor.shape[1:])])
 
 
-def warn(what, error):
+def warn(what: str, error: Exception) -> None:
     message = str(error).splitlines()[0] if str(error) else ""
     logging.warning("HierDiff: %s is off, since it failed (%s: %s)", what, type(error).__name__, message)

@@ -1,7 +1,11 @@
 """Load Kandinsky 2.2 pipelines from folders in diffusers layout: offline, safetensors only."""
 
+from __future__ import annotations
+
 import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +28,10 @@ from .model_folder import (
 )
 from .weights import COUNTED, check_weights, read_headers, some, weight_files
 
+if TYPE_CHECKING:
+    from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2 import KandinskyV22Pipeline
+    from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_prior import KandinskyV22PriorPipeline
+
 CONFIGS = {"CLIPTextModelWithProjection": "CLIPTextConfig", "CLIPVisionModelWithProjection": "CLIPVisionConfig"}
 # All that describes an encoder: other keys of a config tell transformers what to load, and how.
 CLIP_KEYS = (
@@ -37,15 +45,17 @@ VOCABULARY = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.js
 MOST_TIMESTEPS = 10**5  # of a noise schedule, of which a scheduler makes several tables; Kandinsky 2.2: 1,000
 
 
-def load_prior(folder=BUNDLED / "prior", dtype=None, device="cpu"):
+def load_prior(
+    folder: str | Path = BUNDLED / "prior", dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> KandinskyV22PriorPipeline:
     """Load a Kandinsky 2.2 prior.
 
     Parameters
     ----------
-    folder : path
-        diffusers layout, safetensors; the bundled emoji model's by default
-    dtype : torch.dtype
-        float32 on a CPU and float16 elsewhere when None
+    folder : str or Path
+        In diffusers layout, with safetensors; the bundled emoji model's by default.
+    dtype : torch.dtype, optional
+        By default float32 on a CPU and float16 elsewhere.
     device : str or torch.device
 
     Returns
@@ -55,23 +65,54 @@ def load_prior(folder=BUNDLED / "prior", dtype=None, device="cpu"):
     Raises
     ------
     ValueError
-        if the folder is missing, holds another model or a broken one, or has no safetensors: told before its weights
+        If the folder is missing, holds another model or a broken one, or has no safetensors: told before its weights
         take memory.
+
+    Examples
+    --------
+    >>> from hierdiff_core import load_prior
+    >>> prior = load_prior()
+    >>> type(prior).__name__, str(prior.device)
+    ('KandinskyV22PriorPipeline', 'cpu')
     """
     prior = _load(folder, PRIOR_CLASS, dtype, device)
     check_prior(prior, title(folder))
     return prior
 
 
-def load_decoder(folder=BUNDLED / "decoder", dtype=None, device="cpu"):
-    """Load a Kandinsky 2.2 decoder (UNet, MoVQ, scheduler): a `diffusers.KandinskyV22Pipeline`.
+def load_decoder(
+    folder: str | Path = BUNDLED / "decoder", dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> KandinskyV22Pipeline:
+    """Load a Kandinsky 2.2 decoder: UNet, MoVQ and scheduler.
 
-    Parameters and errors as in `load_prior`.
+    Parameters
+    ----------
+    folder : str or Path
+        In diffusers layout, with safetensors; the bundled emoji model's by default.
+    dtype : torch.dtype, optional
+        By default float32 on a CPU and float16 elsewhere.
+    device : str or torch.device
+
+    Returns
+    -------
+    decoder : diffusers.KandinskyV22Pipeline
+
+    Raises
+    ------
+    ValueError
+        As in `load_prior`.
+
+    Examples
+    --------
+    >>> from hierdiff_core import load_decoder
+    >>> decoder = load_decoder()
+    >>> decoder.unet.config.in_channels, decoder.movq_scale_factor
+    (4, 8)
     """
     return _load(folder, DECODER_CLASS, dtype, device)
 
 
-def check_prior(prior, name):
+def check_prior(prior: Any, name: str) -> None:
     """`ValueError` if the parts of a prior do not fit each other: they would fail, or be fed nonsense, when it runs."""
     text, image, config = prior.text_encoder.config, prior.image_encoder.config, prior.prior.config
     widths = {
@@ -120,7 +161,7 @@ def _load(folder, class_name, dtype, device):
     return pipeline.to(device)
 
 
-def with_title(error, folder, part):
+def with_title(error: Exception, folder: Path, part: str) -> Exception:
     """The error to raise for one that came up while a part was loaded: a `ValueError` that names the folder."""
     if is_out_of_memory(error) or (isinstance(error, ValueError) and str(error).startswith(title(folder))):
         return error
@@ -130,7 +171,7 @@ def with_title(error, folder, part):
     )
 
 
-def load_part(folder, part, class_name, dtype):
+def load_part(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> Any:
     """A network, scheduler, tokenizer or image processor."""
     library, classes = PARTS[class_name][part]
     if part in NETWORKS[class_name]:
@@ -146,7 +187,7 @@ def load_part(folder, part, class_name, dtype):
     return library_class(library, name).from_pretrained(str(folder / part), local_files_only=True)
 
 
-def check_scheduler_config(folder, config, classes):
+def check_scheduler_config(folder: Path, config: Mapping[str, Any], classes: Sequence[str]) -> None:
     where = f"{title(folder)}/scheduler/scheduler_config.json"
     if config.get("_class_name", classes[0]) not in classes:
         raise ValueError(f"{where} is for a {short(config['_class_name'])}; it must be for {' or '.join(classes[:2])}")
@@ -157,7 +198,7 @@ def check_scheduler_config(folder, config, classes):
         )
 
 
-def check_vocabulary(folder, part):
+def check_vocabulary(folder: Path, part: str) -> None:
     """`ValueError` if a tokenizer's files are no plain ones of a bearable size, or its settings name further files."""
     for name in VOCABULARY:
         if (folder / part / name).exists():
@@ -171,7 +212,7 @@ def check_vocabulary(folder, part):
             raise ValueError(f"{title(folder)}/{name} sets {key}, which HierDiff does not support; delete that line")
 
 
-def load_network(folder, part, library, class_name, dtype):
+def load_network(folder: Path, part: str, library: str, class_name: str, dtype: torch.dtype) -> torch.nn.Module:
     """A network in evaluation mode on the CPU, from weights that are there and fit its config."""
     where = f"{title(folder)}/{part}"
     network_class = library_class(library, class_name)
@@ -195,7 +236,7 @@ def load_network(folder, part, library, class_name, dtype):
     return network
 
 
-def check_config(folder, part, config, class_name):
+def check_config(folder: Path, part: str, config: Mapping[str, Any], class_name: str) -> None:
     """`ValueError` if a network's config asks for more than a network of one class."""
     where = f"{title(folder)}/{part}"
     if config.get("_class_name", class_name) != class_name:
@@ -206,16 +247,16 @@ def check_config(folder, part, config, class_name):
         raise ValueError(f"{where} contains an adapter (adapter_config.json) of another model; use the whole network")
 
 
-def check_loaded(network, report, where):
+def check_loaded(network: torch.nn.Module, report: Mapping[str, Any], where: str) -> None:
     """`ValueError` if the library that loaded a network left some of it at random or empty.
 
     Parameters
     ----------
     network : torch.nn.Module
     report : dict
-        from `from_pretrained`
+        From `from_pretrained`.
     where : str
-        names the network in messages
+        Names the network in messages.
     """
     absent = {name for name in report["missing_keys"] if not name.endswith(COUNTED)}
     absent.update(name for name, value in network.named_parameters() if value.is_meta)
@@ -226,13 +267,13 @@ def check_loaded(network, report, where):
         raise ValueError(f"{where}: weights do not fit config.json ({some(wrong)}); download both again")
 
 
-def clip_config(class_name, config):
-    """transformers' config of an encoder, from the keys that describe it: others tell the library what to load."""
+def clip_config(class_name: str, config: Mapping[str, Any]) -> Any:
+    """Config of a transformers encoder, from the keys that describe it: others tell the library what to load."""
     config_class = library_class("transformers", class_name)
     return config_class(**{key: value for key, value in config.items() if key in CLIP_KEYS})
 
 
-def library_class(library, name):
+def library_class(library: str, name: str) -> Any:
     """A class of diffusers or transformers; the name is one of ours, never a file's."""
     import diffusers
     import transformers
@@ -240,7 +281,7 @@ def library_class(library, name):
     return getattr({"diffusers": diffusers, "transformers": transformers}[library], name)
 
 
-def dtype_name(library):
+def dtype_name(library: str) -> str:
     """The argument for a network's precision, which newer versions have renamed."""
     import diffusers
     import transformers

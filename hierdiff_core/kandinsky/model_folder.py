@@ -3,12 +3,17 @@
 A folder is one of two kinds, each with a fixed table of parts and classes: no name in a file decides what is imported.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
-BUNDLED = Path(__file__).parents[2] / "models" / "emoji-kandinsky"
+_CORE = Path(__file__).parents[1]
+# An installed library has the bundled model inside it, the repository beside it.
+BUNDLED = (_CORE if (_CORE / "models").is_dir() else _CORE.parent) / "models" / "emoji-kandinsky"
 
 PRIOR_CLASS = "KandinskyV22PriorPipeline"
 DECODER_CLASS = "KandinskyV22Pipeline"
@@ -62,7 +67,7 @@ MOST_VOCABULARY = 2**26
 PICKLES = (".bin", ".pt", ".ckpt", ".pth")
 
 
-def pipeline_class(folder):
+def pipeline_class(folder: str | Path) -> str | None:
     """Name of the pipeline class in a folder's model_index.json, or None; never raises."""
     try:
         name = read_object(folder, INDEX_FILE, MOST_CONFIG).get("_class_name")
@@ -71,13 +76,13 @@ def pipeline_class(folder):
     return name if isinstance(name, str) else None
 
 
-def suitable_settings(folder):
-    """Settings that suit a model: dict of name -> [lowest, recommended, highest]; empty if its folder says nothing.
+def suitable_settings(folder: str | Path) -> dict[str, list[float]]:
+    """Settings that suit a model, each [lowest, recommended, highest]; empty if its folder says nothing.
 
     Raises
     ------
     ValueError
-        if the folder has a settings file that is broken.
+        If the folder has a settings file that is broken.
     """
     if not os.path.exists(Path(folder) / SETTINGS_FILE):
         return {}
@@ -91,7 +96,7 @@ def suitable_settings(folder):
     return settings
 
 
-def is_range(values):
+def is_range(values: Any) -> bool:
     """Whether `values` is a list of three finite numbers that do not fall."""
     return (
         isinstance(values, list)
@@ -102,7 +107,7 @@ def is_range(values):
     )
 
 
-def check_folder(folder, class_name):
+def check_folder(folder: str | Path, class_name: str) -> str | None:
     """Weight variant of a folder ("fp16" or None); `ValueError` when `class_name` cannot be loaded from it."""
     found = pipeline_class(folder)
     if found is None:
@@ -117,13 +122,13 @@ def check_folder(folder, class_name):
     return "fp16" if "fp16" in variants else None
 
 
-def named_classes(folder, class_name):
-    """dict of part -> name of its class: those of model_index.json where it names them, after a look at each.
+def named_classes(folder: str | Path, class_name: str) -> dict[str, str]:
+    """Name of the class of each part: those of model_index.json where it names them, after a look at each.
 
     Raises
     ------
     ValueError
-        if the file names a part or a class that this kind of model does not have: some versions of diffusers would
+        If the file names a part or a class that this kind of model does not have: some versions of diffusers would
         import and run what stands there.
     """
     parts = PARTS[class_name]
@@ -146,13 +151,13 @@ def named_classes(folder, class_name):
     return names
 
 
-def weights_variant(folder, network):
+def weights_variant(folder: str | Path, network: str) -> str | None:
     """What to load: "fp16" if a network has only weights of that variant, None otherwise.
 
     Raises
     ------
     ValueError
-        if there are no safetensors.
+        If there are no safetensors.
     """
     folder = Path(folder)
     files = [path.name for path in (folder / network).glob("*.safetensors")]
@@ -165,16 +170,16 @@ def weights_variant(folder, network):
     return "fp16" if all(".fp16" in name for name in files) else None
 
 
-def read_object(folder, name, most_bytes):
+def read_object(folder: str | Path, name: str, most_bytes: int) -> dict[str, Any]:
     """The JSON object in a file of a model's folder.
 
     Parameters
     ----------
-    folder : path
+    folder : str or Path
     name : str
-        path in the folder
+        Path in the folder.
     most_bytes : int
-        larger files are refused unread
+        Larger files are refused unread.
 
     Returns
     -------
@@ -183,7 +188,7 @@ def read_object(folder, name, most_bytes):
     Raises
     ------
     ValueError
-        naming the file, if it is missing, no plain file, too large, no JSON, nested too deeply or no object.
+        If it is missing, no plain file, too large, no JSON, nested too deeply or no object; names the file.
     """
     path = check_file(folder, name, most_bytes)
     where = f"{title(folder)}/{name}"
@@ -200,7 +205,7 @@ def read_object(folder, name, most_bytes):
     return found
 
 
-def check_file(folder, name, most_bytes=None):
+def check_file(folder: str | Path, name: str, most_bytes: int | None = None) -> Path:
     """Path of a file in a folder; `ValueError` unless it is plain (or a link to a plain one) and not too large."""
     path, where = Path(folder) / name, f"{title(folder)}/{name}"
     if not os.path.isfile(path):  # reading a pipe or a device would never end
@@ -211,12 +216,12 @@ def check_file(folder, name, most_bytes=None):
     return path
 
 
-def title(folder):
+def title(folder: str | Path) -> str:
     """A folder's name, as messages show it."""
     return Path(folder).absolute().name
 
 
-def short(value, longest=80):
+def short(value: object, longest: int = 80) -> str:
     """A text from a file, or about one, on one line and cut for a message."""
     text = " ".join(str(value).split())
     return text if len(text) <= longest else text[:longest] + "…"

@@ -1,7 +1,10 @@
 """Prompts -> image embeddings, by a `diffusers.KandinskyV22PriorPipeline`."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,9 +15,10 @@ from ..prompts.prompt_set import check_prompts
 from ..prompts.tokens import log_unread, without_their_warnings
 from ..sampling.microbatch import PRIOR_TOO_LARGE, MicroBatches
 from ..sampling.noise import FIRST_LATENT, keyed_generator
-from .schedulers import (
-    check_prior_steps,
-)
+from .schedulers import check_prior_steps
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2_prior import KandinskyV22PriorPipeline
 
 PRIOR_NOISE = ("per prompt", "shared")
 
@@ -22,49 +26,49 @@ LARGEST_PRIOR = 64  # larger batches gain nothing (docs/measurements/performance
 
 
 def embed_prompts(
-    prior,
-    prompts,
+    prior: KandinskyV22PriorPipeline,
+    prompts: str | Iterable[str],
     *,
     negative_prompt: str | Sequence[str] = "",
-    num_steps=25,
-    guidance=4.0,
-    seed=0,
-    noise="per prompt",
-    batch_size=0,
-    on_step=None,
-):
+    num_steps: int = 25,
+    guidance: float = 4.0,
+    seed: int = 0,
+    noise: str = "per prompt",
+    batch_size: int = 0,
+    on_step: Callable[[], None] | None = None,
+) -> PromptEmbeddings:
     """Predict image embeddings for prompts.
 
     Parameters
     ----------
     prior : KandinskyV22PriorPipeline
-    prompts : N str, N >= 1
+    prompts : str, or iterable of N str
     negative_prompt : str, or N str
-        for all prompts, or one for each. "" takes the embedding of a black image as negative, as the paper does
+        For all prompts, or one for each. "" takes the embedding of a black image as negative, as the paper does.
     num_steps : int
-        denoising steps of the prior, 2 or more
+        Denoising steps of the prior, 2 or more.
     guidance : float
-        classifier-free guidance of the prior; 1 is none
+        Classifier-free guidance of the prior; 1 is none.
     seed : int in 0 ... 2**64 - 1
     noise : "per prompt" or "shared"
         Each prompt's own noise (the paper), or one noise for all, which leaves only the texts to tell the
         embeddings apart: they come closer and share more steps.
     batch_size : int
-        prompts per call; 0 chooses (one at a time on a CPU, so that an embedding is bit-identical whatever the other
-        prompts are)
-    on_step : callable
-        called with no argument after every step of every batch
+        Prompts per call; 0 chooses (one at a time on a CPU, so that an embedding is bit-identical whatever the other
+        prompts are).
+    on_step : callable, optional
+        Called with no argument after every step of every batch.
 
     Returns
     -------
     embeddings : PromptEmbeddings
-        in the order of `prompts`. A prompt's depends on its text, its negative and the seed; prompts that are equal in
-        both have equal embeddings, whatever their white space and Unicode form
+        In the order of `prompts`. A prompt's depends on its text, its negative and the seed; prompts that are equal in
+        both have equal embeddings, whatever their white space and Unicode form.
 
     Raises
     ------
     ValueError
-        if there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes out NaN or
+        If there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes out NaN or
         zero.
 
     Notes
@@ -72,6 +76,13 @@ def embed_prompts(
     What the text encoder cannot read, such as the end of a long prompt, is logged (`prompt_tokens.text_warnings`).
 
     Source: Decatur et al. 2025, Algorithm 1, line 1.
+
+    Examples
+    --------
+    >>> from hierdiff_core import embed_prompts, load_prior
+    >>> embeddings = embed_prompts(load_prior(), ["red apple, flat style", "cat face, noto style"], num_steps=2)
+    >>> embeddings.positive.shape
+    torch.Size([2, 128])
     """
     prompts = check_prompts(prompts)
     if noise not in PRIOR_NOISE:
@@ -82,18 +93,21 @@ def embed_prompts(
     groups, places = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
     log_unread(prior, prompts, negative_prompt)
 
+    def told(*_) -> Any:
+        return on_step() or {} if on_step else {}
+
     def embed(batch):
         texts, negatives = ([pair[i] for pair in batch] for i in (0, 1))
         if not negatives[0]:
             negatives = None  # the pipeline's own: a black image
         keys = [*map(text_key, texts), *map(negative_key, negatives or [])]
-        output = prior(
+        output: Any = prior(
             texts,
             negative_prompt=negatives,
             num_inference_steps=num_steps,
             guidance_scale=guidance,
             generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
-            callback_on_step_end=lambda *_: on_step() or {} if on_step else {},
+            callback_on_step_end=told,
         )
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
 
@@ -105,12 +119,12 @@ def embed_prompts(
     return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts, IMAGE_EMBEDDINGS)
 
 
-def prior_calls(prior, prompts, negative_prompt):
+def prior_calls(prior: KandinskyV22PriorPipeline, prompts: Sequence[str], negative_prompt: str | Sequence[str]) -> int:
     """How often `embed_prompts` calls the prior, if the memory lasts; each call takes all of its steps."""
     groups, _ = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
     return sum(-(-len(group) // prior_batch_size(prior)) for group in groups)
 
 
-def prior_batch_size(prior):
+def prior_batch_size(prior: KandinskyV22PriorPipeline) -> int:
     """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
     return 1 if prior.device.type == "cpu" else LARGEST_PRIOR

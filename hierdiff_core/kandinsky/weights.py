@@ -1,6 +1,9 @@
 """Do a network's weights fit its config? Asked of the files' headers, before memory is taken for either."""
 
+from __future__ import annotations
+
 import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,25 +26,25 @@ class TooLarge(Exception):
     """A network asks for more numbers than its weights have."""
 
 
-def weight_files(folder, network, base, variant, shards_first):
+def weight_files(folder: str | Path, network: str, base: str, variant: str | None, shards_first: bool) -> list[Path]:
     """Paths of the files that a library loads a network's weights from.
 
     Parameters
     ----------
-    folder : path
-        of the model
+    folder : str or Path
+        Of the model.
     network : str
-        name of its folder
+        Name of the network's folder in it.
     base : str
-        name of the file without its ending
+        Name of the file without its ending.
     variant : str or None
     shards_first : bool
-        what the library takes where there are both, an index of shards and a single file
+        What the library takes where there are both, an index of shards and a single file.
 
     Raises
     ------
     ValueError
-        if one is missing, or an index names files outside of the network's folder.
+        If one is missing, or an index names files outside of the network's folder.
     """
     infix = f".{variant}" if variant else ""
     single = f"{network}/{base}{infix}.safetensors"
@@ -52,7 +55,7 @@ def weight_files(folder, network, base, variant, shards_first):
     return [check_file(folder, single)]
 
 
-def shards(folder, network, index):
+def shards(folder: str | Path, network: str, index: str) -> list[str]:
     """Names of the files that an index of weights lists, from the model's folder."""
     where = f"{network}/{index}"
     weight_map = read_object(folder, where, MOST_VOCABULARY).get("weight_map")
@@ -69,8 +72,8 @@ def shards(folder, network, index):
     return sorted(names)
 
 
-def read_headers(files, where):
-    """dict of tensor -> shape, of all files; `ValueError` if one is broken or holds quantised weights."""
+def read_headers(files: Sequence[Path], where: str) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor in the files; `ValueError` if one is broken or holds quantised weights."""
     from safetensors import SafetensorError, safe_open
 
     shapes = {}
@@ -91,17 +94,17 @@ def read_headers(files, where):
     return shapes
 
 
-def check_weights(shapes, build, where):
+def check_weights(shapes: Mapping[str, tuple[int, ...]], build: Callable[[], torch.nn.Module], where: str) -> None:
     """`ValueError` unless a network can be filled by weights.
 
     Parameters
     ----------
-    shapes : dict of name -> shape
-        of the tensors in its files
+    shapes : dict of str to tuple of int
+        Of the tensors in its files, by name.
     build : callable
-        makes the network; is called on torch's meta device, which holds no numbers
+        Makes the network; is called on torch's meta device, which holds no numbers.
     where : str
-        names the network in messages
+        Names the network in messages.
     """
     held = sum(count(shape) for shape in shapes.values())
     try:
@@ -117,7 +120,7 @@ def check_weights(shapes, build, where):
     check_shapes(network, shapes, where)
 
 
-def check_shapes(network, shapes, where):
+def check_shapes(network: torch.nn.Module, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Compare shapes where names are equal, and totals: the libraries rename some weights of older files."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items() if not name.endswith(COUNTED)}
     for name in expected.keys() & shapes.keys():
@@ -139,13 +142,13 @@ def check_shapes(network, shapes, where):
         )
 
 
-def some(names):
+def some(names: Collection[str]) -> str:
     """Names for a message: the first, and how many more."""
     names = sorted(names)
     return short(names[0]) + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def count(shape):
+def count(shape: Sequence[int]) -> int:
     total = 1
     for side in shape:
         total *= side
@@ -153,7 +156,7 @@ def count(shape):
 
 
 @contextmanager
-def no_more_than(numbers, tensors):
+def no_more_than(numbers: int, tensors: int) -> Iterator[None]:
     """Stop, with `TooLarge`, when this thread makes a network of more parameters than these.
 
     However many layers a config describes, only so many are made.

@@ -1,10 +1,21 @@
 """Figures by matplotlib: their size, axes, ticks and texts, the same for all pictures of the method."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from .fonts import INK, MUTED, base_font
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
+
+    from .fonts import Typeface
 
 LIGHT = "#d5dae1"
 
@@ -14,7 +25,7 @@ WIDTH = 1000  # pixels
 # --- Matplotlib without pyplot: other threads draw in this process, and its defaults may be anyone's
 
 
-def new_figure(width, height):
+def new_figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -24,7 +35,9 @@ def new_figure(width, height):
     return figure
 
 
-def new_axes(figure, box, xlim, ylim):
+def new_axes(
+    figure: Figure, box: tuple[float, float, float, float], xlim: tuple[float, float], ylim: tuple[float, float]
+) -> Axes:
     """Axes at `box` = (left, bottom, width, height) in pixels, without the upper and right edges."""
     width, height = figure.get_size_inches() * 72
     left, bottom, wide, high = box
@@ -33,14 +46,14 @@ def new_axes(figure, box, xlim, ylim):
     axes.grid(False)
     for side, spine in axes.spines.items():
         spine.set(visible=side in ("left", "bottom"), color=LIGHT, linewidth=1)
-    sides = {"bottom": True, "left": True, "top": False, "right": False}
-    names = {"labelbottom": True, "labelleft": True, "labeltop": False, "labelright": False}
+    sides: dict[str, Any] = {"bottom": True, "left": True, "top": False, "right": False}
+    names: dict[str, Any] = {"labelbottom": True, "labelleft": True, "labeltop": False, "labelright": False}
     axes.tick_params(which="major", direction="out", length=4, width=1, pad=4, color=LIGHT, **sides, **names)
     axes.minorticks_off()
     return axes
 
 
-def set_ticks(axis, count, whole=False):
+def set_ticks(axis: Axis, count: int, whole: bool = False) -> None:
     from matplotlib.font_manager import FontProperties
     from matplotlib.ticker import MaxNLocator
 
@@ -52,7 +65,7 @@ def set_ticks(axis, count, whole=False):
     axis.set_ticks(values, labels=names, fontproperties=font, color=MUTED, parse_math=False, usetex=False)
 
 
-def set_decades(axis, low, high):
+def set_decades(axis: Axis, low: float, high: float) -> None:
     """Ticks at powers of ten of a logarithmic axis, every second one where they are many."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.ticker import NullLocator
@@ -71,7 +84,17 @@ def set_decades(axis, low, high):
     )
 
 
-def write_text(artist, x, y, text, size, transform=None, path=None, color=MUTED, **options):
+def write_text(
+    artist: Figure | Axes,
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    transform: Transform | None = None,
+    path: str | None = None,
+    color: str = MUTED,
+    **options: Any,
+) -> None:
     """Text at `x`, `y` in pixels from the lower left corner, or in the units of `transform`."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.transforms import IdentityTransform
@@ -89,25 +112,27 @@ def write_text(artist, x, y, text, size, transform=None, path=None, color=MUTED,
     )
 
 
-def write_name(artist, x, y, text, face, transform=None):
+def write_name(
+    artist: Figure | Axes, x: float, y: float, text: str, face: Typeface, transform: Transform | None = None
+) -> None:
     """A prompt's text from `x` on, in as many fonts as it takes, with its middle at `y`."""
     from matplotlib.transforms import Affine2D, IdentityTransform
 
     right = 0
     for font, piece in face.pieces(text):
         place = (transform or IdentityTransform()) + Affine2D().translate(right, -0.36 * face.size)
-        write_text(artist, x, y, piece, face.size, place, font.path, INK, va="baseline")
+        write_text(artist, x, y, piece, face.size, place, str(font.path), INK, va="baseline")
         right += font.getlength(piece)
 
 
-def write_title(figure, text):
+def write_title(figure: Figure, text: str) -> None:
     write_text(figure, 22, figure.get_size_inches()[1] * 72 - 26, text, 16, color=INK)
 
 
-def as_picture(figure):
-    figure.canvas.draw()
-    size = figure.canvas.get_width_height()
-    return Image.frombytes("RGBA", size, bytes(figure.canvas.buffer_rgba())).convert("RGB")
+def as_picture(figure: Figure) -> Image.Image:
+    canvas: Any = figure.canvas  # the one that `new_figure` made
+    canvas.draw()
+    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
 
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without black and the pale yellow

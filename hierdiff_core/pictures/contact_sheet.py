@@ -1,6 +1,9 @@
 """Many pictures on one sheet, with captions."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
@@ -15,28 +18,28 @@ CAPTION_LINES = 3
 SHEET_SHAPE = 4 / 3  # width to height that columns=0 aims at
 
 
-def contact_sheet(images, prompts, columns=0):
+def contact_sheet(images: Iterable[Image.Image], prompts: Iterable[str], columns: int = 0) -> Image.Image:
     """Lay out pictures in rows, each over its prompt.
 
     Parameters
     ----------
     images : iterable of N PIL.Image.Image
-        of one size; may be a generator, each is shrunk as it comes
+        Of one size; may be a generator, each is shrunk as it comes.
     prompts : N str
-        captions, at most three lines of each
+        Captions, at most three lines of each.
     columns : int >= 0
-        0 chooses a sheet of about 4:3
+        0 chooses a sheet of about 4:3.
 
     Returns
     -------
     sheet : PIL.Image.Image
         RGB; pictures are shown at most 512 pixels long, smaller where the sheet would pass 16384 pixels a side or 67
-        million in all, and without captions where that leaves them less than 96 pixels
+        million in all, and without captions where that leaves them less than 96 pixels.
 
     Raises
     ------
     ValueError
-        if there is no image, there are not as many prompts as images, or `columns` is negative.
+        If there is no image, there are not as many prompts as images, or `columns` is negative.
     """
     images, prompts = iter(images), list(prompts)
     if columns < 0:
@@ -84,15 +87,15 @@ class _Layout:
     text: int
     line: int
 
-    def size(self, lines=CAPTION_LINES):
+    def size(self, lines: int = CAPTION_LINES) -> tuple[int, int]:
         """Of the sheet, with captions of so many lines."""
         return self.columns * (self.cell + self.gap) + self.gap, self.rows * self.pitch(lines) + self.gap
 
-    def pitch(self, lines):
+    def pitch(self, lines: int) -> int:
         """From one row's top to the next."""
         return self.picture[1] + lines * self.line + (self.gap // 2 if lines and self.line else 0) + self.gap
 
-    def corner(self, i, lines):
+    def corner(self, i: int, lines: int) -> tuple[int, int]:
         return (
             self.gap + i % self.columns * (self.cell + self.gap) + (self.cell - self.picture[0]) // 2,
             self.gap + i // self.columns * self.pitch(lines),

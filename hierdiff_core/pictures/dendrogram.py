@@ -3,7 +3,11 @@
 Legend: N prompts, Z linkage matrix in SciPy's layout, tau = height up to which the first step shares.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list
@@ -11,6 +15,9 @@ from scipy.cluster.hierarchy import leaves_list
 from ..plan.linkage import check_linkage, flat_clusters
 from .axes import PALETTE, WIDTH, as_picture, new_axes, new_figure, set_ticks, write_name, write_text, write_title
 from .fonts import INK, choose_font, shorten
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_HEIGHT = 4000
 
@@ -21,27 +28,27 @@ SMALLEST_NAMED_ROW = 11
 FAR_TAU = 1.5  # times the root's height: a larger tau is named at the edge instead of stretching the axis
 
 
-def draw_dendrogram(Z, prompts, tau=None):
+def draw_dendrogram(Z: np.ndarray | None, prompts: Iterable[str], tau: float | None = None) -> Image.Image:
     """Draw the Ward tree on its side: the root at the left, the prompts at the right.
 
     Parameters
     ----------
     Z : (N-1, 4) float64
-        linkage matrix; (0, 4) for a single prompt
+        Linkage matrix; (0, 4) for a single prompt.
     prompts : N str
-        labels of the leaves
+        Labels of the leaves.
     tau : float >= 0, optional
-        draws this height and colours the flat clusters below it
+        Draws this height and colours the flat clusters below it.
 
     Returns
     -------
     picture : PIL.Image.Image
-        RGB, 1000 pixels wide, at most 4000 high; without labels where N leaves no room
+        RGB, 1000 pixels wide, at most 4000 high; without labels where N leaves no room.
 
     Raises
     ------
     ValueError
-        if `Z` is no linkage matrix, `prompts` are not N, or `tau` is negative.
+        If `Z` is no linkage matrix, `prompts` are not N, or `tau` is negative.
 
     Notes
     -----

@@ -1,14 +1,21 @@
 """Text in pictures: fonts that have the characters of a text, and texts cut to a width in pixels."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import sys
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ImageFont
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
 
 INK, MUTED = "#1f2933", "#6b7280"  # of texts, and of texts that matter less
 ELLIPSIS = "…"
@@ -62,12 +69,12 @@ FONT_FOLDERS = (
 class Typeface:
     """Fonts of one size that together have the characters of a text: each is drawn in the first that has it."""
 
-    def __init__(self, paths, size):
+    def __init__(self, paths: Iterable[str], size: int) -> None:
         self.size = size
         self.fonts = [_font(path, size) for path in paths]
 
-    def pieces(self, text):
-        """list of (PIL.ImageFont.FreeTypeFont, str)   `text` where its font changes; `font.path` is the file"""
+    def pieces(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
+        """Cut `text` where its font changes: pairs of a font, whose file is `font.path`, and a part of the text."""
         if len(self.fonts) == 1:
             return [(self.fonts[0], text)]
         which = np.zeros(len(text), dtype=np.int64)
@@ -76,10 +83,12 @@ class Typeface:
         cuts = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(text)]
         return [(self.fonts[which[a]], text[a:b]) for a, b in itertools.pairwise(cuts) if a < b]
 
-    def getlength(self, text):
+    def getlength(self, text: str) -> float:
         return sum(font.getlength(piece) for font, piece in self.pieces(text))
 
-    def draw(self, draw, x, y, text, fill=INK, centred=False):
+    def draw(
+        self, draw: ImageDraw.ImageDraw, x: float, y: float, text: str, fill: str = INK, centred: bool = False
+    ) -> None:
         """Draw on a `PIL.ImageDraw.ImageDraw`: `y` is the line's middle, `x` its left end or, `centred`, its middle."""
         ascent, descent = self.fonts[0].getmetrics()
         x -= self.getlength(text) / 2 if centred else 0
@@ -88,22 +97,22 @@ class Typeface:
             x += font.getlength(piece)
 
 
-def choose_font(text, size):
+def choose_font(text: str, size: int) -> tuple[Typeface, str]:
     """Fonts for `text`, and the text as they can draw it.
 
     Parameters
     ----------
     text : str
-        any language; line breaks and control characters become spaces
+        Any language; line breaks and control characters become spaces.
     size : int >= 1
-        pixels
+        Pixels.
 
     Returns
     -------
     face : Typeface
-        DejaVu Sans first
+        DejaVu Sans first.
     text : str
-        characters that no installed font of `FONT_FILES` has are "?"
+        Characters that no installed font of `FONT_FILES` has are "?".
     """
     text = _tidy(text)
     paths = [base_font()]
@@ -117,7 +126,7 @@ def choose_font(text, size):
     return Typeface(paths, max(1, int(size))), "".join("?" if c in missing else c for c in text)
 
 
-def shorten(text, face, width):
+def shorten(text: str, face: Typeface, width: float) -> str:
     """Cut the middle out of `text` until it is at most `width` pixels wide in `face`."""
     if face.getlength(text) <= width:
         return text
@@ -128,13 +137,13 @@ def shorten(text, face, width):
     return _without_middle(text, low)
 
 
-def wrap(text, face, width, lines):
+def wrap(text: str, face: Typeface, width: float, lines: int) -> list[str]:
     """Break `text` into at most `lines` lines of `width` pixels; the middle of the last one is cut if it must be.
 
     Returns
     -------
     lines : list of str
-        at least one; words longer than a line, and languages without spaces, break anywhere
+        At least one; words longer than a line, and languages without spaces, break anywhere.
     """
     done, rest = [], text
     while len(done) < lines - 1 and face.getlength(rest) > width:
@@ -173,7 +182,7 @@ def _invisible(c):
     return unicodedata.category(c) == "Cf" or "\ufe00" <= c <= "\ufe0f"
 
 
-def base_font():
+def base_font() -> str:
     """The file of the DejaVu Sans that Matplotlib brings along."""
     import matplotlib  # here, not above: it takes a while, and a pack is imported when the server starts
 

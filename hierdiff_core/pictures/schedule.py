@@ -1,12 +1,21 @@
 """The schedule as a picture: how the threshold falls, and how many clusters each step denoises."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .axes import PALETTE, WIDTH, as_picture, new_axes, new_figure, set_ticks, write_text, write_title
 from .fonts import INK, MUTED
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def draw_schedule(plan):
+    from ..plan.plan import Plan
+
+
+def draw_schedule(plan: Plan) -> Image.Image:
     """Draw the threshold of each step over the clusters that it leaves.
 
     Parameters
@@ -16,7 +25,7 @@ def draw_schedule(plan):
     Returns
     -------
     picture : PIL.Image.Image
-        RGB, 1000 x 640 pixels
+        RGB, 1000 x 640 pixels.
 
     Notes
     -----

@@ -1,16 +1,24 @@
 """A model's sensitivity as a picture."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .axes import PALETTE, WIDTH, as_picture, new_axes, new_figure, set_decades, set_ticks, write_text, write_title
 from .fonts import INK
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..plan.sensitivity import Sensitivity
+
 LOWEST_DRAWN = 1e-6  # sensitivities below this share of the largest are cut off
 
 
-def draw_sensitivity(sensitivity):
+def draw_sensitivity(sensitivity: Sensitivity) -> Image.Image:
     """Draw how much the final latents change when the first steps are shared, and what each step adds.
 
     Parameters
@@ -20,7 +28,7 @@ def draw_sensitivity(sensitivity):
     Returns
     -------
     picture : PIL.Image.Image
-        RGB, 1000 x 640 pixels; both axes of values are logarithmic
+        RGB, 1000 x 640 pixels; both axes of values are logarithmic.
     """
     steps = sensitivity.num_steps
     G, weights = sensitivity.cumulative(steps), sensitivity.weights(steps)

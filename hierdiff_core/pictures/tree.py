@@ -1,13 +1,20 @@
 """The tree of branches as it grew, with a picture of each branch where there is room."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from .fonts import MUTED, choose_font, shorten, wrap
+
+if TYPE_CHECKING:
+    from ..plan.plan import Plan
 
 LINE, FRAME, GRID = "#52606d", "#c3cad3", "#eceff3"
 MAX_HEIGHT = 4096
@@ -31,15 +38,15 @@ class TreeLayout:
     ----------
     size : (int, int)
     row : float
-        height of a leaf branch
+        Height of a leaf branch.
     spans : (B, 2) float64
-        top and bottom of each branch's leaves; its line runs in the middle
+        Top and bottom of each branch's leaves; its line runs in the middle.
     lines : (B, 2) float64
-        left and right end of each branch's line
+        Left and right end of each branch's line.
     boxes : dict of int to (left, top, right, bottom)
-        squares for pictures, by branch
+        Squares for pictures, by branch.
     text : (float, float)
-        left end and width of the prompts' column; the width is 0 where none fits
+        Left end and width of the prompts' column; the width is 0 where none fits.
     """
 
     size: tuple[int, int]
@@ -50,11 +57,11 @@ class TreeLayout:
     text: tuple[float, float]
 
     @property
-    def middles(self):
+    def middles(self) -> np.ndarray:
         return self.spans.mean(axis=1)
 
 
-def draw_tree(plan, prompts, render):
+def draw_tree(plan: Plan, prompts: Iterable[str], render: Callable[[list[int]], Iterable[Image.Image]]) -> Image.Image:
     """Draw every branch as a line over the steps that it lives, with pictures of the latents.
 
     Parameters
@@ -68,12 +75,12 @@ def draw_tree(plan, prompts, render):
     Returns
     -------
     picture : PIL.Image.Image
-        RGB, at most 4096 pixels high; many leaves lose first their pictures, then their texts
+        RGB, at most 4096 pixels high; many leaves lose first their pictures, then their texts.
 
     Raises
     ------
     ValueError
-        if `prompts` are not N or `render` gives another number of pictures than it was asked for.
+        If `prompts` are not N or `render` gives another number of pictures than it was asked for.
     """
     prompts = list(prompts)
     if len(prompts) != plan.num_prompts:
@@ -96,19 +103,19 @@ def draw_tree(plan, prompts, render):
     return canvas
 
 
-def leaf_branches(plan):
+def leaf_branches(plan: Plan) -> list[int]:
     """Indices of the branches that live to the end, in the order of `plan.branches`."""
     return [i for i, branch in enumerate(plan.branches) if branch.stop == plan.num_steps]
 
 
-def tree_layout(plan, text_width=TEXT_WIDTH):
+def tree_layout(plan: Plan, text_width: float = TEXT_WIDTH) -> TreeLayout:
     """Lay the branches out without crossings.
 
     Parameters
     ----------
     plan : Plan
     text_width : float
-        pixels that the longest text wants; it gets 320 at most
+        Pixels that the longest text wants; it gets 320 at most.
 
     Returns
     -------

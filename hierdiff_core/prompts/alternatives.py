@@ -4,6 +4,8 @@ A line is read in two passes, so that one with too many combinations is refused 
 them and their characters while it reads, `expand` makes them.
 """
 
+from __future__ import annotations
+
 import itertools
 import re
 
@@ -25,21 +27,21 @@ class Sequence:
     Attributes
     ----------
     parts : list of str and Group
-        never two str side by side
+        Never two str side by side.
     count : int
-        combinations
+        Combinations.
     characters : int
-        of all combinations together
+        Of all combinations together.
     longest : int
-        characters of the longest
+        Characters of the longest.
     """
 
     __slots__ = ("characters", "count", "longest", "parts")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parts, self.count, self.characters, self.longest = [], 1, 0, 0
 
-    def add_text(self, text):
+    def add_text(self, text: str) -> None:
         if not text:
             return
         if self.parts and isinstance(self.parts[-1], str):
@@ -50,7 +52,7 @@ class Sequence:
         self.longest += len(text)
         self._check()
 
-    def add_group(self, group):
+    def add_group(self, group: Group) -> None:
         if len(group.alternatives) == 1:  # it multiplies nothing: what is in it goes on here
             for part in group.alternatives[0].parts:
                 self.add_text(part) if isinstance(part, str) else self.add_group(part)
@@ -72,11 +74,11 @@ class Group:
 
     __slots__ = ("alternatives", "characters", "count", "longest", "start")
 
-    def __init__(self, start):
+    def __init__(self, start: int) -> None:
         self.start = start  # of its brace in the line
         self.alternatives, self.count, self.characters, self.longest = [], 0, 0, 0
 
-    def add(self, sequence):
+    def add(self, sequence: Sequence) -> None:
         self.alternatives.append(sequence)
         self.count += sequence.count
         self.characters += sequence.characters
@@ -85,27 +87,27 @@ class Group:
         check_characters(self.characters)
 
 
-def check_count(count):
+def check_count(count: int) -> None:
     if count > MOST_PROMPTS:
         raise ValueError(f"more than {MOST_PROMPTS} prompts in a set; use fewer alternatives, or make several sets")
 
 
-def check_groups(groups):
+def check_groups(groups: int) -> None:
     if groups > MOST_GROUPS:
         raise ValueError(f"more than {MOST_GROUPS} braces in a set; use fewer alternatives")
 
 
-def check_length(longest):
+def check_length(longest: int) -> None:
     if longest > LONGEST_PROMPT:
         raise ValueError(f"a prompt of more than {LONGEST_PROMPT} characters; shorten it")
 
 
-def check_characters(characters):
+def check_characters(characters: int) -> None:
     if characters > MOST_CHARACTERS:
         raise ValueError(f"more than {MOST_CHARACTERS} characters of prompts; shorten them, or make several sets")
 
 
-def parse_line(line):
+def parse_line(line: str) -> tuple[Sequence, dict[str, str]]:
     """Read the groups of a line and count its combinations.
 
     Parameters
@@ -115,16 +117,16 @@ def parse_line(line):
     Returns
     -------
     sequence : Sequence
-        for `expand`
+        For `expand`.
     oddities : dict
-        what other programs may mean by it and is not done here: a kind, and the first piece of the line that is of this
+        What other programs may mean by it and is not done here: a kind, and the first piece of the line that is of this
         kind. "single": a group of one alternative; "bracket": a | between [ and ] in a group; "bar": a | outside of
-        groups; "variable": a $ before a group
+        groups; "variable": a $ before a group.
 
     Raises
     ------
     ValueError
-        if a brace is not closed or not opened, or a limit is passed: `MOST_PROMPTS`, `MOST_CHARACTERS`,
+        If a brace is not closed or not opened, or a limit is passed: `MOST_PROMPTS`, `MOST_CHARACTERS`,
         `LONGEST_PROMPT`, `MOST_NESTED`. The caller puts the line's name before the message.
     """
     reader, position = _LineReader(line), 0
@@ -191,13 +193,13 @@ class _LineReader:
             self.oddities[kind] = shorten(self.line[start:end])
 
 
-def shorten(text, length=SHOWN):
+def shorten(text: str, length: int = SHOWN) -> str:
     """The beginning of a text, for messages."""
     text = " ".join(text[: 2 * length].split())
     return text if len(text) <= length else f"{text[:length]}…"
 
 
-def expand(sequence):
+def expand(sequence: Sequence) -> list[str]:
     """All combinations of what `parse_line` has read, the last group changing fastest.
 
     Returns

@@ -3,14 +3,21 @@
 A text file is read as Prompt Set's text is, with alternatives and comments; tables and JSON give prompts as they are.
 """
 
+from __future__ import annotations
+
 import codecs
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .alternatives import MOST_CHARACTERS, shorten
 from .prompt_set import describe
+
+if TYPE_CHECKING:
+    from .prompt_set import PromptReader
 
 FIELDS = ("prompt", "text", "caption")  # of a table or an object; the first that is there
 FIELD_NAMES = "prompt, text or caption"
@@ -26,7 +33,7 @@ MARKS = {
 }
 
 
-def add_file(reader, path):
+def add_file(reader: PromptReader, path: str | Path) -> None:
     """Add the prompts of a file to a `PromptReader`.
 
     Parameters
@@ -35,12 +42,12 @@ def add_file(reader, path):
     path : str or Path
         .csv and .tsv: a table with a column prompt, text or caption. .jsonl and .ndjson: an object with such a field,
         or a text, on each line; .json: a list of them. Any other: a prompt a line. UTF-8, or with the mark that UTF-16
-        and UTF-32 files have at the beginning
+        and UTF-32 files have at the beginning.
 
     Raises
     ------
     ValueError
-        that names the file, the line and the remedy; also where there is no such file.
+        Names the file, the line and the remedy; also where there is no such file.
     """
     path = Path(path)
     text = decode(path, read_bytes(path))
@@ -53,7 +60,7 @@ def add_file(reader, path):
         reader.add_verbatim(" ".join(prompt.split()), f"{path}, {place}")
 
 
-def read_bytes(path):
+def read_bytes(path: str | Path) -> bytes:
     """The file's bytes, refused before they fill the memory."""
     try:
         with open(path, "rb") as file:
@@ -67,7 +74,7 @@ def read_bytes(path):
     return data
 
 
-def decode(path, data):
+def decode(path: str | Path, data: bytes) -> str:
     """Text of a file, without the mark of its encoding."""
     encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
     try:
@@ -86,7 +93,7 @@ def decode(path, data):
     return text
 
 
-def table(path, text):
+def table(path: str | Path, text: str) -> Iterator[tuple[str, str]]:
     """Yield (place, prompt) of the rows of a table with a header."""
     delimiter, column = header(path, text)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -105,7 +112,7 @@ def table(path, text):
         raise ValueError(f"{path}, line {rows.line_num}: {error}; check the quotes") from None
 
 
-def header(path, text):
+def header(path: str | Path, text: str) -> tuple[str, int]:
     """Delimiter of a table, and the index of the column with the prompts."""
     first = next(iter(text.splitlines()), "")
     for delimiter in DELIMITERS:
@@ -119,14 +126,14 @@ def header(path, text):
     )
 
 
-def json_lines(path, text):
+def json_lines(path: str | Path, text: str) -> Iterator[tuple[str, str]]:
     """Yield (place, prompt) of a JSON value on each line."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"line {number}", field_of(parse_json(path, f"line {number}", line), f"{path}, line {number}")
 
 
-def json_list(path, text):
+def json_list(path: str | Path, text: str) -> Iterator[tuple[str, str]]:
     """Yield (place, prompt) of the items of a JSON list."""
     values = parse_json(path, "", text)
     if not isinstance(values, list):
@@ -135,7 +142,7 @@ def json_list(path, text):
         yield f"item {i}", field_of(value, f"{path}, item {i}")
 
 
-def parse_json(path, place, text):
+def parse_json(path: str | Path, place: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -146,7 +153,7 @@ def parse_json(path, place, text):
         ) from None
 
 
-def field_of(value, place):
+def field_of(value: Any, place: str) -> str:
     """The prompt in a JSON value: the value itself, or a field of it."""
     found = f"an object with {shorten(', '.join(value))}" if isinstance(value, dict) else describe(value)
     if isinstance(value, dict):

@@ -1,7 +1,10 @@
 """What a user should hear about a prompt set: nothing is skipped, changed or drawn in silence."""
 
+from __future__ import annotations
+
 import json
 import re
+from collections.abc import Mapping, Sequence
 
 from .alternatives import shorten
 from .text_form import normal_form
@@ -44,7 +47,7 @@ IN_VERBATIM = [
 ]
 
 
-def looks_like_json(text):
+def looks_like_json(text: str) -> bool:
     """Whether a text is a JSON object or a list of texts or objects, and no line of words."""
     text = text.strip().rstrip(",")
     if not text.startswith(("{", "[")):
@@ -59,54 +62,54 @@ def looks_like_json(text):
 class Remarks:
     """Gathers what there is to say while prompts are read; `notes` and `warnings` say it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._notes, self._empty, self._halves, self._lines = [], [], [], []
         self._verbatim = []  # indices of prompts that are taken as they are
         self._found = {}  # what becomes of it -> [first place, piece of the text there, number of places]
 
-    def skipped(self, source, numbers):
+    def skipped(self, source: str, numbers: Sequence[int]) -> None:
         """Lines of a text that are comments."""
         if numbers:
             word = "comment lines" if len(numbers) > 1 else "comment line"
             where = f" of {source}" if source else ""
             self._notes.append(f"{len(numbers)} {word} skipped{where}: {_listed(numbers)}")
 
-    def note(self, text):
+    def note(self, text: str) -> None:
         self._notes.append(text)
 
-    def empty(self, source):
+    def empty(self, source: str) -> None:
         """A text that gives no prompt."""
         self._empty.append(source)
 
-    def half(self, source):
+    def half(self, source: str) -> None:
         """A text with half a character."""
         self._halves.append(source)
 
-    def several_lines(self, index, count):
+    def several_lines(self, index: int, count: int) -> None:
         """A prompt that keeps its line breaks."""
         self._lines.append((index, count))
 
-    def line(self, place, line, oddities, index):
+    def line(self, place: str, line: str, oddities: Mapping[str, str], index: int | None) -> None:
         """A line that was read, and the index of its first prompt, or None."""
         if looks_like_json(line):  # of a list of texts nothing is removed: the remark on finished prompts will do
             oddities = {"json": shorten(line)} if "{" in line else {}
         for kind, piece in oddities.items():
             self.odd(kind, place if index is None else f"prompt {index} ({place})", piece)
 
-    def odd(self, kind, place, piece):
+    def odd(self, kind: str, place: str, piece: str) -> None:
         self._add(IN_LINES[kind], place, piece)
 
-    def verbatim(self, first, prompts):
+    def verbatim(self, first: int, prompts: Sequence[str]) -> None:
         self._verbatim += range(first, first + len(prompts))
 
     def _add(self, what, place, piece):
         self._found.setdefault(what, [place, shorten(piece), 0])[2] += 1
 
-    def notes(self):
-        """list of str"""
+    def notes(self) -> list[str]:
+        """What was done with the texts, a line each."""
         return list(self._notes)
 
-    def warnings(self, prompts):
+    def warnings(self, prompts: Sequence[str]) -> list[str]:
         """Remarks on a finished set.
 
         Parameters
@@ -149,7 +152,7 @@ class Remarks:
         return lines
 
 
-def repeated(prompts):
+def repeated(prompts: Sequence[str]) -> list[str]:
     """A line on prompts that are equal to an earlier one, whatever their white space and Unicode form."""
     first, pairs = {}, []
     for i, prompt in enumerate(prompts):

@@ -1,10 +1,14 @@
 """Negative prompts: one for all prompts, or one for each."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
 from .prompt_set import describe
 from .text_form import normal_form, whole_characters
 
 
-def check_negatives(negative_prompt, count):
+def check_negatives(negative_prompt: str | Iterable[str], count: int) -> list[str]:
     """A negative for each prompt.
 
     Parameters
@@ -19,7 +23,7 @@ def check_negatives(negative_prompt, count):
     Raises
     ------
     ValueError
-        if one is no text, or there are not as many as prompts.
+        If one is no text, or there are not as many as prompts.
     """
     negatives = [negative_prompt] * count if isinstance(negative_prompt, str) else list(negative_prompt)
     if len(negatives) != count:
@@ -32,7 +36,7 @@ def check_negatives(negative_prompt, count):
     return list(map(whole_characters, negatives))
 
 
-def distinct_pairs(prompts, negatives):
+def distinct_pairs(prompts: Sequence[str], negatives: Sequence[str]) -> tuple[list[list[tuple[str, str]]], list[int]]:
     """Pairs of prompt and negative without repetition, those with a negative apart from those without.
 
     Parameters
@@ -42,9 +46,9 @@ def distinct_pairs(prompts, negatives):
     Returns
     -------
     groups : list of 1 or 2 lists of (prompt, negative)
-        prompts in `normal_form`, so that any tokenizer sees the same
+        Prompts in `normal_form`, so that any tokenizer sees the same.
     places : list of N int
-        where each prompt's pair stands in the groups, one behind the other
+        Where each prompt's pair stands in the groups, one behind the other.
     """
     pairs = [(normal_form(prompt), negative) for prompt, negative in zip(prompts, negatives, strict=True)]
     distinct = list(dict.fromkeys(pairs))

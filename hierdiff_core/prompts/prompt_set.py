@@ -4,6 +4,11 @@
 comments that were skipped, equal prompts, syntax of other programs that means nothing here.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
 from .alternatives import (
     MOST_CHARACTERS,
     SHOWN,
@@ -17,6 +22,9 @@ from .alternatives import (
 from .hints import Remarks, looks_like_json
 from .text_form import whole_characters
 
+if TYPE_CHECKING:
+    from .alternatives import Sequence as Combinations
+
 KEEP, SPLIT = "keep", "split"
 LINKED_LINES = (KEEP, SPLIT)
 MOST_LISTED = 100_000  # items of nested lists
@@ -27,7 +35,7 @@ COMMENTS = ("#", "//")
 JSON_TEXT = "The text looks like JSON: write its prompts one per line (the command line reads .json and .jsonl files)"
 
 
-def parse_prompts(text):
+def parse_prompts(text: str) -> list[str]:
     """Prompts of a text.
 
     Blank lines are skipped, and comments: lines that begin with ``#`` or ``//``, and whole lines from ``/*`` to ``*/``.
@@ -47,7 +55,7 @@ def parse_prompts(text):
     Raises
     ------
     ValueError
-        if a brace is not closed or not opened, or a limit of `alternatives` is passed: on prompts, on characters of a
+        If a brace is not closed or not opened, or a limit of `alternatives` is passed: on prompts, on characters of a
         prompt and of all, on nested braces. The message names the line.
     """
     reader = PromptReader()
@@ -55,7 +63,7 @@ def parse_prompts(text):
     return reader.prompts
 
 
-def check_prompts(prompts):
+def check_prompts(prompts: str | Iterable[str]) -> tuple[str, ...]:
     """Prompts as all later stages can take them.
 
     Parameters
@@ -65,12 +73,12 @@ def check_prompts(prompts):
     Returns
     -------
     prompts : tuple of str
-        with whole characters, see `whole_characters`
+        With whole characters, see `whole_characters`.
 
     Raises
     ------
     ValueError
-        if there is none, or one is empty or no text.
+        If there is none, or one is empty or no text.
     """
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if not prompts:
@@ -89,38 +97,40 @@ class PromptReader:
     Attributes
     ----------
     prompts : list of str
-        so far
+        So far.
     remarks : Remarks
-        what a user should hear about them
+        What a user should hear about them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.prompts = []
         self.remarks = Remarks()
         self._count = self._characters = self._groups = 0
 
-    def add_text(self, text, source="", comments=True):
+    def add_text(self, text: str, source: str = "", comments: bool = True) -> None:
         """Add the prompts of a text as `parse_prompts` reads them.
 
         Parameters
         ----------
         text : str
         source : str
-            what messages call the text, before the line's number; "" for the only one
+            What messages call the text, before the line's number; "" for the only one.
         comments : bool
-            False: lines that look like comments are prompts
+            False: lines that look like comments are prompts.
 
         Raises
         ------
         ValueError
-            as `parse_prompts`; then no prompt of the text is added.
+            As `parse_prompts`; then no prompt of the text is added.
         """
         for place, line, sequence, oddities in self.count_text(text, source, comments):
             first = len(self.prompts)
             self.prompts += [prompt for prompt in map(_fold, expand(sequence)) if prompt]
             self.remarks.line(place, line, oddities, first if len(self.prompts) > first else None)
 
-    def count_text(self, text, source="", comments=True):
+    def count_text(
+        self, text: str, source: str = "", comments: bool = True
+    ) -> list[tuple[str, str, Combinations, dict[str, str]]]:
         """Read a text and take its combinations off what the set has room for, without making prompts.
 
         It refuses what `add_text` refuses.
@@ -154,7 +164,7 @@ class PromptReader:
             raise ValueError(f"{place}: {error}{hint}") from None
         return sequence, oddities
 
-    def add_argument(self, text, source):
+    def add_argument(self, text: str, source: str) -> None:
         """Add an argument of a command line: alternatives as in a text, but nothing in it is a comment."""
         first, lines = len(self.prompts), [line for line in text.splitlines() if line.strip()]
         self.add_text(text, source, comments=False)
@@ -166,22 +176,22 @@ class PromptReader:
                 if line.strip().startswith("#"):
                     self.remarks.odd("mark", source, line.strip())
 
-    def add_verbatim(self, text, source, lines=KEEP):
+    def add_verbatim(self, text: str | None, source: str, lines: str = KEEP) -> None:
         """Add a text as it is: no alternatives, no comments.
 
         Parameters
         ----------
         text : str or None
-            None and empty texts are left out, with a remark
+            None and empty texts are left out, with a remark.
         source : str
-            what messages call the text
+            What messages call the text.
         lines : str
-            one of `LINKED_LINES`: a text with several lines stays one prompt, or is one for each line
+            One of `LINKED_LINES`: a text with several lines stays one prompt, or is one for each line.
 
         Raises
         ------
         ValueError
-            if it is too long, or the set has no room for it.
+            If it is too long, or the set has no room for it.
         """
         text = text or ""
         if len(text) > MOST_CHARACTERS:
@@ -215,13 +225,13 @@ class PromptReader:
         check_characters(self._characters)
 
 
-def comment_lines(lines):
+def comment_lines(lines: Sequence[str]) -> list[int]:
     """Indices of the lines that are comments: of one line, or whole lines from one that begins with ``/*`` to ``*/``.
 
     Parameters
     ----------
     lines : list of str
-        without white space around them
+        Without white space around them.
     """
     ends, end = [], None  # for each line, the next one with */ behind its first two characters
     for i in range(len(lines) - 1, -1, -1):
@@ -246,13 +256,13 @@ def _closes(first, line, same):
     return first.startswith("/*") and line.find("*/", 2 if same else 0) == len(line) - 2
 
 
-def flat_texts(values, name):
+def flat_texts(values: Iterable[Any], name: str) -> Iterator[tuple[str, str | None]]:
     """Yield (place, str or None) for each item of nested lists, such as ("prompts[2][0]", "a cat").
 
     Raises
     ------
     ValueError
-        at an item that is no text, or when there are too many or too deep lists.
+        At an item that is no text, or when there are too many or too deep lists.
     """
     open_lists, seen = [(name, enumerate(values))], 0
     while open_lists:
@@ -273,7 +283,7 @@ def flat_texts(values, name):
             raise ValueError(f"{name} contains too many or too deeply nested lists; connect a plain list of texts")
 
 
-def describe(value):
+def describe(value: Any) -> str:
     """What something is that should be a text: its type, and its value where that is a number."""
     shown = f" {value}" if type(value) in (bool, int, float) and abs(value) < 1e15 else ""
     return f"{type(value).__name__}{shown}"

@@ -9,7 +9,7 @@ MOST_MARKS = 30
 HALVES = re.compile("[\ud800-\udfff]")
 
 
-def whole_characters(text):
+def whole_characters(text: str) -> str:
     """`text` as every encoding can write it.
 
     Two halves of a character that stand side by side, as UTF-16 has them, become that character; a half alone
@@ -20,7 +20,7 @@ def whole_characters(text):
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def normal_form(text):
+def normal_form(text: str) -> str:
     """The form that all spellings of a text have in common: whole characters, Unicode's NFC, white space folded.
 
     "é" may be one character or an e and an accent, and no reader sees the difference; nor do text encoders.
@@ -28,7 +28,7 @@ def normal_form(text):
     return " ".join(composed(text).split())
 
 
-def composed(text):
+def composed(text: str) -> str:
     """`text` in whole characters and Unicode's NFC, with its white space."""
     text = whole_characters(text)
     if text.isascii() or _too_many_marks().search(text):

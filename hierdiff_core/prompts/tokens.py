@@ -1,8 +1,12 @@
 """How a prior's text encoder reads prompts: what it cuts off, and what it has no words for."""
 
+from __future__ import annotations
+
 import logging
 import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from .alternatives import shorten
 from .text_form import whole_characters
@@ -18,7 +22,7 @@ THEIR_WARNINGS = {
 }
 
 
-def text_warnings(prior, texts, kind="prompt"):
+def text_warnings(prior: Any, texts: str | Sequence[str], kind: str = "prompt") -> list[str]:
     """What a prior's text encoder cannot read of some texts, one line for each distinct one.
 
     Parameters
@@ -26,12 +30,12 @@ def text_warnings(prior, texts, kind="prompt"):
     prior : KandinskyV22PriorPipeline
     texts : str, or list of str
     kind : str
-        "prompt" or the like, for the lines
+        "prompt" or the like, for the lines.
 
     Returns
     -------
     lines : list of str
-        at most `MOST_WARNINGS`, and one that says how many more there are
+        At most `MOST_WARNINGS`, and one that says how many more there are.
     """
     names = [f"the {kind}"] if isinstance(texts, str) else [f"{kind} {i}" for i in range(len(texts))]
     texts = [texts] if isinstance(texts, str) else list(texts)
@@ -46,13 +50,13 @@ def text_warnings(prior, texts, kind="prompt"):
     return lines if more <= 0 else [*lines[:MOST_WARNINGS], f"and {more} more of the {kind}s"]
 
 
-def log_unread(prior, prompts, negative_prompt):
+def log_unread(prior: Any, prompts: Sequence[str], negative_prompt: str | Sequence[str]) -> None:
     """Log the `text_warnings` of a set, for those who see no node."""
     for line in text_warnings(prior, prompts) + text_warnings(prior, negative_prompt, "negative prompt"):
         logging.getLogger("HierDiff").warning("HierDiff: %s", line)
 
 
-def matters(tokenizer, text, ids):
+def matters(tokenizer: Any, text: str, ids: Sequence[int]) -> Iterator[str]:
     """Yield what is wrong with one text, of which `ids` are the tokens."""
     fits = longest_text(tokenizer)
     if len(ids) > fits:
@@ -68,18 +72,18 @@ def matters(tokenizer, text, ids):
         )
 
 
-def longest_text(tokenizer):
+def longest_text(tokenizer: Any) -> int:
     """Tokens of the longest text that is read whole; the marks of its start and end do not count."""
     return tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
 
 
-def tokens_of(tokenizer, texts):
-    """list of a list of tokens for each text, without the marks of start and end."""
+def tokens_of(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Tokens of each text, without the marks of start and end."""
     with without_their_warnings():
         return tokenizer(list(map(whole_characters, texts)), add_special_tokens=False).input_ids if texts else []
 
 
-def spelled_letters(tokenizer, text, num_tokens):
+def spelled_letters(tokenizer: Any, text: str, num_tokens: int) -> tuple[int, int]:
     """How many letters and signs a text has, and how many of them its tokenizer spells.
 
     A word is spelled when it takes as many tokens as it has letters, or more: its tokens are then single letters, or
@@ -94,7 +98,7 @@ def spelled_letters(tokenizer, text, num_tokens):
     return letters, sum(len(word) for word, ids in zip(words, tokens, strict=True) if len(ids) >= max(2, len(word)))
 
 
-def words_and_signs(text):
+def words_and_signs(text: str) -> list[str]:
     """Runs of letters with their accents, and each emoji or other sign by itself; no digits, no punctuation."""
     words, inside = [], False
     for sign in unicodedata.normalize("NFC", text):
@@ -108,12 +112,12 @@ def words_and_signs(text):
     return words
 
 
-def excerpt(text):
+def excerpt(text: str) -> str:
     return shorten(text, LONGEST_EXCERPT)
 
 
 @contextmanager
-def without_their_warnings():
+def without_their_warnings() -> Iterator[None]:
     """Keep the libraries' own warnings of long prompts from the log."""
     filters = [(logging.getLogger(name), beginning_with(words)) for name, words in THEIR_WARNINGS.items()]
     for logger, refuse in filters:
@@ -125,6 +129,6 @@ def without_their_warnings():
             logger.removeFilter(refuse)
 
 
-def beginning_with(words):
+def beginning_with(words: str) -> Callable[[logging.LogRecord], bool]:
     """A filter that refuses log records which begin with some words."""
     return lambda record: not str(record.msg).startswith(words)

@@ -22,7 +22,7 @@ class Decorations:
     Attributes
     ----------
     notes : list of str
-        a warning for each thing that failed, for the node's text
+        A warning for each thing that failed, for the node's text.
     """
 
     def __init__(self):
@@ -35,14 +35,19 @@ class Decorations:
         Parameters
         ----------
         what : str
-            names it, in the log and in the note
+            Names it, in the log and in the note.
         function : callable
-            ``function(*args, **kwargs)``
+            ``function(*args, **kwargs)``.
+        *args : any
+            For the function.
         otherwise : any
+        **kwargs : any
+            For the function.
 
         Raises
         ------
-        The host's interruption, and whatever is no `Exception`.
+        InterruptProcessingException
+            The host's interruption; and whatever is no `Exception`.
         """
         if what in self.failed:
             return otherwise

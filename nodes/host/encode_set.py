@@ -20,25 +20,25 @@ def merge(entries, prompts, lengthen=REFUSE, fix="use prompts of equal length", 
     Parameters
     ----------
     entries : list of N (cond, values)
-        cond (1, T_i, D); values: dict with `pooled_output` and what else there is
+        Cond (1, T_i, D); values: dict with `pooled_output` and what else there is.
     prompts : list of N str
-        for the messages
+        For the messages.
     lengthen : REPEAT, PAD_RIGHT, PAD_LEFT or REFUSE
-        for prompts with fewer tokens than the longest
+        For prompts with fewer tokens than the longest.
     fix : str
-        what the user can do where lengths are refused
+        What the user can do where lengths are refused.
     most_bytes : float
-        what rows that are lengthened by repetition may take, all together
+        What rows that are lengthened by repetition may take, all together.
 
     Returns
     -------
     [cond, values]
-        cond (N, T, D); tensors of `values` with N rows, anything else as it was
+        Cond (N, T, D); tensors of `values` with N rows, anything else as it was.
 
     Raises
     ------
     ValueError
-        if lengths differ and cannot be made equal, or a value differs and cannot be joined.
+        If lengths differ and cannot be made equal, or a value differs and cannot be joined.
 
     Notes
     -----

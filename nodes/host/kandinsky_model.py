@@ -28,7 +28,7 @@ def native_patcher(pipeline, latent_rgb):
     ----------
     pipeline : KandinskyV22Pipeline
     latent_rgb : (C + 1, 3) tensor
-        from `fit_latent_rgb`, for the host's previews
+        From `fit_latent_rgb`, for the host's previews.
     """
     return whole_patcher(NativeKandinsky(pipeline, latent_rgb))
 
@@ -58,9 +58,9 @@ def check_conditioning(cond, width):
     Parameters
     ----------
     cond : dict
-        one entry, as the host hands it to `BaseModel.extra_conds`
+        One entry, as the host hands it to `BaseModel.extra_conds`.
     width : int
-        of the image embeddings that the UNet takes
+        Of the image embeddings that the UNet takes.
     """
     if cond.get("control") is not None:
         raise ValueError(
@@ -109,7 +109,7 @@ def latent_format(channels, latent_rgb):
 
 
 class NativeUNet(torch.nn.Module):
-    """diffusers' UNet with the call that the host makes."""
+    """The UNet of diffusers with the call that the host makes."""
 
     def __init__(self, unet):
         super().__init__()

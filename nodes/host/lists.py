@@ -11,12 +11,12 @@ def runs(lists):
     Returns
     -------
     inputs : list of dict
-        as many as the longest list has values; of shorter ones the last value is repeated
+        As many as the longest list has values; of shorter ones the last value is repeated.
 
     Raises
     ------
     ValueError
-        if a list is empty.
+        If a list is empty.
     """
     for name, values in lists.items():
         if len(values) == 0:
@@ -36,18 +36,18 @@ def runs_of(inputs, count, sources):
     ----------
     inputs : dict of name -> list, or None where nothing is connected; with a list of one or more sets `prompts`
     count : callable
-        how many pictures an item of a source has
+        How many pictures an item of a source has.
     sources : names of the inputs that bring pictures
 
     Returns
     -------
     runs : list of dict
-        name -> value, of a source a list; None where nothing is connected
+        Name -> value, of a source a list; None where nothing is connected.
 
     Raises
     ------
     ValueError
-        if a list is empty.
+        If a list is empty.
     """
     given = {name: values for name, values in inputs.items() if values is not None}
     prompts = given["prompts"]

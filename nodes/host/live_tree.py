@@ -45,7 +45,7 @@ class LiveTree:
     ----------
     plan : Plan
     to_rgb : callable or None
-        latents to small pictures, see `linear_colours`; None: a tree without pictures
+        Latents to small pictures, see `linear_colours`; None: a tree without pictures.
     """
 
     def __init__(self, plan, to_rgb=None):
@@ -99,11 +99,11 @@ class LiveTree:
         ----------
         k : int
         x0 : (C, ...) tensor
-            the clean latents that the clusters of step k are heading for
+            The clean latents that the clusters of step k are heading for.
         rows, standard : int
-            model rows spent so far, and what separate runs would have spent
+            Model rows spent so far, and what separate runs would have spent.
         clusters : (C,) int64
-            which clusters these are; all of the step when None
+            Which clusters these are; all of the step when None.
         """
         self.deliver()  # the device is at work on step k meanwhile
         last = k == self.plan.num_steps - 1
@@ -213,7 +213,7 @@ def sheets(tiles):
     Returns
     -------
     list of dict
-        branches, width and height of a tile, columns, image (a data URL)
+        Branches, width and height of a tile, columns, image (a data URL).
     """
     by_size = {}
     for index, tile in tiles.items():
@@ -236,14 +236,14 @@ def linear_colours(factors, prepare=None):
     Parameters
     ----------
     factors : (C + 1, 3) tensor
-        to colours in 0 ... 1; the last row is the bias
+        To colours in 0 ... 1; the last row is the bias.
     prepare : callable, optional
-        latents -> latents with the channels of `factors`
+        Latents -> latents with the channels of `factors`.
 
     Returns
     -------
     to_rgb : callable
-        latents, longest side -> (B, h, w, 3) uint8 on their device; None for what is no picture
+        Latents, longest side -> (B, h, w, 3) uint8 on their device; None for what is no picture.
     """
 
     def to_rgb(latents, side):

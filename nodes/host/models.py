@@ -28,13 +28,13 @@ class LoadedModel:
     pipeline : KandinskyV22PriorPipeline or KandinskyV22Pipeline
     patcher : ModelPatcher of the networks that the stage runs
     name : str
-        as the user chose it
+        As the user chose it.
     suitable : dict
-        name -> [lowest, recommended, highest] setting that suits the model
+        Name -> [lowest, recommended, highest] setting that suits the model.
     vae : VAE or None
-        MoVQ, for a decoder
+        MoVQ, for a decoder.
     latent_rgb : tensor or None
-        factors for previews, for a decoder
+        Factors for previews, for a decoder.
     """
 
     pipeline: object
@@ -61,7 +61,7 @@ def model_folder(name, class_name):
     Raises
     ------
     ValueError
-        if it is missing (with the command that puts it there) or is no Kandinsky 2.2 model.
+        If it is missing (with the command that puts it there) or is no Kandinsky 2.2 model.
     """
     part = "prior" if class_name == PRIOR_CLASS else "decoder"
     if name == BUNDLED_NAME:

@@ -15,7 +15,7 @@ def duplicates(plan):
 
 
 def tau_in_words(plan):
-    """tau, and what it is of this tree."""
+    """The value of tau, and what it is of this tree."""
     root = plan.Z[-1, 2] if len(plan.Z) else 0.0
     if not root:
         return f"tau {plan.tau:.5g}"
@@ -44,7 +44,7 @@ def unsuitable_tau(plan, greatest):
     ----------
     plan : Plan
     greatest : float
-        share of the rows that can be saved
+        Share of the rows that can be saved.
     """
     if plan.looks_alike:
         return [f"⚠ tau {plan.tau:.5g} shares nearly everything in this tree: {SUITS_ANY_TREE}"]

@@ -23,7 +23,16 @@ SAME = "⚠ {names} have the same conditioning: this text encoder sees no differ
 
 
 class Vectors(NamedTuple):
-    """rows : (N, D) float32 tensor, pooling : str that was used, notes : list of str with warnings"""
+    """What stands for the prompts.
+
+    Attributes
+    ----------
+    rows : (N, D) float32 tensor
+    pooling : str
+        That was used.
+    notes : list of str
+        Warnings.
+    """
 
     rows: torch.Tensor
     pooling: str
@@ -46,7 +55,7 @@ def prompt_vectors(entries, prompts, pooling):
     Raises
     ------
     ValueError
-        if "pooled" is asked for and an encoder has no pooled output.
+        If "pooled" is asked for and an encoder has no pooled output.
 
     Notes
     -----
@@ -90,7 +99,7 @@ def _pooled(entries, prompts):
 
 
 def token_mean(cond, values):
-    """(1, D) float32   mean over the tokens that the encoder did not mask"""
+    """Mean over the tokens that the encoder did not mask, (1, D) float32."""
     cond = cond.float()
     mask = values.get("attention_mask")
     if mask is None or mask.shape != cond.shape[:2] or not mask.any():

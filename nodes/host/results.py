@@ -35,10 +35,11 @@ def say(text, state="running", **data):
     Parameters
     ----------
     text : str
-        plain; a line that begins with "⚠ " is a warning
+        Plain; a line that begins with "⚠ " is a warning.
     state : str
-        "running", or "done" for what stays until the node runs again
-    data : more for pages that are loaded later; those that are there get it with the node's output
+        "running", or "done" for what stays until the node runs again.
+    **data : any
+        More for pages that are loaded later; those that are there get it with the node's output.
     """
     run = running()
     if run.node is None:

@@ -66,7 +66,7 @@ def signature(prompt, node):
     Parameters
     ----------
     prompt : dict
-        as a page queues it, node id -> {"class_type", "inputs"}
+        As a page queues it, node id -> {"class_type", "inputs"}.
     node : str
 
     Returns

@@ -13,10 +13,10 @@ def reading_notes(clip, tokens, prompts, pooled):
     ----------
     clip : the host's CLIP
     tokens : list of N dict
-        encoder name -> chunks of (token, weight)
+        Encoder name -> chunks of (token, weight).
     prompts : N str
     pooled : bool
-        whether prompts are compared by the pooled output, which is the first chunk's
+        Whether prompts are compared by the pooled output, which is the first chunk's.
     """
     first = {prompt: i for i, prompt in reversed(list(enumerate(prompts)))}
     long = [found for i in sorted(first.values()) if (found := _window(clip, tokens[i], prompts[i], i, prompts))]

@@ -32,10 +32,10 @@ def show(cls, text, image=None, **extra):
     ----------
     cls : the running node class
     text : str
-        plain text; lines that begin with "⚠ " are warnings, which the page shows first
+        Plain text; lines that begin with "⚠ " are warnings, which the page shows first.
     image : (B, H, W, 3) tensor or None
-    extra : lists
-        more entries for the history
+    **extra : lists
+        More entries for the history.
     """
     say(text, "done", **{name: value for name, value in extra.items() if name.startswith("hierdiff_")})
     pictures = ui.PreviewImage(image, cls=cls).as_dict() if image is not None else {}
@@ -106,6 +106,8 @@ class Progress:
 
         Parameters
         ----------
+        amount : float
+            In the unit of `total`.
         colours : callable, optional
             ``colours() -> (B, h, w, 3) uint8 tensor`` on any device, called when a new preview is due. It is drawn when
             it is there: from a busy GPU by the next call of `advance`.

@@ -19,7 +19,7 @@ def load_unet(decoder, width, height, rows):
 
 
 class MoVQ(torch.nn.Module):
-    """diffusers' VQModel with the encode and decode that the host's VAE calls."""
+    """The VQModel of diffusers with the encode and decode that the host's VAE calls."""
 
     def __init__(self, movq):
         super().__init__()

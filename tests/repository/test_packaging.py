@@ -24,6 +24,7 @@ SHIPPED = {
 DEVELOPMENT = {
     ".ci",
     "CONTRIBUTING.md",
+    "MANIFEST.in",
     "Makefile",
     "benchmarks",
     "requirements-dev.txt",

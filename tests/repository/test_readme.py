@@ -37,14 +37,7 @@ def test_every_node_is_described(readme, repo_root):
 
 def test_versions_agree(repo_root):
     version = re.search(r'^version = "(.+)"', (repo_root / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert f'__version__ = "{version}"' in (repo_root / "hierdiff_core" / "__init__.py").read_text()
     assert f"## {version}" in (repo_root / "CHANGELOG.md").read_text()
     for path in (repo_root / "workflows").glob("*.json"):
         assert set(re.findall(r'"cnr_id": "hierdiff",\s+"ver": "([^"]+)"', path.read_text())) == {version}
-
-
-def test_requirements_are_those_of_the_library(repo_root):
-    listed = (repo_root / "requirements.txt").read_text().split()
-    project = re.search(
-        r"^dependencies = \[(.*?)\]", (repo_root / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
-    )
-    assert [f'"{name}"' for name in listed if f'"{name}"' not in project[1]] == []
