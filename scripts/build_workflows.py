@@ -6,6 +6,7 @@ Node inputs, outputs and widget order come from a running server's /object_info,
 """
 
 import json
+import re
 import uuid
 
 from comfyui_host import REPO_ROOT, ComfyServer
@@ -18,7 +19,7 @@ COLUMN, GAP, TITLE = 330, 50, 30
 # makes to fit them (it does so without "ds") tears Nodes 2.0 apart in front end 1.32.9.
 TEMPLATE_COLUMNS = dict.fromkeys(range(6), 300) | {4: 330}
 VIEW = {"scale": 0.6, "offset": [140, 230]}
-STAGE_COLORS = {"load": "#353535", "prompts": "#2a363b", "plan": "#223b33", "sample": "#3b2f22"}
+STAGE_COLORS = dict(re.findall(r'(\w+): "(#\w{6})"', (REPO_ROOT / "web" / "stages.js").read_text(encoding="utf-8")))
 
 EMOJI = """# emoji name, style (one prompt per line; {a|b} gives all combinations)
 {cat face|tiger face|wolf face|red apple|strawberry|fire engine}, {noto|twemoji|flat|3d|line art} style"""

@@ -2,6 +2,8 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
+import { before } from "./hooks.js";
 import { templateMenu } from "./menu.js";
 import { ResultPanel } from "./result_panel.js";
 import { Results } from "./results.js";
@@ -37,46 +39,8 @@ const schedules = new Map(); // node -> SchedulePanel
 const reports = new Map(); // node -> ResultPanel
 let fromHistory = false; // whether the workflow was opened out of the page's history
 
-// --- nodes and their places in the graph ---
-
 function rootGraph() {
   return app.rootGraph ?? app.graph?.rootGraph ?? app.graph;
-}
-
-/** The node that the server calls "5" or, in a subgraph, "3:5". */
-function nodeOf(id) {
-  let graph = rootGraph();
-  let node = null;
-  for (const part of String(id).split(":")) {
-    node = graph?.getNodeById?.(part) ?? graph?.getNodeById?.(Number(part)) ?? null;
-    graph = node?.subgraph;
-  }
-  return node;
-}
-
-/** What the server calls a node: all ids that lead to it. A subgraph that is used twice has a node twice. */
-function idsOf(node, graph = rootGraph(), before = "") {
-  const ids = [];
-  for (const other of graph?.nodes ?? []) {
-    if (other === node) ids.push(before + other.id);
-    if (other.subgraph) ids.push(...idsOf(node, other.subgraph, `${before}${other.id}:`));
-  }
-  return ids;
-}
-
-/** The latest that is known of a node of the open workflow: by `trees` or by `results`. */
-function latest(known, node) {
-  const found = idsOf(node).map((id) => known.get(rootGraph()?.id, id)).filter(Boolean);
-  return found.sort((a, b) => a.order - b.order).at(-1) ?? null;
-}
-
-/** What the page itself calls a node where it keeps outputs. */
-function locatorOf(node) {
-  return node.graph === rootGraph() ? String(node.id) : `${node.graph?.id}:${node.id}`;
-}
-
-function allNodes(graph = rootGraph()) {
-  return (graph?.nodes ?? []).flatMap((node) => [node, ...(node.subgraph ? allNodes(node.subgraph) : [])]);
 }
 
 function isOurs(node) {
@@ -95,20 +59,16 @@ function addPanel(node, name, label, panel, options) {
   });
   widget.label = label; // where the page lists a node's widgets
   widget.serialize = false; // nor in the workflow's file
-  const onRemove = widget.onRemove;
-  widget.onRemove = function () {
-    panel.remove();
-    onRemove?.apply(this, arguments);
-  };
+  before(widget, "onRemove", () => panel.remove());
   return widget;
 }
 
 function addTree(node) {
   if (panels.has(node)) return;
-  const panel = new TreePanel(() => latest(trees, node), app);
+  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app);
   panels.set(node, panel);
   addPanel(node, TREE_WIDGET, text("tree.title"), panel, { getMinHeight: () => TREE_HEIGHT });
-  onRemovedNode(node, () => {
+  before(node, "onRemoved", () => {
     panel.remove();
     panels.delete(node);
   });
@@ -117,11 +77,11 @@ function addTree(node) {
 
 function addSchedule(node) {
   // what the plot draws comes with the node's result, which knows its workflow: there is nothing to set
-  const memory = { get: () => latest(results, node)?.data.hierdiff_schedule ?? null, set: () => {} };
+  const memory = { get: () => latest(rootGraph(), results, node)?.data.hierdiff_schedule ?? null, set: () => {} };
   const panel = new SchedulePanel(node, app, api, memory);
   schedules.set(node, panel);
   addPanel(node, SCHEDULE_WIDGET, text("schedule.title"), panel, { getMinHeight: () => SCHEDULE_HEIGHT });
-  onRemovedNode(node, () => schedules.delete(node));
+  before(node, "onRemoved", () => schedules.delete(node));
   hidePictures(node);
 }
 
@@ -135,14 +95,6 @@ function hidePictures(node) {
   for (const name of ["imgs", "previewMediaType"]) {
     Object.defineProperty(node, name, { configurable: true, get: () => undefined, set: () => {} });
   }
-}
-
-function onRemovedNode(node, work) {
-  const { onRemoved } = node;
-  node.onRemoved = function () {
-    work();
-    return onRemoved?.apply(this, arguments);
-  };
 }
 
 /** What a node says stands below its tree or plot, and else in a panel of its own. */
@@ -162,7 +114,7 @@ function addResult(node) {
   const room = inside ? "inside" : byDefault ? "fixed" : "shared";
   const panel = new ResultPanel(app, folding, room, () => node.setDirtyCanvas?.(true, true));
   reports.set(node, panel);
-  onRemovedNode(node, () => reports.delete(node) && panel.remove());
+  before(node, "onRemoved", () => reports.delete(node) && panel.remove());
   if (!inside) addResultWidget(node, panel);
   return panel;
 }
@@ -178,7 +130,7 @@ function addResultWidget(node, panel) {
   // Of a fixed height, as the page sees it when it adds the node: without a text it must get no share of free room.
   widget.computeLayoutSize = undefined;
   widget.computeSize = () => [0, height(panel.least) - 4]; // the page adds these between widgets
-  panel.onFirst = () => {
+  panel.atFirst = () => {
     if (panel.room !== "shared") return;
     delete widget.computeLayoutSize;
     delete widget.computeSize;
@@ -187,7 +139,7 @@ function addResultWidget(node, panel) {
 
 /** Show what is known of a node's last run: its text, and for Threshold Schedule the plot. */
 function showResult(node) {
-  const result = latest(results, node);
+  const result = latest(rootGraph(), results, node);
   const said = result?.text ?? "";
   if (!said && !reports.get(node)?.text) return;
   const panel = addResult(node);
@@ -205,11 +157,9 @@ function colorByStage(node) {
   const color = stageColor(node.comfyClass);
   if (!color) return;
   node.color ??= color;
-  const { onConfigure } = node;
-  node.onConfigure = function (saved) {
+  before(node, "onConfigure", function (saved) {
     if (!saved?.color) this.color = undefined;
-    return onConfigure?.apply(this, arguments);
-  };
+  });
 }
 
 function growToFit(node) {
@@ -220,7 +170,7 @@ function growToFit(node) {
 
 /** The node that a tree or a result is of, if its workflow is open. */
 function nodeHere({ workflow, node }) {
-  return workflow && workflow !== rootGraph()?.id ? null : nodeOf(node);
+  return workflow && workflow !== rootGraph()?.id ? null : nodeOf(rootGraph(), node);
 }
 
 results.listeners.add((result) => {
@@ -269,7 +219,7 @@ api.addEventListener("executed", ({ detail }) => {
 
 /** Nodes that the server takes from its cache say nothing: this page may never have heard what they said before. */
 api.addEventListener("execution_cached", ({ detail: { nodes, prompt_id } }) => {
-  if (!(nodes ?? []).some((id) => isOurs(nodeOf(id)))) return;
+  if (!(nodes ?? []).some((id) => isOurs(nodeOf(rootGraph(), id)))) return;
   const known = [...trees.trees.values()].filter(nodeHere).map((tree) => tree.run);
   fetchTrees({ prompt_id, known: known.join(",") });
   fetchResults({ prompt_id });
@@ -317,15 +267,15 @@ app.registerExtension({
   /** All nodes of a workflow are there: runs of a sampler behind a guider may be among what is known. */
   afterConfigureGraph() {
     for (const tree of trees.trees.values()) for (const listener of trees.listeners) listener(tree);
-    for (const node of allNodes()) if (isOurs(node)) showResult(node);
+    for (const node of allNodes(rootGraph())) if (isOurs(node)) showResult(node);
   },
 
   /** The page has brought back outputs, out of its history or with a tab; of tabs all is known here. */
   onNodeOutputsUpdated(outputs) {
     if (!fromHistory) return;
-    for (const node of allNodes().filter(isOurs)) {
-      const output = outputs?.[locatorOf(node)];
-      for (const id of idsOf(node)) results.restore(rootGraph()?.id, id, output);
+    for (const node of allNodes(rootGraph()).filter(isOurs)) {
+      const output = outputs?.[locatorOf(rootGraph(), node)];
+      for (const id of idsOf(rootGraph(), node)) results.restore(rootGraph()?.id, id, output);
     }
   },
 });

@@ -1,14 +1,13 @@
 // The panel that shows what a node said: warnings first, and the rest in full or folded to its first line.
 
 import { element, oncePerFrame, passToGraph } from "./panel.js";
-import { partsOf } from "./results.js";
+import { shownOf } from "./results.js";
 import { text } from "./texts.js";
 
 const BORDER = 2; // pixels, above and below together
 const LARGEST = 220; // pixels that a text takes before it scrolls
 const SHORTEST = 100; // of a text that shares the room of a node with others
 const LINE = 28; // the first line below the warnings
-const SHORT_LINE = 40; // letters that are shown whole at any width
 
 /** A text in a node. It is set as text, never as HTML: prompts, names of files and settings are among it. */
 export class ResultPanel {
@@ -54,18 +53,16 @@ export class ResultPanel {
   }
 
   show(said, state) {
-    if (said && !this.text) this.onFirst?.();
+    if (said && !this.text) this.atFirst?.();
     this.text = said;
-    const { warnings, lines } = partsOf(said);
-    const one = lines.length < 2 && (lines[0] ?? "").length <= SHORT_LINE;
-    const folded = !one && this.folding.get();
+    const { warnings, words, whole, one, folded } = shownOf(said, this.folding.get());
     this.root.hidden = !said;
     this.root.dataset.state = state;
     this.root.dataset.folded = folded;
     this.warnings.replaceChildren(...warnings.map(paragraph));
-    this.lines.parentElement.hidden = !lines.length;
-    this.lines.textContent = folded ? lines[0] : lines.join("\n");
-    this.lines.title = folded ? lines.join("\n") : "";
+    this.lines.parentElement.hidden = !whole;
+    this.lines.textContent = words;
+    this.lines.title = folded ? whole : "";
     this.button.hidden = one;
     this.button.title = text(folded ? "result.unfold" : "result.fold");
     this.button.setAttribute("aria-label", this.button.title);
@@ -88,14 +85,19 @@ export class ResultPanel {
 
   /** Pixels that the panel needs where it stands for itself. */
   get least() {
-    const whole = this.room === "fixed" || this.root.dataset.folded === "true";
-    return Math.min(this.height, whole ? LARGEST : this.shortest, LARGEST);
+    return roomOf(this.room, this.root.dataset.folded === "true", this).least;
   }
 
   /** Pixels that it can use. */
   get most() {
-    return this.room === "fixed" ? this.least : this.height;
+    return roomOf(this.room, this.root.dataset.folded === "true", this).most;
   }
+}
+
+/** {least, most} pixels of a text of this height, of which `shortest` must be seen. */
+export function roomOf(room, folded, { height, shortest }) {
+  const least = Math.min(height, room === "fixed" || folded ? LARGEST : shortest, LARGEST);
+  return { least, most: room === "fixed" ? least : height };
 }
 
 function paragraph(line) {

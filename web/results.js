@@ -1,6 +1,7 @@
 // What nodes said last, built from the server's messages (nodes/results.py). No drawing, no ComfyUI.
 
 const WARNING = "⚠";
+const SHORT_LINE = 40; // letters that are shown whole at any width
 
 /** A node's text in parts: {warnings, lines}, where each line keeps its place among its kind. */
 export function partsOf(text) {
@@ -8,6 +9,18 @@ export function partsOf(text) {
   for (const line of String(text).split("\n")) (line.startsWith(WARNING) ? parts.warnings : parts.lines).push(line);
   while (parts.lines.length && !parts.lines.at(-1).trim()) parts.lines.pop();
   return parts;
+}
+
+/**
+ * How a text stands in its panel: its warnings, the words below them and the whole of these, whether they are one
+ * line that there is nothing to fold of, and whether they are folded to the first.
+ */
+export function shownOf(text, folding) {
+  const { warnings, lines } = partsOf(text);
+  const one = lines.length < 2 && (lines[0] ?? "").length <= SHORT_LINE;
+  const folded = !one && folding;
+  const whole = lines.join("\n");
+  return { warnings, words: folded ? lines[0] : whole, whole, one, folded };
 }
 
 /** What is worth keeping of a node's output beside its text. */

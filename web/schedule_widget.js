@@ -1,15 +1,15 @@
 // The panel of Threshold Schedule: the plan of the last run's tree, and a budget that can be dragged.
 
+import { SAVED, SPENT, THRESHOLD } from "./colors.js";
+import { after } from "./hooks.js";
 import { element, makePanel, oncePerFrame, passToGraph, sized, themeColors, watch } from "./panel.js";
 import { Schedule } from "./schedule.js";
 import { percent, short, text } from "./texts.js";
+import { ticks } from "./ticks.js";
 
 export const MIN_HEIGHT = 200;
 const [LEFT, TOP, RIGHT, BOTTOM] = [36, 12, 12, 24];
-const SPENT = "#3b9fd8";
-const SAVED = "#1fa67a";
-const THRESHOLD = "#e07b39";
-const WARNING = "color-mix(in srgb, #ff9f1c 40%, var(--input-text, #ddd))"; // legible on dark and on light
+const WARNING = "var(--hierdiff-warning)";
 const SHAPING = ["steps", "shape", "private_steps", "power"];
 
 /**
@@ -60,29 +60,17 @@ export class SchedulePanel {
     for (const name of [...SHAPING, "mode", "value"]) {
       const widget = this.widget(name);
       if (!widget) continue;
-      const { callback } = widget;
-      widget.callback = (...args) => {
-        const result = callback?.apply(widget, args);
-        if (SHAPING.includes(name)) this.reshape();
-        else this.refresh();
-        return result;
-      };
+      after(widget, "callback", () => (SHAPING.includes(name) ? this.reshape() : this.refresh()));
     }
-    const { onConfigure } = this.node;
-    this.node.onConfigure = (...args) => {
-      onConfigure?.apply(this.node, args);
-      this.reshape();
-    };
+    after(this.node, "onConfigure", () => this.reshape());
   }
 
   followRuns() {
-    const { onExecuted } = this.node;
-    this.node.onExecuted = (output) => {
-      onExecuted?.call(this.node, output);
+    after(this.node, "onExecuted", (output) => {
       const data = output?.hierdiff_schedule?.[0];
       if (data) this.memory.set(data);
       this.reshape();
-    };
+    });
   }
 
   /** Ask the server for the falling shape of the present settings; the answer to the latest question counts. */
@@ -130,41 +118,17 @@ export class SchedulePanel {
     const [changed, alike] = [this.changed, Boolean(plan?.alike)];
     const report = this.root.querySelector(".hierdiff-result"); // of the last run
     if (plan) {
-      const [warnings, figures] = [this.warnings(), this.figures()];
+      const asked = percent(this.setting("value"));
+      const [warnings, figures] = [warningsOf(plan, this.schedule.prompts, asked), figuresOf(plan, this.hovered)];
       this.addLine(figures).style.color = warnings.length ? WARNING : "";
       // what the report below says as well is not said twice
       const said = changed || !report || report.hidden ? "" : report.textContent;
-      for (const warning of this.warnings(said)) this.addLine([warning], WARNING);
+      for (const warning of warningsOf(plan, this.schedule.prompts, asked, said)) this.addLine([warning], WARNING);
       if (changed) this.addLine([text("schedule.changed")]).style.fontStyle = "italic";
       this.status.title = [...figures, ...warnings].join(" · ");
       Object.assign(this.root.dataset, { saved: plan.saved.toFixed(4), rows: plan.rows, alike, changed });
     }
     if (report) report.style.opacity = changed ? 0.45 : "";
-  }
-
-  figures() {
-    const { plan, hovered } = this;
-    const parts = [
-      `${text("schedule.saved")} ${percent(plan.saved)}`,
-      `${text("schedule.rows")} ${plan.rows} / ${plan.standard}`,
-      `τ ${short(plan.tau)}`,
-    ];
-    if (plan.distortion !== null) parts.push(`${text("schedule.distortion")} ${short(plan.distortion)}`);
-    if (hovered !== null) {
-      parts.splice(0, 2, `${text("schedule.step")} ${hovered + 1}`, `${text("schedule.clusters")} ${plan.clusters[hovered]}`);
-      parts[2] = `φ ${short(plan.thresholds[hovered])}`;
-    }
-    return parts;
-  }
-
-  /** Lines on settings that do not do what they seem to; without those that are in the text `said`, of the same plan. */
-  warnings(said = "") {
-    const { plan, schedule } = this;
-    const parts = [];
-    const asked = percent(this.setting("value"));
-    if (plan.alike && !said) parts.push(text("schedule.alike", { count: plan.different, prompts: schedule.prompts }));
-    if (plan.missed && !said.includes(asked)) parts.push(text("schedule.most", { asked, most: percent(plan.saved) }));
-    return parts.map((part) => `⚠ ${part}`);
   }
 
   /** A line of the status, which breaks between its parts only. */
@@ -240,6 +204,29 @@ export class SchedulePanel {
   }
 }
 
+/** What the status says of a plan: of all steps, or of the one under the pointer. */
+export function figuresOf(plan, hovered) {
+  const parts = [
+    `${text("schedule.saved")} ${percent(plan.saved)}`,
+    `${text("schedule.rows")} ${plan.rows} / ${plan.standard}`,
+    `τ ${short(plan.tau)}`,
+  ];
+  if (plan.distortion !== null) parts.push(`${text("schedule.distortion")} ${short(plan.distortion)}`);
+  if (hovered !== null) {
+    parts.splice(0, 2, `${text("schedule.step")} ${hovered + 1}`, `${text("schedule.clusters")} ${plan.clusters[hovered]}`);
+    parts[2] = `φ ${short(plan.thresholds[hovered])}`;
+  }
+  return parts;
+}
+
+/** Lines on settings that do not do what they seem to; without those that are in the text `said`, of the same plan. */
+export function warningsOf(plan, prompts, asked, said = "") {
+  const parts = [];
+  if (plan.alike && !said) parts.push(text("schedule.alike", { count: plan.different, prompts }));
+  if (plan.missed && !said.includes(asked)) parts.push(text("schedule.most", { asked, most: percent(plan.saved) }));
+  return parts.map((part) => `⚠ ${part}`);
+}
+
 /** Clusters over steps: the filled area is what is spent, the area above it is what is saved. */
 function drawPlan(context, plan, schedule, width, height, colors, hovered) {
   const steps = plan.clusters.length;
@@ -295,9 +282,7 @@ function drawLabels(context, plan, schedule, { x, y, right, bottom, height }, co
   context.textAlign = "right";
   for (const share of schedule.prompts % 2 ? [0, 1] : [0, 0.5, 1]) context.fillText(share * schedule.prompts, LEFT - 6, y(share));
   context.textAlign = "center";
-  const steps = plan.clusters.length;
-  const every = [1, 2, 5, 10, 20, 50, 100, 200].find((n) => (steps / n) * 28 <= right - LEFT) ?? 500;
-  for (let k = 0; k <= steps; k += every) context.fillText(k, x(k), bottom + 9);
+  for (const k of ticks(plan.clusters.length, right - LEFT)) context.fillText(k, x(k), bottom + 9);
   context.save();
   context.translate(9, (TOP + bottom) / 2);
   context.rotate(-Math.PI / 2);

@@ -21,11 +21,12 @@ export async function searchByWords(app) {
 }
 
 /** What the page's search compares with; of pages that are built in another way this says nothing, and they are left. */
-function keysOf(service) {
+export function keysOf(service) {
   return service.nodeFuseSearch?.keys?.map((key) => key.name ?? key) ?? ["search_aliases"];
 }
 
-function extend(prototype, words) {
+/** Give a search of nodes the words too: what is named as asked comes first, then what has such a word. */
+export function extend(prototype, words) {
   if (prototype.hierdiffWords) return;
   const { searchNode } = prototype;
   prototype.hierdiffWords = words;

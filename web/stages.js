@@ -1,6 +1,7 @@
-// Colours of the nodes by stage, for nodes that are added by hand; workflows keep their own.
+// Colours of the nodes by stage: of nodes that are added by hand, and of the templates (scripts/build_workflows.py reads
+// them here); workflows keep their own.
 
-const STAGES = {
+export const STAGES = {
   prompts: ["HierDiffPromptSet", "HierDiffPriorEmbedding", "HierDiffClipEmbedding"],
   load: ["HierDiffPriorLoader", "HierDiffDecoderLoader", "HierDiffSensitivityLoader", "HierDiffKandinskyModel"],
   plan: ["HierDiffWardLinkage", "HierDiffThresholdSchedule", "HierDiffCalibrate", "HierDiffCalibrateModel"],
@@ -14,8 +15,7 @@ const STAGES = {
     "HierDiffSaveSet",
   ],
 };
-// scripts/build_workflows.py gives the templates the same
-const COLORS = { load: "#353535", prompts: "#2a363b", plan: "#223b33", sample: "#3b2f22" };
+export const COLORS = { load: "#353535", prompts: "#2a363b", plan: "#223b33", sample: "#3b2f22" };
 
 /** The title colour of a node type, or undefined. */
 export function stageColor(type) {

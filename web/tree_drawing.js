@@ -1,5 +1,8 @@
 // Where the parts of a tree lie in a panel, and how they are drawn. Knows the tree and a 2D context only.
 
+import { ACCENT, FAMILIES } from "./colors.js";
+import { ticks } from "./ticks.js";
+
 const AXIS = 18; // pixels above the first row
 const LEFT = 10;
 const GAP = 4;
@@ -9,9 +12,6 @@ const SMALLEST_TEXT_ROW = 11;
 const LARGEST_PICTURE = 56;
 const SMALLEST_PICTURE = 9;
 const LARGEST_TEXT = 240;
-// Okabe and Ito's colours, which colour-blind people can tell apart, as far as they show on light and dark
-const FAMILIES = ["#3b9fd8", "#e07b39", "#1fa67a", "#c977a3", "#d29a00", "#7a8fe0"];
-export const ACCENT = "#ff9f1c";
 
 /**
  * Sizes for a tree in a panel of width x height pixels. With `fit` all rows share the height, else each row is
@@ -200,8 +200,7 @@ function drawAxis(context, tree, at, shown, colors) {
   context.textBaseline = "middle";
   context.textAlign = "center";
   context.fillStyle = colors.muted;
-  const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((n) => (tree.steps / n) * 28 <= at.right - LEFT) ?? 1000;
-  for (let step = 0; step <= tree.steps; step += every) context.fillText(step, xOf(tree, at, step), AXIS / 2 - 1);
+  for (const step of ticks(tree.steps, at.right - LEFT)) context.fillText(step, xOf(tree, at, step), AXIS / 2 - 1);
   if (shown > 0 && shown < tree.steps) {
     const x = xOf(tree, at, shown);
     stroke(context, ACCENT, 1, 0.8);

@@ -81,16 +81,13 @@ export class TreePanel {
 
   /** Move `shown` towards the step that was reported; true while it still moves. */
   grow(now) {
-    const left = this.tree.step - this.shown;
     const elapsed = Math.min(now - (this.grownAt ?? now), 100);
     this.grownAt = now;
-    if (left <= 0.01 || matchMedia("(prefers-reduced-motion: reduce)").matches) {
-      this.shown = this.tree.step;
-      this.grownAt = undefined;
-      return false;
-    }
-    this.shown += left * (1 - Math.exp((-4 * Math.max(elapsed, 8)) / GROWING));
-    return true;
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.shown = still ? this.tree.step : grown(this.shown, this.tree.step, elapsed);
+    if (this.shown < this.tree.step) return true;
+    this.grownAt = undefined;
+    return false;
   }
 
   // --- what is under the pointer, or chosen by the keys ---
@@ -132,7 +129,14 @@ export class TreePanel {
   }
 }
 
-function statusOf(tree) {
+/** How far a branch that had `shown` steps has grown towards `step` after some milliseconds. */
+export function grown(shown, step, elapsed) {
+  const left = step - shown;
+  return left <= 0.01 ? step : shown + left * (1 - Math.exp((-4 * Math.max(elapsed, 8)) / GROWING));
+}
+
+/** The numbers of a tree, as a line. */
+export function statusOf(tree) {
   const values = {
     step: tree.step,
     steps: tree.steps,
@@ -190,11 +194,16 @@ function showTip(owner, tree, index, point) {
   const more = prompts.length - TIP_PROMPTS;
   if (more > 0) element("li", "", list).textContent = text("tree.more", { count: more });
   tip.hidden = false;
-  const box = tip.getBoundingClientRect();
-  const x = point.x + 16 + box.width < innerWidth ? point.x + 16 : point.x - 16 - box.width;
-  const y = Math.min(point.y + 12, innerHeight - box.height - 8);
-  tip.style.left = `${Math.max(x, 8)}px`;
-  tip.style.top = `${Math.max(y, 8)}px`;
+  const { x, y } = besides(point, tip.getBoundingClientRect(), { width: innerWidth, height: innerHeight });
+  tip.style.left = `${x}px`;
+  tip.style.top = `${y}px`;
+}
+
+/** Where a box stands that tells of a point: beside it, on the side that has room, and inside the window. */
+export function besides(point, box, window) {
+  const x = point.x + 16 + box.width < window.width ? point.x + 16 : point.x - 16 - box.width;
+  const y = Math.min(point.y + 12, window.height - box.height - 8);
+  return { x: Math.max(x, 8), y: Math.max(y, 8) };
 }
 
 function enlarged({ image, x, y, width, height }) {
