@@ -20,7 +20,7 @@ SECONDS_UNTIL_STALE = 3600  # since the last change; one file takes seconds
 TRIAL_BYTES = 1 << 16
 
 
-def write_new(path: str | Path, data: bytes) -> None:
+def write_new(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file that does not exist yet, whole or not at all.
 
     Raises
@@ -34,13 +34,13 @@ def write_new(path: str | Path, data: bytes) -> None:
         publish(part, path)
 
 
-def replace(path: str | Path, data: bytes) -> None:
+def replace(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file, whole or not at all, in the place of one that may be there; `OSError` if it cannot be written."""
     with written_aside(path, data) as part, naming(path):
         os.replace(part, path)
 
 
-def try_writing(path: str | Path) -> None:
+def try_writing(path: str | os.PathLike[str]) -> None:
     """Find out, without leaving anything, whether a file can be written under this name.
 
     Raises
@@ -61,7 +61,7 @@ def try_writing(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def written_aside(path: str | Path, data: bytes) -> Iterator[Path]:
+def written_aside(path: str | os.PathLike[str], data: bytes) -> Iterator[Path]:
     """Write `data` under a hidden name beside `path`, for the length of a `with` block; yields that name's Path."""
     part = Path(path).with_name(f"{BEFORE}{secrets.token_hex(8)}{AFTER}")
     try:
@@ -75,7 +75,7 @@ def written_aside(path: str | Path, data: bytes) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def publish(part: Path, path: str | Path) -> None:
+def publish(part: Path, path: str | os.PathLike[str]) -> None:
     """Give a file its own name; `FileExistsError` if something has it.
 
     Notes
@@ -92,7 +92,7 @@ def publish(part: Path, path: str | Path) -> None:
             rename_new(part, path)
 
 
-def rename_new(part: Path, path: str | Path) -> None:
+def rename_new(part: Path, path: str | os.PathLike[str]) -> None:
     """`publish` without hard links."""
     with reserved(path):
         if os.path.lexists(path):
@@ -101,7 +101,7 @@ def rename_new(part: Path, path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Let an `OSError` of the block name `path`, not the hidden file."""
     try:
         yield
@@ -112,7 +112,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reserved(path: str | Path) -> Iterator[None]:
+def reserved(path: str | os.PathLike[str]) -> Iterator[None]:
     """Keep others of this pack from a name, by a hidden file, for the length of a `with` block."""
     path = Path(path)
     digest = hashlib.sha256(path.name.casefold().encode(errors="surrogatepass")).hexdigest()
