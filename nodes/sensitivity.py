@@ -1,8 +1,11 @@
 """Load Sensitivity, and where sensitivities lie."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 from comfy_api.latest import io
@@ -15,6 +18,9 @@ from . import types
 from .host.models import BUNDLED_NAME
 from .host.search import found_as
 from .host.ui import image_tensor, show
+
+if TYPE_CHECKING:
+    from ..hierdiff_core.plan.sensitivity import Sensitivity
 
 LONGEST_NAME = 100
 # Files lie in models/hierdiff_sensitivity; what is measured goes to the output folder, as the host's saved models do.
@@ -32,7 +38,7 @@ def register_folders():
 register_folders()
 
 
-def outputs():
+def outputs() -> list[Any]:
     return [
         types.Sensitivity.Output(display_name="sensitivity", tooltip="For Threshold Schedule, shape calibrated."),
         io.Image.Output(display_name="plot", tooltip="At which steps sharing shows in the pictures."),
@@ -41,7 +47,7 @@ def outputs():
 
 class SensitivityLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffSensitivityLoader",
             display_name="Load Sensitivity",
@@ -61,7 +67,7 @@ class SensitivityLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sensitivity):
+    def validate_inputs(cls, sensitivity: str) -> bool | str:
         try:
             if sensitivity is not None:  # linked: not known yet
                 load_sensitivity(sensitivity)
@@ -70,18 +76,18 @@ class SensitivityLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, sensitivity):
+    def fingerprint_inputs(cls, sensitivity: str) -> Any:
         # text: the host keeps it in the prompt, which it saves as JSON
         return hashlib.sha256(sensitivity_file(sensitivity).read_bytes()).hexdigest()
 
     @classmethod
-    def execute(cls, sensitivity):
+    def execute(cls, sensitivity: str) -> io.NodeOutput:
         found = load_sensitivity(sensitivity)
         picture = image_tensor(draw_sensitivity(found))
         return io.NodeOutput(found, picture, ui=show(cls, describe(found), picture))
 
 
-def sensitivity_file(name):
+def sensitivity_file(name: str) -> Path:
     """Path of a choice of Load Sensitivity.
 
     Raises
@@ -100,7 +106,7 @@ def sensitivity_file(name):
     return Path(path)
 
 
-def load_sensitivity(name):
+def load_sensitivity(name: str) -> Sensitivity:
     """The `Sensitivity` of a choice; errors name the choice, not where it lies on the disk."""
     path = sensitivity_file(name)
     try:
@@ -109,7 +115,7 @@ def load_sensitivity(name):
         raise ValueError(str(error).replace(str(path), name)) from None
 
 
-def new_file(name):
+def new_file(name: str) -> Path | None:
     """Path of a file that does not exist and can be written, or None for an empty name.
 
     Raises
@@ -135,7 +141,7 @@ def new_file(name):
     return path
 
 
-def next_file(name):
+def next_file(name: str) -> Path:
     """Path of the file with the next number."""
     folder, file, counter, _, _ = folder_paths.get_save_image_path(
         f"{CATEGORY}/{name}", folder_paths.get_output_directory()
@@ -143,7 +149,7 @@ def next_file(name):
     return Path(folder) / f"{file}_{counter:05}_.json"
 
 
-def save_new(sensitivity, path):
+def save_new(sensitivity: Sensitivity, path: Path) -> Any:
     """Save under a path of `new_file`, or under the next number if somebody has taken it meanwhile; the path."""
     data = sensitivity_json(sensitivity)
     while True:
@@ -156,7 +162,7 @@ def save_new(sensitivity, path):
             path = path.with_name(f"{stem}_{int(number) + 1:05}_.json")
 
 
-def describe(sensitivity):
+def describe(sensitivity: Sensitivity) -> str:
     """What a sensitivity says, in words."""
     weights = sensitivity.weights(sensitivity.num_steps)
     share = weights[::-1].cumsum() / weights.sum()

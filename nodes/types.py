@@ -1,5 +1,7 @@
 """The pack's own socket types, and the seed input. Names are permanent: workflows match sockets as strings."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 Prompts = io.Custom("HIERDIFF_PROMPTS")  # tuple of str
@@ -11,6 +13,6 @@ Plan = io.Custom("HIERDIFF_PLAN")  # hierdiff_core.Plan
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline
 
 
-def seed_input(name, tooltip):
+def seed_input(name: str, tooltip: str) -> Any:
     """A seed as the host's own samplers take it, which may change after each run."""
     return io.Int.Input(name, default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)

@@ -4,11 +4,12 @@ For older ones web/search.js brings them along, from web/search_words.json, whic
 """
 
 import dataclasses
+from typing import Any
 
 from comfy_api.latest import io
 
 
-def found_as(*aliases):
+def found_as(*aliases: str) -> dict[str, Any]:
     """Arguments of `io.Schema`: none where the host would refuse them."""
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return {"search_aliases": list(aliases)} if "search_aliases" in known else {}
