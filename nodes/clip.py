@@ -1,5 +1,10 @@
 """CLIP Embedding: prompts -> a conditioning with a row per prompt, and the embeddings to cluster them by."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 from comfy_api.latest import io
 
@@ -14,6 +19,9 @@ from .host.search import search_words
 from .host.token_counts import reading_notes
 from .host.ui import Progress, tell
 
+if TYPE_CHECKING:
+    from .host.prompt_vectors import Vectors
+
 POOLING = ["auto", POOLED, TOKEN_MEAN]
 SLOW_REPEAT = 4  # times the longest prompt: as far as the host goes to save a call
 T5_NAMES = {"t5xxl", "pile_t5xl", "t5base", "mt5xl", "umt5xxl"}  # those that the node T5TokenizerOptions sets
@@ -25,7 +33,7 @@ DROPPED_MASK = (
 
 class ClipEmbedding(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffClipEmbedding",
             display_name="CLIP Embedding",
@@ -56,7 +64,7 @@ class ClipEmbedding(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, prompts, pooling):
+    def execute(cls, clip: Any, prompts: tuple[str, ...], pooling: str) -> io.NodeOutput:
         tell(cls, f"Moving the text encoder to the device and encoding {len(prompts)} prompts …")
         tokens, entries = encode_each(clip, prompts)
         lengths = [entry[0].shape[1] for entry in entries]
@@ -68,7 +76,9 @@ class ClipEmbedding(io.ComfyNode):
         embeddings = PromptEmbeddings(vectors.rows, torch.zeros_like(vectors.rows), prompts, kind_of(clip, vectors))
         decorations = Decorations()
         pooled = vectors.pooling == POOLED
-        notes = decorations.attempt("counting tokens", reading_notes, clip, tokens, prompts, pooled, otherwise=[])
+        notes: list[str] = decorations.attempt(
+            "counting tokens", reading_notes, clip, tokens, prompts, pooled, otherwise=[]
+        )
         text = "\n".join([describe(embeddings, vectors.pooling, conditioning, lengths), *notes, *vectors.notes])
         return io.NodeOutput([conditioning], embeddings, ui=decorations.show(cls, text))
 
@@ -76,7 +86,7 @@ class ClipEmbedding(io.ComfyNode):
 # --- Encoding --------------------------------------------------------------------------------------------------------
 
 
-def encode_each(clip, prompts):
+def encode_each(clip: Any, prompts: Sequence[str]) -> tuple[list[Any], list[Any]]:
     """Tokens and conditioning of every prompt, encoded alone, so that it does not depend on the others.
 
     Returns
@@ -103,7 +113,7 @@ def encode_each(clip, prompts):
     return [encoded[prompt][0] for prompt in prompts], [encoded[prompt][1] for prompt in prompts]
 
 
-def only_entry(entries, prompt):
+def only_entry(entries: Any, prompt: str) -> Any:
     """The single entry of a prompt's conditioning."""
     if len(entries) != 1:
         raise ValueError(
@@ -113,7 +123,7 @@ def only_entry(entries, prompt):
     return entries[0]
 
 
-def how_to_lengthen(clip, tokens, lengths):
+def how_to_lengthen(clip: Any, tokens: Sequence[Any], lengths: Sequence[int]) -> str:
     """What `merge` may do with shorter prompts; see there why."""
     if all(_is_chunked(t, length, tokens[0]) for t, length in zip(tokens, lengths, strict=True)):
         return REPEAT
@@ -124,7 +134,7 @@ def how_to_lengthen(clip, tokens, lengths):
     return REFUSE
 
 
-def how_to_fix(tokens, lengthen):
+def how_to_fix(tokens: Sequence[Any], lengthen: str) -> str:
     """What the user can do about lengths that `merge` refuses."""
     if lengthen == REPEAT:
         return "shorten some: repeated to a common number of tokens they would take too much time or memory"
@@ -157,7 +167,7 @@ def _is_chunked(tokens, length, first):
 # --- Embeddings ------------------------------------------------------------------------------------------------------
 
 
-def check_finite(entry, prompt):
+def check_finite(entry: Any, prompt: str) -> None:
     """Refuse NaN, with the fix for a text encoder. Masks are left alone: they may hold infinities."""
     cond, values = entry
     for tensor in (cond, values.get("pooled_output")):
@@ -168,12 +178,12 @@ def check_finite(entry, prompt):
             )
 
 
-def kind_of(clip, vectors):
+def kind_of(clip: Any, vectors: Vectors) -> str:
     """What made the embeddings, for whoever takes other ones."""
     return f"text embeddings ({vectors.pooling} of {type(clip.cond_stage_model).__name__}, from CLIP Embedding)"
 
 
-def describe(embeddings, pooling, conditioning, lengths):
+def describe(embeddings: PromptEmbeddings, pooling: str, conditioning: Any, lengths: Sequence[int]) -> str:
     """What was encoded, in words."""
     cond, values = conditioning
     longest, distinct = max(lengths), len(set(embeddings.prompts))

@@ -1,5 +1,7 @@
 """Load Kandinsky 2.2 Decoder: the UNet, and MoVQ behind the host's own VAE nodes."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky.loading import load_decoder
@@ -23,7 +25,7 @@ from .host.vae import movq_vae
 
 class DecoderLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffDecoderLoader",
             display_name="Load Kandinsky 2.2 Decoder",
@@ -54,11 +56,11 @@ class DecoderLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model):
+    def validate_inputs(cls, model: str) -> bool | str:
         return validate_model(model, DECODER_CLASS)
 
     @classmethod
-    def execute(cls, model, precision):
+    def execute(cls, model: str, precision: str) -> io.NodeOutput:
         folder = model_folder(model, DECODER_CLASS)
         with telling(cls, f"Loading the decoder from disk, {size_on_disk(folder)} …"):
             pipeline = load_decoder(folder, choose_dtype(precision))

@@ -1,5 +1,9 @@
 """Kandinsky 2.2 as MODEL: the decoder's UNet behind the host's own samplers and guiders."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io
 
 from ..hierdiff_core.embeddings import check_image_embeddings
@@ -9,10 +13,14 @@ from .host.decoration import Decorations
 from .host.kandinsky_model import conditioning
 from .host.search import search_words
 
+if TYPE_CHECKING:
+    from ..hierdiff_core.embeddings import PromptEmbeddings
+    from .host.models import LoadedModel
+
 
 class KandinskyModel(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffKandinskyModel",
             display_name="Kandinsky 2.2 as MODEL",
@@ -40,7 +48,7 @@ class KandinskyModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, decoder, embeddings):
+    def execute(cls, decoder: LoadedModel, embeddings: PromptEmbeddings) -> io.NodeOutput:
         check_image_embeddings(embeddings, decoder.pipeline.unet.config.encoder_hid_dim)
         lines = [f"{len(embeddings)} prompts: sample a latent batch of {len(embeddings)}, one row for each"]
         if decoder.suitable:

@@ -1,5 +1,10 @@
 """Load Kandinsky 2.2 Prior, and Prior Embedding: prompts -> image embeddings."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky.loading import load_prior
@@ -23,10 +28,14 @@ from .host.models import (
 from .host.search import search_words
 from .host.ui import Progress, show, tell, telling, unsuitable
 
+if TYPE_CHECKING:
+    from ..hierdiff_core.embeddings import PromptEmbeddings
+    from .host.models import LoadedModel
+
 
 class PriorLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffPriorLoader",
             display_name="Load Kandinsky 2.2 Prior",
@@ -50,11 +59,11 @@ class PriorLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model):
+    def validate_inputs(cls, model: str) -> bool | str:
         return validate_model(model, PRIOR_CLASS)
 
     @classmethod
-    def execute(cls, model, precision):
+    def execute(cls, model: str, precision: str) -> io.NodeOutput:
         folder = model_folder(model, PRIOR_CLASS)
         with telling(cls, f"Loading the prior from disk, {size_on_disk(folder)} …"):
             pipeline = load_prior(folder, choose_dtype(precision))
@@ -64,7 +73,7 @@ class PriorLoader(io.ComfyNode):
 
 class PriorEmbedding(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffPriorEmbedding",
             display_name="Prior Embedding",
@@ -121,7 +130,16 @@ class PriorEmbedding(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
+    def execute(
+        cls,
+        prior: list[LoadedModel],
+        prompts: list[tuple[str, ...]],
+        negative_prompt: list[Any],
+        steps: list[int],
+        guidance: list[float],
+        seed: list[int],
+        noise: list[str],
+    ) -> io.NodeOutput:
         made, said = [], []
         lists = {
             "prior": prior,
@@ -146,14 +164,23 @@ class PriorEmbedding(io.ComfyNode):
         return io.NodeOutput(made, ui=show(cls, "\n".join(said)))
 
 
-def pairs_negatives(lists):
+def pairs_negatives(lists: Mapping[str, Sequence[Any]]) -> bool:
     """Whether there is one negative for each prompt, and not one for each run of another list."""
     count = len(lists["negative_prompt"])
     others = max(len(values) for name, values in lists.items() if name != "negative_prompt")
     return count > 1 and count != others and all(len(prompts) == count for prompts in lists["prompts"])
 
 
-def embed(cls, prior, prompts, negative_prompt, steps, guidance, seed, noise):
+def embed(
+    cls: Any,
+    prior: LoadedModel,
+    prompts: tuple[str, ...],
+    negative_prompt: str | Sequence[str],
+    steps: int,
+    guidance: float,
+    seed: int,
+    noise: str,
+) -> tuple[PromptEmbeddings, list[str]]:
     """Embeddings of a set, and what to say about them, in lines."""
     single = isinstance(negative_prompt, str)
     negatives = negative_prompt.strip() if single else [negative.strip() for negative in negative_prompt]

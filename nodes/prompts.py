@@ -1,5 +1,10 @@
 """Prompt Set: lines of text -> a set of prompts."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..hierdiff_core.prompts.alternatives import shorten
@@ -13,7 +18,7 @@ LONGEST_LINE = 300  # characters of a prompt in the node
 
 class PromptSet(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffPromptSet",
             display_name="Prompt Set",
@@ -61,7 +66,7 @@ class PromptSet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, text):
+    def validate_inputs(cls, text: list[str | None]) -> bool | str:
         """`text` is a list; [None] stands for a link, whose value is not known yet."""
         try:
             reader = PromptReader()
@@ -72,7 +77,9 @@ class PromptSet(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, text, prompts=None, linked_lines=(KEEP,)):
+    def execute(
+        cls, text: list[str | None], prompts: list[Any] | None = None, linked_lines: Sequence[str] = (KEEP,)
+    ) -> io.NodeOutput:
         reader, lines = PromptReader(), check_linked_lines(linked_lines)
         for place, written in flat_texts(text, "text"):
             reader.add_text(written or "", place if len(text) > 1 else "")
@@ -87,7 +94,7 @@ class PromptSet(io.ComfyNode):
         return io.NodeOutput(found, list(found), len(found), ui=show(cls, "\n".join(said), prompts=list(found)))
 
 
-def check_linked_lines(values):
+def check_linked_lines(values: Sequence[str]) -> str:
     """The one value of the input linked_lines."""
     different = list(dict.fromkeys(map(str, values)))
     if len(different) != 1 or different[0] not in LINKED_LINES:

@@ -1,10 +1,14 @@
 """Save Image Set: a file per prompt, with names and captions from the prompts."""
 
+from __future__ import annotations
+
 import io as bytes_io
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from comfy_api.latest import io
@@ -19,6 +23,9 @@ from .host.lists import batches, runs_of
 from .host.search import search_words
 from .host.ui import Progress
 
+if TYPE_CHECKING:
+    import torch
+
 PICTURES_SHOWN = 16
 SIZES_SHOWN = 4
 DECODED_AT_ONCE = 8  # on a GPU; one at a time on a CPU
@@ -28,7 +35,7 @@ EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F  # where the host's own nodes keep the pr
 
 class SaveSet(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffSaveSet",
             display_name="Save Image Set",
@@ -83,7 +90,7 @@ class SaveSet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder, name):
+    def validate_inputs(cls, folder: str, name: str) -> bool | str:
         try:
             for value in folder or ():
                 if value is not None:  # linked: not known yet
@@ -96,7 +103,17 @@ class SaveSet(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, prompts, folder, format, captions, name, images=None, latent=None, vae=None):
+    def execute(
+        cls,
+        prompts: list[tuple[str, ...]],
+        folder: list[str],
+        format: list[str],
+        captions: list[str],
+        name: list[str],
+        images: list[Any] | None = None,
+        latent: list[dict[str, Any]] | None = None,
+        vae: list[Any] | None = None,
+    ) -> io.NodeOutput:
         inputs = {
             "prompts": prompts,
             "folder": folder,
@@ -131,7 +148,17 @@ class Saved:
     shown: list
 
 
-def save_set(cls, prompts, folder, format, captions, name, images, latent, vae):
+def save_set(
+    cls: Any,
+    prompts: Sequence[str],
+    folder: str,
+    format: str,
+    captions: str,
+    name: str,
+    images: Sequence[torch.Tensor] | None,
+    latent: Sequence[torch.Tensor] | None,
+    vae: Any,
+) -> Saved:
     """Write one set; `images` and `latent` are lists of batches."""
     parts = check_subfolder(folder)
     progress = Progress(len(prompts))
@@ -155,7 +182,9 @@ def save_set(cls, prompts, folder, format, captions, name, images, latent, vae):
     return Saved(str(path), count, text, shown)
 
 
-def check_sources(count, images, latent, vae):
+def check_sources(
+    count: int, images: Sequence[torch.Tensor] | None, latent: Sequence[torch.Tensor] | None, vae: Any
+) -> None:
     """Refuse anything but as many images, or latents with a VAE, as prompts."""
     if images is not None and latent is not None:
         raise ValueError("connect images, or latent and vae, not both")
@@ -163,7 +192,7 @@ def check_sources(count, images, latent, vae):
         raise ValueError("there is nothing to save: connect images, or latent and vae")
     if images is None and vae is None:
         raise ValueError("latent needs a vae to decode it: connect vae")
-    source, what = (images, "images") if images is not None else (latent, "latents")
+    source, what = (images, "images") if images is not None else (latent or (), "latents")
     found = sum(map(len, source))
     if found != count:
         raise ValueError(
@@ -172,12 +201,12 @@ def check_sources(count, images, latent, vae):
         )
 
 
-def split(images):
+def split(images: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     for batch in images:
         yield from batch
 
 
-def decoded(latent, vae, progress):
+def decoded(latent: Any, vae: Any, progress: Progress) -> Iterator[torch.Tensor]:
     """Yield the image of each latent, a few decoded at a time; on a CPU one, whatever the others are."""
     step = 1 if vae.device.type == "cpu" else DECODED_AT_ONCE
     for latents in latent:
@@ -191,13 +220,13 @@ def decoded(latent, vae, progress):
             yield from images
 
 
-def to_picture(pixels):
+def to_picture(pixels: torch.Tensor) -> Image.Image:
     """(H, W, C) float tensor -> PIL picture, rounded down as the host's Save Image does."""
     values = np.clip(255.0 * pixels.cpu().numpy(), 0, 255).astype(np.uint8)
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
 
-def encode(picture, format, metadata):
+def encode(picture: Image.Image, format: str, metadata: Any) -> bytes:
     """Bytes of a picture file."""
     buffer = bytes_io.BytesIO()
     if format == "png":
@@ -209,7 +238,7 @@ def encode(picture, format, metadata):
     return buffer.getvalue()
 
 
-def texts(cls):
+def texts(cls: Any) -> list[tuple[str, str]]:
     """(key, JSON) of the prompt, and of what the front end sends along: the workflow."""
     if not writes_metadata() or not cls.hidden:
         return []
@@ -217,14 +246,14 @@ def texts(cls):
     return [(key, json.dumps(value)) for key, value in [*values, *(cls.hidden.extra_pnginfo or {}).items()]]
 
 
-def png_metadata(cls):
+def png_metadata(cls: Any) -> PngInfo:
     metadata = PngInfo()
     for key, text in texts(cls):
         metadata.add_text(key, text)
     return metadata
 
 
-def exif_metadata(cls):
+def exif_metadata(cls: Any) -> bytes | None:
     """EXIF as the host's nodes write it into webp, or None if there is nothing to write."""
     exif, tag = Image.Exif(), EXIF_MAKE
     for key, text in texts(cls):
@@ -236,5 +265,5 @@ def exif_metadata(cls):
     return exif.tobytes() if len(exif) else None
 
 
-def megabytes(size):
+def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

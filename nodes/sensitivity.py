@@ -1,7 +1,10 @@
 """Load Sensitivity, and where sensitivities lie."""
 
+from __future__ import annotations
+
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -15,6 +18,9 @@ from .host.models import BUNDLED_NAME
 from .host.search import search_words
 from .host.ui import image_tensor, show
 
+if TYPE_CHECKING:
+    from ..hierdiff_core.plan.sensitivity import Sensitivity
+
 LONGEST_NAME = 100
 # Files lie in models/hierdiff_sensitivity; what is measured goes to the output folder, as the host's saved models do.
 CATEGORY = "hierdiff_sensitivity"
@@ -24,7 +30,7 @@ BUNDLED_FILE = BUNDLED / "decoder" / "sensitivity.json"
 add_category(CATEGORY, ".json")
 
 
-def outputs():
+def outputs() -> list[Any]:
     return [
         types.Sensitivity.Output(display_name="sensitivity", tooltip="For Threshold Schedule with shape calibrated."),
         io.Image.Output(display_name="plot", tooltip="At which steps sharing shows in the images."),
@@ -33,7 +39,7 @@ def outputs():
 
 class SensitivityLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffSensitivityLoader",
             display_name="Load Sensitivity",
@@ -53,7 +59,7 @@ class SensitivityLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, sensitivity):
+    def validate_inputs(cls, sensitivity: str) -> bool | str:
         try:
             if sensitivity is not None:  # linked: not known yet
                 load_sensitivity(sensitivity)
@@ -62,18 +68,18 @@ class SensitivityLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, sensitivity):
+    def fingerprint_inputs(cls, sensitivity: str) -> Any:
         # text: the host keeps it in the prompt, which it saves as JSON
         return hashlib.sha256(sensitivity_file(sensitivity).read_bytes()).hexdigest()
 
     @classmethod
-    def execute(cls, sensitivity):
+    def execute(cls, sensitivity: str) -> io.NodeOutput:
         found = load_sensitivity(sensitivity)
         picture = image_tensor(draw_sensitivity(found))
         return io.NodeOutput(found, picture, ui=show(cls, describe(found), picture))
 
 
-def sensitivity_file(name):
+def sensitivity_file(name: str) -> Path:
     """Path of a choice of Load Sensitivity.
 
     Raises
@@ -92,7 +98,7 @@ def sensitivity_file(name):
     return Path(path)
 
 
-def load_sensitivity(name):
+def load_sensitivity(name: str) -> Sensitivity:
     """The `Sensitivity` of a choice; errors name the choice, not where it lies on the disk."""
     path = sensitivity_file(name)
     try:
@@ -101,7 +107,7 @@ def load_sensitivity(name):
         raise ValueError(str(error).replace(str(path), name)) from None
 
 
-def new_file(name):
+def new_file(name: str) -> Path | None:
     """Path of a file that does not exist and can be written, or None for an empty name.
 
     Raises
@@ -127,12 +133,12 @@ def new_file(name):
     return path
 
 
-def next_file(name):
+def next_file(name: str) -> Path:
     """Path of the file with the next number."""
     return next_output(f"{CATEGORY}/{name}", ".json")
 
 
-def save_new(sensitivity, path):
+def save_new(sensitivity: Sensitivity, path: Path) -> Any:
     """Save under a path of `new_file`, or under the next number if somebody has taken it meanwhile; the path."""
     data = sensitivity_json(sensitivity)
     while True:
@@ -145,7 +151,7 @@ def save_new(sensitivity, path):
             path = path.with_name(f"{stem}_{int(number) + 1:05}_.json")
 
 
-def describe(sensitivity):
+def describe(sensitivity: Sensitivity) -> str:
     """What a sensitivity says, in words."""
     weights = sensitivity.weights(sensitivity.num_steps)
     share = weights[::-1].cumsum() / weights.sum()

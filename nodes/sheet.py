@@ -1,5 +1,10 @@
 """Contact Sheet: all pictures of a set, each with its prompt."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 from comfy_api.latest import io
 from PIL import Image
@@ -11,10 +16,13 @@ from .host.lists import batches, runs_of
 from .host.search import search_words
 from .host.ui import image_tensor, show
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 class ContactSheet(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="HierDiffContactSheet",
             display_name="Contact Sheet",
@@ -36,7 +44,7 @@ class ContactSheet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images, prompts, columns):
+    def execute(cls, images: list[Any], prompts: list[tuple[str, ...]], columns: list[int]) -> io.NodeOutput:
         inputs = {"images": batches(images), "prompts": prompts, "columns": columns}
         sheets, lines = [], []
         for run in runs_of(inputs, len, ["images"]):
@@ -48,7 +56,7 @@ class ContactSheet(io.ComfyNode):
         return io.NodeOutput(batch, ui=show(cls, "\n".join(lines), batch))
 
 
-def same_size(sheets):
+def same_size(sheets: Sequence[Image.Image]) -> Iterator[Image.Image]:
     """Sheets on white as large as the largest, as a batch must be."""
     size = max(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets)
     for sheet in sheets:

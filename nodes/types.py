@@ -1,5 +1,7 @@
 """The pack's own socket types, and the seed input. Names are permanent: workflows match sockets as strings."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 Prompts = io.Custom("HIERDIFF_PROMPTS")  # tuple of str
@@ -20,6 +22,6 @@ def rarely_useful(entry: io.WidgetInput) -> io.WidgetInput:
     return entry
 
 
-def seed_input(name, tooltip):
+def seed_input(name: str, tooltip: str) -> Any:
     """A seed as the host's own samplers take it, which may change after each run."""
     return io.Int.Input(name, default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)

@@ -218,10 +218,10 @@ def check_linkage(Z: ArrayLike) -> np.ndarray:
         raise ValueError(f"Z must be a linkage matrix of shape (N-1, 4); got shape {Z.shape}")
     if not np.isfinite(Z).all():
         raise ValueError("Z must be finite; it holds NaN or infinity")
+    if len(Z) == 1 and (set(Z[0, :2]) != {0, 1} or Z[0, 2] < 0):  # some versions of SciPy pass any single row
+        raise ValueError(f"Z of two prompts must merge 0 and 1 at a height >= 0; got {Z[0].tolist()}")
     if len(Z):
         is_valid_linkage(Z, throw=True, name="Z")
-        if len(Z) == 1 and (set(Z[0, :2]) != {0, 1} or Z[0, 2] < 0):  # SciPy passes any single row
-            raise ValueError(f"Z of two prompts must merge 0 and 1 at a height >= 0; got {Z[0].tolist()}")
         if (np.diff(Z[:, 2]) < 0).any():
             raise ValueError("Z must have heights that do not decrease; sort the merges or use ward_linkage")
     return Z

@@ -19,8 +19,8 @@ from . import scipy_ward
 PROGRAM = Path(scipy_ward.__file__)
 # The process finds the same numpy and SciPy, and nothing in the folder that it happens to start in.
 START = (
-    "import runpy, sys; sys.path[:] = sys.argv[4:] + [path for path in sys.path if path]; "
-    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    "import sys; sys.path[:] = sys.argv[4:] + [path for path in sys.path if path]; "
+    "import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 KILLED = -9  # what Linux does to a program that takes more memory than there is
 SECONDS_BETWEEN_CHECKS = 0.1

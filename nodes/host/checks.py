@@ -3,10 +3,14 @@
 ComfyUI 0.3.75 checks neither combos nor NaN, and no version checks what a link brings.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 import math
 import operator
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -16,7 +20,7 @@ LONGEST_VALUE = 80
 MOST_OPTIONS = 20
 
 
-def checked(node):
+def checked(node: Any) -> Any:
     """Make a node refuse values that its schema does not allow; the class itself, changed in place.
 
     Combos: one of the options, as they are at that moment. FLOAT and INT: numbers between min and max, never NaN or
@@ -29,7 +33,7 @@ def checked(node):
     return node
 
 
-def check_when_queued(node, own):
+def check_when_queued(node: Any, own: Callable[..., Any] | None) -> None:
     """Give a node a `validate_inputs` that names what the host does not check by itself, and the node's `own`.
 
     The host reads the names from the signature, and leaves out its own checks for each of them.
@@ -49,7 +53,7 @@ def check_when_queued(node, own):
     node.validate_inputs = classmethod(validate_inputs)
 
 
-def check_when_run(node, own):
+def check_when_run(node: Any, own: Callable[..., Any] | None) -> None:
     """Let a node's `execute` begin with the checks, for what links have brought."""
     run = node.__dict__["execute"].__func__
     signature = inspect.signature(run)
@@ -65,7 +69,7 @@ def check_when_run(node, own):
     node.execute = classmethod(execute)
 
 
-def check_bounds(node):
+def check_bounds(node: Any) -> None:
     """Give the FLOATs of a node's schema bounds that the host lets no NaN pass."""
     define = node.__dict__["define_schema"].__func__
 
@@ -89,7 +93,7 @@ class Least(float):
     __hash__ = float.__hash__
 
 
-def fault_of(cls, own, values):
+def fault_of(cls: Any, own: Callable[..., Any] | None, values: Mapping[str, Any]) -> str | None:
     """Why a node cannot take these values, {name of the input: value}, or None.
 
     Where the node's `own` check names an input it decides which choices there are: it knows how to get a missing one.
@@ -107,7 +111,7 @@ def fault_of(cls, own, values):
     return None
 
 
-def fault_of_value(entry, value, options_decide):
+def fault_of_value(entry: Any, value: Any, options_decide: bool) -> str | None:
     if is_combo(entry):
         return fault_of_choice(entry, value, options_decide)
     if isinstance(entry, io.Float.Input):
@@ -117,7 +121,7 @@ def fault_of_value(entry, value, options_decide):
     return None
 
 
-def fault_of_choice(entry, value, options_decide):
+def fault_of_choice(entry: Any, value: Any, options_decide: bool) -> str | None:
     if isinstance(value, str) and (value in entry.options or not options_decide):
         return None
     few = len(entry.options) <= MOST_OPTIONS
@@ -125,7 +129,7 @@ def fault_of_choice(entry, value, options_decide):
     return f"{entry.id} must be one of {choices}; got {shortened(value)}"
 
 
-def fault_of_number(entry, value, convert):
+def fault_of_number(entry: Any, value: Any, convert: Callable[[Any], float]) -> str | None:
     """`convert` raises TypeError for what is no such number: text too, which `float` would read."""
     what = "a whole number" if convert is operator.index else "a number"
     try:
@@ -140,7 +144,7 @@ def fault_of_number(entry, value, convert):
     return None
 
 
-def plain_numbers(schema, values):
+def plain_numbers(schema: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Checked numbers as Python's own: numpy's and torch's can be written into no JSON."""
     converts = {io.Float.Input: float, io.Int.Input: operator.index}
     return {
@@ -151,16 +155,16 @@ def plain_numbers(schema, values):
     }
 
 
-def is_combo(entry):
+def is_combo(entry: Any) -> bool:
     return isinstance(entry, io.Combo.Input)
 
 
-def names_of(own):
+def names_of(own: Callable[..., Any] | None) -> list[str]:
     """Inputs that a `validate_inputs` names."""
     return [] if own is None else list(inspect.signature(own).parameters)[1:]
 
 
-def shortened(value):
+def shortened(value: Any) -> str:
     """`repr` of a value for a message, without printing all of a long one."""
     try:
         text = repr(value[:LONGEST_VALUE] if isinstance(value, (str, bytes)) else value)

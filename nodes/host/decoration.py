@@ -1,9 +1,13 @@
 """What only decorates a run, such as pictures, previews and reports: where it fails, the run goes on."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import comfy.model_management
 import torch
@@ -25,11 +29,11 @@ class Decorations:
         A warning for each thing that failed, for the node's text.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.notes = []
         self.failed = set()
 
-    def attempt(self, what, function, *args, otherwise=None, **kwargs):
+    def attempt(self, what: str, function: Callable[..., Any], *args: Any, otherwise: Any = None, **kwargs: Any) -> Any:
         """What a function returns, or `otherwise` where it fails; what has failed is not tried again.
 
         Parameters
@@ -65,11 +69,12 @@ class Decorations:
         return otherwise
 
     @contextlib.contextmanager
-    def context(self, what, make):
+    def context(self, what: str, make: Callable[[], Any]) -> Iterator[Any]:
         """What the context manager from ``make()`` yields, or None where that fails."""
-        manager = self.attempt(what, make)
-        entered = self.attempt(what, manager.__enter__) if manager is not None else None
-        if entered is None:
+        manager, entered = self.attempt(what, make), None
+        if manager is not None:
+            entered = self.attempt(what, manager.__enter__)
+        if manager is None or entered is None:
             yield None
             return
         end = f"the end of {what}"  # tried even where something before it has failed
@@ -80,22 +85,22 @@ class Decorations:
             raise
         self.attempt(end, manager.__exit__, None, None, None)
 
-    def picture(self, what, draw, *args):
+    def picture(self, what: str, draw: Callable[..., Any], *args: Any) -> torch.Tensor:
         """IMAGE of the PIL picture that a function draws; a small blank one where it fails."""
         image = self.attempt(what, lambda: showing.image_tensor(draw(*args)))
         return blank_image() if image is None else image
 
-    def show(self, cls, text, image=None, **extra):
+    def show(self, cls: Any, text: str, image: Any = None, **extra: Any) -> dict[str, Any]:
         """`ui` of a node as `show` gives it, with the notes below the text; without the picture where that fails."""
         ui = self.attempt("showing the result", showing.show, cls, self.noted(text), image, **extra)
         return {"text": (self.noted(text),), **extra} if ui is None else ui
 
-    def noted(self, text):
+    def noted(self, text: str) -> str:
         """A text and the notes, one a line."""
         return "\n".join([text, *self.notes])
 
 
-def warn_running_node(text):
+def warn_running_node(text: str) -> None:
     """Log the warnings of a text, and show them in the node that runs, which is not ours."""
     warnings = logged_warnings(text)
     if warnings:
@@ -117,6 +122,6 @@ def logged_warnings(text: str) -> list[str]:
     return warnings
 
 
-def blank_image():
+def blank_image() -> torch.Tensor:
     """IMAGE of one grey picture, in place of one that could not be drawn."""
     return torch.full((1, BLANK_SIDE, BLANK_SIDE, 3), 0.5)

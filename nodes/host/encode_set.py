@@ -1,7 +1,11 @@
 """Conditionings of single prompts, as the host's text encoders give them -> one with a row for each prompt."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -14,7 +18,13 @@ MOST_REPEATED = 60 * 77
 REPEAT, PAD_RIGHT, PAD_LEFT, REFUSE = "repeat", "pad right", "pad left", "refuse"
 
 
-def merge(entries, prompts, lengthen=REFUSE, fix="use prompts of equal length", most_bytes=math.inf):
+def merge(
+    entries: Sequence[Any],
+    prompts: Sequence[str],
+    lengthen: str = REFUSE,
+    fix: str = "use prompts of equal length",
+    most_bytes: float = math.inf,
+) -> list[Any]:
     """Join the conditionings of N prompts into one entry whose tensors have a row for each.
 
     Parameters
@@ -69,7 +79,7 @@ def merge(entries, prompts, lengthen=REFUSE, fix="use prompts of equal length", 
     return [torch.cat(conds), merged]
 
 
-def length_counts(lengths):
+def length_counts(lengths: Iterable[int]) -> str:
     """Token lengths and how many prompts have them, in words: `77 (3 prompts), 154 (1 prompt)`."""
     counts = sorted(Counter(lengths).items())
     return ", ".join(f"{length} ({n} prompt{'s' if n > 1 else ''})" for length, n in counts)
@@ -166,6 +176,6 @@ def _equal(a, b):
     return bool(a == b)
 
 
-def name_of(i, prompts):
+def name_of(i: int, prompts: Sequence[str]) -> str:
     """A prompt in words, by its place and the beginning of its text."""
     return f'prompt {i} ("{prompts[i][:60]}")'

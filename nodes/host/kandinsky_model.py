@@ -1,6 +1,10 @@
 """Kandinsky 2.2's UNet as one of the host's models."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
@@ -16,12 +20,12 @@ from .models import whole_patcher
 BETA_SCHEDULES = {"linear": "sqrt_linear", "scaled_linear": "linear", "squaredcos_cap_v2": "squaredcos_cap_v2"}
 
 
-def conditioning(rows):
+def conditioning(rows: torch.Tensor) -> list[Any]:
     """(N, D) embeddings as the host's conditioning: N sequences of one token."""
     return [[rows[:, None], {"pooled_output": rows}]]
 
 
-def native_patcher(pipeline, latent_rgb):
+def native_patcher(pipeline: Any, latent_rgb: torch.Tensor) -> Any:
     """A decoder pipeline's UNet as the host's MODEL, under its memory management.
 
     Parameters
@@ -36,23 +40,23 @@ def native_patcher(pipeline, latent_rgb):
 class NativeKandinsky(comfy.model_base.BaseModel):
     """What a MODEL holds: the UNet with its noise schedule, latent format and memory estimate."""
 
-    def __init__(self, pipeline, latent_rgb):
+    def __init__(self, pipeline: Any, latent_rgb: torch.Tensor) -> None:
         super().__init__(model_config(pipeline, latent_rgb), comfy.model_base.ModelType.EPS)
         self.diffusion_model = NativeUNet(pipeline.unet)
         signal = pipeline.scheduler.alphas_cumprod
         self.model_sampling.set_sigmas(((1 - signal) / signal).sqrt())
         self.eval().requires_grad_(False)
 
-    def memory_required(self, input_shape, *args, **kwargs):
+    def memory_required(self, input_shape: Sequence[int], *args: Any, **kwargs: Any) -> float:
         rows, height, width = input_shape[0], *input_shape[-2:]
         return rows * unet_bytes_per_row(self.diffusion_model.unet, height, width) / 2  # that counts a pair as one
 
-    def extra_conds(self, **kwargs):
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         check_conditioning(kwargs, self.diffusion_model.unet.config.encoder_hid_dim)
         return super().extra_conds(**kwargs)
 
 
-def check_conditioning(cond, width):
+def check_conditioning(cond: Any, width: int) -> None:
     """Raise `ValueError` for a conditioning entry that this UNet cannot take.
 
     Parameters
@@ -76,7 +80,7 @@ def check_conditioning(cond, width):
         )
 
 
-def model_config(pipeline, latent_rgb):
+def model_config(pipeline: Any, latent_rgb: torch.Tensor) -> Any:
     """The configuration that the host reads off a MODEL."""
     unet, betas = pipeline.unet, pipeline.scheduler.config
     config = comfy.supported_models_base.BASE(
@@ -98,7 +102,7 @@ def model_config(pipeline, latent_rgb):
     return config
 
 
-def latent_format(channels, latent_rgb):
+def latent_format(channels: int, latent_rgb: torch.Tensor) -> Any:
     """MoVQ's latents: not scaled, with colours for the host's previews."""
     latents = comfy.latent_formats.LatentFormat()
     latents.latent_channels = channels
@@ -111,16 +115,24 @@ def latent_format(channels, latent_rgb):
 class NativeUNet(torch.nn.Module):
     """The UNet of diffusers with the call that the host makes."""
 
-    def __init__(self, unet):
+    def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
         self.ignored_patches = set()
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         return self.unet.dtype
 
-    def forward(self, x, t, context=None, control=None, transformer_options=None, **kwargs):
+    def forward(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        context: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         options = transformer_options or {}
         self.warn_of_patches({*options.get("patches", {}), *options.get("patches_replace", {})})
         # nodes such as EasyCache wrap the network's call
@@ -128,12 +140,14 @@ class NativeUNet(torch.nn.Module):
         executor = WrapperExecutor.new_class_executor(self.predict, self, wrappers)
         return executor.execute(x, t, context, control, options, **kwargs)
 
-    def predict(self, x, t, context, *args, **kwargs):
+    def predict(
+        self, x: torch.Tensor, t: torch.Tensor, context: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Noise prediction of (B, C, h, w) latents; the UNet's variance channels have no use in the host's samplers."""
         output = self.unet(x, t, encoder_hidden_states=None, added_cond_kwargs={"image_embeds": context[:, 0]})
         return output.sample[:, : x.shape[1]]
 
-    def warn_of_patches(self, names):
+    def warn_of_patches(self, names: set[str]) -> None:
         """Say once that patches of the host's own attention and blocks have no place in this UNet."""
         new = names - self.ignored_patches
         if new:

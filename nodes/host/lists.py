@@ -1,7 +1,12 @@
 """Lists at the inputs of nodes that take some of them as a whole, and run once for each item of the others."""
 
+from __future__ import annotations
 
-def runs(lists):
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+
+def runs(lists: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """The inputs of each run, as the host makes them for a node that takes no lists.
 
     Parameters
@@ -25,7 +30,7 @@ def runs(lists):
     return [{name: values[min(i, len(values) - 1)] for name, values in lists.items()} for i in range(most)]
 
 
-def runs_of(inputs, count, sources):
+def runs_of(inputs: Mapping[str, Any], count: Callable[[Any], int], sources: Iterable[str]) -> list[dict[str, Any]]:
     """The inputs of each run of a node that takes a set's pictures as one batch, or as a list of single ones.
 
     Batches (or single pictures) in a list are one source, unless each is a source by itself: as many as there are
@@ -60,7 +65,7 @@ def runs_of(inputs, count, sources):
     return [{name: run.get(name) for name in inputs} for run in runs(given)]
 
 
-def batches(images):
+def batches(images: Iterable[Any]) -> list[Any]:
     """(B, H, W, C) batches of a list of IMAGE; some packs give single pictures without B, or lists within the list."""
     found = []
     for image in images:
@@ -73,7 +78,7 @@ def batches(images):
     return found
 
 
-def kind_of(value):
+def kind_of(value: object) -> str:
     """What arrived where pictures belong, for a message."""
     shape = getattr(value, "shape", None)
     return type(value).__name__ + (f" of shape {tuple(shape)}" if shape is not None else "")

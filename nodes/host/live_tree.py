@@ -8,12 +8,16 @@ The client that queued the run gets events of the type `hierdiff.tree`:
 - ``end``: node, run, state (done or stopped), and tiles
 """
 
+from __future__ import annotations
+
 import base64
 import io
 import itertools
 import math
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +28,9 @@ from ...hierdiff_core.devices import AsyncHostCopy, on_device
 from ...hierdiff_core.previews import latents_to_rgb, shrunk, tile_sheet
 from .runs import Kept, running, send
 
+if TYPE_CHECKING:
+    from ...hierdiff_core.plan.plan import Branch, Plan
+
 EVENT = "hierdiff.tree"
 SECONDS_BETWEEN_UPDATES = 0.3
 # Pictures of all branches together: what a message may hold, and the page keeps.
@@ -32,6 +39,7 @@ LARGEST_TILE, SMALLEST_TILE = 64, 12
 # Beyond it the page shows numbers only: a tree of that many leaves can be neither drawn nor read.
 MOST_PROMPTS = 5000
 MOST_KEPT = 16  # runs, for pages that are loaded later
+Colours = Callable[[torch.Tensor, int], torch.Tensor | None]  # see `linear_colours`
 
 _runs = itertools.count(1)
 _kept = Kept(MOST_KEPT)
@@ -48,7 +56,7 @@ class LiveTree:
         Latents to small pictures, see `linear_colours`; None: a tree without pictures.
     """
 
-    def __init__(self, plan, to_rgb=None):
+    def __init__(self, plan: Plan, to_rgb: Colours | None = None) -> None:
         self.plan = plan
         self.run = f"{time.time():.0f}-{next(_runs)}"
         self.client, self.node, self.workflow, self.prompt_id, self.signature = running()
@@ -82,7 +90,7 @@ class LiveTree:
         finally:
             self.send("end", state=self.state, **self.progress, tiles=self.new_tiles())
 
-    def beginning(self):
+    def beginning(self) -> dict[str, Any]:
         texts = self.plan.prompts or [""] * self.plan.num_prompts
         return {
             "workflow": self.workflow,
@@ -92,7 +100,7 @@ class LiveTree:
             "branches": self.branches,
         }
 
-    def step(self, k, x0, rows, standard, clusters=None):
+    def step(self, k: int, x0: torch.Tensor, rows: int, standard: int, clusters: np.ndarray | None = None) -> None:
         """Step k is done, or the device will be done with it; its pictures are sent when they are there.
 
         Parameters
@@ -120,7 +128,7 @@ class LiveTree:
         if self.arriving is None or self.arriving[1].here:
             self.deliver()
 
-    def deliver(self):
+    def deliver(self) -> None:
         """Take in the pictures of the step before, waiting for them if need be, and send the message that is owed."""
         if self.arriving:
             (indices, rgb), self.arriving = self.arriving, None
@@ -129,7 +137,7 @@ class LiveTree:
             self.owed = False
             self.send("progress", **self.progress, tiles=self.new_tiles())
 
-    def living(self, k, since, clusters):
+    def living(self, k: int, since: int, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Branches that were alive from step `since` to k, and the rows of `clusters` that they are in."""
         found = np.flatnonzero((self.starts <= k) & (self.stops > since))
         places = self.plan.steps[k].labels[self.first_members[found]]
@@ -138,13 +146,13 @@ class LiveTree:
         inside = np.isin(places, clusters)
         return found[inside], np.searchsorted(clusters, places[inside])
 
-    def note_reached(self, k, clusters, living):
+    def note_reached(self, k: int, clusters: np.ndarray, living: np.ndarray) -> None:
         self.reached[living] = k + 1
         self.partly = self.partly or len(clusters) < self.plan.steps[k].num_clusters
         if self.partly:
             self.progress["reached"] = self.reached.tolist()
 
-    def keep_tiles(self, k, x0, living, rows, ending_only):
+    def keep_tiles(self, k: int, x0: torch.Tensor, living: np.ndarray, rows: np.ndarray, ending_only: bool) -> None:
         """Draw the branches of step k, or only those that end by then and would never be drawn again."""
         if self.to_rgb is None:
             return
@@ -156,7 +164,7 @@ class LiveTree:
         if rgb is not None:
             self.arriving = wanted.tolist(), AsyncHostCopy(rgb)
 
-    def show(self, indices, pictures):
+    def show(self, indices: Sequence[int], pictures: Sequence[Image.Image]) -> None:
         """Better pictures of branches: `pictures` are PIL, one for each index into `plan.branches`."""
         if self.to_rgb is None or not pictures:
             return
@@ -164,23 +172,23 @@ class LiveTree:
         small = [picture.convert("RGB").resize(size, Image.Resampling.LANCZOS) for picture in pictures]
         self.add_tiles(indices, torch.from_numpy(np.stack([np.asarray(picture) for picture in small])))
 
-    def add_tiles(self, indices, rgb):
+    def add_tiles(self, indices: Sequence[int], rgb: torch.Tensor) -> None:
         own = [picture.clone() for picture in rgb]  # a view would keep all the others in memory
         with _lock:
             self.tiles.update(zip(indices, own, strict=True))
             self.unsent.update(indices)
 
-    def new_tiles(self):
+    def new_tiles(self) -> list[dict[str, Any]]:
         """`sheets` of the pictures that no message has had yet."""
         with _lock:
             tiles = {i: self.tiles[i] for i in sorted(self.unsent)}
             self.unsent.clear()
         return sheets(tiles)
 
-    def send(self, kind, **data):
+    def send(self, kind: str, **data: Any) -> None:
         send(EVENT, {"kind": kind, "node": self.node, "run": self.run, **data}, self.client)
 
-    def snapshot(self, **place):
+    def snapshot(self, **place: Any) -> dict[str, Any]:
         """All that was sent so far, as one message for a page that was not there.
 
         `place` tells the workflow where it is another: that of a page which takes the run from the host's cache.
@@ -191,19 +199,19 @@ class LiveTree:
         return {**known, **self.beginning(), **place, **self.progress, "tiles": sheets(tiles)}
 
 
-def describe(branch, plan):
+def describe(branch: Branch, plan: Plan) -> list[Any]:
     """[start, stop, parent or -1, members]; members of branches that live to the end only, the others' follow."""
     members = branch.members.tolist() if branch.stop == plan.num_steps else []
     return [int(branch.start), int(branch.stop), -1 if branch.parent is None else int(branch.parent), members]
 
 
-def tile_side(num_branches):
+def tile_side(num_branches: int) -> int:
     """Pixels a side of each branch's picture; 0: too many branches for pictures."""
     side = min(LARGEST_TILE, math.isqrt(ALL_PIXELS // max(num_branches, 1)))
     return side if side >= SMALLEST_TILE else 0
 
 
-def sheets(tiles):
+def sheets(tiles: Mapping[int, torch.Tensor]) -> list[Any]:
     """Small pictures as JPEG sheets, one for each size: the first and the last of a run may differ.
 
     Parameters
@@ -221,7 +229,7 @@ def sheets(tiles):
     return [sheet(indices, torch.stack([tiles[i] for i in indices])) for indices in by_size.values()]
 
 
-def sheet(indices, tiles):
+def sheet(indices: Sequence[int], tiles: torch.Tensor) -> dict[str, Any]:
     file, pixels = io.BytesIO(), tile_sheet(tiles).numpy()
     Image.fromarray(pixels).save(file, "JPEG", quality=85, subsampling=0)  # neighbours must not bleed
     image = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
@@ -230,7 +238,7 @@ def sheet(indices, tiles):
     return {"branches": indices, "width": width, "height": height, "columns": columns, "image": image}
 
 
-def linear_colours(factors, prepare=None):
+def linear_colours(factors: torch.Tensor, prepare: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Colours:
     """Latents to small pictures by a linear map.
 
     Parameters
@@ -257,7 +265,7 @@ def linear_colours(factors, prepare=None):
     return to_rgb
 
 
-def host_colours(latent_format):
+def host_colours(latent_format: Any) -> Colours | None:
     """`linear_colours` of a MODEL's latents, by the factors of the host's own previews; None where it has none."""
     factors = getattr(latent_format, "latent_rgb_factors", None)
     if factors is None:
@@ -268,7 +276,7 @@ def host_colours(latent_format):
     return linear_colours(factors, getattr(latent_format, "latent_rgb_factors_reshape", None))
 
 
-async def trees_of_client(request):
+async def trees_of_client(request: web.Request) -> web.Response:
     """GET /hierdiff/trees?clientId=…[&prompt_id=…][&known=…]: snapshots of runs that the page does not know yet.
 
     Those that this client queued; with `prompt_id` those that the host's cache gives it. `known` are runs, with commas.

@@ -1,10 +1,13 @@
 """Kandinsky folders, and models under the host's memory management."""
 
+from __future__ import annotations
+
 import logging
 import os
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -37,25 +40,25 @@ class LoadedModel:
         Factors for previews, for a decoder.
     """
 
-    pipeline: object
-    patcher: object
+    pipeline: Any
+    patcher: Any
     name: str
     suitable: dict = field(default_factory=dict)
-    vae: object = None
-    latent_rgb: object = None
+    vae: Any = None
+    latent_rgb: torch.Tensor | None = None
 
-    def load(self, memory_required=0):
+    def load(self, memory_required: float = 0) -> None:
         """Bring the networks to the device, whole, with room for `memory_required` bytes beside them."""
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory_required, force_full_load=True)
 
 
-def model_names(class_name):
+def model_names(class_name: str) -> list[str]:
     """Choices of a loader: the bundled model, then the fitting folders under models/diffusers."""
     names = [name for name, path in _diffusers_folders().items() if pipeline_class(path) == class_name]
     return [BUNDLED_NAME, *sorted(names)]
 
 
-def model_folder(name, class_name):
+def model_folder(name: str, class_name: str) -> Path:
     """Folder of a choice.
 
     Raises
@@ -78,7 +81,7 @@ def model_folder(name, class_name):
     return path
 
 
-def validate_model(name, class_name):
+def validate_model(name: str, class_name: str) -> bool | str:
     """True, or the reason why the model cannot be loaded: for a loader's `validate_inputs`."""
     try:
         model_folder(name, class_name)
@@ -87,13 +90,13 @@ def validate_model(name, class_name):
     return True
 
 
-def size_on_disk(folder):
+def size_on_disk(folder: Path) -> str:
     """Size of a model's weights, in words."""
     size = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
-def choose_dtype(precision):
+def choose_dtype(precision: str) -> torch.dtype:
     """Weight precision: the user's, or what the host would take for a diffusion model on its device."""
     if precision != "auto":
         return DTYPES[precision]
@@ -110,21 +113,21 @@ class WholeModelPatcher(comfy.model_patcher.ModelPatcher):
     takes no full load.
     """
 
-    def load(self, device_to=None, **options):
+    def load(self, device_to: Any = None, **options: Any) -> None:
         return super().load(device_to, **{**options, "full_load": True})
 
-    def partially_unload(self, *args, **kwargs):
+    def partially_unload(self, *args: Any, **kwargs: Any) -> int:
         return 0  # bytes freed: the host then unloads all of it
 
 
-def make_patcher(*networks):
+def make_patcher(*networks: torch.nn.Module) -> Any:
     """Put networks under the host's memory management; they start on its offload device."""
     # the host writes attributes such as `device`, which diffusers models do not let it write
     container = torch.nn.ModuleList(networks).eval().requires_grad_(False)
     return whole_patcher(container)
 
 
-def whole_patcher(model):
+def whole_patcher(model: Any) -> Any:
     """The patcher of a model that loads as one piece, on the host's devices for diffusion models."""
     return WholeModelPatcher(
         model,
@@ -148,7 +151,7 @@ def _folders_with_an_index(root):
     The nodes are defined with these names, so no folder may take them away: links that run in circles, or to a whole
     disk, end.
     """
-    waiting = deque([(root, ())])  # the upper folders first
+    waiting: deque[tuple[Path, tuple[str, ...]]] = deque([(root, ())])  # the upper folders first
     for _ in range(MOST_FOLDERS):
         if not waiting:
             return

@@ -1,5 +1,10 @@
 """The host runs a node once for each item of a list that is wired to it. Where that is hardly meant, it is said."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
 from comfy_execution.utils import get_executing_context
 
 LIST_OF_NEGATIVES = (
@@ -9,7 +14,7 @@ LIST_OF_NEGATIVES = (
 _latest = None  # node, and identities of the inputs, of the latest run
 
 
-def list_of_negatives(negative, others, num_prompts):
+def list_of_negatives(negative: Any, others: Iterable[Any], num_prompts: int) -> list[str]:
     """Warnings, where the host runs the node that runs now once more, and only the negative is another one.
 
     Parameters

@@ -1,12 +1,19 @@
 """What a plan means for the pictures, in words: for the reports of Threshold Schedule and of the samplers."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from ...hierdiff_core.plan.plan import Plan
 
 NEXT_TO_NOTHING = 0.05  # of what can be saved at all
 SUITS_ANY_TREE = "mode saving with value 0.5 suits any tree"
 
 
-def duplicates(plan):
+def duplicates(plan: Plan) -> list[str]:
     """A line on prompts that equal another, if there are any."""
     equal = plan.num_prompts - plan.num_distinct
     if not equal:
@@ -14,9 +21,10 @@ def duplicates(plan):
     return [f"{equal} of {plan.num_prompts} prompts equal{'s' * (equal == 1)} another: sampled once, no saving counted"]
 
 
-def tau_in_words(plan):
+def tau_in_words(plan: Plan) -> str:
     """The value of tau, and what it is of this tree."""
-    root = plan.Z[-1, 2] if len(plan.Z) else 0.0
+    Z = np.asarray(plan.Z)
+    root = Z[-1, 2] if len(Z) else 0.0
     if not root:
         return f"tau {plan.tau:.5g}"
     if plan.tau <= root:
@@ -26,7 +34,7 @@ def tau_in_words(plan):
     return f"tau {plan.tau:.5g}, above the root ({root:.5g}): one cluster for {steps}"
 
 
-def alike(plan):
+def alike(plan: Plan) -> list[str]:
     """A warning where prompts part too late for pictures of their own."""
     if not plan.looks_alike:
         return []
@@ -37,7 +45,7 @@ def alike(plan):
     ]
 
 
-def unsuitable_tau(plan, greatest):
+def unsuitable_tau(plan: Plan, greatest: float) -> list[str]:
     """A hint where a tau that was typed in does not fit this tree: it shares nearly everything, or nearly nothing.
 
     Parameters
@@ -49,7 +57,7 @@ def unsuitable_tau(plan, greatest):
     if plan.looks_alike:
         return [f"⚠ tau {plan.tau:.5g} shares nearly everything in this tree: {SUITS_ANY_TREE}"]
     if plan.tau and greatest and plan.saved < NEXT_TO_NOTHING * greatest:
-        heights = plan.Z[:, 2]
+        heights = np.asarray(plan.Z)[:, 2]
         lowest, root = heights[heights > 0][0], heights[-1]
         return [
             f"⚠ tau {plan.tau:.5g} shares next to nothing in this tree (lowest merge {lowest:.4g}, root {root:.4g}): "

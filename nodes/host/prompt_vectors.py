@@ -1,8 +1,11 @@
 """One vector for each prompt, to compare prompts by: equal where their conditioning is equal, and only there."""
 
+from __future__ import annotations
+
 import hashlib
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
@@ -39,7 +42,7 @@ class Vectors(NamedTuple):
     notes: list[str]
 
 
-def prompt_vectors(entries, prompts, pooling):
+def prompt_vectors(entries: Sequence[Any], prompts: Sequence[str], pooling: str) -> Vectors:
     """Vectors of the prompts' own conditionings, before any padding.
 
     Parameters
@@ -98,7 +101,7 @@ def _pooled(entries, prompts):
     return torch.cat(pooled).float()
 
 
-def token_mean(cond, values):
+def token_mean(cond: torch.Tensor, values: Mapping[str, Any]) -> torch.Tensor:
     """Mean over the tokens that the encoder did not mask, (1, D) float32."""
     cond = cond.float()
     mask = values.get("attention_mask")
@@ -127,7 +130,7 @@ def _grouped(rows, entries):
     return keys, groups
 
 
-def digest(value):
+def digest(value: Any) -> bytes:
     """Hash of all tensors in nested lists, tuples and dicts: shapes, types and every bit."""
     found = hashlib.blake2b(digest_size=16)
     _feed(found, value)

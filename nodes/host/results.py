@@ -6,7 +6,10 @@ into the page as HTML, newer ones drop them at the end of a run, and they go to 
 Events of the type `hierdiff.result` have node, workflow, prompt_id, state (running or done) and text.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -29,7 +32,7 @@ class Result:
     data: dict = field(default_factory=dict)
 
 
-def say(text, state="running", **data):
+def say(text: str, state: str = "running", **data: Any) -> None:
     """Show a text in the node that calls, and keep it.
 
     Parameters
@@ -49,17 +52,17 @@ def say(text, state="running", **data):
     send(EVENT, message, run.client)
 
 
-async def results_of_client(request):
+async def results_of_client(request: web.Request) -> web.Response:
     """GET /hierdiff/results?clientId=…[&prompt_id=…]: what nodes said in the runs that this client queued."""
     found = [entry for entry in _kept.asked(request.query) if still_true(entry[2])]
     return web.json_response([described(*entry) for entry in found])
 
 
-def still_true(result):
+def still_true(result: Result) -> bool:
     """Whether a node came to an end with what it said, or is at it now."""
     return result.state == "done" or is_running(result.prompt_id)
 
 
-def described(workflow, node, result):
+def described(workflow: str | None, node: str, result: Result) -> dict[str, Any]:
     known = {"node": node, "workflow": workflow, "prompt_id": result.prompt_id}
     return {**known, "state": result.state, "text": result.text, "data": result.data}

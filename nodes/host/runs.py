@@ -1,10 +1,13 @@
 """Which run a node belongs to, and what is kept of runs for pages that are loaded later or hit the host's cache."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import threading
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
@@ -29,7 +32,7 @@ class Run(NamedTuple):
     signature: str | None = None
 
 
-def running():
+def running() -> Run:
     """The `Run` of the node that calls."""
     context, server = get_executing_context(), PromptServer.instance
     if context is None or server is None:
@@ -41,26 +44,26 @@ def running():
     return Run(server.client_id, node, None, context.prompt_id)
 
 
-def is_running(prompt_id):
+def is_running(prompt_id: str | None) -> bool:
     server = PromptServer.instance
     items = list(server.prompt_queue.currently_running.values()) if server is not None else []
     return any(item[1] == prompt_id for item in items)
 
 
-def id_of_workflow(extra_data):
+def id_of_workflow(extra_data: Any) -> str | None:
     """The id that the page gave the workflow; None for whatever else a program queued."""
     for key in ("extra_pnginfo", "workflow", "id"):
         extra_data = extra_data.get(key) if isinstance(extra_data, dict) else None
     return extra_data if isinstance(extra_data, str) else None
 
 
-def send(event, message, client):
+def send(event: str, message: dict[str, Any], client: str | None) -> None:
     """Send to the page that queued a run, and to nobody else."""
     if PromptServer.instance is not None and client is not None:
         PromptServer.instance.send_sync(event, message, client)
 
 
-def signature(prompt, node):
+def signature(prompt: Mapping[str, Any], node: str) -> str | None:
     """Hash of all that a node's result follows from: its class and inputs, and those of all nodes before it.
 
     Parameters
@@ -87,7 +90,7 @@ def signature(prompt, node):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def is_link(value):
+def is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
@@ -97,25 +100,25 @@ class Kept:
     What is kept has `signature` and `state`, which is "done" once it can be found by its signature.
     """
 
-    def __init__(self, most):
+    def __init__(self, most: int) -> None:
         self.most = most
         self.lock = threading.Lock()
-        self.items: OrderedDict[tuple, object] = OrderedDict()  # (client, workflow, node) -> item
+        self.items: OrderedDict[tuple, Any] = OrderedDict()  # (client, workflow, node) -> item
 
-    def keep(self, client, workflow, node, item):
+    def keep(self, client: str | None, workflow: str | None, node: str | None, item: Any) -> None:
         with self.lock:
             self.items.pop((client, workflow, node), None)
             self.items[client, workflow, node] = item
             while len(self.items) > self.most:
                 self.items.popitem(last=False)
 
-    def of_client(self, client):
+    def of_client(self, client: str | None) -> list[tuple[str | None, str, Any]]:
         """(workflow, node, item) of all runs that this client queued, oldest first."""
         with self.lock:
             found = list(self.items.items())
         return [(workflow, node, item) for (who, workflow, node), item in found if client and who == client]
 
-    def of_prompt(self, client, prompt_id):
+    def of_prompt(self, client: str | None, prompt_id: str) -> list[tuple[str | None, str, Any]]:
         """(workflow, node, item) for the nodes of a prompt that this client queued, by what they follow from.
 
         A node that the host takes from its cache says nothing: whoever ran the same before, its item is the same. It is
@@ -130,13 +133,13 @@ class Kept:
             self.keep(client, workflow, node, item)
         return [(workflow, node, item) for node, item in found.items()]
 
-    def asked(self, query):
+    def asked(self, query: Mapping[str, str]) -> list[tuple[str | None, str, Any]]:
         """What a page asks for: `clientId`, and `prompt_id` where it wants what its cached nodes said before."""
         client, prompt_id = query.get("clientId"), query.get("prompt_id")
         return self.of_prompt(client, prompt_id) if prompt_id else self.of_client(client)
 
 
-def queued_by(client, prompt_id):
+def queued_by(client: str | None, prompt_id: str) -> tuple[dict[str, Any], str | None]:
     """(prompt, workflow) of a run if this client queued it, else ({}, None)."""
     server = PromptServer.instance
     if server is None or not client:

@@ -1,12 +1,17 @@
 """What a text encoder cannot read of a prompt at once, or at all, in words."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 from ...hierdiff_core.prompts.tokens import MOST_SPELLED, spelled_letters, tokens_of
 from .encode_set import name_of
 
 MOST_NAMED = 4
 
 
-def reading_notes(clip, tokens, prompts, pooled):
+def reading_notes(clip: Any, tokens: Sequence[Any], prompts: Sequence[str], pooled: bool) -> list[str]:
     """Warnings on prompts that are longer than the encoder's window, or hold tokens that it does not know.
 
     Parameters
@@ -68,7 +73,7 @@ def _spelled(clip, tokens, prompt):
     return spelled > MOST_SPELLED * letters
 
 
-def _tokenizer(clip, name):
+def _tokenizer(clip: Any, name: str) -> Any:
     """The host's tokenizer of one encoder, or None."""
     return getattr(clip.tokenizer, f"clip_{name}", getattr(clip.tokenizer, name, None))
 

@@ -1,7 +1,11 @@
 """What a node shows of its result: text and pictures in the graph, progress while it runs."""
 
+from __future__ import annotations
+
 import contextlib
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.utils
@@ -14,18 +18,24 @@ from ...hierdiff_core.devices import AsyncHostCopy
 from ...hierdiff_core.previews import preview_grid
 from .results import say
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ...hierdiff_core.plan.plan import Plan
+    from .models import LoadedModel
+
 PREVIEW_SIZE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.3
 FINAL_PREVIEW_SIZE = 1024
 LONGEST_LIST = 40
 
 
-def image_tensor(picture):
+def image_tensor(picture: Image.Image) -> torch.Tensor:
     """PIL picture -> ComfyUI IMAGE, (1, H, W, 3) float32 in 0 ... 1."""
     return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
 
 
-def show(cls, text, image=None, **extra):
+def show(cls: Any, text: str, image: torch.Tensor | list[torch.Tensor] | None = None, **extra: Any) -> dict[str, Any]:
     """`ui` of a node: `text` in the node and in the history, and a picture below it.
 
     Parameters
@@ -42,13 +52,13 @@ def show(cls, text, image=None, **extra):
     return {**pictures, "text": (text,), **extra}
 
 
-def tell(cls, text):
+def tell(cls: Any, text: str) -> None:
     """Show `text` in a node while it runs."""
     say(text)
 
 
 @contextlib.contextmanager
-def telling(cls, text):
+def telling(cls: Any, text: str) -> Iterator[None]:
     """Show `text` in a node while something takes its time, and nothing afterwards."""
     tell(cls, text)
     try:
@@ -57,14 +67,14 @@ def telling(cls, text):
         say("", "done")
 
 
-def numbered(lines):
+def numbered(lines: Sequence[str]) -> str:
     """Lines with numbers from 0, cut after `LONGEST_LIST`."""
     shown = [f"{i}  {line}" for i, line in enumerate(lines[:LONGEST_LIST])]
     more = len(lines) - LONGEST_LIST
     return "\n".join(shown + ([f"… and {more} more"] if more > 0 else []))
 
 
-def unsuitable(model, **settings):
+def unsuitable(model: LoadedModel, **settings: float) -> list[str]:
     """Warnings, one a line, for settings outside of what suits a model; nothing is changed."""
     lines = []
     for name, value in settings.items():
@@ -75,14 +85,14 @@ def unsuitable(model, **settings):
     return lines
 
 
-def distortion(plan):
+def distortion(plan: Plan) -> list[str]:
     """Lines on what sharing is expected to change, for a plan that knows the model's sensitivity."""
     if plan.distortion is None:
         return []
     line = plan.straight_line()
     unit = "per picture (mean squared change of the latent)"
     lines = [f"expected distortion {plan.distortion:.3g} {unit}"]
-    if plan.distortion > 0:
+    if plan.distortion > 0 and line.distortion is not None:
         times = line.distortion / plan.distortion
         lines.append(f"the straight line with {line.nfe} rows: {line.distortion:.3g}, {times:.2g} times as much")
     return lines
@@ -91,17 +101,17 @@ def distortion(plan):
 class Progress:
     """The node's progress bar; stops the run when the user cancels."""
 
-    def __init__(self, total):
+    def __init__(self, total: int) -> None:
         self.total = total
         self.value = 0
         self.bar = comfy.utils.ProgressBar(total)
         self._last_preview = 0.0
         self._arriving: AsyncHostCopy | None = None
 
-    def check_cancelled(self):
+    def check_cancelled(self) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def advance(self, amount, colours=None):
+    def advance(self, amount: int, colours: Callable[[], torch.Tensor] | None = None) -> None:
         """Move on by `amount`.
 
         Parameters
@@ -123,7 +133,7 @@ class Progress:
                 preview = self.drawn()
         self.bar.update_absolute(self.value, self.total, preview)
 
-    def drawn(self):
+    def drawn(self) -> Any:
         """The preview that was due, for the host's progress bar, or None."""
         if self._arriving is None:
             return None
@@ -131,6 +141,6 @@ class Progress:
         self._arriving = None
         return "JPEG", grid, PREVIEW_SIZE
 
-    def finish(self, picture):
+    def finish(self, picture: Image.Image | None) -> None:
         """Leave a PIL picture in the node: the front end goes on showing the last preview."""
         self.bar.update_absolute(self.total, self.total, ("JPEG", picture, FINAL_PREVIEW_SIZE))

@@ -1,5 +1,9 @@
 """MoVQ behind the host's own VAE nodes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import comfy.model_management
 import comfy.sd
 import comfy.taesd.taesd
@@ -11,8 +15,11 @@ from .models import (
     make_patcher,
 )
 
+if TYPE_CHECKING:
+    from .models import LoadedModel
 
-def load_unet(decoder, width, height, rows):
+
+def load_unet(decoder: LoadedModel, width: int, height: int, rows: int) -> None:
     """Bring a decoder's UNet to the device, with room for `rows` branches of this size in pixels."""
     f = decoder.pipeline.movq_scale_factor
     decoder.load(memory_required=rows * unet_bytes_per_row(decoder.pipeline.unet, height // f, width // f))
@@ -21,20 +28,20 @@ def load_unet(decoder, width, height, rows):
 class MoVQ(torch.nn.Module):
     """The VQModel of diffusers with the encode and decode that the host's VAE calls."""
 
-    def __init__(self, movq):
+    def __init__(self, movq: Any) -> None:
         super().__init__()
         self.movq = movq
 
-    def encode(self, pixels):
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.movq.encode(pixels, return_dict=False)[0]
 
-    def decode(self, latents):
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
         # one at a time on a CPU, where a picture must be bit-identical whatever the others are
         batches = latents.split(1) if latents.device.type == "cpu" else (latents,)
         return torch.cat([self.movq.decode(z, force_not_quantize=True, return_dict=False)[0] for z in batches])
 
 
-def movq_vae(movq):
+def movq_vae(movq: Any) -> Any:
     """The host's VAE around a MoVQ.
 
     The host builds a VAE from weights that it knows. It gets a tiny one of its own, which is then replaced: every
