@@ -197,8 +197,8 @@ class CalibrateModel(io.ComfyNode):
         check_same_prompts(positive, embeddings)
 
         def conditioning(leaves):
-            sides = {"positive": positive, "negative": negative}
-            return tuple(rows_of(side, leaves, len(embeddings), name) for name, side in sides.items())
+            count = len(embeddings)
+            return rows_of(positive, leaves, count, "positive"), rows_of(negative, leaves, count, "negative")
 
         rows = probe.rows.tolist()
         if not any(cond.shape[0] == len(rows) for cond, _ in conditioning(rows)[0]):

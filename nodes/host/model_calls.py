@@ -93,11 +93,12 @@ class ModelCalls:
         """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""
         if entries is None:
             return None
-        if self._clusters is not self.current.clusters:
-            self._clusters, self._reduced = self.current.clusters, {}
+        clusters = self.current.clusters
+        if self._clusters is not clusters:
+            self._clusters, self._reduced = clusters, {}
         for entry in entries:
             if id(entry) not in self._reduced:
-                self._reduced[id(entry)] = entry, reduced_cond(entry, self._clusters)
+                self._reduced[id(entry)] = entry, reduced_cond(entry, clusters)
         return [self._reduced[id(entry)][1] for entry in entries]
 
 

@@ -48,14 +48,14 @@ class SamplerNoise:
 
     Attributes
     ----------
-    row : (1, ...) tensor or None
-        One latent: shape, dtype and device of the noise. The run sets it at each call of the model.
+    row : (1, ...) tensor
+        One latent: shape, dtype and device of the noise. The run sets it at each call of the model, before any noise.
     """
 
     def __init__(self, current: CurrentClusters, seed: int):
         self.current = current
         self.seed = seed
-        self.row: torch.Tensor | None = None
+        self.row = torch.empty(0)
         self._draws = 0
         self._trees = {}  # Brownian trees by branch key
 

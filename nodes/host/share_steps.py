@@ -7,8 +7,7 @@ sampler's history is right by construction.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,7 @@ def shares_steps(model: ModelPatcher) -> bool:
     return bool(model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sharing:
     """What a patched MODEL knows: the same for all of its runs, each of which has a `SharingRun` of its own.
 
@@ -124,14 +123,12 @@ class Sharing:
             host_options["latent_shapes"] = [latents.shape]
         shared = run.noise.shared_sampler(sampler)
         guider.model_options.setdefault("transformer_options", {})[KEY] = run  # the host made a copy for this run
-        with run.tree(guider.model_patcher.model.latent_format) if self.show_tree else contextlib.nullcontext():
-            if self.show_tree:
-                callback = run.watched(callback)
+        with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
+            watched = run.watched(callback)
             samples = executor(
-                noise, latents, shared, sigmas, denoise_mask, callback, disable_pbar, seed, **host_options
+                noise, latents, shared, sigmas, denoise_mask, watched, disable_pbar, seed, **host_options
             )
-            if self.show_tree:
-                run.finish(guider.model_patcher.model, samples)
+            run.finish(guider.model_patcher.model, samples)
         self.tell(self._report(run, plan, guider.conds, samples))
         return samples
 
@@ -203,7 +200,7 @@ def check_one_medium(latent_shapes: list | None) -> None:
         raise ValueError("the latent batch is a nested latent (several media in one); step sharing takes one medium")
 
 
-def parted_prompts(plan: Plan, parted: Plan, names: list[str]) -> list[str]:
+def parted_prompts(plan: Plan, parted: Plan, names: Sequence[str]) -> list[str]:
     """A warning where prompts of equal embeddings have pictures of their own, since their conditioning differs."""
     if parted is plan:
         return []

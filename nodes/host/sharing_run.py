@@ -86,6 +86,7 @@ class SharingRun:
         self.observer: Observer = Cancellation()
         self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call())
         self.decorations = Decorations()
+        self.is_shown = False  # by something that hears of each step
 
     def look_up(self, x: torch.Tensor, timestep: torch.Tensor) -> None:
         """Make the clusters of a call's sigma current."""
@@ -93,16 +94,22 @@ class SharingRun:
         self.current.look_up(timestep)
 
     @contextlib.contextmanager
-    def tree(self, latent_format: object) -> Iterator[None]:
+    def tree(self, latent_format: object, show: bool) -> Iterator[None]:
         """A context: the browser shows the branches in the node that samples, by the host's preview colours."""
+        if not show:
+            yield
+            return
         made = self.decorations.context(LIVE_TREE, lambda: LiveTree(self.plan, host_colours(latent_format)))
         with made as live:
             if live is not None:
                 self.observer = Observers(self.observer, ShownTree(live, self.current))
+                self.is_shown = True
             yield
 
-    def watched(self, callback: Callable | None) -> Callable:
+    def watched(self, callback: Callable | None) -> Callable | None:
         """The host's callback of each step, which also tells the observers."""
+        if not self.is_shown:
+            return callback
 
         def on_step(step, x0, x, total_steps):
             self.decorations.attempt(LIVE_TREE, self._tell_step, x0)
@@ -117,7 +124,8 @@ class SharingRun:
 
     def finish(self, model: object, samples: torch.Tensor) -> None:
         """Tell the observers of the final latents, (N, ...); `model` is the host's, which scales them."""
-        self.decorations.attempt(LIVE_TREE, self._tell_end, model, samples)
+        if self.is_shown:
+            self.decorations.attempt(LIVE_TREE, self._tell_end, model, samples)
 
     def _tell_end(self, model, samples):
         self.observer.on_finished(np.arange(self.plan.num_prompts), model.process_latent_in(samples))

@@ -77,4 +77,4 @@ def traces(model_options: dict, object_patches: dict) -> Iterator[str]:
 def name_of_code(value: object) -> str:
     """Module and name of a function, or of an object's class."""
     code = value if hasattr(value, "__qualname__") else type(value)
-    return f"{getattr(code, '__module__', '')}.{code.__qualname__}"
+    return f"{getattr(code, '__module__', '')}.{getattr(code, '__qualname__', '')}"
