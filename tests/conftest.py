@@ -1,4 +1,9 @@
-"""Fixtures for all tests: the repository's paths, and a real ComfyUI with this pack in it."""
+"""Fixtures for all tests: the repository's paths, and a real ComfyUI with this pack in it.
+
+Beside this file are modules that tests import: graphs (workflows for a server), trees (messages of a growing tree),
+native_models and large_models (small and full-sized networks with random weights), first_parser (the first release's
+parser of prompts).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,7 @@ sys.path += [str(REPO_ROOT), *(str(REPO_ROOT / name) for name in ("scripts", "te
 from comfyui_host import ComfyServer, import_pack  # noqa: E402
 
 SERVER_LOG_LINES = 60
+SLOW_FIXTURES = {"pack", "smoke_run"}  # they import ComfyUI, or train a model: marked, for `make quick`
 
 
 class _RootIsNoPackage:
@@ -55,8 +61,12 @@ def pytest_configure(config):
         config.pluginmanager.register(_FilesAndFrontEnds())
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items):
     """The slowest files first: the last ones of two workers must not differ by minutes."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
     slow = ("browser", "host")
     rank = {}
     for item in items:
