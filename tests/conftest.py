@@ -35,8 +35,14 @@ class _RootIsNoPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == REPO_ROOT else None
 
 
+def dealt_with(nodeid):
+    """What goes to one worker: the tests of a file; in a browser those of one front end, which has a server."""
+    front_end = re.search(r"[\[-](installed|newest)\b", nodeid)
+    return nodeid.split("::")[0] + (f"[{front_end[1]}]" if front_end else "")
+
+
 class _FilesAndFrontEnds:
-    """Deals out whole files to the workers, but those of a browser by front end: each has a server of its own."""
+    """Deals out whole files to the workers, but those of a browser by front end."""
 
     @staticmethod
     @pytest.hookimpl(tryfirst=True)
@@ -45,8 +51,7 @@ class _FilesAndFrontEnds:
 
         class Scheduling(LoadFileScheduling):
             def _split_scope(self, nodeid):
-                front_end = re.search(r"[\[-](installed|newest)\b", nodeid)
-                return super()._split_scope(nodeid) + (f"[{front_end[1]}]" if front_end else "")
+                return dealt_with(nodeid)
 
         if config.getvalue("dist") != "loadfile":
             return None

@@ -3,6 +3,7 @@
 Each test leaves a screenshot in test_artifacts/browser.
 """
 
+import contextlib
 import copy
 import importlib
 import json
@@ -13,7 +14,7 @@ from importlib import metadata
 import numpy as np
 import pytest
 from comfyui_host import REPO_ROOT, ComfyServer
-from comfyui_page import FRONT_END, ROOT_GRAPH, comfyui_page, newest_front_end
+from comfyui_page import FRONT_END, QUIET, ROOT_GRAPH, ComfyPage, newest_front_end
 from comfyui_page import PLOT_PANEL as PLOT
 from comfyui_page import TREE_PANEL as TREE
 from trees import synthetic_run
@@ -174,7 +175,7 @@ def watched(page):
 
 
 def test_quick_start_grows_a_tree(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     page.drop_workflow(WORKFLOWS / "hierdiff_quickstart.json")
     assert [state["state"] for state in states(page)] == ["none"]
     page.set_value("HierDiffPromptSet", "text", "{cat face|tiger face|red apple}, {noto|flat|3d|pixel} style")
@@ -193,7 +194,7 @@ def test_quick_start_grows_a_tree(open_page):
 
 def test_kandinsky_template_runs_once_its_models_are_there(open_page):
     """The bundled model stands in for Kandinsky 2.2, which is not here."""
-    page = open_page()
+    page = open_page(shared=True)
     page.drop_workflow(WORKFLOWS / "hierdiff_kandinsky22.json")
     for node, name, value in [
         ("HierDiffPromptSet", "text", FEW),
@@ -222,7 +223,7 @@ def test_template_for_any_model_runs_with_a_checkpoint(open_page, web, checkpoin
     folder = web.base_dir / "models" / "checkpoints"
     folder.mkdir(exist_ok=True)
     (folder / checkpoint.name).symlink_to(checkpoint)
-    page = open_page()
+    page = open_page(shared=True)
     page.drop_workflow(WORKFLOWS / "hierdiff_any_model.json")
     page.set_value("HierDiffPromptSet", "text", "a {red|green|blue} mug")
     page.set_value(SCHEDULE, "steps", 5)
@@ -292,7 +293,7 @@ def test_rows_scroll_under_the_wheel_and_the_graph_zooms_elsewhere(open_page):
 
 
 def test_cancel_in_mid_run_stops_the_tree(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     open_small(page, seed=2, steps=400)
     prompt_id = page.queue()
     until_step(page, 2)
@@ -374,7 +375,7 @@ def test_two_samplers_have_a_tree_each_and_a_collapsed_one_does_not_mind(open_pa
 
 def test_tree_of_a_run_depth_first_grows_subtree_by_subtree(open_page):
     """In pieces of at least 16 branches: the first are done before others begin."""
-    page = open_page()
+    page = open_page(shared=True)
     settings = {"HierDiffPromptSet.0": "{cat face|tiger face|red apple|tulip}, {noto|flat|3d|pixel|paper} style"}
     settings |= {f"{SCHEDULE}.0": 8, f"{SAMPLER}.8": "depth first"}
     page.drop("depth.json", json.dumps(template("hierdiff_quickstart", **settings)).encode(), "application/json")
@@ -429,7 +430,9 @@ def test_sampler_behind_a_guider_gets_a_panel_with_its_first_run(open_page):
 
 
 def test_pack_works_without_its_scripts(browser, web):
-    with comfyui_page(browser, web) as page:
+    web.post("/settings", QUIET)
+    with contextlib.closing(browser.new_context(viewport={"width": 1600, "height": 1000})) as window:
+        page = ComfyPage(window.new_page(), web)
         page.page.route(re.compile(r"/extensions/HierDiff/.*\.js"), lambda route: route.abort())
         page.page.goto(web.url)
         page.page.wait_for_function("window.app?.graph && window.app.extensionManager")
@@ -653,7 +656,7 @@ def chain(heights):
 
 
 def test_budget_moves_by_keys_and_not_where_it_is_linked(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     open_small(page, seed=10, steps=20)
     page.run()
     page.page.wait_for_selector(PLOT)
