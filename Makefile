@@ -2,7 +2,7 @@
 # the tests run); set COMFYUI_DIR to use a ComfyUI of your own.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve train test lint clean
+.PHONY: help setup demo serve train quick test lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,6 +26,12 @@ serve: $(STAMP)  ## run ComfyUI with this pack on http://127.0.0.1:8188
 
 train: $(STAMP)  ## train the bundled model again, on a GPU: training/README.md
 	$(BIN)/python training/train.py $(ARGS)
+
+# Fast folders first. No server, no browser, no import of ComfyUI (tests/host), no training.
+QUICK := plan prompts sampling pictures files page repository training kandinsky
+
+quick: $(STAMP)  ## run the quick tests: a minute
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not host and not browser and not gpu and not slow" $(QUICK:%=tests/%) $(ARGS)
 
 test: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)

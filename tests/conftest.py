@@ -1,4 +1,9 @@
-"""Fixtures for all tests: the repository's paths, and a real ComfyUI with this pack in it."""
+"""Fixtures for all tests: the repository's paths, and a real ComfyUI with this pack in it.
+
+Beside this file are modules that tests import: graphs (workflows for a server), trees (messages of a growing tree),
+native_models and large_models (small and full-sized networks with random weights), first_parser (the first release's
+parser of prompts).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,7 @@ sys.path += [str(REPO_ROOT), *(str(REPO_ROOT / name) for name in ("scripts", "te
 from comfyui_host import ComfyServer, import_pack  # noqa: E402
 
 SERVER_LOG_LINES = 60
+SLOW_FIXTURES = {"pack", "smoke_run"}  # they import ComfyUI, or train a model: marked, for `make quick`
 
 
 class _RootIsNoPackage:
@@ -29,8 +35,14 @@ class _RootIsNoPackage:
         return pytest.Dir.from_parent(parent, path=path) if path == REPO_ROOT else None
 
 
+def dealt_with(nodeid):
+    """What goes to one worker: the tests of a file; in a browser those of one front end, which has a server."""
+    front_end = re.search(r"[\[-](installed|newest)\b", nodeid)
+    return nodeid.split("::")[0] + (f"[{front_end[1]}]" if front_end else "")
+
+
 class _FilesAndFrontEnds:
-    """Deals out whole files to the workers, but those of a browser by front end: each has a server of its own."""
+    """Deals out whole files to the workers, but those of a browser by front end."""
 
     @staticmethod
     @pytest.hookimpl(tryfirst=True)
@@ -39,8 +51,7 @@ class _FilesAndFrontEnds:
 
         class Scheduling(LoadFileScheduling):
             def _split_scope(self, nodeid):
-                front_end = re.search(r"[\[-](installed|newest)\b", nodeid)
-                return super()._split_scope(nodeid) + (f"[{front_end[1]}]" if front_end else "")
+                return dealt_with(nodeid)
 
         if config.getvalue("dist") != "loadfile":
             return None
@@ -55,8 +66,12 @@ def pytest_configure(config):
         config.pluginmanager.register(_FilesAndFrontEnds())
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items):
     """The slowest files first: the last ones of two workers must not differ by minutes."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
     slow = ("browser", "host")
     rank = {}
     for item in items:

@@ -56,7 +56,7 @@ def synthetic_run(leaves, steps, node, workflow, side=48):
         ]
         for branch in plan.branches
     ]
-    known = {"node": node, "run": "synthetic", "workflow": workflow}
+    known = {"node": node, "run": f"synthetic {workflow}", "workflow": workflow}
     prompts = [f"prompt number {i} of many, in a style" for i in range(leaves)]
     begin = {"kind": "begin", **known, "prompt_id": "synthetic", "steps": steps, "prompts": prompts}
     messages, spent = [{**begin, "branches": branches}], plan.clusters_per_step.cumsum()

@@ -223,4 +223,4 @@ def shortened(config, batch, max_steps):
 
 
 FULL = Config()
-SMOKE = shortened(replace(FULL, limit=6, minutes=1.0), batch=8, max_steps=4)
+SMOKE = shortened(replace(FULL, limit=6, minutes=1.0), batch=4, max_steps=2)

@@ -5,7 +5,7 @@ import errno
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hierdiff_core.files import image_set
@@ -25,6 +25,7 @@ NASTY = st.one_of(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # any letter of Unicode, on a machine that may be busy
 @given(NASTY)
 def test_safe_name_is_a_name_everywhere(text):
     name = safe_name(text)
@@ -42,6 +43,7 @@ def test_file_stays_in_its_folder(tmp_path_factory, prompt, pattern):
     assert (folder / f"{file_stem(pattern, 3, prompt)}.png").resolve().parent == folder.resolve()
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # any letter of Unicode, on a machine that may be busy
 @given(NASTY)
 def test_safe_name_is_its_own_safe_name(text):
     assert safe_name(safe_name(text)) == safe_name(text)

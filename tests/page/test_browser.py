@@ -8,12 +8,13 @@ import copy
 import importlib
 import json
 import re
+import uuid
 from importlib import metadata
 
 import numpy as np
 import pytest
 from comfyui_host import REPO_ROOT, ComfyServer
-from comfyui_page import FRONT_END, ROOT_GRAPH, chromium, comfyui_page, newest_front_end
+from comfyui_page import FRONT_END, QUIET, ROOT_GRAPH, ComfyPage, newest_front_end
 from comfyui_page import PLOT_PANEL as PLOT
 from comfyui_page import TREE_PANEL as TREE
 from trees import synthetic_run
@@ -22,7 +23,6 @@ from hierdiff_core import falling_shape, tau_for_saving
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
-ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
 WORKFLOWS = REPO_ROOT / "workflows"
 SAMPLER, SCHEDULE = "HierDiffBranchingSampler", "HierDiffThresholdSchedule"
 FEW = "{cat face|tiger face|red apple}, {noto|flat} style"
@@ -30,12 +30,6 @@ BUNDLED = "emoji-kandinsky (bundled)"
 
 
 # --- Servers, pages, workflows ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module", params=["installed", "newest"])
@@ -48,28 +42,15 @@ def web(request, tmp_path_factory):
         yield server
 
 
-@pytest.fixture
-def open_page(browser, web, request):
-    """Opens pages; afterwards each leaves a screenshot and must have met no error."""
-    pages = []
-    with contextlib.ExitStack() as windows:
-
-        def open_one(**options):
-            pages.append(windows.enter_context(comfyui_page(browser, web, **options)))
-            return pages[-1]
-
-        yield open_one
-        name = re.sub(r"[^\w-]+", "_", request.node.name.removeprefix("test_"))
-        for i, page in enumerate(pages):
-            page.screenshot(ARTIFACTS / f"{name}{f'_{i}' if i else ''}.png")
-    for page in pages:
-        assert page.errors == []
-        assert page.refused == []
+@pytest.fixture(scope="module")
+def server(web):
+    return web
 
 
 def template(name, **values):
-    """A shipped workflow with other values in its widgets: {"NodeType.index": value}."""
+    """A shipped workflow with an id of its own and other values in its widgets: {"NodeType.index": value}."""
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    workflow["id"] = str(uuid.uuid4())
     for key, value in values.items():
         node_type, index = key.split(".")
         (node,) = [node for node in workflow["nodes"] if node["type"] == node_type]
@@ -194,7 +175,7 @@ def watched(page):
 
 
 def test_quick_start_grows_a_tree(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     page.drop_workflow(WORKFLOWS / "hierdiff_quickstart.json")
     assert [state["state"] for state in states(page)] == ["none"]
     page.set_value("HierDiffPromptSet", "text", "{cat face|tiger face|red apple}, {noto|flat|3d|pixel} style")
@@ -213,7 +194,7 @@ def test_quick_start_grows_a_tree(open_page):
 
 def test_kandinsky_template_runs_once_its_models_are_there(open_page):
     """The bundled model stands in for Kandinsky 2.2, which is not here."""
-    page = open_page()
+    page = open_page(shared=True)
     page.drop_workflow(WORKFLOWS / "hierdiff_kandinsky22.json")
     for node, name, value in [
         ("HierDiffPromptSet", "text", FEW),
@@ -242,7 +223,7 @@ def test_template_for_any_model_runs_with_a_checkpoint(open_page, web, checkpoin
     folder = web.base_dir / "models" / "checkpoints"
     folder.mkdir(exist_ok=True)
     (folder / checkpoint.name).symlink_to(checkpoint)
-    page = open_page()
+    page = open_page(shared=True)
     page.drop_workflow(WORKFLOWS / "hierdiff_any_model.json")
     page.set_value("HierDiffPromptSet", "text", "a {red|green|blue} mug")
     page.set_value(SCHEDULE, "steps", 5)
@@ -256,7 +237,7 @@ def test_template_for_any_model_runs_with_a_checkpoint(open_page, web, checkpoin
 
 
 def test_pointer_and_keys_tell_the_prompts_of_a_branch(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     show_synthetic(page, leaves=6)
     view = page.page.locator(f"{TREE} .hierdiff-view")
     box = view.bounding_box()
@@ -289,7 +270,7 @@ def test_pointer_and_keys_tell_the_prompts_of_a_branch(open_page):
 
 
 def test_rows_scroll_under_the_wheel_and_the_graph_zooms_elsewhere(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     show_synthetic(page, leaves=60)
     page.page.locator(f"{TREE} button").click()
     page.page.wait_for_timeout(300)
@@ -312,7 +293,7 @@ def test_rows_scroll_under_the_wheel_and_the_graph_zooms_elsewhere(open_page):
 
 
 def test_cancel_in_mid_run_stops_the_tree(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     open_small(page, seed=2, steps=400)
     prompt_id = page.queue()
     until_step(page, 2)
@@ -376,7 +357,7 @@ def with_second_sampler(workflow):
 
 
 def test_two_samplers_have_a_tree_each_and_a_collapsed_one_does_not_mind(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     workflow, second = with_second_sampler(small(seed=6))
     page.drop("two.json", json.dumps(workflow).encode(), "application/json")
     assert [state["state"] for state in states(page)] == ["none", "none"]
@@ -394,9 +375,9 @@ def test_two_samplers_have_a_tree_each_and_a_collapsed_one_does_not_mind(open_pa
 
 def test_tree_of_a_run_depth_first_grows_subtree_by_subtree(open_page):
     """In pieces of at least 16 branches: the first are done before others begin."""
-    page = open_page()
+    page = open_page(shared=True)
     settings = {"HierDiffPromptSet.0": "{cat face|tiger face|red apple|tulip}, {noto|flat|3d|pixel|paper} style"}
-    settings |= {f"{SCHEDULE}.0": 12, f"{SAMPLER}.8": "depth first"}
+    settings |= {f"{SCHEDULE}.0": 8, f"{SAMPLER}.8": "depth first"}
     page.drop("depth.json", json.dumps(template("hierdiff_quickstart", **settings)).encode(), "application/json")
     page.evaluate(
         """() => {
@@ -411,14 +392,14 @@ def test_tree_of_a_run_depth_first_grows_subtree_by_subtree(open_page):
     begin, *messages, end = page.evaluate("window.heard")
     stops = [stop for _, stop, _, _ in begin["branches"]]
     assert end["reached"] == stops
-    assert end["rows"] < end["standard"] == 20 * 12
+    assert end["rows"] < end["standard"] == 20 * 8
     halfway = [message["reached"] for message in messages if "reached" in message]
-    assert any(12 in reached and 0 in reached for reached in halfway)  # some prompts are done, some not begun
+    assert any(8 in reached and 0 in reached for reached in halfway)  # some prompts are done, some not begun
     assert colours_drawn(page, TREE) > 500
 
 
 def test_sampler_in_a_subgraph_grows_its_tree_inside(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     open_small(page, seed=7)
     page.evaluate(
         """(type) => {
@@ -438,7 +419,7 @@ def test_sampler_in_a_subgraph_grows_its_tree_inside(open_page):
 
 
 def test_sampler_behind_a_guider_gets_a_panel_with_its_first_run(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     page.drop_workflow(REPO_ROOT / "web" / "docs" / "HierDiffGuider" / "example.webp")
     assert states(page) == []
     page.run()
@@ -449,7 +430,9 @@ def test_sampler_behind_a_guider_gets_a_panel_with_its_first_run(open_page):
 
 
 def test_pack_works_without_its_scripts(browser, web):
-    with comfyui_page(browser, web) as page:
+    web.post("/settings", QUIET)
+    with contextlib.closing(browser.new_context(viewport={"width": 1600, "height": 1000})) as window:
+        page = ComfyPage(window.new_page(), web)
         page.page.route(re.compile(r"/extensions/HierDiff/.*\.js"), lambda route: route.abort())
         page.page.goto(web.url)
         page.page.wait_for_function("window.app?.graph && window.app.extensionManager")
@@ -473,7 +456,7 @@ HOSTILE = [
 
 def test_texts_with_markup_are_shown_as_they_are(open_page):
     """Prompts, and the name of a model that is refused; where they are lines, labels and tips."""
-    page = open_page()
+    page = open_page(shared=True)
     workflow = small(seed=21, steps=6, **{"HierDiffPromptSet.0": "\n".join(HOSTILE)})
     (sampler,) = [node for node in workflow["nodes"] if node["type"] == SAMPLER]
     sampler["title"] = HOSTILE[0]
@@ -646,7 +629,7 @@ def test_panels_work_in_nodes_2(open_page):
 
 def test_plot_counts_the_rows_that_the_plan_has(open_page):
     """For every mode and shape, by the mathematics of the library, on the tree of one run."""
-    page = open_page()
+    page = open_page(shared=True)
     open_small(page, seed=12, steps=15)
     entry = page.run()
     (data,) = entry["outputs"][str(page.node_of(SCHEDULE))]["hierdiff_schedule"]
@@ -673,7 +656,7 @@ def chain(heights):
 
 
 def test_budget_moves_by_keys_and_not_where_it_is_linked(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     open_small(page, seed=10, steps=20)
     page.run()
     page.page.wait_for_selector(PLOT)
@@ -716,7 +699,7 @@ def open_help(page, node_type):
 
 @pytest.mark.parametrize(("language", "title"), [("en", "Threshold Schedule"), ("zh", "阈值调度")])
 def test_help_page_shows_text_and_picture_in_the_users_language(open_page, language, title):
-    page = open_page(settings={"Comfy.Locale": language})
+    page = open_page(shared=True, settings={"Comfy.Locale": language})
     page.load_graph(small())
     open_help(page, SCHEDULE)
     heading = page.page.locator(".node-help-content h1").first
@@ -728,7 +711,7 @@ def test_help_page_shows_text_and_picture_in_the_users_language(open_page, langu
 
 
 def test_help_pictures_open_their_workflows(open_page, repo_root):
-    page = open_page()
+    page = open_page(shared=True)
     pictures = sorted((repo_root / "web" / "docs").glob("*/example.webp"))
     assert len(pictures) == len(json.loads((repo_root / "node_list.json").read_text(encoding="utf-8")))
     for picture in pictures:
@@ -742,7 +725,7 @@ def test_help_pictures_open_their_workflows(open_page, repo_root):
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_panels_and_menu_speak_the_users_language(open_page, language, repo_root):
     texts = json.loads((repo_root / "locales" / language / "main.json").read_text(encoding="utf-8"))["hierdiff"]
-    page = open_page(settings={"Comfy.Locale": language})
+    page = open_page(shared=True, settings={"Comfy.Locale": language})
     page.load_graph(small())
     assert texts["tree"]["waiting"] in page.page.locator(TREE).inner_text()
     labels = page.evaluate(
@@ -755,7 +738,7 @@ def test_nodes_are_named_in_chinese_where_the_front_end_can(open_page, web):
     """Before 1.33.13 it loses what custom nodes bring for other languages: names stay English (locales/README.md)."""
     installed = tuple(map(int, metadata.version(FRONT_END).split(".")))
     can = web.front_end == "newest" or installed >= (1, 33, 13)
-    page = open_page(settings={"Comfy.Locale": "zh"})
+    page = open_page(shared=True, settings={"Comfy.Locale": "zh"})
     title = page.evaluate("(type) => LiteGraph.createNode(type).title", SCHEDULE)
     assert title == ("阈值调度" if can else "Threshold Schedule")
 
@@ -765,8 +748,8 @@ def test_menu_opens_each_template(open_page):
     for name, node in [("quickstart", SAMPLER), ("kandinsky22", SAMPLER), ("any_model", "HierDiffKSampler")]:
         page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
         page.page.wait_for_function("(type) => app.graph.nodes.some((node) => node.type === type)", arg=node)
-        expected = template(f"hierdiff_{name}")
-        assert page.serialized()["id"] == expected["id"]
+        shipped = json.loads((WORKFLOWS / f"hierdiff_{name}.json").read_text(encoding="utf-8"))
+        assert page.serialized()["id"] == shipped["id"]
     page.evaluate("app.extensionManager.command.execute('HierDiff.BrowseTemplates')")
     page.page.locator("text=hierdiff_quickstart").last.wait_for(state="visible", timeout=15_000)
     thumbnails = "[...document.images].filter((image) => image.naturalWidth === 512).length"
@@ -774,7 +757,7 @@ def test_menu_opens_each_template(open_page):
 
 
 def test_new_nodes_have_the_colour_of_their_stage_and_saved_ones_keep_theirs(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     made = "(type) => { const n = LiteGraph.createNode(type); app.graph.add(n); return n.color }"
     colours = {
         name: page.evaluate(made, name) for name in ("HierDiffPriorLoader", "HierDiffPromptSet", SCHEDULE, SAMPLER)
@@ -791,7 +774,7 @@ def test_new_nodes_have_the_colour_of_their_stage_and_saved_ones_keep_theirs(ope
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_panels_follow_the_theme(open_page, theme):
-    page = open_page(settings={"Comfy.ColorPalette": theme})
+    page = open_page(shared=True, settings={"Comfy.ColorPalette": theme})
     show_synthetic(page, leaves=12)
     ink, ground = page.page.locator(TREE).evaluate(
         "(panel) => [getComputedStyle(panel).color, getComputedStyle(panel).backgroundColor]"
@@ -803,14 +786,15 @@ def test_panels_follow_the_theme(open_page, theme):
 
 def test_tree_does_not_move_for_those_who_want_less_motion(open_page):
     page = open_page(reduced_motion="reduce")
-    page.load_graph(small())
-    begin, *progress = synthetic_run(leaves=40, steps=20, node=str(page.node_of(SAMPLER)), workflow=small()["id"])
+    workflow = small()
+    page.load_graph(workflow)
+    begin, *progress = synthetic_run(leaves=40, steps=20, node=str(page.node_of(SAMPLER)), workflow=workflow["id"])
     frames = page.evaluate(GROW_AND_COUNT, [begin, progress[:1], TREE])
     assert frames <= 3
 
 
 def test_tree_of_500_leaves_is_drawn_and_scrolled(open_page):
-    page = open_page()
+    page = open_page(shared=True)
     show_synthetic(page, leaves=500)
     page.page.locator(f"{TREE} button").click()
     view = page.page.locator(f"{TREE} .hierdiff-view")

@@ -23,6 +23,7 @@ SHIPPED = {
 }
 DEVELOPMENT = {
     ".ci",
+    ".pre-commit-config.yaml",
     "CONTRIBUTING.md",
     "MANIFEST.in",
     "Makefile",

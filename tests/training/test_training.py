@@ -141,6 +141,7 @@ def test_evaluation_sees_the_averages_and_training_goes_on_with_the_weights(tmp_
     assert run.networks["net"].training
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_little(tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3] + sys.argv[4:]\n"

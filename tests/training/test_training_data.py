@@ -116,6 +116,7 @@ def test_held_out_pairs_are_four_per_cent_and_fixed(entries):
     assert max(per_name.values()) < len(STYLES)  # each emoji is learned in some style
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_once_and_always_the_same(few, folder, tmp_path, monkeypatch):
     assert few.pictures.shape == (FEW, 5, 3, 128, 128)
     assert few.pictures.dtype == torch.uint8

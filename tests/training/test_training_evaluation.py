@@ -108,6 +108,7 @@ def test_augmented_pictures_differ_and_stay_pictures():
     assert errors.median() < 0.1
 
 
+@pytest.mark.slow
 def test_judge_learns_and_is_read_back(tmp_path):
     emoji = blocks(2)
     torch.manual_seed(0)

@@ -1,0 +1,111 @@
+"""Pages of a real ComfyUI in a real Chromium, for the tests of this folder.
+
+Loading a page costs four seconds of a processor, more than many of these tests. A test that asks for a `shared` page
+gets one that stays open between tests, with an empty workflow in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+
+import pytest
+from comfyui_host import REPO_ROOT
+from comfyui_page import QUIET, chromium, comfyui_page
+
+ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
+MOST_KEPT = 2
+FAILED = pytest.StashKey[bool]()
+
+
+class Pages:
+    """Pages of one server, some of which stay open between tests: one for each of the latest settings."""
+
+    def __init__(self, browser, server):
+        self.browser, self.server = browser, server
+        self.kept = {}  # settings as a text -> page, window; the one used last at the end
+
+    def share(self, settings):
+        """The page with these settings that stays open, with an empty workflow; a new one where there is none."""
+        settings = {**QUIET, **settings}
+        page, window = self.kept.pop(str(settings), (None, None))
+        if page is None:
+            while len(self.kept) >= MOST_KEPT:
+                self.drop(next(iter(self.kept.values()))[0])
+            window = self.new(settings=settings)
+            page = window.__enter__()
+        else:
+            self.server.post("/settings", settings)  # the server keeps those of the page that came last
+            page.errors.clear()
+            page.refused.clear()
+            page.page.mouse.move(0, 0)
+            page.load_graph({"id": str(uuid.uuid4()), "nodes": [], "links": [], "version": 0.4})
+        self.kept[str(settings)] = page, window
+        return page
+
+    def new(self, **options):
+        return comfyui_page(self.browser, self.server, **options)
+
+    def drop(self, page):
+        """Close a page if it is one that stays open."""
+        for settings, (kept, window) in list(self.kept.items()):
+            if kept is page:
+                del self.kept[settings]
+                window.__exit__(None, None, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(comfy):
+    """What the pages are of."""
+    return comfy
+
+
+@pytest.fixture(scope="module")
+def pages(browser, server):
+    made = Pages(browser, server)
+    yield made
+    for page, _ in list(made.kept.values()):
+        made.drop(page)
+
+
+@pytest.fixture
+def open_page(pages, request):
+    """Opens pages; afterwards each leaves a screenshot and must have met no error.
+
+    A `shared` page may have been open before: for tests that do not count its tabs, do not load it again and leave no
+    dialog open.
+    """
+    opened = []
+    with contextlib.ExitStack() as windows:
+
+        def open_one(*, shared=False, settings=None, **window):
+            if shared:
+                opened.append(pages.share(settings or {}))
+            else:
+                opened.append(windows.enter_context(pages.new(settings=settings, **window)))
+            return opened[-1]
+
+        yield open_one
+        name = re.sub(r"[^\w-]+", "_", request.node.name.removeprefix("test_"))
+        for i, page in enumerate(opened):
+            page.screenshot(ARTIFACTS / f"{name}{f'_{i}' if i else ''}.png")
+    for page in opened:
+        if page.errors or page.refused or request.node.stash.get(FAILED, False):
+            pages.drop(page)  # whatever went wrong in it ends with it
+    for page in opened:
+        assert page.errors == []
+        assert page.refused == []
