@@ -16,6 +16,7 @@ from comfyui_page import QUIET, chromium, comfyui_page
 
 ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
 MOST_KEPT = 2
+EMPTY = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "version": 0.4}
 FAILED = pytest.StashKey[bool]()
 
 
@@ -40,7 +41,7 @@ class Pages:
             page.errors.clear()
             page.refused.clear()
             page.page.mouse.move(0, 0)
-            page.load_graph({"id": str(uuid.uuid4()), "nodes": [], "links": [], "version": 0.4})
+            page.load_graph({**EMPTY, "id": str(uuid.uuid4())})
         self.kept[str(settings)] = page, window
         return page
 

@@ -456,7 +456,7 @@ HOSTILE = [
 
 def test_texts_with_markup_are_shown_as_they_are(open_page):
     """Prompts, and the name of a model that is refused; where they are lines, labels and tips."""
-    page = open_page(shared=True)
+    page = open_page()  # a dialog is left open
     workflow = small(seed=21, steps=6, **{"HierDiffPromptSet.0": "\n".join(HOSTILE)})
     (sampler,) = [node for node in workflow["nodes"] if node["type"] == SAMPLER]
     sampler["title"] = HOSTILE[0]

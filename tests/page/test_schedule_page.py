@@ -112,7 +112,7 @@ SEEN = """() => {
 @pytest.mark.parametrize("nodes_2", [False, True])
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_open_between_the_pages_bars(open_page, name, nodes_2):
-    page = open_page(shared=True, settings={"Comfy.VueNodes.Enabled": nodes_2})
+    page = open_page(settings={"Comfy.VueNodes.Enabled": nodes_2})
     page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
     page.page.wait_for_function("() => app.graph.nodes.length > 10")
     page.page.wait_for_timeout(1500)
@@ -133,7 +133,7 @@ def test_templates_open_between_the_pages_bars(open_page, name, nodes_2):
     [("prompt list", "Prompt Set"), ("clustering", "Ward Linkage"), ("budget", "Threshold Schedule")],
 )
 def test_nodes_are_found_by_other_words_in_the_pages_search(open_page, words, node):
-    page = open_page(shared=True)
+    page = open_page()
     page.page.mouse.dblclick(800, 700)
     box = page.page.locator("input[type='text']:visible").last
     box.wait_for(state="visible")
