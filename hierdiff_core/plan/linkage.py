@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 METRICS = ("cosine", "chord")
 
 # Distances of unequal embeddings stay above zero: rounding must not merge two prompts into one leaf.
-SMALLEST_DISTANCE = np.finfo(np.float64).eps
+SMALLEST_DISTANCE = float(np.finfo(np.float64).eps)
 # Squares of the largest number of an embedding, and their sum, must neither overflow nor lose digits.
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-140, 1e150
 # With a GPU at hand, more prompts than these have their distances computed there, and more than those their tree:

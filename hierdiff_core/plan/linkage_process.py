@@ -4,11 +4,15 @@ SciPy makes the tree in one call that holds Python's lock: at 20,000 prompts no 
 minute: no page is served, no cancel is heard. A process can be ended at any time, and its memory is free at once.
 """
 
+from __future__ import annotations
+
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import scipy
@@ -28,27 +32,34 @@ SECONDS_BETWEEN_CHECKS = 0.1
 LONGEST_IN_PROCESS = 2.0
 
 
-def tree_seconds(num_prompts, width, metric):
+def tree_seconds(num_prompts: int, width: int, metric: str) -> float:
     """About how long SciPy takes for a tree on one core, in seconds.
 
     Parameters
     ----------
     num_prompts : int
+        Rows of the tree.
     width : int
-        numbers in an embedding
+        Numbers in an embedding.
     metric : "cosine" or "chord"
+        Of the distances.
+
+    Returns
+    -------
+    seconds : float
+        On one core.
     """
     distances = (0.45e-9 if metric == "cosine" else 0.3e-9) * width
     return num_prompts**2 / 2 * (1.5e-7 + distances)
 
 
-def tree_bytes(num_prompts, width):
+def tree_bytes(num_prompts: int, width: int) -> int:
     """Bytes of main memory that SciPy's tree takes: the distances, its own copy of them, and the vectors some times."""
     python = 2**27  # with numpy and SciPy
     return 8 * num_prompts**2 * 17 // 16 + 8 * num_prompts * width * 3 + python
 
 
-def check_tree_fits(num_prompts, width):
+def check_tree_fits(num_prompts: int, width: int) -> None:
     """`ValueError` if the main memory that is free does not hold a tree's distances."""
     needed, free = tree_bytes(num_prompts, width), free_host_memory()
     if needed > free:
@@ -58,19 +69,29 @@ def check_tree_fits(num_prompts, width):
         )
 
 
-def ward_tree(vectors, metric, smallest, check=None):
+def ward_tree(vectors: np.ndarray, metric: str, smallest: float, check: Callable[[], Any] | None = None) -> np.ndarray:
     """`scipy_ward.ward_tree`, which takes a process of its own where it takes long.
 
     Parameters
     ----------
-    vectors, metric, smallest : see `scipy_ward.ward_tree`
-    check : callable
-        called every tenth of a second while a process works; may raise to stop
+    vectors : (N, D) float64 array
+        See `scipy_ward.ward_tree`.
+    metric : "cosine" or "chord"
+        See `scipy_ward.ward_tree`.
+    smallest : float
+        See `scipy_ward.ward_tree`.
+    check : callable, optional
+        Called every tenth of a second while a process works; may raise to stop.
+
+    Returns
+    -------
+    Z : (N-1, 4) float64
+        As `scipy_ward.ward_tree`.
 
     Raises
     ------
     ValueError
-        if the distances do not fit in the main memory.
+        If the distances do not fit in the main memory.
     """
     rows, width = vectors.shape
     if tree_seconds(rows, width, metric) <= LONGEST_IN_PROCESS:
@@ -93,7 +114,9 @@ def ward_tree(vectors, metric, smallest, check=None):
         return np.lib.format.read_array(made, allow_pickle=False)
 
 
-def start(metric, smallest, given, made, errors):
+def start(
+    metric: str, smallest: float, given: IO[bytes], made: IO[bytes], errors: IO[bytes]
+) -> subprocess.Popen | None:
     """The process, or None where there is no Python to start, as in a program that was frozen into one file."""
     if getattr(sys, "frozen", False) or "python" not in Path(sys.executable or "").name.lower():
         return None
@@ -103,7 +126,7 @@ def start(metric, smallest, given, made, errors):
     return subprocess.Popen(command, stdin=given, stdout=made, stderr=errors, **options)
 
 
-def wait_for(child, check):
+def wait_for(child: subprocess.Popen, check: Callable[[], Any]) -> None:
     """Until a process ends; it ends with this call, whatever happens."""
     try:
         while child.poll() is None:
@@ -115,7 +138,7 @@ def wait_for(child, check):
         child.wait()
 
 
-def failure(code, errors, shape):
+def failure(code: int, errors: IO[bytes], shape: tuple[int, ...]) -> Exception:
     """The error to raise for a process that has failed."""
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}"]

@@ -1,29 +1,38 @@
 """Whether a plan belongs to the prompts and conditionings that it is used with."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .keys import text_key
-from .steps import Step
+from .plan import Plan
+from .steps import linked_steps
+
+if TYPE_CHECKING:
+    from ..embeddings import PromptEmbeddings
 
 SHORTENED = 60
 
 
-def check_plan_prompts(plan, prompts):
+def check_plan_prompts(plan: Plan, prompts: Sequence[str]) -> None:
     """Refuse a plan that was made from other prompts, or from these in another order.
 
     Parameters
     ----------
     plan : Plan
-        one that knows neither prompts nor their keys passes
+        One that knows neither prompts nor their keys passes.
     prompts : N str
-        as many as the plan is for
+        As many as the plan is for.
 
     Raises
     ------
     ValueError
-        naming the first prompt that differs.
+        It names the first prompt that differs.
     """
     keys = [text_key(prompt) for prompt in prompts]
     known = [text_key(prompt) for prompt in plan.prompts or ()] if plan.prompt_keys is None else list(plan.prompt_keys)
@@ -38,7 +47,7 @@ def check_plan_prompts(plan, prompts):
     )
 
 
-def check_leaves(plan, embeddings):
+def check_leaves(plan: Plan, embeddings: PromptEmbeddings) -> None:
     """Refuse a plan that leads prompts of different embeddings to one picture.
 
     A plan without a linkage matrix was made by hand, and may do so on purpose.
@@ -46,11 +55,11 @@ def check_leaves(plan, embeddings):
     Raises
     ------
     ValueError
-        naming two such prompts.
+        It names two such prompts.
     """
     if plan.Z is None:
         return
-    positive, last = embeddings.positive, plan.steps[-1]
+    last, positive = plan.steps[-1], cast(Any, embeddings.positive)  # a tensor, indexed by numpy's arrays
     differ = (positive != positive[last.first][last.labels]).any(dim=1).nonzero().flatten().tolist()
     for i in differ[:1]:
         other = last.first[last.labels[i]]
@@ -61,30 +70,27 @@ def check_leaves(plan, embeddings):
         )
 
 
-def separated(plan, groups):
+def separated(plan: Plan, groups: ArrayLike) -> Plan:
     """The plan with prompts of different groups apart where the threshold is 0, whatever their embeddings are.
 
     Parameters
     ----------
     plan : Plan
-        made by `build_plan`; its merges at height 0 are of equal embeddings
+        Made by `plan_for` or `build_plan`; its merges at height 0 are of equal embeddings.
     groups : (N,) int64
-        equal for prompts that may have one picture
+        Equal for prompts that may have one picture.
 
     Returns
     -------
     plan : Plan
-        the same object where nothing has to be parted
+        The same object where nothing has to be parted.
     """
     groups = np.asarray(groups)
     last = plan.steps[-1]
     if plan.Z is None or (groups == groups[last.first][last.labels]).all():
         return plan
-    steps, previous = [], np.zeros(len(groups), dtype=np.int64)
+    labels = []
     for threshold, step in zip(plan.thresholds, plan.steps, strict=True):
         pairs = np.stack([step.labels, groups if threshold == 0 else np.zeros_like(groups)])
-        _, first, labels, counts = np.unique(pairs, axis=1, return_index=True, return_inverse=True, return_counts=True)
-        labels = labels.reshape(-1).astype(np.int64)
-        steps.append(Step(labels, first, counts, parents=previous[first]))
-        previous = labels
-    return replace(plan, steps=tuple(steps))
+        labels.append(np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64))
+    return replace(plan, steps=linked_steps(labels))

@@ -241,18 +241,20 @@ class Plan:
     def branches(self) -> tuple[Branch, ...]:
         """The edges of the tree, parents before children."""
         branches, current = [], []  # current: index into `branches` of each cluster of the step before
+        own_keys = range(self.num_prompts) if self.prompt_keys is None else self.prompt_keys
         for k, step in enumerate(self.steps):
             split = np.bincount(step.parents, minlength=len(current) or 1) > 1
-            begins = [c for c, parent in enumerate(step.parents) if k == 0 or split[parent]]
-            keys, members = (self.branch_keys(k), step.members) if begins else ([], [])
-            previous, current = current, []
-            for c, parent in enumerate(step.parents):
-                if k == 0 or split[parent]:
-                    branches.append([k, k + 1, c, previous[parent] if k else None, members[c], keys[c]])
-                    current.append(len(branches) - 1)
-                else:
-                    current.append(previous[parent])
-                    branches[current[-1]][1:3] = k + 1, c
+            begin = [c for c, parent in enumerate(step.parents) if k == 0 or split[parent]]
+            members = step.members if begin else []
+            keys = self.branch_keys(k) if begin and self.frozen is not None else None
+            above = current
+            current = [above[parent] for parent in step.parents] if k else [-1] * step.num_clusters
+            for c in begin:
+                key = min(own_keys[i] for i in members[c]) if keys is None else keys[c]
+                current[c] = len(branches)
+                branches.append([k, k, c, above[step.parents[c]] if k else None, members[c], key])
+            for c, branch in enumerate(current):
+                branches[branch][1:3] = k + 1, c
         return tuple(Branch(*fields) for fields in branches)
 
 

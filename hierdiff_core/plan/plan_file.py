@@ -21,7 +21,7 @@ from .steps import Step, linked_steps
 from .tree import PromptTree
 
 FORMAT = "hierdiff-plan-1"
-MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 26
 MOST_PROMPTS, MOST_STEPS, MOST_LABELS = 200_000, 1000, 10_000_000
 LONGEST_PROMPT = 100_000  # characters
 LARGEST = 1e150  # height or error: their squares are still numbers

@@ -11,28 +11,28 @@ from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
 
 
-def ward_tree(vectors, metric, smallest):
+def ward_tree(vectors: np.ndarray, metric: str, smallest: float) -> np.ndarray:
     """Ward linkage.
 
     Parameters
     ----------
     vectors : (N, D) float64 array
-        N >= 2, every row finite and not zero
+        N >= 2, every row finite and not zero.
     metric : "cosine" or "chord"
-        see `linkage.ward_linkage`
+        See `linkage.ward_linkage`.
     smallest : float
-        distances of unequal rows are raised to it
+        Distances of unequal rows are raised to it.
 
     Returns
     -------
     Z : (N-1, 4) float64
-        linkage matrix, SciPy layout; equal rows merge at height exactly 0
+        Linkage matrix, SciPy layout; equal rows merge at height exactly 0.
     """
     return linkage(condensed_distances(vectors, metric, smallest), method="ward")
 
 
-def condensed_distances(vectors, metric, smallest):
-    """(N(N-1)/2,) float64, exactly 0 for equal rows and only for them."""
+def condensed_distances(vectors: np.ndarray, metric: str, smallest: float) -> np.ndarray:
+    """Distances of all pairs, (N(N-1)/2,) float64: exactly 0 for equal rows and only for them."""
     if metric == "cosine":
         condensed = pdist(vectors, "cosine")
     else:

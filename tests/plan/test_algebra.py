@@ -1,14 +1,15 @@
 """Plans from plans: what was there stays, cuts still nest, and drawing says so too."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import assert_same_plan
 
-from hierdiff_core import Budget, Plan, Profile, PromptTree, build_plan, linear_thresholds, plan_for, ward_linkage
+from hierdiff_core import Budget, Profile, PromptTree, build_plan, linear_thresholds, plan_for, ward_linkage
 from hierdiff_core.plan.algebra import alone, attach, edited, join, removed
 from hierdiff_core.plan.frozen import FrozenTree, restricted, with_leaf
 from hierdiff_core.plan.linkage import check_linkage, cut
@@ -84,20 +85,6 @@ def assert_valid(plan):
         np.testing.assert_array_equal(step.labels, cut(plan.Z, threshold))
         before = step.labels
     assert plan.nfe == sum(len(set(step.labels.tolist())) for step in plan.steps)
-
-
-def assert_same_plan(plan, other):
-    """All that a plan holds, bit for bit."""
-    for field in fields(Plan):
-        own, theirs = getattr(plan, field.name), getattr(other, field.name)
-        if field.name == "steps":
-            for step, again in zip(own, theirs, strict=True):
-                for name in ("labels", "first", "counts", "parents"):
-                    np.testing.assert_array_equal(getattr(step, name), getattr(again, name))
-        elif isinstance(own, np.ndarray):
-            np.testing.assert_array_equal(own, theirs, err_msg=field.name)
-        else:
-            assert own == theirs, field.name
 
 
 # --- attach, edited, removed: what was there stays

@@ -1,0 +1,21 @@
+"""Whether two plans are the same."""
+
+from dataclasses import fields
+
+import numpy as np
+
+from hierdiff_core import Plan
+
+
+def assert_same_plan(plan, other):
+    """All that a plan holds, bit for bit."""
+    for field in fields(Plan):
+        own, theirs = getattr(plan, field.name), getattr(other, field.name)
+        if field.name == "steps":
+            for step, again in zip(own, theirs, strict=True):
+                for name in ("labels", "first", "counts", "parents"):
+                    np.testing.assert_array_equal(getattr(step, name), getattr(again, name))
+        elif isinstance(own, np.ndarray):
+            np.testing.assert_array_equal(own, theirs, err_msg=field.name)
+        else:
+            assert own == theirs, field.name
