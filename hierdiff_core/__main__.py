@@ -11,13 +11,18 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from . import (
     Budget,
+    Plan,
     Profile,
+    PromptEmbeddings,
     PromptTree,
     decode,
     embed_prompts,
@@ -250,17 +255,34 @@ def as_png(picture):
     return buffer.getvalue()
 
 
-def draw(decoder, embeddings, plan, drawn, options) -> tuple[list, list[str], BranchLatents, list[int]]:
+def draw(
+    decoder: Any, embeddings: PromptEmbeddings, plan: Plan, drawn: DrawnSet, options: argparse.Namespace
+) -> tuple[list[Image.Image], list[str], BranchLatents, list[int]]:
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
+
+    Parameters
+    ----------
+    decoder : KandinskyV22Pipeline
+        From `load_decoder`.
+    embeddings : PromptEmbeddings
+        Of N prompts.
+    plan : Plan
+        For N prompts.
+    drawn : DrawnSet
+        Where pictures go.
+    options : argparse.Namespace
+        Of the command line.
 
     Returns
     -------
     images : list of N PIL pictures
+        In prompt order.
     files : list of N str
-        their names
+        Their names.
     branches : BranchLatents
+        For the tree's picture.
     not_finite : list of int
-        prompts whose latents hold NaN or infinity
+        Prompts whose latents hold NaN or infinity.
     """
     branches = BranchLatents(plan)
     with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, writing() as writers:
@@ -289,39 +311,51 @@ def draw(decoder, embeddings, plan, drawn, options) -> tuple[list, list[str], Br
 class Bar(Observer):
     """The rows that are done, on a progress bar."""
 
-    def __init__(self, bar):
+    def __init__(self, bar: tqdm):
         self.bar = bar
 
-    def on_rows(self, k, clusters, x0):
+    def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
+        """Count them."""
         self.bar.update(len(clusters))
 
 
 class PictureFiles:
     """Writes pictures in other threads as they come.
 
+    Parameters
+    ----------
+    drawn : DrawnSet
+        Where they go.
+    writers : ThreadPoolExecutor
+        Its threads write them.
+    num_prompts : int
+        Of the set, N.
+
     Attributes
     ----------
     images : list of N PIL pictures
+        In prompt order.
     files : list of N str
-        their names
+        Their names, "" for those that are not written.
     failures : list of OSError
+        What went wrong.
     """
 
-    def __init__(self, drawn, writers, num_prompts):
+    def __init__(self, drawn: DrawnSet, writers: ThreadPoolExecutor, num_prompts: int):
         self.drawn = drawn
         self.writers = writers
-        self.images: list = [None] * num_prompts
+        self.images: list[Any] = [None] * num_prompts
         self.files = [""] * num_prompts
-        self.failures = []
+        self.failures: list[OSError] = []
 
-    def add(self, prompts, pixels):
+    def add(self, prompts: np.ndarray, pixels: torch.Tensor) -> None:
         """Write some pictures; those that could not be written before are told of here."""
         raise_first(self.failures)  # a full disk ends the run now, not when all is drawn
         for i, image in zip(prompts.tolist(), to_pictures(pixels), strict=True):
             self.images[i] = image
             self.writers.submit(self._write, i)
 
-    def _write(self, i):
+    def _write(self, i: int) -> None:
         try:
             self.files[i] = self.drawn.add(i, as_png(self.images[i]))
         except OSError as error:

@@ -93,7 +93,7 @@ def test_figure_that_fails_and_a_latent_that_overflowed_lose_no_report(tmp_path,
 
 
 def test_first_pictures_are_written_while_others_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr("hierdiff_core.kandinsky.decoder.LEAST_PIECE", 1)  # pieces of two branches
+    monkeypatch.setattr("hierdiff_core.kandinsky.decoder.LEAST_PART", 1)  # parts of two branches
     there, decode_latents = [], decoding.decode
 
     def look(decoder, latents, *args):
@@ -238,7 +238,7 @@ def names(folder):
 
 
 def test_interrupted_set_says_what_is_finished_and_is_replaced_as_a_whole(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hierdiff_core.kandinsky.decoder.LEAST_PIECE", 1)  # pieces of two branches
+    monkeypatch.setattr("hierdiff_core.kandinsky.decoder.LEAST_PART", 1)  # parts of two branches
     decode_latents, calls = decoding.decode, []
 
     def interrupted(*args):
