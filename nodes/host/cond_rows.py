@@ -225,7 +225,7 @@ def rows_of(conditioning: list, rows: list[int], num_prompts: int, name: str) ->
     Raises
     ------
     ValueError
-        if an entry has another number of rows.
+        If an entry has another number of rows.
     """
 
     def take(value):

@@ -70,8 +70,10 @@ def test_ksampler_behind_share_steps_equals_the_hierarchical_ksampler_and_tells_
 
 def test_share_steps_of_prompts_that_are_not_conditioned_apart_is_refused(comfy):
     graph = share_steps_graph()
-    graph["none"] = node("ConditioningZeroOut", conditioning=["model", 2])
-    graph["sample"]["inputs"]["positive"] = ["none", 0]
+    graph["only"] = node("HierDiffPromptSet", text="cat face, noto style")
+    graph["only_embed"] = node("HierDiffPriorEmbedding", **{**graph["embed"]["inputs"], "prompts": ["only", 0]})
+    graph["only_model"] = node("HierDiffKandinskyModel", decoder=["load_decoder", 0], embeddings=["only_embed", 0])
+    graph["sample"]["inputs"] |= {"positive": ["only_model", 1], "negative": ["only_model", 2]}
     with pytest.raises(PromptFailed, match="the conditioning has one row, but the plan is for 6 prompts") as failure:
         comfy.run(graph)
     assert failure.value.node_id == "sample"

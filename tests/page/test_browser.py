@@ -418,15 +418,19 @@ def test_sampler_in_a_subgraph_grows_its_tree_inside(open_page):
     assert {state["step"] for state in states(page) if state["state"] == "done"} == {"12"}
 
 
-def test_sampler_behind_a_guider_gets_a_panel_with_its_first_run(open_page):
+@pytest.mark.parametrize(
+    ("example", "sampler"), [("HierDiffGuider", "SamplerCustomAdvanced"), ("HierDiffShareSteps", "KSampler")]
+)
+def test_sampler_of_the_host_gets_tree_and_report_with_its_first_run(open_page, example, sampler):
     page = open_page(shared=True)
-    page.drop_workflow(REPO_ROOT / "web" / "docs" / "HierDiffGuider" / "example.webp")
+    page.drop_workflow(REPO_ROOT / "web" / "docs" / example / "example.webp")
     assert states(page) == []
     page.run()
     until(page, "done")
-    page.show(page.node_of("SamplerCustomAdvanced"))
+    page.show(page.node_of(sampler))
     page.page.wait_for_timeout(800)
     assert colours_drawn(page, TREE) > 300
+    assert said(page)[sampler].startswith("6 latents, 20 steps, 20 model calls")
 
 
 def test_pack_works_without_its_scripts(browser, web):
