@@ -112,16 +112,24 @@ def library_names(path):
     return {name for name, module in hierdiff_core._MODULES.items() if path == CORE / f"{module.replace('.', '/')}.py"}
 
 
+class Source(AstValidator):
+    """As numpydoc reads an imported class: a dataclass takes its fields."""
+
+    @property
+    def signature_parameters(self):
+        return tuple(annotated(self.node)) if is_dataclass(self.node) else super().signature_parameters
+
+
 def faults_of(path, name, node, around, described):
     """What numpydoc, and we, find wrong with a docstring."""
-    report = validate(name, AstValidator, ast_node=node, filename=str(path), ancestry=around)
-    doc = AstValidator(ast_node=node, filename=path, obj_name=name, ancestry=around)
+    source = {"ast_node": node, "filename": str(path), "ancestry": around}
+    report, doc = validate(name, Source, **source), Source(obj_name=name, **source)
     faults = [f"{code} {text}" for code, text in report["errors"] if code in CHECKS]
     fields = field_names(node, doc.doc)
     missing = set(doc.signature_parameters) - set(doc.doc_all_parameters) - fields
     if missing and (doc.doc["Parameters"] or described):
         faults.append(f"{MISSING} not described: {sorted(missing)}")
-    if described and is_dataclass(node) and (absent := annotated(node) - fields):
+    if described and is_dataclass(node) and (absent := set(annotated(node)) - fields):
         faults.append(f"{MISSING} attributes not described: {sorted(absent)}")
     for kind in (kind for _, kind, _ in doc.doc["Raises"]):
         if not re.fullmatch(r"[A-Za-z_.]+", kind):
@@ -143,9 +151,10 @@ def is_dataclass(node):
 
 
 def annotated(node):
-    """Names of a dataclass's fields."""
+    """Names of a dataclass's fields that its constructor takes."""
     fields = (part for part in node.body if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name))
-    return {part.target.id for part in fields if "ClassVar" not in ast.unparse(part.annotation)}
+    hidden = ("ClassVar", "init=False")
+    return [part.target.id for part in fields if not any(sign in ast.unparse(part) for sign in hidden)]
 
 
 @pytest.mark.parametrize("path", without([*CORE_FILES, *NODE_FILES], OPEN_DOCSTRINGS), ids=name_of)
@@ -215,6 +224,20 @@ def g(a, b):
     a
         First.
     """
+
+
+@dataclass
+class H:
+    """Both.
+
+    Parameters
+    ----------
+    a : int
+    c : int
+    """
+
+    a: int
+    b: int
 '''
 
 
@@ -225,6 +248,7 @@ def test_the_checks_find_faults(tmp_path):
     codes = {name: [fault.split()[0] for fault in faults] for name, faults in found.items()}
     assert codes["f"] == ["SS02", "SS03", "PR02", "PR08", "PR09", "RT04", "RT05", "PR01", "not", "not"]
     assert codes["g"] == ["PR04", "PR01"]
-    (_, f, _), (_, g, _) = public_parts(path)
+    assert codes["H"] == ["PR02", "PR01"]
+    (_, f, _), (_, g, _), _ = public_parts(path)
     assert unannotated(f, False) == ["a", "b", "return"]
     assert unannotated(g, True) == ["b", "return"]
