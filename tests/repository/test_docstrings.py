@@ -26,68 +26,9 @@ CHECKS = {
 MISSING = "PR01"  # parameters that are not described
 CONSTRUCTORS = ("__init__", "__call__")
 
-# Files that do not pass yet, relative to the repository.
-OPEN_DOCSTRINGS = {
-    "hierdiff_core/__main__.py",
-    "hierdiff_core/kandinsky/calibration.py",
-    "hierdiff_core/kandinsky/decoder.py",
-    "hierdiff_core/kandinsky/schedulers.py",
-    "hierdiff_core/measure/probe.py",
-    "hierdiff_core/plan/budget.py",
-    "hierdiff_core/plan/keys.py",
-    "hierdiff_core/plan/leaves.py",
-    "hierdiff_core/plan/linkage.py",
-    "hierdiff_core/plan/linkage_process.py",
-    "hierdiff_core/plan/matching.py",
-    "hierdiff_core/plan/plan.py",
-    "hierdiff_core/plan/profile.py",
-    "hierdiff_core/plan/scipy_ward.py",
-    "hierdiff_core/plan/sensitivity.py",
-    "hierdiff_core/plan/ward_torch.py",
-    "hierdiff_core/previews.py",
-    "hierdiff_core/sampling/finite.py",
-    "hierdiff_core/sampling/loop.py",
-    "hierdiff_core/sampling/microbatch.py",
-    "hierdiff_core/sampling/noise.py",
-    "hierdiff_core/sampling/pooling.py",
-    "nodes/host/cond_rows.py",
-    "nodes/host/dry_run.py",
-    "nodes/host/model_calls.py",
-    "nodes/host/share_steps.py",
-    "nodes/schedule_plot.py",
-}
-OPEN_ANNOTATIONS = {
-    "hierdiff_core/__main__.py",
-    "hierdiff_core/kandinsky/calibration.py",
-    "hierdiff_core/kandinsky/decoder.py",
-    "hierdiff_core/kandinsky/schedulers.py",
-    "hierdiff_core/measure/probe.py",
-    "hierdiff_core/plan/budget.py",
-    "hierdiff_core/plan/keys.py",
-    "hierdiff_core/plan/leaves.py",
-    "hierdiff_core/plan/linkage.py",
-    "hierdiff_core/plan/linkage_process.py",
-    "hierdiff_core/plan/matching.py",
-    "hierdiff_core/plan/plan.py",
-    "hierdiff_core/plan/profile.py",
-    "hierdiff_core/plan/scipy_ward.py",
-    "hierdiff_core/plan/sensitivity.py",
-    "hierdiff_core/plan/ward_torch.py",
-    "hierdiff_core/previews.py",
-    "hierdiff_core/sampling/finite.py",
-    "hierdiff_core/sampling/loop.py",
-    "hierdiff_core/sampling/microbatch.py",
-    "hierdiff_core/sampling/noise.py",
-    "hierdiff_core/sampling/pooling.py",
-}
-
 
 def name_of(path):
     return path.relative_to(ROOT).as_posix()
-
-
-def without(files, names):
-    return [path for path in files if name_of(path) not in names]
 
 
 def public_parts(path):
@@ -157,7 +98,7 @@ def annotated(node):
     return [part.target.id for part in fields if not any(sign in ast.unparse(part) for sign in hidden)]
 
 
-@pytest.mark.parametrize("path", without([*CORE_FILES, *NODE_FILES], OPEN_DOCSTRINGS), ids=name_of)
+@pytest.mark.parametrize("path", [*CORE_FILES, *NODE_FILES], ids=name_of)
 def test_numpydoc_reads_the_docstrings_without_complaint(path):
     library = library_names(path)
     faults = {
@@ -179,7 +120,7 @@ def unannotated(node, in_class):
     return without_type + ["return"] * (node.returns is None and node.name != "__init__")
 
 
-@pytest.mark.parametrize("path", without(CORE_FILES, OPEN_ANNOTATIONS), ids=name_of)
+@pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
 def test_public_functions_say_the_types_of_what_they_take_and_return(path):
     missing = {
         f"{name} (line {node.lineno})": names
@@ -188,10 +129,6 @@ def test_public_functions_say_the_types_of_what_they_take_and_return(path):
         if (names := unannotated(node, isinstance(around[-1], ast.ClassDef)))
     }
     assert not missing, json.dumps(missing, indent=1)
-
-
-def test_files_that_are_still_open_exist():
-    assert {name for name in OPEN_DOCSTRINGS | OPEN_ANNOTATIONS if not (ROOT / name).is_file()} == set()
 
 
 FAULTY = '''
