@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,9 +12,6 @@ from numpy.typing import ArrayLike
 from .keys import text_key
 from .plan import Plan
 from .steps import linked_steps
-
-if TYPE_CHECKING:
-    from ..embeddings import PromptEmbeddings
 
 SHORTENED = 60
 
@@ -47,10 +44,17 @@ def check_plan_prompts(plan: Plan, prompts: Sequence[str]) -> None:
     )
 
 
-def check_leaves(plan: Plan, embeddings: PromptEmbeddings) -> None:
+def check_leaves(plan: Plan, embeddings: Any) -> None:
     """Refuse a plan that leads prompts of different embeddings to one picture.
 
     A plan without a linkage matrix was made by hand, and may do so on purpose.
+
+    Parameters
+    ----------
+    plan : Plan
+        To be drawn.
+    embeddings : PromptEmbeddings
+        What it is to be drawn with.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def check_leaves(plan: Plan, embeddings: PromptEmbeddings) -> None:
     """
     if plan.Z is None:
         return
-    last, positive = plan.steps[-1], cast(Any, embeddings.positive)  # a tensor, indexed by numpy's arrays
+    positive, last = embeddings.positive, plan.steps[-1]
     differ = (positive != positive[last.first][last.labels]).any(dim=1).nonzero().flatten().tolist()
     for i in differ[:1]:
         other = last.first[last.labels[i]]

@@ -4,6 +4,11 @@ Legend: N prompts, D embedding width, Z linkage matrix in SciPy's layout. A *slo
 places, of which a merge frees the lower and keeps the higher, as SciPy does.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -14,37 +19,39 @@ INFINITY = float("inf")
 BLOCK = 1024
 
 
-def ward_chain(vectors, metric, smallest, device, check=None):
+def ward_chain(
+    vectors: np.ndarray, metric: str, smallest: float, device: Any, check: Callable[[], Any] | None = None
+) -> np.ndarray:
     """Ward linkage by the nearest-neighbour chain: exact, N merges after about 3 N searches for a nearest neighbour.
 
     Parameters
     ----------
     vectors : (N, D) float64 array
-        N >= 2, every row finite and not zero
+        N >= 2, every row finite and not zero.
     metric : "cosine" or "chord"
-        "chord" keeps centroids, O(N D) memory; "cosine" keeps all distances, O(N^2)
+        "chord" keeps centroids, O(N D) memory; "cosine" keeps all distances, O(N^2).
     smallest : float
-        distances of unequal rows are raised to it
+        Distances of unequal rows are raised to it.
     device : torch.device
-        where distances are computed, in float64
-    check : callable
-        called after every merge; may raise to stop
+        Where distances are computed, in float64.
+    check : callable, optional
+        Called after every merge; may raise to stop.
 
     Returns
     -------
     Z : (N-1, 4) float64
-        linkage matrix, SciPy layout; equal rows merge at height exactly 0
+        Linkage matrix, SciPy layout; equal rows merge at height exactly 0.
 
     Raises
     ------
     ValueError
-        if the distances of "cosine" do not fit in the device's memory.
+        If the distances of "cosine" do not fit in the device's memory.
 
     Notes
     -----
     Ward's method is reducible: two clusters that are each other's nearest neighbours stay so whatever else merges, so
     the order of the merges is free. Where distances tie, the choice is SciPy's: the first slot, but the chain's last
-    link before others (tests/test_ward.py compares them).
+    link before others (tests/plan/test_ward.py compares them).
 
     Source: Murtagh 1983; Müllner 2011, section 3.2.
     """
@@ -183,7 +190,7 @@ class DistanceMatrix:
         self.row_sizes[low], self.row_sizes[high] = 0, float(n + m)
 
 
-def check_matrix_fits(rows, device):
+def check_matrix_fits(rows: int, device: torch.device) -> None:
     if device.type == "cuda" and 1.1 * 8 * rows**2 > free_memory(device):
         raise ValueError(
             f"{rows} embeddings have {8 * rows**2 / 2**30:.0f} GiB of cosine distances, more than fit on "
@@ -214,7 +221,7 @@ def pairwise_distances(vectors, metric, smallest, device):
     return distances
 
 
-def condensed_distances(vectors, metric, smallest, device):
+def condensed_distances(vectors: np.ndarray, metric: str, smallest: float, device: Any) -> np.ndarray:
     """(N(N-1)/2,) float64 array in SciPy's order   `pairwise_distances`"""
     distances = pairwise_distances(vectors, metric, smallest, torch.device(device))
     rows, columns = torch.triu_indices(len(distances), len(distances), 1, device=distances.device)
