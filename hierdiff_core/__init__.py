@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from .plan.plan import Plan, Step, build_plan
     from .plan.profile import falling_shape, linear_thresholds, thresholds_at
     from .plan.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
+    from .sampling.observer import Observer
 
 _MODULES = {
+    "Observer": "sampling.observer",
     "Plan": "plan.plan",
     "PromptEmbeddings": "embeddings",
     "Sensitivity": "plan.sensitivity",
@@ -45,6 +47,7 @@ _MODULES = {
     "write_sensitivity": "plan.sensitivity",
 }
 __all__ = [
+    "Observer",
     "Plan",
     "PromptEmbeddings",
     "Sensitivity",
