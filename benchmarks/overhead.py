@@ -82,11 +82,17 @@ def parts(prompts):
 def loop(latents, plan, embeddings, **options):
     """The whole loop with a model that changes nothing."""
     try:
-        from hierdiff_core.sampling.loop import sample_branches
+        from hierdiff_core.sampling.loop import denoise_plan
+        from hierdiff_core.sampling.state import State
     except ImportError:  # versions before 0.2
         from hierdiff_core.sampling import sample_branches
 
-    return sample_branches(lambda rows, k, means: rows, latents, plan, embeddings, **options)
+        return sample_branches(lambda rows, k, means: rows, latents, plan, embeddings, **options)
+
+    def nothing(rows, k, clusters, means, state):
+        return rows, state
+
+    return denoise_plan(plan, latents, State(), nothing, embeddings, **options)
 
 
 if __name__ == "__main__":

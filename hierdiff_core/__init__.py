@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from .plan.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
     from .plan.steps import Step
     from .plan.tree import PromptTree
+    from .sampling.observer import Observer
 
 __version__ = "0.1.0"  # as in pyproject.toml, which ComfyUI's registry reads
 
 _MODULES = {
     "Budget": "plan.budget",
+    "Observer": "sampling.observer",
     "Plan": "plan.plan",
     "Profile": "plan.profile",
     "PromptEmbeddings": "embeddings",
@@ -57,6 +59,7 @@ _MODULES = {
 }
 __all__ = [
     "Budget",
+    "Observer",
     "Plan",
     "Profile",
     "PromptEmbeddings",
