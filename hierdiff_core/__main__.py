@@ -9,6 +9,7 @@ import io
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from . import (
     Profile,
     PromptEmbeddings,
     PromptTree,
+    Sensitivity,
     decode,
     embed_prompts,
     load_decoder,
@@ -57,7 +59,7 @@ from .sampling.observer import Callbacks, Observer, Observers
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hierdiff" if Path(sys.argv[0]).stem == "hierdiff" else "python -m hierdiff_core",
         description="Draw a set of images from a set of prompts that share their early denoising steps.",
@@ -128,7 +130,7 @@ def parse_arguments(arguments=None):
     return options
 
 
-def fill_defaults(options):
+def fill_defaults(options: argparse.Namespace) -> None:
     """Settings that were not given: what suits the model, else Kandinsky's and the paper's."""
 
     def recommended(settings, name, otherwise):
@@ -150,7 +152,7 @@ def fill_defaults(options):
         options.sensitivity = options.decoder / SENSITIVITY
 
 
-def read_prompts(options):
+def read_prompts(options: argparse.Namespace) -> list[str]:
     """Prompts of the arguments, then of the file; what was skipped, or may not mean what it says, is told."""
     reader = PromptReader()
     for number, argument in enumerate(options.prompts, start=1):
@@ -162,7 +164,7 @@ def read_prompts(options):
     return check_prompts(reader.prompts)
 
 
-def make_profile(options, sensitivity):
+def make_profile(options: argparse.Namespace, sensitivity: Sensitivity | None) -> Profile:
     """How the threshold falls; refused here, before models are loaded, when something is missing."""
     if options.shape == "calibrated" and sensitivity is None:
         raise ValueError(
@@ -172,7 +174,7 @@ def make_profile(options, sensitivity):
     return Profile(options.steps, options.shape, options.private_steps, options.power, sensitivity)
 
 
-def make_plan(embeddings, profile, options):
+def make_plan(embeddings: PromptEmbeddings, profile: Profile, options: argparse.Namespace) -> Plan:
     """The plan of a set; a saving that is out of reach is told, and as much is saved as can be."""
     tree = PromptTree.of(embeddings.positive, options.metric, embeddings.prompts, device=options.device)
     budgets = {"tau": options.tau, "root share": options.root_share, "saving": options.saving}
@@ -183,7 +185,7 @@ def make_plan(embeddings, profile, options):
     return plan_for(tree, budget, profile)
 
 
-def run(options):
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Embed, cluster, sample, decode and write; returns the report."""
     check_limits(options)
     prompts = read_prompts(options)
@@ -226,7 +228,7 @@ def run(options):
     return report
 
 
-def draw_figures(drawn, **figures):
+def draw_figures(drawn: DrawnSet, **figures: Callable[[], Image.Image]) -> None:
     """Draw and write figures; one that cannot be drawn is left out: the pictures and the report are worth more."""
     for name, figure in figures.items():
         try:
@@ -238,7 +240,7 @@ def draw_figures(drawn, **figures):
         drawn.add_file(f"{name}.png", data)
 
 
-def check_device(name):
+def check_device(name: str) -> None:
     """Refuse a device that torch does not know, or that is not there."""
     try:
         device = torch.device(name)
@@ -248,7 +250,7 @@ def check_device(name):
         raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here")
 
 
-def as_png(picture):
+def as_png(picture: Image.Image) -> bytes:
     """Bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
@@ -363,7 +365,7 @@ class PictureFiles:
 
 
 @contextlib.contextmanager
-def writing():
+def writing() -> Iterator[ThreadPoolExecutor]:
     """Threads that write pictures; after an error, or Ctrl-C, none of them is at work when the pictures are counted."""
     writers = ThreadPoolExecutor()
     try:
@@ -374,16 +376,18 @@ def writing():
         raise
 
 
-def raise_first(errors):
+def raise_first(errors: Iterable[Exception]) -> None:
     for error in errors:
         raise error
 
 
-def tell(message):
+def tell(message: object) -> None:
     print(f"hierdiff: {message}", file=sys.stderr)
 
 
-def make_report(options, prompts, plan, files, seconds):
+def make_report(
+    options: argparse.Namespace, prompts: Sequence[str], plan: Plan, files: Sequence[str], seconds: float
+) -> dict[str, Any]:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     return {
         "images": [{"file": file, "prompt": prompt} for file, prompt in zip(files, prompts, strict=True)],
@@ -400,7 +404,7 @@ def make_report(options, prompts, plan, files, seconds):
     }
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """0: all is drawn; 1: refused, or it could not be written; 2: wrong usage; 130: interrupted."""
     try:
         options = parse_arguments(arguments)
