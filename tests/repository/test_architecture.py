@@ -42,8 +42,9 @@ def imports(tree):
 
 
 def module_level(tree):
-    """The module without the bodies of its functions, which run later."""
+    """The module without the bodies of its functions, which run later, and without what is imported for types alone."""
     outside = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    outside = [node for node in outside if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
     for node in outside:
         if isinstance(node, ast.ClassDef):
             node.body = [part for part in node.body if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))]
