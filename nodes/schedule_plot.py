@@ -157,6 +157,6 @@ def sensitivity_of(data):
     shared, change = ([number(value, "each point of the sensitivity") for value in values] for values in points)
     num_steps = whole_number(data, "num_steps", 1_000_000)
     try:
-        return Sensitivity(num_steps, np.clip(shared, 0, num_steps + 1), change)
+        return Sensitivity(num_steps, np.clip(shared, 0, num_steps + 1), np.array(change, np.float64))
     except ValueError:
         raise Refused("the sensitivity does not fit together") from None

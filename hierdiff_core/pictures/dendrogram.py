@@ -55,7 +55,7 @@ def draw_dendrogram(Z: np.ndarray | None, prompts: Iterable[str], tau: float | N
     Leaves are in the order of SciPy's `dendrogram`, which is not called: it recurses once for each level, and
     a tree of 2000 leaves can have 1999 levels.
     """
-    Z = check_linkage(Z)
+    Z = check_linkage(np.asarray(Z))
     prompts = list(prompts)
     if len(prompts) != len(Z) + 1:
         raise ValueError(f"there must be one prompt for each of the leaves of Z ({len(Z) + 1}); got {len(prompts)}")
