@@ -81,15 +81,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     budget.add_argument("--saving", type=float, help="share of UNet rows to save (0.5 when no budget is given)")
     budget.add_argument("--tau", type=float, help="first threshold, in the metric's own height")
     budget.add_argument("--root-share", type=float, help="first threshold, as a share of the tree's height")
-    parser.add_argument("--prior", type=Path, default=BUNDLED / "prior", help="prior folder (diffusers layout)")
-    parser.add_argument("--decoder", type=Path, default=BUNDLED / "decoder", help="decoder folder (diffusers layout)")
+    parser.add_argument("--prior", type=Path, default=BUNDLED / "prior", help="prior folder (diffusers format)")
+    parser.add_argument("--decoder", type=Path, default=BUNDLED / "decoder", help="decoder folder (diffusers format)")
     parser.add_argument("--negative-prompt", type=whole_characters, default="")
     parser.add_argument("--metric", choices=METRICS, default="chord", help="default: chord; the paper's is cosine")
     parser.add_argument("--prior-noise", choices=PRIOR_NOISE, default=PRIOR_NOISE[0])
     parser.add_argument("--prior-steps", type=int, default=25)
     parser.add_argument("--prior-guidance", type=float, help="default: what suits the model, else 4")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--private-steps", type=int, default=1, help="last steps that every prompt takes alone")
+    parser.add_argument("--private-steps", type=int, default=1, help="number of final steps that are not shared")
     parser.add_argument("--shape", choices=SHAPES, default=SHAPES[0], help="how the threshold falls")
     parser.add_argument("--power", type=float, default=2.0, help="exponent of shape power; 1 is the straight line")
     parser.add_argument(
@@ -99,7 +99,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help=f"what Calibrate Schedule saved, for shape calibrated; default: the decoder's {SENSITIVITY}, if any",
     )
     parser.add_argument(
-        "--rescale-means", action="store_true", help="stretch mean embeddings to their members' mean length"
+        "--rescale-means",
+        action="store_true",
+        help="rarely useful: rescale mean embeddings to their members' mean length",
     )
     parser.add_argument("--guidance", type=float, help="default: what suits the model, else 10")
     parser.add_argument(
@@ -108,7 +110,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         nargs=2,
         metavar=("START", "END"),
         default=WHOLE_RUN,
-        help="shares of the steps, 0 to 1, between which there is guidance; the others take half the work",
+        help="shares of the steps, 0 to 1, between which there is guidance; the others cost half as much",
     )
     parser.add_argument("--scheduler", choices=list(SCHEDULERS), default="DDPM")
     parser.add_argument("--width", type=int, help="pixels; default: what suits the model, else 512")
@@ -152,7 +154,7 @@ def fill_defaults(options: argparse.Namespace) -> None:
         options.sensitivity = options.decoder / SENSITIVITY
 
 
-def read_prompts(options: argparse.Namespace) -> list[str]:
+def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
     """Prompts of the arguments, then of the file; what was skipped, or may not mean what it says, is told."""
     reader = PromptReader()
     for number, argument in enumerate(options.prompts, start=1):

@@ -149,7 +149,7 @@ class HierarchicalKSampler(io.ComfyNode):
         sigmas = sigmas_of(model, plan.num_steps, sampler_name, scheduler, denoise)
         reports = []
         guider = make_guider(model, positive, negative, cfg, plan, micro_batch, tell=reports.append)
-        tell(cls, f"Bringing the model to the device and sampling {plan.num_prompts} prompts …")
+        tell(cls, f"Moving the model to the device and sampling {plan.num_prompts} prompts …")
         decorations = Decorations()
         callback = previews(model, len(sigmas) - 1, decorations)
         samples = sample(guider, latents, sampler_name, sigmas, seed, latent_image.get("noise_mask"), callback)

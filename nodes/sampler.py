@@ -126,7 +126,7 @@ class BranchingSampler(io.ComfyNode):
     ):
         interval = guidance_start, guidance_end
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance, interval)
-        tell(cls, "Bringing the decoder to the device …")
+        tell(cls, "Moving the decoder to the device …")
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
         tell(cls, f"Sampling {plan.num_prompts} prompts in {plan.num_steps} steps …")
         decorations = Decorations()

@@ -56,7 +56,7 @@ class Probe:
     -----
     One wide cluster, not many close pairs: the mean of two prompts already is a picture of one of them, which the other
     does not always leave again, while the mean of many is of none. Early steps are shared by wide clusters
-    (docs/schedules.md has the comparison).
+    (docs/measurements/schedules.md has the comparison).
     """
 
     def __init__(

@@ -241,22 +241,22 @@ def out_of_reach(Z: ArrayLike, shape: ArrayLike, saving: float) -> str | None:
     asked = f"saving {saving:g} ({saving:.1%}) is out of reach"
     if saving > 1:
         asked += " (it is a share: 0.6 saves 60 %)"
-    private = steps - np.count_nonzero(shape)
+    unshared = steps - np.count_nonzero(shape)
     if prompts == 1:
-        which = "a single prompt" if len(Z) == 0 else f"{len(Z) + 1} equal prompts, drawn once,"
+        which = "a single prompt" if len(Z) == 0 else f"{len(Z) + 1} equal prompts, sampled once,"
         return f"{asked}: {which} can share no step, so nothing is saved"
-    if private == steps:
+    if unshared == steps:
         return f"{asked}: {steps} step{'s' * (steps > 1)}, none of them shared, save nothing"
-    return f"{asked}: {prompts} prompts in {steps} steps, {private} of them unshared, can save {greatest:.1%} at most"
+    return f"{asked}: {prompts} prompts in {steps} steps, {unshared} of them unshared, can save {greatest:.1%} at most"
 
 
 def _saving_refused(Z: ArrayLike, shape: np.ndarray, saving: float, greatest: float) -> str:
-    prompts, private = len(_distinct_heights(Z)) + 1, np.count_nonzero(shape == 0)
+    prompts, unshared = len(_distinct_heights(Z)) + 1, np.count_nonzero(shape == 0)
     if not greatest and saving > 0:
         return f"{out_of_reach(Z, shape, saving)}; set it to 0, or add steps or prompts"
     return (
         f"saving must lie between 0 and {greatest:.4f} for this set ({prompts} prompts, {len(shape)} steps, "
-        f"{private} private); got {saving}. Lower it, or add steps or prompts"
+        f"{unshared} unshared); got {saving}. Lower it, or add steps or prompts"
     )
 
 

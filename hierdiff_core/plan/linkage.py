@@ -26,7 +26,7 @@ SMALLEST_DISTANCE = float(np.finfo(np.float64).eps)
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-140, 1e150
 # With a GPU at hand, more prompts than these have their distances computed there, and more than those their tree:
 # up to the first SciPy takes a fraction of a second, up to the second its tree is faster than one merge after the other
-# on a GPU (docs/performance.md).
+# on a GPU (docs/measurements/performance.md).
 MOST_ON_CPU = 500
 MOST_TREE_ON_CPU = 5000
 
@@ -46,7 +46,7 @@ def ward_linkage(
     metric : "cosine" or "chord"
         "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
         vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
-        comes closer to full sampling (docs/schedules.md), and the nodes and the command line take it by default.
+        comes closer to full sampling (docs/measurements/schedules.md), and the nodes and the command line take it by default.
     device : str or torch.device
         A CUDA device takes over large sets; with any other it is SciPy for every size.
     check : callable, optional
@@ -71,7 +71,7 @@ def ward_linkage(
     SciPy takes a process of its own where it takes long (`linkage_process`), with the same result.
 
     Ward's method assumes Euclidean distances. "cosine" is not one; the paper uses it all the same, and the
-    heights still grow from merge to merge (tests/test_linkage.py).
+    heights still grow from merge to merge (tests/plan/test_linkage.py).
 
     Source: Decatur et al. 2025, Algorithm 1, lines 2-3.
 
@@ -100,7 +100,7 @@ def ward_linkage(
 def linkage_bytes(num_prompts: int, width: int, metric: str, device: Any) -> int:
     """Bytes of a device's memory that `ward_linkage` takes at most; 0 where SciPy does all the work.
 
-    For embeddings of `width` numbers. A little more than was measured (docs/performance.md).
+    For embeddings of `width` numbers. A little more than was measured (docs/measurements/performance.md).
     """
     if not str(device).startswith("cuda") or num_prompts <= MOST_ON_CPU:
         return 0

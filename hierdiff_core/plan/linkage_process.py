@@ -65,7 +65,7 @@ def check_tree_fits(num_prompts: int, width: int) -> None:
     if needed > free:
         raise ValueError(
             f"a tree of {num_prompts} prompts takes {gibibytes(needed)} of main memory for their distances, and "
-            f"{gibibytes(free)} are free; close other programs, or make two sets of the prompts"
+            f"{gibibytes(free)} are free; close other programs, or split the prompts into two sets"
         )
 
 
@@ -145,6 +145,6 @@ def failure(code: int, errors: IO[bytes], shape: tuple[int, ...]) -> Exception:
     if code == KILLED or "MemoryError" in lines[-1]:
         return ValueError(
             f"main memory ran out while a tree of {shape[0]} prompts was made, which takes "
-            f"{gibibytes(tree_bytes(*shape))}; close other programs, or make two sets of the prompts"
+            f"{gibibytes(tree_bytes(*shape))}; close other programs, or split the prompts into two sets"
         )
     return RuntimeError(f"clustering {shape[0]} prompts failed: {lines[-1]}")

@@ -98,7 +98,7 @@ class Sensitivity:
         -----
         log G is made monotone by isotonic regression, then interpolated. For another number of steps the same number
         of steps left counts, not the same share of the run: what mends an error are the steps that are left
-        (docs/schedules.md). This is a guess for models where that was not measured.
+        (docs/measurements/schedules.md). This is a guess for models where that was not measured.
         """
         change = np.log(np.maximum(self.change, FAINTEST * self.change.max()))
         shared = np.arange(num_steps + 1)
@@ -240,9 +240,9 @@ def read_sensitivity(path: str | os.PathLike) -> Sensitivity:
     try:
         return of_data(json.loads(bounded_text(path, MOST_BYTES)))
     except RecursionError as error:
-        raise ValueError(f"{path} holds no sensitivity that Calibrate Schedule has saved: nested too deeply") from error
+        raise ValueError(f"{path} is not a sensitivity saved by Calibrate Schedule: nested too deeply") from error
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no sensitivity that Calibrate Schedule has saved: {error}") from error
+        raise ValueError(f"{path} is not a sensitivity saved by Calibrate Schedule: {error}") from error
 
 
 def bounded_text(path: str | os.PathLike, most: int) -> str:

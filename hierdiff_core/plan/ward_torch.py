@@ -194,7 +194,7 @@ def check_matrix_fits(rows: int, device: torch.device) -> None:
     if device.type == "cuda" and 1.1 * 8 * rows**2 > free_memory(device):
         raise ValueError(
             f"{rows} embeddings have {8 * rows**2 / 2**30:.0f} GiB of cosine distances, more than fit on "
-            f"{device}; take metric chord, which needs no matrix"
+            f"{device}; use metric chord, which needs no matrix"
         )
 
 
@@ -205,7 +205,7 @@ def unit_rows(vectors, device):
 
 
 def pairwise_distances(vectors, metric, smallest, device):
-    """(N, N) float64 tensor, symmetric to the bit: 0 for equal rows, else at least `smallest`; as in `ward_chain`."""
+    """(N, N) float64 tensor, exactly symmetric: 0 for equal rows, else at least `smallest`; as in `ward_chain`."""
     groups = torch.as_tensor(equal_groups(vectors), device=device)
     unit = unit_rows(vectors, device)[groups]
     distances = torch.empty(len(unit), len(unit), dtype=unit.dtype, device=device)

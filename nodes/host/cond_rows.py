@@ -136,8 +136,8 @@ def _check_control(control, name):
         hint = getattr(control, "cond_hint_original", None)
         if torch.is_tensor(hint) and hint.shape[0] > 1:
             raise ValueError(
-                f"a ControlNet of the {name} conditioning has a batch of {hint.shape[0]} hint images; clusters share "
-                "a hint, so give it one image"
+                f"a ControlNet of the {name} conditioning has a batch of {hint.shape[0]} hint images; a cluster shares "
+                "one hint, so give it a single image"
             )
         control = getattr(control, "previous_controlnet", None)
 

@@ -75,7 +75,9 @@ class SamplerNoise:
             raise ValueError("dpm_adaptive chooses its steps from the error of all rows together; use another sampler")
         self.current.by_call = "dpm_fast" in name  # it never comes to the last sigma, where every prompt is alone
         if options.get("s_churn", 0) > 0:
-            raise ValueError("s_churn > 0 draws noise for every row alone; set it to 0, or use an ancestral sampler")
+            raise ValueError(
+                "s_churn > 0 draws noise for each row separately; set it to 0, or use an ancestral sampler"
+            )
         if "noise_sampler" in options:
             options["noise_sampler"] = self.repeated(options["noise_sampler"])
         elif "noise_sampler" in inspect.signature(function).parameters:

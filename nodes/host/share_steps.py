@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 KEY = "hierdiff"  # of the wrappers, and of a run in its transformer_options
 ONE_OR_EACH = "give one latent, or one for each prompt"
 NOT_FINITE = "load the model in another precision (--bf16-unet, --fp32-unet), or use another sampler or a lower cfg"
-NO_STEPS = "⚠ no steps (denoise 0): nothing was sampled, each prompt has the latent as it came in"
+NO_STEPS = "⚠ no steps (denoise 0): nothing was sampled, each prompt keeps its input latent"
 
 
 def share_steps(model: ModelPatcher, sharing: Sharing) -> ModelPatcher:
@@ -208,7 +208,7 @@ def parted_prompts(plan: Plan, parted: Plan, names: Sequence[str]) -> list[str]:
     i = next(i for i, first in enumerate(last.first[last.labels]) if labels[i] != labels[first])
     return [
         f"⚠ {name_of(last.first[last.labels[i]], names)} and {name_of(i, names)} have equal embeddings, but "
-        "different conditioning: each has a picture of its own"
+        "different conditioning: each gets its own image"
     ]
 
 

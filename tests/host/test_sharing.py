@@ -127,7 +127,7 @@ def sampler_with_our_noise(host, sampler, sigmas, prompt):
 
 
 def assert_clusters_identical(seen, plan, samples):
-    """Rows of a cluster are the same to the bit up to the step at which it splits, and differ in the end."""
+    """Rows of a cluster are bit-identical up to the step at which it splits, and differ in the end."""
     assert len(seen) >= 3  # dpm_fast reports once in three calls
     for step, x in seen:
         labels = plan.steps[step].labels
@@ -618,7 +618,7 @@ def test_step_caches_are_refused(host, silent_model, positive, negative, plans):
 
 def test_churn_and_rising_sigmas_are_refused(host, silent_model, positive, negative, plans):
     churned = host.samplers.ksampler("euler", {"s_churn": 1.0})
-    with pytest.raises(ValueError, match="s_churn > 0 draws noise for every row alone"):
+    with pytest.raises(ValueError, match="s_churn > 0 draws noise for each row separately"):
         run_shared(host, silent_model, positive, negative, plans.shared, sampler_object=churned)
     with pytest.raises(ValueError, match="sigmas must fall"):
         run_shared(host, silent_model, positive, negative, plans.shared, sigmas=torch.tensor([0.0, 1.0, 2.0]))

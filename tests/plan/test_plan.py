@@ -250,7 +250,7 @@ def test_broken_linkage_is_refused():
 def measured_plans(draw, metrics=METRICS, shape="linear"):
     """Unit vectors, some of them equal, and a plan that knows their merge errors and a random sensitivity.
 
-    With up to K private steps.
+    With up to K unshared steps.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows = rng.normal(size=(draw(st.integers(1, 14)), 5))

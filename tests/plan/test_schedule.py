@@ -38,7 +38,7 @@ def weights(draw, num_steps):
 
 @st.composite
 def shapes(draw, num_steps, names=SHAPES):
-    """A falling shape of any kind, with up to K private steps."""
+    """A falling shape of any kind, with up to K unshared steps."""
     return falling_shape(
         num_steps,
         draw(st.sampled_from(names)),
@@ -278,7 +278,7 @@ def test_saving_out_of_reach_is_refused_with_what_is_reachable(saving, name):
     Z = ward_linkage(np.random.default_rng(1).normal(size=(4, 5)))
     shape = falling_shape(5, name, weights=np.ones(5))
     assert reachable_saving(Z, shape) == (0, pytest.approx(0.6))
-    message = rf"saving must lie between 0 and 0.6000 for this set \(4 prompts, 5 steps, 1 private\); got {saving}"
+    message = rf"saving must lie between 0 and 0.6000 for this set \(4 prompts, 5 steps, 1 unshared\); got {saving}"
     with pytest.raises(ValueError, match=message):
         tau_for_saving(Z, shape, saving)
 
@@ -307,7 +307,7 @@ TWENTY = ward_linkage(np.random.default_rng(2).normal(size=(20, 8)))
         (TWENTY, falling_shape(12), 0.95, "20 prompts in 12 steps, 1 of them unshared, can save 87.1% at most"),
         (TWENTY, falling_shape(12), 60, "it is a share: 0.6 saves 60 %"),
         (np.empty((0, 4)), falling_shape(10), 0.6, "a single prompt can share no step, so nothing is saved"),
-        (ward_linkage(np.ones((3, 2))), falling_shape(10), 0.6, "3 equal prompts, drawn once, can share no step"),
+        (ward_linkage(np.ones((3, 2))), falling_shape(10), 0.6, "3 equal prompts, sampled once, can share no step"),
         (TWENTY, falling_shape(1), 0.6, "1 step, none of them shared, save nothing"),
         (TWENTY, falling_shape(4, private_steps=4), 0.6, "4 steps, none of them shared, save nothing"),
     ],
@@ -331,7 +331,7 @@ def test_single_prompt_saves_nothing():
 
 @st.composite
 def small_sets(draw):
-    """(N, D) unit vectors, some equal or equally far apart, (K,) sensitivities in any order, and private steps."""
+    """(N, D) unit vectors, some equal or equally far apart, (K,) sensitivities in any order, and unshared steps."""
     rng = np.random.default_rng(draw(seeds))
     n, num_steps = draw(st.sampled_from([5, 4, 5, 3, 2])), draw(st.sampled_from([5, 4, 5, 3, 2]))
     far = np.sort(10 ** rng.uniform(-1.5, 0, size=(n, 1)), axis=0)  # so that merges are of unequal height

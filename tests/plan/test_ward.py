@@ -165,7 +165,7 @@ def test_size_and_device_choose_who_makes_the_tree(monkeypatch, prompts, device,
 def test_matrix_that_does_not_fit_is_refused_with_what_to_take_instead(monkeypatch):
     monkeypatch.setattr("hierdiff_core.plan.ward_torch.free_memory", lambda device: 2**33)
     check_matrix_fits(30_000, torch.device("cuda"))
-    with pytest.raises(ValueError, match=r"40000 embeddings have 12 GiB of cosine distances.* take metric chord"):
+    with pytest.raises(ValueError, match=r"40000 embeddings have 12 GiB of cosine distances.* use metric chord"):
         check_matrix_fits(40_000, torch.device("cuda"))
 
 
