@@ -46,7 +46,8 @@ def ward_linkage(
     metric : "cosine" or "chord"
         "cosine" is 1 - cos of the angle, as in the paper. "chord" is the Euclidean distance of the unit
         vectors, sqrt(2 * cosine), for which the sum of height**2 / 2 is the total within-cluster squared error; it
-        comes closer to full sampling (docs/measurements/schedules.md), and the nodes and the command line take it by default.
+        comes closer to full sampling (docs/measurements/schedules.md), and the nodes and the command line take it by
+        default.
     device : str or torch.device
         A CUDA device takes over large sets; with any other it is SciPy for every size.
     check : callable, optional

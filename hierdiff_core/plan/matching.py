@@ -29,8 +29,13 @@ def check_plan_prompts(plan: Plan, prompts: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        It names the first prompt that differs.
+        It names the first prompt that differs; or prompts were attached to the plan or removed from it.
     """
+    if plan.frozen is not None:  # its means are of `Plan.founders`, for which no sampler has the embeddings
+        raise ValueError(
+            "the plan had prompts attached or removed, and cannot be drawn yet; make the linkage and the schedule from "
+            "the embeddings of these prompts"
+        )
     keys = [text_key(prompt) for prompt in prompts]
     known = [text_key(prompt) for prompt in plan.prompts or ()] if plan.prompt_keys is None else list(plan.prompt_keys)
     if not known or known == keys or list(plan.prompts or ()) == list(prompts):

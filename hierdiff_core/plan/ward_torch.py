@@ -6,7 +6,7 @@ places, of which a merge frees the lower and keeps the higher, as SciPy does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,18 +69,26 @@ def ward_chain(
     return to_linkage_matrix(np.array(merges))
 
 
-def equal_groups(vectors):
-    """(N,) int64   the first row that each row is equal to"""
+def equal_groups(vectors: np.ndarray) -> np.ndarray:
+    """The first row that each row is equal to: (N,) int64."""
     first = {}
     return np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(vectors + 0.0)])  # -0.0 becomes 0.0
 
 
-def chain_merges(clusters):
+def chain_merges(clusters: Centroids | DistanceMatrix) -> Iterator[tuple[int, int, float]]:
     """Yield (slot, slot, height) of each merge, in the order in which the chain finds them.
 
     Parameters
     ----------
-    clusters : `Centroids` or `DistanceMatrix`
+    clusters : Centroids or DistanceMatrix
+        What is clustered; its merges are made as they are found.
+
+    Yields
+    ------
+    low, high : int
+        Slots.
+    height : float
+        At which they merge.
     """
     chain, first = [], 0  # chain: (slot, distance from the one before)
     free = np.zeros(len(clusters.sizes), dtype=bool)
@@ -106,10 +114,13 @@ def chain_merges(clusters):
 class Centroids:
     """Clusters as centroids of unit vectors: Ward's distance of Euclidean points, in O(N D) memory.
 
-    Parameters as in `ward_chain`.
+    Parameters
+    ----------
+    vectors, smallest, device : array, float, torch.device
+        As in `ward_chain`.
     """
 
-    def __init__(self, vectors, smallest, device):
+    def __init__(self, vectors: np.ndarray, smallest: float, device: torch.device):
         self.rows = unit_rows(vectors, device)
         self.squares = self.rows.square().sum(dim=1)
         self.row_sizes = torch.ones_like(self.squares)
@@ -122,8 +133,8 @@ class Centroids:
         self.some_equal = len(np.unique(self.groups)) < self.left
         self.row_groups = torch.as_tensor(self.groups, device=device)
 
-    def nearest(self, slot):
-        """(slot, distance) of the nearest other cluster, the first of several."""
+    def nearest(self, slot: int) -> tuple[int, float]:
+        """Slot and distance of the nearest other cluster, the first of several."""
         at = int(self.places[slot])
         squared = torch.addmv(self.squares, self.rows, self.rows[at], alpha=-2) + self.squares[at]
         weights = self.row_sizes * (2 * self.sizes[slot]) / (self.row_sizes + self.sizes[slot])
@@ -135,7 +146,8 @@ class Centroids:
         place, value = first_minimum(squared)
         return int(self.slots[place]), value**0.5
 
-    def merge(self, low, high, height):
+    def merge(self, low: int, high: int, height: float) -> None:
+        """Merge slot `low` into slot `high`."""
         a, b = int(self.places[low]), int(self.places[high])
         total = self.sizes[low] + self.sizes[high]
         if height > 0:
@@ -148,7 +160,8 @@ class Centroids:
         if 2 * self.left < len(self.slots):
             self.close_gaps()
 
-    def close_gaps(self):
+    def close_gaps(self) -> None:
+        """Forget the rows of slots that are free."""
         kept = np.flatnonzero(self.sizes[self.slots] > 0)
         index = torch.as_tensor(kept, device=self.rows.device)
         for name in ("rows", "squares", "row_sizes", "row_groups"):
@@ -163,19 +176,20 @@ class DistanceMatrix:
     Parameters
     ----------
     distances : (N, N) float64 tensor
-        symmetric; taken over and changed
+        Symmetric; taken over and changed.
     """
 
-    def __init__(self, distances):
+    def __init__(self, distances: torch.Tensor):
         self.distances = distances.fill_diagonal_(INFINITY)
         self.sizes = np.ones(len(distances))  # of each slot; 0 once it is free
         self.row_sizes = torch.ones_like(distances[0])
 
-    def nearest(self, slot):
-        """(slot, distance) of the nearest other cluster, the first of several."""
+    def nearest(self, slot: int) -> tuple[int, float]:
+        """Slot and distance of the nearest other cluster, the first of several."""
         return first_minimum(self.distances[slot])
 
-    def merge(self, low, high, height):
+    def merge(self, low: int, high: int, height: float) -> None:
+        """Merge slot `low` into slot `high`."""
         n, m = self.sizes[low], self.sizes[high]
         share = 1 / (n + m + self.row_sizes)  # in the order of SciPy's operations, so that ties stay ties
         squared = (self.row_sizes + n) * share * self.distances[low] * self.distances[low]
@@ -191,6 +205,7 @@ class DistanceMatrix:
 
 
 def check_matrix_fits(rows: int, device: torch.device) -> None:
+    """`ValueError` if a device's free memory does not hold a matrix of distances."""
     if device.type == "cuda" and 1.1 * 8 * rows**2 > free_memory(device):
         raise ValueError(
             f"{rows} embeddings have {8 * rows**2 / 2**30:.0f} GiB of cosine distances, more than fit on "
@@ -198,14 +213,14 @@ def check_matrix_fits(rows: int, device: torch.device) -> None:
         )
 
 
-def unit_rows(vectors, device):
-    """(N, D) float64 tensor   the vectors at length 1"""
+def unit_rows(vectors: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The vectors at length 1: (N, D) float64."""
     rows = torch.as_tensor(vectors, dtype=torch.float64, device=device)
     return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
 
 
-def pairwise_distances(vectors, metric, smallest, device):
-    """(N, N) float64 tensor, exactly symmetric: 0 for equal rows, else at least `smallest`; as in `ward_chain`."""
+def pairwise_distances(vectors: np.ndarray, metric: str, smallest: float, device: torch.device) -> torch.Tensor:
+    """All distances, (N, N) float64, exactly symmetric: 0 for equal rows, else at least `smallest`."""
     groups = torch.as_tensor(equal_groups(vectors), device=device)
     unit = unit_rows(vectors, device)[groups]
     distances = torch.empty(len(unit), len(unit), dtype=unit.dtype, device=device)
@@ -222,36 +237,36 @@ def pairwise_distances(vectors, metric, smallest, device):
 
 
 def condensed_distances(vectors: np.ndarray, metric: str, smallest: float, device: Any) -> np.ndarray:
-    """(N(N-1)/2,) float64 array in SciPy's order   `pairwise_distances`"""
+    """The `pairwise_distances` in SciPy's order: (N(N-1)/2,) float64."""
     distances = pairwise_distances(vectors, metric, smallest, torch.device(device))
     rows, columns = torch.triu_indices(len(distances), len(distances), 1, device=distances.device)
     return distances[rows, columns].cpu().numpy()
 
 
-def exact_sqrt(values):
+def exact_sqrt(values: torch.Tensor) -> torch.Tensor:
     """Square root, right to the last bit: torch's on a CPU is not, and ties would be lost."""
     return torch.from_numpy(np.sqrt(values.numpy())) if values.device.type == "cpu" else values.sqrt()
 
 
-def first_minimum(values):
-    """(place, value) of the least of a vector, in one transfer from the device."""
+def first_minimum(values: torch.Tensor) -> tuple[int, float]:
+    """Place and value of the least of a vector, in one transfer from the device."""
     value, place = values.min(dim=0)
     value, place = torch.stack([value, place.to(value.dtype)]).tolist()
     return int(place), value
 
 
-def to_linkage_matrix(merges):
-    """Merges of slots in any order -> SciPy's layout.
+def to_linkage_matrix(merges: np.ndarray) -> np.ndarray:
+    """Bring merges of slots in any order into SciPy's layout.
 
     Parameters
     ----------
     merges : (N-1, 3) float array
-        rows: two slots, height; a slot stands for whatever it was merged with before
+        Rows: two slots, height; a slot stands for whatever it was merged with before.
 
     Returns
     -------
     Z : (N-1, 4) float64
-        heights ascending, merges of one height in their order
+        Heights ascending, merges of one height in their order.
     """
     merges = merges[np.argsort(merges[:, 2], kind="stable")]
     num_leaves = len(merges) + 1
@@ -267,7 +282,8 @@ def to_linkage_matrix(merges):
     return Z
 
 
-def root_of(parent, leaf):
+def root_of(parent: np.ndarray, leaf: int) -> int:
+    """The root above a leaf of a forest; the way to it is made short."""
     root = leaf
     while parent[root] != root:
         root = parent[root]

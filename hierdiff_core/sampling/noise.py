@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from ..plan.keys import branch_keys, hashed
+from ..plan.keys import hashed
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan
@@ -48,7 +48,7 @@ class BranchNoise:
     def keys(self, k: int) -> list[int]:
         """Noise keys of all clusters of step k, kept for the parts of the plan that come to it later."""
         if k not in self._keys:
-            self._keys[k] = branch_keys(self.plan.steps[k].labels, self.prompt_keys)
+            self._keys[k] = self.plan.branch_keys(k, self.prompt_keys)
         return self._keys[k]
 
     def generators(self, k: int, clusters: np.ndarray) -> Any:

@@ -207,7 +207,7 @@ def parted_prompts(plan: Plan, parted: Plan, names: Sequence[str]) -> list[str]:
     last, labels = plan.steps[-1], parted.steps[-1].labels
     i = next(i for i, first in enumerate(last.first[last.labels]) if labels[i] != labels[first])
     return [
-        f"⚠ {name_of(last.first[last.labels[i]], names)} and {name_of(i, names)} have equal embeddings, but "
+        f"⚠ {name_of(int(last.first[last.labels[i]]), names)} and {name_of(int(i), names)} have equal embeddings, but "
         "different conditioning: each gets its own image"
     ]
 

@@ -261,7 +261,7 @@ def test_other_files_are_not_offered_and_refused_by_name(comfy, small_run):
     (folder(comfy) / "notes.txt").write_text("not a sensitivity")
     (folder(comfy) / "other.json").write_text('{"nodes": []}')
     assert "notes.txt" not in choices(comfy)
-    with pytest.raises(HttpFailed, match=r"other\.json holds no sensitivity") as failure:
+    with pytest.raises(HttpFailed, match=r"other\.json is not a sensitivity") as failure:
         comfy.queue(schedule_graph("other.json"))
     assert str(comfy.base_dir) not in str(failure.value)
 

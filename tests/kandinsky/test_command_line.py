@@ -215,7 +215,7 @@ def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
         (["--decoder", "no/such/folder"], "folder is not a model in diffusers format"),
         (["--prior", "no/such/folder"], "folder is not a model in diffusers format"),
         (["--prior", str(BUNDLED / "decoder")], "decoder holds a KandinskyV22Pipeline"),
-        (["--sensitivity", "no/such/file"], "file holds no sensitivity"),
+        (["--sensitivity", "no/such/file"], "file is not a sensitivity"),
     ],
 )
 def test_options_are_refused_before_models_are_loaded(tmp_path, capsys, models_forbidden, arguments, message):
@@ -362,8 +362,8 @@ def test_report_without_a_sensitivity_expects_nothing_and_rescaled_means_change_
     ("arguments", "message"),
     [
         (["--shape", "calibrated"], "--shape calibrated needs the model's sensitivity, and {decoder} has no sensi"),
-        (["--shape", "calibrated", "--sensitivity", "{folder}/none.json"], "none.json holds no sensitivity"),
-        (["--sensitivity", "{decoder}/model_index.json"], "model_index.json holds no sensitivity"),
+        (["--shape", "calibrated", "--sensitivity", "{folder}/none.json"], "none.json is not a sensitivity"),
+        (["--sensitivity", "{decoder}/model_index.json"], "model_index.json is not a sensitivity"),
         (["--shape", "power", "--power", "0"], "power must be a finite number above 0; got 0.0"),
         (["--private-steps", "6"], "private_steps must lie between 1 and the number of steps (5); got 6"),
     ],

@@ -14,7 +14,8 @@ from hierdiff_core.plan.algebra import alone, attach, edited, join, removed
 from hierdiff_core.plan.frozen import FrozenTree, restricted, with_leaf
 from hierdiff_core.plan.linkage import check_linkage, cut
 from hierdiff_core.plan.matching import separated
-from hierdiff_core.sampling.loop import sample_branches
+from hierdiff_core.sampling.loop import denoise_plan
+from hierdiff_core.sampling.state import State
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -351,10 +352,19 @@ def denoise(latents, k, embeddings):
     return torch.sin(latents * (k + 1)) + positive - 0.3 * negative
 
 
+def drawn(plan, embeddings):
+    """The latents of a plan with a model of algebra."""
+
+    def step(rows, k, clusters, means, state):
+        return denoise(rows, k, means), state
+
+    return denoise_plan(plan, torch.tensor([[1.0, -2.0, 0.5]]), State(), step, embeddings)
+
+
 @given(seeds, st.integers(1, 4), st.integers(1, 6))
 def test_joined_plans_draw_what_each_of_them_draws(seed, parts, num_steps):
     rng = np.random.default_rng(seed)
-    latents, plans, embeddings = torch.tensor([[1.0, -2.0, 0.5]]), [], []
+    plans, embeddings = [], []
     for _ in range(parts):
         rows = rng.normal(size=(rng.integers(1, 7), 2, 3)).astype(np.float32)
         rows = np.concatenate([rows, rows[rng.integers(len(rows), size=rng.integers(0, 3))]])  # some are equal
@@ -364,9 +374,9 @@ def test_joined_plans_draw_what_each_of_them_draws(seed, parts, num_steps):
     together = join(plans)
     assert together.nfe == sum(plan.nfe for plan in plans)
     assert together.nfe_standard == sum(plan.nfe_standard for plan in plans)
-    drawn = sample_branches(denoise, latents, together, torch.cat(embeddings, dim=1))
-    each = [sample_branches(denoise, latents, *one) for one in zip(plans, embeddings, strict=True)]
-    assert torch.equal(drawn, torch.cat(each))
+    result = drawn(together, torch.cat(embeddings, dim=1))
+    each = [drawn(*one) for one in zip(plans, embeddings, strict=True)]
+    assert torch.equal(result, torch.cat(each))
 
 
 def test_joined_plan_knows_keys_and_prompts_if_all_do():
@@ -384,6 +394,4 @@ def test_plan_alone_shares_nothing(count, num_steps):
         assert plan.branch_keys(k) == list(range(count))
         np.testing.assert_array_equal(step.parents, np.arange(count) if k else np.zeros(count))
     embeddings = torch.from_numpy(np.random.default_rng(0).normal(size=(2, count, 3))).float()
-    latents = torch.tensor([[1.0, -2.0, 0.5]])
-    drawn = [sample_branches(denoise, latents, one, embeddings) for one in (plan, cuts)]
-    assert torch.equal(*drawn)
+    assert torch.equal(drawn(plan, embeddings), drawn(cuts, embeddings))

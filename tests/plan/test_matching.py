@@ -4,8 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from hierdiff_core import Plan, PromptEmbeddings, Step, build_plan, linear_thresholds, ward_linkage
+from hierdiff_core import (
+    Budget,
+    Plan,
+    Profile,
+    PromptEmbeddings,
+    PromptTree,
+    Step,
+    build_plan,
+    linear_thresholds,
+    plan_for,
+    ward_linkage,
+)
 from hierdiff_core.embeddings import IMAGE_EMBEDDINGS, check_image_embeddings
+from hierdiff_core.plan.algebra import attach
 from hierdiff_core.plan.keys import text_key
 from hierdiff_core.plan.matching import check_leaves, check_plan_prompts, separated
 from hierdiff_core.sampling.finite import latents_not_finite, rows_not_finite
@@ -92,3 +104,11 @@ def test_latents_that_are_not_finite_are_named():
     assert '4 ("e") and 2 more; use fp32' in latents_not_finite(latents, "abcdefgh", "use fp32")
     with pytest.raises(ValueError, match="all 8 latents hold NaN or infinity; use fp32"):
         latents_not_finite(latents * torch.nan, "abcdefgh", "use fp32")
+
+
+def test_plan_that_prompts_were_attached_to_is_refused_until_samplers_know_its_means():
+    rows = [[1, 0], [0.8, 0.6], [0, 1]]
+    plan = plan_for(PromptTree.of(rows, "chord", PROMPTS), Budget("saving", 0.4), Profile(10))
+    grown = attach(plan, rows, [[0.96, 0.28]], [text_key("a dog")], ["a dog"])
+    with pytest.raises(ValueError, match="had prompts attached or removed, and cannot be drawn yet"):
+        check_plan_prompts(grown, [*PROMPTS, "a dog"])

@@ -167,7 +167,7 @@ GOOD = {"format": "hierdiff-sensitivity-1", "settings": {}, "num_steps": 2, "sha
 def test_error_names_the_file_that_holds_no_sensitivity(tmp_path, text, reason):
     path = tmp_path / "broken.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=rf"broken\.json holds no sensitivity that .* has saved: .*{reason}"):
+    with pytest.raises(ValueError, match=rf"broken\.json is not a sensitivity saved by Calibrate Schedule: .*{reason}"):
         read_sensitivity(path)
 
 
@@ -215,7 +215,7 @@ HOSTILE = [
 def test_what_a_file_may_not_hold_is_refused_by_name(tmp_path, changes):
     path = tmp_path / "shared.json"
     path.write_text(json.dumps({**GOOD, **changes}))
-    with pytest.raises(ValueError, match=r"shared\.json holds no sensitivity that .* has saved") as failure:
+    with pytest.raises(ValueError, match=r"shared\.json is not a sensitivity saved by Calibrate Schedule") as failure:
         read_sensitivity(path)
     reason = str(failure.value).removeprefix(str(path))
     assert any(name in reason for name in [*changes, "utf-8"])
@@ -234,7 +234,7 @@ def test_what_a_file_may_not_hold_is_refused_by_name(tmp_path, changes):
 )
 def test_large_and_deep_files_are_refused_quickly(tmp_path, text, reason):
     (tmp_path / "shared.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"shared\.json holds no sensitivity .*{reason}"):
+    with pytest.raises(ValueError, match=rf"shared\.json is not a sensitivity .*{reason}"):
         read_sensitivity(tmp_path / "shared.json")
 
 
@@ -244,5 +244,5 @@ def test_file_may_have_a_byte_order_mark(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere\.json holds no sensitivity"):
+    with pytest.raises(ValueError, match=r"nowhere\.json is not a sensitivity"):
         read_sensitivity(tmp_path / "nowhere.json")

@@ -65,9 +65,9 @@ def test_file_of_others_is_refused_by_its_name_and_without_memory(files, tmp_pat
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10e6
-    with pytest.raises(ValueError, match=f"^shared.json holds no sensitivity that Calibrate.* has saved: {reason}"):
+    with pytest.raises(ValueError, match=f"^shared.json is not a sensitivity saved by Calibrate Schedule: {reason}"):
         files.SensitivityLoader.execute("shared.json")
-    assert verdict.startswith("shared.json holds no sensitivity")
+    assert verdict.startswith("shared.json is not a sensitivity")
 
 
 def test_setting_of_several_lines_is_shown_on_one(files):
