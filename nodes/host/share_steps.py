@@ -118,16 +118,14 @@ class Sharing:
         plan, first_step = self._plan_of_run(guider, sigmas)
         parted = separated(plan, picture_groups(guider.conds, [latent_image, denoise_mask], plan))
         run = SharingRun(parted, sigmas, self.micro_batch, seed or 0, first_step)
-        latents, noise = self._rows(run, guider.conds, noise, latent_image, denoise_mask)
+        latents, noise, mask = self._rows(run, guider.conds, noise, latent_image, denoise_mask)
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [latents.shape]
         shared = run.noise.shared_sampler(sampler)
         guider.model_options.setdefault("transformer_options", {})[KEY] = run  # the host made a copy for this run
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
             watched = run.watched(callback)
-            samples = executor(
-                noise, latents, shared, sigmas, denoise_mask, watched, disable_pbar, seed, **host_options
-            )
+            samples = executor(noise, latents, shared, sigmas, mask, watched, disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
         self.tell(self._report(run, plan, guider.conds, samples))
         return samples
@@ -140,16 +138,17 @@ class Sharing:
         return part_of_plan(self.plan, sigmas, sigma_max)
 
     def _rows(self, run, conds, noise, latent_image, denoise_mask):
-        """Latents and noise with a row for each prompt; what cannot be shared is refused."""
+        """Latents, noise and mask with a row for each prompt; what cannot be shared is refused."""
         latents = run.current.all_rows(latent_image, "the latent batch", ONE_OR_EACH)
         noise = run.current.all_rows(noise if self.strict else noise[:1], "the noise", "use Shared Noise")
-        if denoise_mask is not None and denoise_mask.shape[0] > 1:
-            run.current.all_rows(denoise_mask, "the noise mask", "use one mask for all prompts")
+        if denoise_mask is not None and (denoise_mask.shape[0] > 1 or denoise_mask.ndim == latents.ndim):
+            # newer hosts have made it for the number of latents by now, and do so no more
+            denoise_mask = run.current.all_rows(denoise_mask, "the noise mask", "use one mask for all prompts")
         for name, entries in conds.items():
             check_conds(entries, name, run.current)
         if not self.strict:
             check_rows_differ(conds, latent_image, self.plan.num_prompts)
-        return latents, noise
+        return latents, noise, denoise_mask
 
     def _report(self, run, plan, conds, samples):
         """What was spent, with warnings.
@@ -223,8 +222,8 @@ class SharingGuider(comfy.samplers.CFGGuider):
 
     Notes
     -----
-    It adds one thing: without any sigma the host hands on the latents and calls no wrapper; here each prompt has its
-    row then too.
+    Each prompt has its row before the host looks: without any sigma it hands on the latents and calls no wrapper, and
+    newer hosts make masks for as many latents as there are.
     """
 
     def __init__(self, model_patcher: ModelPatcher, sharing: Sharing):
@@ -233,8 +232,9 @@ class SharingGuider(comfy.samplers.CFGGuider):
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """The host's `CFGGuider.sample`."""
-        if len(sigmas):
-            return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         check_prompts(self.original_conds.get("positive", ()), self.sharing.plan)
+        latents = rows_for_all(latent_image, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
+        if len(sigmas):
+            return super().sample(noise, latents, sampler, sigmas, *args, **kwargs)
         self.sharing.tell(NO_STEPS)
-        return rows_for_all(latent_image, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
+        return latents

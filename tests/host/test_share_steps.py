@@ -95,6 +95,19 @@ def test_the_first_rows_noise_is_everybodys(host, model, plans, sides):
     assert not torch.equal(samples, ksampler(host, patched, *sides, noise=noise[1:2]))
 
 
+def test_inpainting_takes_one_mask_for_all(host, model, plans, sides):
+    """Newer hosts make the mask for the one latent that there is, before any wrapper is asked."""
+    patched, _ = shared_model(host, model, plans.shared)
+    latents, mask = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(8)), torch.zeros(1, 1, 8, 8)
+    mask[..., 4:] = 1
+    one = ksampler(host, patched, *sides, latents=latents, noise_mask=mask)
+    torch.testing.assert_close(one[..., :4], latents[..., :4].expand(N, -1, -1, -1), atol=1e-4, rtol=1e-4)
+    many = ksampler(host, patched, *sides, latents=latents.repeat(N, 1, 1, 1), noise_mask=mask.repeat(N, 1, 1, 1))
+    assert torch.equal(one, many)
+    with pytest.raises(ValueError, match="the noise mask differs between prompts"):
+        ksampler(host, patched, *sides, latents=latents.repeat(N, 1, 1, 1), noise_mask=torch.rand(N, 1, 8, 8))
+
+
 def test_parts_of_a_run_are_parts_of_the_plan(host, model, plans, sides):
     """As KSampler (Advanced) makes them: the first steps leave noise, the last ones begin with it."""
     patched, reports = shared_model(host, model, plans.shared)
