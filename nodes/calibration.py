@@ -1,15 +1,18 @@
 """Calibrate Schedule: measure at which steps sharing shows, for a Kandinsky decoder or any MODEL."""
 
 import dataclasses
+from collections.abc import Sized
 
 from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky.calibration import run_probe
 from ..hierdiff_core.kandinsky.decoder import check_sample_inputs
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
+from ..hierdiff_core.measure.calibration import calibrate_with
 from ..hierdiff_core.measure.probe import Probe
 from ..hierdiff_core.pictures.sensitivity import draw_sensitivity
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
+from ..hierdiff_core.sampling.observer import Observer
 from . import types
 from .guider import cfg_input, model_inputs
 from .host.cond_rows import prompts_of, rows_of
@@ -141,8 +144,7 @@ class Calibrate(io.ComfyNode):
             scheduler=scheduler,
             width=width,
             height=height,
-            on_step=lambda k, x0: progress.advance(probe.plan.steps[k].num_clusters),
-            before_call=progress.check_cancelled,
+            observer=Calibrating(progress),
         )
         return result(cls, sensitivity, {"model": decoder.name, "width": width, "height": height}, path, warnings)
 
@@ -204,16 +206,28 @@ class CalibrateModel(io.ComfyNode):
         if not any(cond.shape[0] == len(rows) for cond, _ in conditioning(rows)[0]):
             raise ValueError("the positive conditioning has one row for all prompts; connect the one of CLIP Embedding")
         tell(cls, cost(probe, "model rows"))
-        # the same key for all prompts: the same noise
-        plan = dataclasses.replace(probe.plan, prompt_keys=(0,) * len(rows))
         latents = latents_for(model, latent_image["samples"][:1])
         progress = Progress(probe.num_steps)
         draw = model_draw(
             model, conditioning, latents, sampler_name, sigmas, cfg, seed, on_step=lambda: progress.advance(1)
         )
-        latents = draw(plan, rows)
-        sensitivity = probe.sensitivity(latents, sampler=sampler_name, scheduler=scheduler, guidance=cfg, seed=seed)
+        sensitivity = calibrate_with(draw, probe, sampler=sampler_name, scheduler=scheduler, guidance=cfg, seed=seed)
         return result(cls, sensitivity, {"model": type(model.model).__name__}, path)
+
+
+class Calibrating(Observer):
+    """Moves a node's progress bar, and stops the run when the user cancels it."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def before_call(self) -> None:
+        """Raise the host's interruption if there is one."""
+        self.progress.check_cancelled()
+
+    def on_rows(self, k: int, clusters: Sized, x0: object) -> None:
+        """Move on by the rows of a step."""
+        self.progress.advance(len(clusters))
 
 
 def check_same_prompts(positive, embeddings):

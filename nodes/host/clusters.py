@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ...hierdiff_core.devices import on_device
-from ...hierdiff_core.plan.keys import branch_keys
+from ...hierdiff_core.sampling.progress import RunProgress
 
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Plan, Step
@@ -60,8 +60,12 @@ class CurrentClusters:
         The current ones.
     k : int
         The plan's step whose clusters these are.
-    calls, rows : int
-        Calls of the model so far, and the rows that they evaluated.
+    calls : int
+        Calls of the model so far.
+    progress : RunProgress
+        Rows that they evaluated, and time.
+    keys : list of C int
+        What the current clusters' noise is a function of.
     by_call : bool
         Set for a sampler that calls once a step at sigmas of its own.
     known_sigmas : list of float, or None
@@ -80,14 +84,16 @@ class CurrentClusters:
         self.sigmas = sigmas.detach().cpu().double()
         self.k = self.first_step = first_step
         self.last_step = first_step + len(sigmas) - 2
-        self.calls = self.rows = 0
+        self.calls = 0
+        self.progress = RunProgress(plan)
         self.by_call = False
         self.known_sigmas: list[float] | None = None
-        self.keys = plan.prompt_keys or range(plan.num_prompts)
-        self._use(plan.steps[first_step])
+        self._use(first_step)
 
-    def _use(self, step: Step) -> None:
+    def _use(self, k: int) -> None:
+        step, keys = self.plan.steps[k], self.plan.branch_keys(k)
         self.clusters = in_prompt_order(step, self.plan.distinct)
+        self.keys = [keys[c] for c in np.argsort(step.first)]
         self._indices = {}
 
     def know_sigmas(self, sigmas: list[float] | None) -> None:
@@ -102,9 +108,9 @@ class CurrentClusters:
             finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
             self.k = k
             if finer:
-                self._use(self.plan.steps[k])
+                self._use(k)
         self.calls += 1
-        self.rows += len(self.clusters.first)
+        self.progress.on_call(self.k, len(self.clusters.first))
 
     def _sigma(self, timestep: torch.Tensor) -> float:
         """The sigma of this call, if need be read from the device."""
@@ -125,15 +131,6 @@ class CurrentClusters:
     def spread(self, rows: torch.Tensor) -> torch.Tensor:
         """(N, ...) from one row for each cluster."""
         return rows[self.indices(rows.device)[1]]
-
-    def branches(self) -> list:
-        """The current clusters' keys."""
-        return branch_keys(self.clusters.labels, self.keys)
-
-    @property
-    def standard_rows(self) -> int:
-        """Rows that separate runs of the prompts would have taken for the calls so far."""
-        return self.calls * self.plan.num_distinct
 
     def all_rows(self, tensor: torch.Tensor, name: str, fix: str) -> torch.Tensor:
         """`tensor` with N rows that are equal within the clusters of the first step.

@@ -87,7 +87,7 @@ class SamplerNoise:
 
     def white(self, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
         """(N, ...) independent noise of each draw, as the host's samplers ask for it."""
-        generators = [keyed_generator(self.seed, key, self._draws) for key in self.current.branches()]
+        generators = [keyed_generator(self.seed, key, self._draws) for key in self.current.keys]
         self._draws += 1
         shape = len(generators), *self.row.shape[1:]
         return self.current.spread(draw_rows(generators, shape, self.row.dtype, self.row.device))
@@ -97,7 +97,7 @@ class SamplerNoise:
         positive = self.current.sigmas[self.current.sigmas > 0].float()
 
         def noise(sigma, sigma_next):
-            trees = [self._tree(key, positive, name.endswith("_gpu")) for key in self.current.branches()]
+            trees = [self._tree(key, positive, name.endswith("_gpu")) for key in self.current.keys]
             return self.current.spread(torch.cat([tree(sigma, sigma_next) for tree in trees]))
 
         return noise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import comfy.sample
@@ -123,7 +124,8 @@ def model_draw(
     """
 
     def draw(plan: Plan, leaves) -> torch.Tensor:
-        positive, negative = conditioning(list(leaves))
+        positive, negative = conditioning([int(leaf) for leaf in leaves])
+        plan = replace(plan, prompt_keys=(0,) * plan.num_prompts)  # the same key for all prompts: the same noise
         guider = make_guider(model, positive, negative, cfg, plan, LARGEST_AUTO, show_tree=False, tell=lambda _: None)
         return sample(guider, latents, sampler_name, sigmas, seed, callback=lambda *_: on_step())
 

@@ -39,7 +39,7 @@ class ShownTree(Observer):
     ----------
     live : LiveTree
     current : CurrentClusters
-        Of the run: it counts the rows.
+        Of the run.
     """
 
     def __init__(self, live: LiveTree, current: CurrentClusters):
@@ -48,11 +48,12 @@ class ShownTree(Observer):
 
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
         """Show a step."""
-        self.live.step(k, x0, self.current.rows, self.current.standard_rows)
+        progress = self.current.progress
+        self.live.step(k, x0, progress.rows, progress.standard_rows)
 
     def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
         """Show what came after the last step that was told: some samplers call the model again."""
-        if self.current.rows > self.live.progress["rows"]:
+        if self.current.progress.rows > self.live.progress["rows"]:
             k = self.current.k
             self.on_rows(k, np.arange(self.current.plan.steps[k].num_clusters), rows_of_step(self.current, latents))
 
@@ -133,10 +134,11 @@ class SharingRun:
     def report(self, plan: Plan) -> str:
         """What was spent, in words; `plan` is the one that the user made."""
         current, mine = self.current, self.plan
-        standard, steps = current.standard_rows, current.last_step - current.first_step + 1
+        rows, standard = current.progress.rows, current.progress.standard_rows
+        steps = current.last_step - current.first_step + 1
         lines = [
             f"{mine.num_prompts} latents, {steps} steps, {current.calls} model calls",
-            f"model rows: {current.rows} instead of {standard}, {1 - current.rows / max(standard, 1):.1%} saved",
+            f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
             *duplicates(mine),
         ]
         if mine.num_steps != plan.num_steps:
