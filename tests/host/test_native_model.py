@@ -236,7 +236,7 @@ def inside(pack, monkeypatch):
     monkeypatch.setattr(mm, "current_loaded_models", [])
     names = (
         "nodes.host.models",
-        "nodes.native_model",
+        "nodes.host.kandinsky_model",
         "hierdiff_core.kandinsky.loading",
         "hierdiff_core.kandinsky.schedulers",
     )
@@ -244,7 +244,7 @@ def inside(pack, monkeypatch):
     ours = {name.rsplit(".", 1)[-1]: importlib.import_module(f"{pack.__name__}.{name}") for name in names}
     pipeline = ours["loading"].load_decoder()
     latent_rgb = torch.linspace(-0.2, 0.5, 15).reshape(5, 3)
-    patcher = ours["native_model"].native_patcher(pipeline, latent_rgb)
+    patcher = ours["kandinsky_model"].native_patcher(pipeline, latent_rgb)
     return types.SimpleNamespace(mm=mm, pipeline=pipeline, latent_rgb=latent_rgb, patcher=patcher, **ours)
 
 
@@ -256,12 +256,12 @@ def test_loaded_whole_or_not_at_all_however_little_memory_there_is(inside, monke
         return {parameter.device.type for parameter in patcher.model.parameters()}
 
     def plain_patcher():  # the host's own, to show that the test can tell
-        model = inside.native_model.NativeUNet(load_decoder().unet)
+        model = inside.kandinsky_model.NativeUNet(load_decoder().unet)
         host_patcher = importlib.import_module("comfy.model_patcher").ModelPatcher
         return host_patcher(model, load_device=meta, offload_device=cpu)
 
     def whole_patcher():
-        patcher = inside.native_model.native_patcher(load_decoder(), inside.latent_rgb)
+        patcher = inside.kandinsky_model.native_patcher(load_decoder(), inside.latent_rgb)
         patcher.load_device = meta
         return patcher
 
@@ -344,11 +344,11 @@ def test_what_the_host_reads_off_the_model(inside):
     # nodes that rebuild the noise schedule from the config, such as ModelSamplingDiscrete, find the same one
     rebuilt = model_sampling.ModelSamplingDiscrete(model.model_config)
     assert torch.allclose(rebuilt.sigmas, model.model_sampling.sigmas, rtol=1e-3)
-    assert patcher.memory_required([2, 4, 16, 24]) == inside.kandinsky.unet_bytes_per_row(inside.pipeline.unet, 16, 24)
+    assert patcher.memory_required([2, 4, 16, 24]) == inside.decoder.unet_bytes_per_row(inside.pipeline.unet, 16, 24)
     assert patcher.model_dtype() == torch.float32
     # a ControlNet is refused before it runs
     with pytest.raises(ValueError, match="does not support ControlNets"):
         model.extra_conds(control=object(), cross_attn=torch.zeros(1, 1, 128))
     for wrong in (None, torch.zeros(1, 77, 768), torch.zeros(1, 1, 768)):
         with pytest.raises(ValueError, match=r"\(N, 1, 128\)"):
-            inside.native_model.check_conditioning({"cross_attn": wrong}, 128)
+            inside.kandinsky_model.check_conditioning({"cross_attn": wrong}, 128)
