@@ -4,13 +4,10 @@ python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 """
 
 import argparse
-import contextlib
-import io
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +39,7 @@ from .kandinsky.model_folder import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_f
 from .kandinsky.prior import PRIOR_NOISE
 from .kandinsky.schedulers import SCHEDULERS
 from .limits import check_limits
+from .picture_files import PictureFiles, as_png, raise_first, writing
 from .pictures.contact_sheet import contact_sheet
 from .pictures.dendrogram import draw_dendrogram
 from .pictures.schedule import draw_schedule
@@ -252,13 +250,6 @@ def check_device(name: str) -> None:
         raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here")
 
 
-def as_png(picture: Image.Image) -> bytes:
-    """Bytes of a PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def draw(
     decoder: Any, embeddings: PromptEmbeddings, plan: Plan, drawn: DrawnSet, options: argparse.Namespace
 ) -> tuple[list[Image.Image], list[str], BranchLatents, list[int]]:
@@ -321,66 +312,6 @@ class Bar(Observer):
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
         """Count them."""
         self.bar.update(len(clusters))
-
-
-class PictureFiles:
-    """Writes pictures in other threads as they come.
-
-    Parameters
-    ----------
-    drawn : DrawnSet
-        Where they go.
-    writers : ThreadPoolExecutor
-        Its threads write them.
-    num_prompts : int
-        Of the set, N.
-
-    Attributes
-    ----------
-    images : list of N PIL pictures
-        In prompt order.
-    files : list of N str
-        Their names, "" for those that are not written.
-    failures : list of OSError
-        What went wrong.
-    """
-
-    def __init__(self, drawn: DrawnSet, writers: ThreadPoolExecutor, num_prompts: int):
-        self.drawn = drawn
-        self.writers = writers
-        self.images: list[Any] = [None] * num_prompts
-        self.files = [""] * num_prompts
-        self.failures: list[OSError] = []
-
-    def add(self, prompts: np.ndarray, pixels: torch.Tensor) -> None:
-        """Write some pictures; those that could not be written before are told of here."""
-        raise_first(self.failures)  # a full disk ends the run now, not when all is drawn
-        for i, image in zip(prompts.tolist(), to_pictures(pixels), strict=True):
-            self.images[i] = image
-            self.writers.submit(self._write, i)
-
-    def _write(self, i: int) -> None:
-        try:
-            self.files[i] = self.drawn.add(i, as_png(self.images[i]))
-        except OSError as error:
-            self.failures.append(error)
-
-
-@contextlib.contextmanager
-def writing() -> Iterator[ThreadPoolExecutor]:
-    """Threads that write pictures; after an error, or Ctrl-C, none of them is at work when the pictures are counted."""
-    writers = ThreadPoolExecutor()
-    try:
-        yield writers
-        writers.shutdown()
-    except BaseException:
-        writers.shutdown(cancel_futures=True)
-        raise
-
-
-def raise_first(errors: Iterable[Exception]) -> None:
-    for error in errors:
-        raise error
 
 
 def tell(message: object) -> None:

@@ -12,11 +12,12 @@ from PIL import Image
 import hierdiff_core.__main__ as command_line
 import hierdiff_core.kandinsky.decoding as decoding
 from hierdiff_core import Sensitivity, write_sensitivity
-from hierdiff_core.__main__ import main, writing
+from hierdiff_core.__main__ import main
 from hierdiff_core.files import whole_files
 from hierdiff_core.files.set_folder import DrawnSet
 from hierdiff_core.kandinsky.model_folder import BUNDLED
 from hierdiff_core.limits import LIMITS
+from hierdiff_core.picture_files import writing
 
 QUICK = ["--steps", "5", "--prior-steps", "3"]
 ANIMALS = ["{tiger|lion|cat} face, {noto|flat} style", "--width", "64", "--height", "64", *QUICK]
@@ -102,7 +103,7 @@ def test_first_pictures_are_written_while_others_are_drawn(tmp_path, monkeypatch
 
     options = ["--saving", "0.4"]
     monkeypatch.setattr(decoding, "decode", look)
-    monkeypatch.setattr(command_line, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr("hierdiff_core.picture_files.ThreadPoolExecutor", AtOnce)
     deep, pictures = draw(tmp_path / "deep", *options, "--order", "depth first")
     assert len(there) >= 3
     assert there == sorted(there)
