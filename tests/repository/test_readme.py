@@ -14,7 +14,7 @@ def readme(repo_root):
 def test_library_example_draws_a_picture_per_prompt(readme, tmp_path):
     (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     program = tmp_path / "example.py"
-    program.write_text(example.replace("falling_shape(40)", "falling_shape(5)"), encoding="utf-8")  # the same, quicker
+    program.write_text(example.replace("Profile(40)", "Profile(5)"), encoding="utf-8")  # the same, quicker
     names = runpy.run_path(str(program))
     assert names["images"].shape == (3, 128, 128, 3)
     assert names["plan"].saved >= 0.4
