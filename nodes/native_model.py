@@ -50,7 +50,8 @@ class KandinskyModel(io.ComfyNode):
     @classmethod
     def execute(cls, decoder: LoadedModel, embeddings: PromptEmbeddings) -> io.NodeOutput:
         check_image_embeddings(embeddings, decoder.pipeline.unet.config.encoder_hid_dim)
-        lines = [f"{len(embeddings)} prompts: sample a latent batch of {len(embeddings)}, one row for each"]
+        count = len(embeddings)
+        lines = [f"{count} prompts: sample a latent batch of {count}, or one latent with a sampler that shares steps"]
         if decoder.suitable:
             lines.append(f"{decoder.name}: " + ", ".join(f"{k} {v:g}" for k, (_, v, _) in decoder.suitable.items()))
         positive, negative = conditioning(embeddings.positive), conditioning(embeddings.negative)

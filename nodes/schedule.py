@@ -77,7 +77,7 @@ class ThresholdSchedule(io.ComfyNode):
             ],
             outputs=[
                 types.Plan.Output(
-                    display_name="plan", tooltip="For the samplers, Hierarchical Guider and Shared Noise."
+                    display_name="plan", tooltip="For the samplers, Share Steps, Hierarchical Guider and Shared Noise."
                 ),
                 io.Image.Output(display_name="plot", tooltip="Threshold and number of clusters at each step."),
                 io.Float.Output(display_name="saved", tooltip="Share of UNet rows saved, 0 to 1."),

@@ -42,7 +42,7 @@ def assert_forest(message):
 
 
 def synthetic_run(leaves, steps, node, workflow, side=48):
-    """Messages of a run with many leaves, as nodes/live.py sends them: begin, progress …, end.
+    """Messages of a run with many leaves, as nodes/host/live_tree.py sends them: begin, progress …, end.
 
     The tree is a real plan of random embeddings; the pictures are one colour each.
     """

@@ -1,4 +1,4 @@
-// What nodes said last, built from the server's messages (nodes/results.py). No drawing, no ComfyUI.
+// What nodes said last, built from the server's messages (nodes/host/results.py). No drawing, no ComfyUI.
 
 const WARNING = "⚠";
 const SHORT_LINE = 40; // letters that are shown whole at any width

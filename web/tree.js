@@ -1,4 +1,4 @@
-// The tree of one run, built from the server's messages (nodes/live.py lists them). No drawing, no ComfyUI.
+// The tree of one run, built from the server's messages (nodes/host/live_tree.py lists them). No drawing, no ComfyUI.
 
 /** Branches with their place among the leaves: siblings take disjoint rows, parents the rows of their children. */
 function placed(records, steps) {

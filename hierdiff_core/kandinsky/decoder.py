@@ -96,9 +96,10 @@ def sample(
     before_call : callable
         Older spelling of `observer`: called before every UNet call; may raise to stop.
     order : str
-        "breadth first": each step with all of its branches, before the next step. "depth first": subtrees one after the
-        other, at most two micro-batches of branches at a time; only finished latents take more memory with more
-        prompts, and the first pictures are done early. On a CPU the images are bit-identical.
+        "breadth first": each step with all of its branches, before the next step. "depth first": subtrees one after
+        the other, at most two micro-batches of branches at a time, or 16 branches if that is more; only finished
+        latents take more memory with more prompts, and the first pictures are done early. On a CPU the images are
+        bit-identical.
     acceleration : str
         One of `ACCELERATIONS`, see `unet_calls`; no effect but on a CUDA device.
     guidance_interval : (float, float)

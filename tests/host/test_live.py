@@ -66,7 +66,7 @@ def runs(pack):
 
 @pytest.fixture
 def live(pack, runs, monkeypatch, clock):
-    """nodes/live.py without the trees of other tests."""
+    """nodes/host/live_tree.py without the trees of other tests."""
     module = importlib.import_module(f"{pack.__name__}.nodes.host.live_tree")
     monkeypatch.setattr(module, "_kept", runs.Kept(16))
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now, time=time.time))

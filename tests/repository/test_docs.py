@@ -1,5 +1,6 @@
 """Pages of the repository: links lead somewhere, and the words are those that users know."""
 
+import importlib
 import re
 
 import pytest
@@ -10,6 +11,8 @@ PAGES = sorted(
     for folder in (".", "docs", "docs/measurements", "benchmarks", "models", "training", "locales")
     for path in (REPO_ROOT / folder).glob("*.md")
 )
+CORE = REPO_ROOT / "hierdiff_core"
+FOLDERS = {path.name for path in CORE.iterdir() if path.is_dir()}
 # What only the authors call so, and what it is called instead.
 JARGON = {"private steps?": "unshared steps", "to the bit": "bit-identical"}
 
@@ -52,3 +55,17 @@ def test_texts_use_the_words_that_users_know(repo_root):
         if (words := re.findall("|".join(JARGON), path.read_text(encoding="utf-8"), re.IGNORECASE))
     }
     assert found == {}, JARGON
+
+
+def test_code_that_the_method_names_is_there():
+    """`module.name` in docs/method.md, below hierdiff_core, whether or not its folder is named."""
+    text = (REPO_ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    modules = {".".join(path.relative_to(CORE).with_suffix("").parts) for path in CORE.rglob("*.py")}
+    wanted = {name for name in re.findall(r"`((?:[a-z_]+\.)+[A-Za-z_]+)`", text) if name.split(".")[0] in FOLDERS}
+    assert len(wanted) > 10
+    missing = set()
+    for name in wanted - modules:
+        module, _, attribute = name.rpartition(".")
+        if module not in modules or not hasattr(importlib.import_module(f"hierdiff_core.{module}"), attribute):
+            missing.add(name)
+    assert missing == set()
