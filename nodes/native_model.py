@@ -51,7 +51,7 @@ class KandinskyModel(io.ComfyNode):
     def execute(cls, decoder: LoadedModel, embeddings: PromptEmbeddings) -> io.NodeOutput:
         check_image_embeddings(embeddings, decoder.pipeline.unet.config.encoder_hid_dim)
         count = len(embeddings)
-        lines = [f"{count} prompts: sample a latent batch of {count}, or one latent with a sampler that shares steps"]
+        lines = [f"{count} prompts: sample a batch of {count} latents, or one with shared steps"]
         if decoder.suitable:
             lines.append(f"{decoder.name}: " + ", ".join(f"{k} {v:g}" for k, (_, v, _) in decoder.suitable.items()))
         positive, negative = conditioning(embeddings.positive), conditioning(embeddings.negative)

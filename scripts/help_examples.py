@@ -279,7 +279,7 @@ EXAMPLES = {
         [
             BEGIN,
             {"load_decoder": 102, "embed": 290},
-            {"model": 140, "empty": 106},
+            {"model": 155, "empty": 106},
             {"calibrate": 676, "linkage": 380},
             {"schedule": 622},
             {"sampler": 600},
@@ -296,7 +296,7 @@ EXAMPLES = {
     ),
     "HierDiffKSampler": Example(
         NATIVE,
-        [BEGIN, FROM_DECODER, {"model": 140, "empty": 106, "schedule": 530}, {"sampler": 780}, PICTURES],
+        [BEGIN, FROM_DECODER, {"model": 155, "empty": 106, "schedule": 530}, {"sampler": 780}, PICTURES],
         "model empty schedule sampler",
         {2: 390, 3: 560},
     ),

@@ -93,7 +93,7 @@ def test_host_samplers_draw_a_picture_of_each_prompt(comfy, ours, name, schedule
 
 def test_node_says_which_batch_to_sample(first_run):
     text = first_run["outputs"]["model"]["text"][0]
-    assert text.startswith("6 prompts: sample a latent batch of 6, or one latent with a sampler that shares steps")
+    assert text.startswith("6 prompts: sample a batch of 6 latents, or one with shared steps")
     assert "guidance 3, steps 40, width 128, height 128" in text
 
 
