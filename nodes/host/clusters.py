@@ -122,6 +122,18 @@ class CurrentClusters:
         """The plan's step that covers a sigma: from sigmas[i] down to above sigmas[i + 1] it is the i-th of the run."""
         return self.first_step + int((self.sigmas[:-1] >= sigma * SAME_SIGMA).sum()) - 1
 
+    def rows_parted(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Whether the latents (N, ...) of a cluster differ: a flag on their device. None where nothing is shared."""
+        if len(self.clusters.first) == self.plan.num_prompts:
+            return None
+        first, labels = self.indices(x.device)
+        return (x != x[first][labels]).any() & x.isfinite().all()  # NaN is told of elsewhere
+
+    @property
+    def is_short_of_last(self) -> bool:
+        """Whether clusters that the run's last step has apart are still together."""
+        return len(self.clusters.first) < self.plan.steps[self.last_step].num_clusters
+
     def indices(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """First prompt of each cluster (C,) and cluster of each prompt (N,), on a device."""
         if device not in self._indices:
@@ -132,7 +144,7 @@ class CurrentClusters:
         """(N, ...) from one row for each cluster."""
         return rows[self.indices(rows.device)[1]]
 
-    def all_rows(self, tensor: torch.Tensor, name: str, fix: str) -> torch.Tensor:
+    def all_rows(self, tensor: torch.Tensor, name: str, fix: str, fix_rows: str | None = None) -> torch.Tensor:
         """`tensor` with N rows that are equal within the clusters of the first step.
 
         Raises
@@ -142,7 +154,7 @@ class CurrentClusters:
         """
         rows = rows_for_all(tensor, self.plan.num_prompts, name, fix)
         if rows is tensor and not rows_equal(tensor, in_prompt_order(self.plan.steps[self.first_step])):
-            raise ValueError(f"{name} differs between prompts that share their first step; {fix}")
+            raise ValueError(f"{name} differs between prompts that share their first step; {fix_rows or fix}")
         return rows
 
 

@@ -52,7 +52,7 @@ def check_conds(conds: list[dict], name: str, current: CurrentClusters) -> None:
         _check_control(entry.get("control"), name)
 
 
-def check_rows_differ(conds: dict[str, list[dict]], latents: torch.Tensor, num_prompts: int) -> None:
+def check_rows_differ(conds: dict[str, list[dict]], latents: torch.Tensor, plan: Plan) -> None:
     """Refuse a run in which every picture would be the same.
 
     Parameters
@@ -61,18 +61,24 @@ def check_rows_differ(conds: dict[str, list[dict]], latents: torch.Tensor, num_p
         Entries of each side, as a guider keeps them.
     latents : tensor
         What the sampler starts from.
-    num_prompts : int
+    plan : Plan
+        For N prompts.
 
     Raises
     ------
     ValueError
-        If neither conditioning nor latents have a row for each prompt.
+        If neither conditioning nor latents differ from prompt to prompt, although the plan's prompts do.
     """
-    if not tensors_with_rows(conds, [latents], num_prompts):
-        raise ValueError(
-            f"the conditioning has one row, but the plan is for {num_prompts} prompts: all pictures would be the same; "
-            "connect the conditioning of CLIP Embedding, made from the plan's prompts, in place of CLIP Text Encode's"
-        )
+    given = tensors_with_rows(conds, [latents], plan.num_prompts)
+    if plan.num_distinct == 1 or any(not torch.equal(rows, rows[:1].expand_as(rows)) for rows in given):
+        return
+    sides = [value for entries in conds.values() for entry in entries for value in entry.values()]
+    many = any(torch.is_tensor(value) and value.ndim and len(value) == plan.num_prompts > 1 for value in sides)
+    raise ValueError(
+        f"the conditioning {'is the same for all' if many else 'has one row, but the plan is for'} {plan.num_prompts} "
+        "prompts: all pictures would be the same; connect the conditioning of CLIP Embedding, made from the plan's "
+        "prompts, in place of CLIP Text Encode's"
+    )
 
 
 def check_prompts(conds: list[dict], plan: Plan) -> None:

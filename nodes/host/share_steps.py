@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 KEY = "hierdiff"  # of the wrappers, and of a run in its transformer_options
 ONE_OR_EACH = "give one latent, or one for each prompt"
+EQUAL_AT_FIRST = (
+    "begin with one latent for all prompts, or, for a second pass over finished images, connect the model from before "
+    "its steps were shared"
+)
 NOT_FINITE = "load the model in another precision (--bf16-unet, --fp32-unet), or use another sampler or a lower cfg"
 NO_STEPS = "⚠ no steps (denoise 0): nothing was sampled, each prompt keeps its input latent"
 
@@ -139,7 +143,7 @@ class Sharing:
 
     def _rows(self, run, conds, noise, latent_image, denoise_mask):
         """Latents, noise and mask with a row for each prompt; what cannot be shared is refused."""
-        latents = run.current.all_rows(latent_image, "the latent batch", ONE_OR_EACH)
+        latents = run.current.all_rows(latent_image, "the latent batch", ONE_OR_EACH, EQUAL_AT_FIRST)
         noise = run.current.all_rows(noise if self.strict else noise[:1], "the noise", "use Shared Noise")
         if denoise_mask is not None and (denoise_mask.shape[0] > 1 or denoise_mask.ndim == latents.ndim):
             # newer hosts have made it for the number of latents by now, and do so no more
@@ -147,7 +151,7 @@ class Sharing:
         for name, entries in conds.items():
             check_conds(entries, name, run.current)
         if not self.strict:
-            check_rows_differ(conds, latent_image, self.plan.num_prompts)
+            check_rows_differ(conds, latent_image, self.plan)
         return latents, noise, denoise_mask
 
     def _report(self, run, plan, conds, samples):
@@ -162,7 +166,7 @@ class Sharing:
         names = self.plan.prompts or next(known, [""] * self.plan.num_prompts)
         problem = latents_not_finite(samples, names, NOT_FINITE)
         report = run.decorations.attempt("the report", run.report, self.plan, otherwise="")
-        lines = [*([f"⚠ {problem}"] if problem else []), *parted_prompts(plan, run.plan, names)]
+        lines = [*([f"⚠ {problem}"] if problem else []), *run.warnings(), *parted_prompts(plan, run.plan, names)]
         return run.decorations.noted("\n".join([report, *lines]))
 
 

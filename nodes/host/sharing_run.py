@@ -88,11 +88,15 @@ class SharingRun:
         self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call())
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
+        self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
 
     def look_up(self, x: torch.Tensor, timestep: torch.Tensor) -> None:
         """Make the clusters of a call's sigma current."""
         self.noise.row = x[:1]
         self.current.look_up(timestep)
+        parted = self.current.rows_parted(x)
+        if parted is not None:  # read at the end: reading it now would wait for the device
+            self._parted = parted if self._parted is None else self._parted | parted
 
     @contextlib.contextmanager
     def tree(self, latent_format: object, show: bool) -> Iterator[None]:
@@ -130,6 +134,21 @@ class SharingRun:
 
     def _tell_end(self, model, samples):
         self.observer.on_finished(np.arange(self.plan.num_prompts), model.process_latent_in(samples))
+
+    def warnings(self) -> list[str]:
+        """What went wrong with the sharing itself, once the run is over."""
+        lines = []
+        if self._parted is not None and bool(self._parted):
+            lines.append(
+                "⚠ the sampler gave prompts of one cluster different latents, of which the model saw only one: it "
+                "draws noise for each row by itself. The images are not right; use another sampler"
+            )
+        if self.current.is_short_of_last:
+            lines.append(
+                "⚠ the model was never called at the sigmas of the last steps, so that some prompts stayed together to "
+                "the end and have the same image: something between sampler and model changes the sigmas or skips calls"
+            )
+        return lines
 
     def report(self, plan: Plan) -> str:
         """What was spent, in words; `plan` is the one that the user made."""

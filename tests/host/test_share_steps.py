@@ -135,8 +135,40 @@ def test_part_from_the_middle_of_a_run_is_refused(host, silent_model, plans, sid
 def test_last_part_of_a_run_refuses_latents_that_have_parted_too_early(host, silent_model, plans, sides):
     patched, _ = shared_model(host, silent_model, plans.shared)
     latents = torch.randn(N, 4, 8, 8)
-    with pytest.raises(ValueError, match="the latent batch differs between prompts"):
+    with pytest.raises(ValueError, match=r"the latent batch differs between prompts.* before its steps were shared"):
         ksampler(host, patched, *sides, latents=latents, start_step=4, last_step=10000)
+
+
+def drawing_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """As samplers of packs, and some nodes of the host, do: noise for each row, drawn inside."""
+    for i, sigma in enumerate(sigmas[:-1]):
+        denoised = model(x, sigma * x.new_ones(len(x)), **(extra_args or {}))
+        x = denoised + torch.randn_like(x) * sigmas[i + 1]
+    return x
+
+
+def raising_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """It tells the model of more noise than there is, and so never comes to the last step."""
+    for i in range(len(sigmas) - 1):
+        sigma = torch.maximum(sigmas[i] * 1.3, sigmas[-3])
+        x = x + (model(x, sigma * x.new_ones(len(x)), **(extra_args or {})) - x) * (1 - sigmas[i + 1] / sigmas[i])
+    return x
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [(drawing_sampler, "different latents"), (raising_sampler, "have the same image"), (None, None)],
+)
+def test_sampler_that_cannot_share_is_told_of(host, model, plans, sides, function, said):
+    patched, reports = shared_model(host, model, plans.shared)
+    sampler = host.samplers.KSAMPLER(function) if function else host.samplers.sampler_object("euler")
+    guider = host.samplers.CFGGuider(patched)
+    guider.set_conds(*sides)
+    guider.set_cfg(4.0)
+    sigmas = sigmas_of(host, model, "euler")
+    guider.sample(one_noise(host), torch.zeros(N, 4, 8, 8), sampler, sigmas, disable_pbar=True, seed=SEED)
+    warnings = [line for line in reports[0].splitlines() if line.startswith("⚠")]
+    assert [said in line for line in warnings] == ([True] if said else [])
 
 
 def test_whole_run_of_another_number_of_steps_resamples_the_plan(host, model, plans, sides):
@@ -268,6 +300,10 @@ def test_conditioning_of_one_row_is_refused(host, silent_model, plans, sides):
     patched, _ = shared_model(host, silent_model, plans.shared)
     with pytest.raises(ValueError, match=r"conditioning has one row, but the plan is for 6 prompts.*CLIP Embedding"):
         ksampler(host, patched, [[positive[0][0][:1], {}]], negative)
+    with pytest.raises(ValueError, match=r"conditioning has one row, but the plan is for 6 prompts.*CLIP Embedding"):
+        ksampler(host, patched, [[positive[0][0][:1], {}]], negative, rows=N)  # equal latents make no difference
+    with pytest.raises(ValueError, match="conditioning is the same for all 6 prompts"):
+        ksampler(host, patched, [[positive[0][0][:1].repeat(N, 1, 1), {}]], negative)
     with pytest.raises(ValueError, match=r"the positive conditioning has 4 rows .* the plan is for 6 prompts"):
         ksampler(host, patched, [[positive[0][0][:4], {}]], negative)
 

@@ -237,7 +237,8 @@ def facts_of(host, model, positive, negative, plans, name):
     alone, _, _ = run_shared(host, model, *ends, plans.ends, name, noise=one_noise(host, len(ENDS)))
     plain = run_plain(host, model, positive, negative, name, sampler_object=same_noise if stochastic else None)
     assert torch.equal(alone, plain), name
-    shared, _, seen = run_shared(host, model, positive, negative, plans.shared, name)
+    shared, report, seen = run_shared(host, model, positive, negative, plans.shared, name)
+    assert "⚠" not in report  # it parts no cluster, and comes to the last step
     assert_clusters_identical(seen, plans.shared, shared)
     patched, _ = shared_model(host, model, plans.shared, micro_batch=2)
     assert torch.equal(shared, ksampler(host, patched, positive, negative, name)), name
