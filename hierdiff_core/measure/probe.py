@@ -115,8 +115,12 @@ class Probe:
         Raises
         ------
         ValueError
-            If the latents are not finite, or sharing changed none of them.
+            If they are not one for each leaf of the plan or not finite, or sharing changed none of them.
         """
+        if len(latents) != len(self.rows):
+            raise ValueError(
+                f"latents must be one for each of the plan's {len(self.rows)} leaves (Probe.rows); got {len(latents)}"
+            )
         latents = latents.detach().float().cpu().reshape(len(self.shared_steps) + 1, len(self.prompts), -1)
         if not torch.isfinite(latents).all():
             raise ValueError("the final latents hold NaN or infinity; load the model in fp32 or bf16")

@@ -132,6 +132,8 @@ def attach(
 ) -> Plan:
     """Hang more prompts into a plan: each shares the nearest branch until that is too far away, then goes alone.
 
+    For growing a set: samplers do not draw such plans yet.
+
     Parameters
     ----------
     plan : Plan
@@ -189,6 +191,8 @@ def attach(
 def removed(plan: Plan, i: int) -> Plan:
     """A plan without one of its prompts; all others keep their branches, and these their keys and means.
 
+    For shrinking a set: samplers do not draw such plans yet.
+
     Parameters
     ----------
     plan : Plan
@@ -233,6 +237,8 @@ def edited(
     metric: str | None = None,
 ) -> Plan:
     """A plan with another prompt in the place of one: the new one is attached, the old one removed.
+
+    For changing a set: samplers do not draw such plans yet.
 
     Parameters
     ----------

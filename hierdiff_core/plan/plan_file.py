@@ -103,8 +103,8 @@ def plan_of_json(text: str | bytes) -> Plan:
     if differ is not None and (not len(differ) or (np.diff(differ) < 1).any()):
         raise ValueError("differ must name at least one prompt, rising")
     frozen = frozen_of(data["frozen"]) if data.get("frozen") is not None else None
-    if frozen is not None and (tree is None or not np.array_equal(frozen.of_prompts().Z, tree.Z)):
-        raise ValueError("frozen must be a tree that holds that of Z")
+    if frozen is not None:
+        check_frozen(frozen, tree)
     return Plan(
         thresholds,
         steps_of(data, count, thresholds, tree),
@@ -272,6 +272,21 @@ def frozen_of(data: Any) -> FrozenTree:
     assert tree is not None
     present = wholes(data, "present", 0, leaves - 1, most=leaves)
     return FrozenTree(tree, wholes(data, "generations", 0, MOST_PROMPTS, exactly=leaves), present)
+
+
+def check_frozen(frozen: FrozenTree, tree: PromptTree | None) -> None:
+    """`ValueError` for a history whose prompts are not those of the plan's tree."""
+    own = frozen.of_prompts()
+    if tree is None or not np.array_equal(own.Z, tree.Z):
+        raise ValueError("frozen must be a tree that holds that of Z")
+    for name, theirs, ours in (
+        ("keys", own.keys, tree.keys),
+        ("prompts", own.prompts, tree.prompts),
+        ("metric", own.metric, tree.metric),
+    ):
+        if theirs != ours:
+            entry = "prompt_keys" if name == "keys" else name
+            raise ValueError(f"frozen must have the plan's {entry}; got {shortened(theirs)}")
 
 
 def optional(data: dict, name: str, read: Callable[[], Any]) -> Any:

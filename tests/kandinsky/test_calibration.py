@@ -228,6 +228,13 @@ def test_latents_that_say_nothing_are_refused(latents, message):
         probe.sensitivity(latents)
 
 
+@pytest.mark.parametrize("count", [0, 11, 13, 24])
+def test_latents_that_are_not_those_of_the_leaves_are_refused(count):
+    probe = Probe(torch.eye(3), 5, samples=3, resolution=3)
+    with pytest.raises(ValueError, match=rf"each of the plan's 12 leaves \(Probe.rows\); got {count}$"):
+        probe.sensitivity(torch.rand(count, 3, 4))
+
+
 # --- the bundled model
 
 
