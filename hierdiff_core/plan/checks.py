@@ -8,17 +8,22 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .plan import Plan
 
 LARGEST_KEY = 2**64  # as in files; those of texts are below 2**63
 
 
-def whole_number(name: str, value: Any) -> int:
+def whole_number(name: str, value: Any, least: int | None = None) -> int:
     """An argument as a Python int; `ValueError` that names it for what is no whole number: 3.0 and "3" are none."""
     try:
-        return int(operator.index(value))
+        number = int(operator.index(value))
     except TypeError:
         raise ValueError(f"{name} must be a whole number; got {shown(value)}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}; got {shown(number)}")
+    return number
 
 
 def is_finite(value: Any) -> bool:
@@ -49,10 +54,12 @@ def checked_keys(name: str, keys: Iterable[Any]) -> tuple[int, ...]:
     return checked
 
 
-def check_length(name: str, values: Sequence[Any], wanted: int, num_prompts: int) -> None:
-    """`ValueError` for a list that has not as many entries as a tree of so many prompts asks for."""
-    if len(values) != wanted:
-        raise ValueError(f"{name} must have {wanted} entries for Z of {num_prompts}; got {len(values)}")
+def check_lengths(num_prompts: int, **lists: Sequence[Any] | np.ndarray | None) -> None:
+    """`ValueError` for a list that does not fit a tree of so many prompts: errors are of merges, others of prompts."""
+    for name, values in lists.items():
+        wanted = num_prompts - name.endswith("errors")
+        if values is not None and len(values) != wanted:
+            raise ValueError(f"{name} must have {wanted} entries for Z of {num_prompts}; got {len(values)}")
 
 
 def check_drawable(plan: Plan) -> None:

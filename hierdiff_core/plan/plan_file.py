@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..files.whole_files import replace
+from .checks import LARGEST_KEY
 from .frozen import FrozenTree
 from .linkage import METRICS, check_linkage, cut
 from .plan import Plan, check_thresholds
@@ -25,7 +26,6 @@ MOST_BYTES = 1 << 26
 MOST_PROMPTS, MOST_STEPS, MOST_LABELS = 200_000, 1000, 10_000_000
 LONGEST_PROMPT = 100_000  # characters
 LARGEST = 1e150  # height or error: their squares are still numbers
-LARGEST_KEY = 2**64
 
 
 def plan_json(plan: Plan) -> bytes:
@@ -337,7 +337,7 @@ def keys_of(data: dict, name: str, count: int) -> tuple[int, ...]:
     """Keys: whole numbers that may be too large for a float."""
     values = items(data, name, count, None)
     for place, value in enumerate(values):
-        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > LARGEST_KEY:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_KEY:
             raise ValueError(f"{name} must be whole numbers up to 2**64; got {shortened(value)} at place {place}")
     return tuple(values)
 
