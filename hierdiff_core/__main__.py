@@ -54,6 +54,7 @@ from .sampling.finite import rows_not_finite
 from .sampling.loop import ORDERS
 from .sampling.observer import Callbacks, Observer, Observers
 
+NO_SETTINGS = ("prompts", "budget_given")  # options that a report does not list among its settings
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
 
@@ -146,7 +147,8 @@ def fill_defaults(options: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    if options.saving is None and options.tau is None and options.root_share is None:
+    options.budget_given = any(budget is not None for budget in (options.saving, options.tau, options.root_share))
+    if not options.budget_given:
         options.saving = 0.5
     if options.sensitivity is None and (options.decoder / SENSITIVITY).is_file():
         options.sensitivity = options.decoder / SENSITIVITY
@@ -175,12 +177,12 @@ def make_profile(options: argparse.Namespace, sensitivity: Sensitivity | None) -
 
 
 def make_plan(embeddings: PromptEmbeddings, profile: Profile, options: argparse.Namespace) -> Plan:
-    """The plan of a set; a saving that is out of reach is told, and as much is saved as can be."""
+    """The plan of a set; as much is saved as can be, and a saving that was asked for and is out of reach is told."""
     tree = PromptTree.of(embeddings.positive, options.metric, embeddings.prompts, device=options.device)
     budgets = {"tau": options.tau, "root share": options.root_share, "saving": options.saving}
     unit = next(unit for unit, value in budgets.items() if value is not None)
     budget = Budget(unit, budgets[unit], clamp=True)
-    if missed := budget.missed(tree, profile):
+    if options.budget_given and (missed := budget.missed(tree, profile)):
         tell(missed)
     return plan_for(tree, budget, profile)
 
@@ -333,7 +335,7 @@ def make_report(
         "expected_distortion_straight_line": None if plan.distortion is None else plan.straight_line().distortion,
         "clusters_per_step": plan.clusters_per_step.tolist(),
         "seconds": round(seconds, 2),
-        "settings": {key: value for key, value in settings.items() if key != "prompts"},
+        "settings": {key: value for key, value in settings.items() if key not in NO_SETTINGS},
     }
 
 

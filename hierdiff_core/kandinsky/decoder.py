@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..embeddings import check_image_embeddings
+from ..plan.checks import whole_number
 from ..plan.matching import check_leaves, check_plan_prompts
 from ..sampling.finite import latents_not_finite
 from ..sampling.loop import ORDERS, denoise_plan
@@ -252,12 +253,13 @@ def check_sample_inputs(
     check_leaves(plan, embeddings)
     multiple = size_multiple(decoder)
     for name, value in (("width", width), ("height", height)):
+        value = whole_number(name, value)
         if value < multiple or value % multiple:
             below = max(multiple, value // multiple * multiple)
             raise ValueError(
                 f"{name} must be a multiple of {multiple} pixels; got {value}, use {below} or {below + multiple}"
             )
-    if micro_batch < 0:
+    if whole_number("micro_batch", micro_batch) < 0:
         raise ValueError(f"micro_batch must be 0 (choose from free memory) or more; got {micro_batch}")
     if not math.isfinite(guidance):
         raise ValueError(f"guidance must be a finite number; got {guidance}")

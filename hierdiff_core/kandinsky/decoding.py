@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..plan.checks import whole_number
 from ..sampling.microbatch import MicroBatches, auto_micro_batch
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def decode(
     images : (N, f h, f w, 3) float32 tensor on the CPU
         In 0 ... 1.
 
+    Raises
+    ------
+    ValueError
+        If there is no latent, or they have another shape.
+
     Examples
     --------
     >>> import torch
@@ -48,7 +54,9 @@ def decode(
     >>> decode(load_decoder(), torch.zeros(1, 4, 8, 12)).shape
     torch.Size([1, 64, 96, 3])
     """
-    movq = decoder.movq
+    if latents.ndim != 4 or not len(latents):
+        raise ValueError(f"latents must have shape (N, C, h, w) with N >= 1; got {tuple(latents.shape)}")
+    movq, micro_batch = decoder.movq, whole_number("micro_batch", micro_batch, 0)
     if movq.device.type == "cpu" or not micro_batch:
         micro_batch = auto_micro_batch(movq.device, movq_bytes_per_row(movq, *latents.shape[2:]), LARGEST_MOVQ)
 

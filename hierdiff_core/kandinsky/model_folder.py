@@ -111,7 +111,7 @@ def check_folder(folder: str | Path, class_name: str) -> str | None:
     """Weight variant of a folder ("fp16" or None); `ValueError` when `class_name` cannot be loaded from it."""
     found = pipeline_class(folder)
     if found is None:
-        raise ValueError(f"{title(folder)} is not a model in diffusers format: it has no readable {INDEX_FILE}")
+        raise ValueError(f"{folder} is not a model in diffusers format: it has no readable {INDEX_FILE}")
     if found != class_name:
         raise ValueError(
             f"{title(folder)} holds a {short(found)}, not a {class_name} (Kandinsky 2.2); choose another folder"

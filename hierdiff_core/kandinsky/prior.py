@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..embeddings import IMAGE_EMBEDDINGS, PromptEmbeddings
+from ..plan.checks import whole_number
 from ..plan.keys import negative_key, text_key
 from ..prompts.negatives import check_negatives, distinct_pairs
 from ..prompts.prompt_set import check_prompts
 from ..prompts.tokens import log_unread, without_their_warnings
 from ..sampling.microbatch import PRIOR_TOO_LARGE, MicroBatches
-from ..sampling.noise import FIRST_LATENT, keyed_generator
+from ..sampling.noise import FIRST_LATENT, checked_seed, keyed_generator
 from .schedulers import check_prior_steps
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def embed_prompts(
     Raises
     ------
     ValueError
-        If there are no prompts, one is empty, negatives are not as many as prompts, or an embedding comes out NaN or
-        zero.
+        If there are no prompts, one is empty, negatives are not as many as prompts, a number is not whole or out of
+        range, or an embedding comes out NaN or zero.
 
     Notes
     -----
@@ -87,6 +88,8 @@ def embed_prompts(
     prompts = check_prompts(prompts)
     if noise not in PRIOR_NOISE:
         raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
+    seed, num_steps = checked_seed(seed), whole_number("num_steps", num_steps)
+    batch_size = whole_number("batch_size", batch_size, 0)
     check_prior_steps(num_steps, prior.scheduler.config.num_train_timesteps)
     if not math.isfinite(guidance):
         raise ValueError(f"guidance must be a finite number; got {guidance}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..embeddings import PromptEmbeddings
+from ..plan.checks import whole_number
 from ..plan.linkage import flat_clusters, ward_linkage
 from ..plan.plan import Plan, Step
 from ..plan.sensitivity import Sensitivity
@@ -63,14 +64,13 @@ class Probe:
         self, positive: torch.Tensor | np.ndarray, num_steps: int, samples: int = 8, resolution: int = 12, seed: int = 0
     ):
         for name, value, least in (("steps", num_steps, 1), ("samples", samples, 2), ("resolution", resolution, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}; got {value}")
-        self.num_steps = num_steps
-        self.shared_steps = probed_steps(num_steps, resolution)
+            whole_number(name, value, least)
+        self.num_steps = int(num_steps)
+        self.shared_steps = probed_steps(self.num_steps, resolution)
         self.prompts = probed_prompts(positive, samples, seed)
         self.rows = np.tile(self.prompts, len(self.shared_steps) + 1)
         self.plan = self._plan()
-        unit = torch.nn.functional.normalize(torch.as_tensor(np.asarray(positive))[self.prompts].double(), dim=1)
+        unit = torch.nn.functional.normalize(plain_tensor(positive)[self.prompts].double(), dim=1)
         self.squared_error = float((unit - unit.mean(dim=0)).square().sum())
         if self.squared_error < SMALLEST_ERROR:
             raise ValueError("calibration compares prompts, and these point the same way; add prompts that differ")
@@ -115,14 +115,23 @@ class Probe:
         Raises
         ------
         ValueError
-            If the latents are not finite, or sharing changed none of them.
+            If they are not one for each leaf of the plan or not finite, or sharing changed none of them.
         """
+        if len(latents) != len(self.rows):
+            raise ValueError(
+                f"latents must be one for each of the plan's {len(self.rows)} leaves (Probe.rows); got {len(latents)}"
+            )
         latents = latents.detach().float().cpu().reshape(len(self.shared_steps) + 1, len(self.prompts), -1)
         if not torch.isfinite(latents).all():
             raise ValueError("the final latents hold NaN or infinity; load the model in fp32 or bf16")
         change = (latents[1:] - latents[0]).double().square().mean(dim=2).sum(dim=1) / self.squared_error
         settings = {"prompts": len(self.prompts), "rows": self.plan.nfe, **settings}
         return Sensitivity(self.num_steps, self.shared_steps, change.numpy(), settings)
+
+
+def plain_tensor(rows: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Numbers on the CPU without a graph, of a tensor of any precision, an array or a list."""
+    return rows.detach().cpu() if isinstance(rows, torch.Tensor) else torch.as_tensor(np.asarray(rows))
 
 
 def probed_steps(num_steps: int, resolution: int) -> np.ndarray:

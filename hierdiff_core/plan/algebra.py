@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .checks import checked_keys, whole_number
 from .frozen import FrozenTree
-from .linkage import as_vectors, check_metric, cut
+from .linkage import METRICS, as_vectors, check_metric, cut
 from .plan import Plan
 from .steps import Step, linked_steps
 
@@ -41,7 +42,7 @@ def alone(num_prompts: int, num_steps: int, prompt_keys: Iterable[int] | None = 
     Raises
     ------
     ValueError
-        If there is no prompt, no step, or another number of keys.
+        If there is no prompt, no step, another number of keys, or one that is no whole number from 0 to 2**64.
 
     Examples
     --------
@@ -49,9 +50,10 @@ def alone(num_prompts: int, num_steps: int, prompt_keys: Iterable[int] | None = 
     >>> alone(3, 5).clusters_per_step.tolist()
     [3, 3, 3, 3, 3]
     """
+    num_prompts, num_steps = whole_number("num_prompts", num_prompts), whole_number("num_steps", num_steps)
     if num_prompts < 1 or num_steps < 1:
         raise ValueError(f"a plan needs at least 1 prompt and 1 step; got {num_prompts} and {num_steps}")
-    keys = None if prompt_keys is None else tuple(prompt_keys)
+    keys = None if prompt_keys is None else checked_keys("prompt_keys", prompt_keys)
     if keys is not None and len(keys) != num_prompts:
         raise ValueError(f"prompt_keys must be one for each of {num_prompts} prompts; got {len(keys)}")
     everyone = np.arange(num_prompts)
@@ -132,6 +134,8 @@ def attach(
 ) -> Plan:
     """Hang more prompts into a plan: each shares the nearest branch until that is too far away, then goes alone.
 
+    For growing a set: samplers do not draw such plans yet.
+
     Parameters
     ----------
     plan : Plan
@@ -143,7 +147,7 @@ def attach(
     keys : M ints
         Their keys.
     prompts : M str, optional
-        Their texts, for a plan that knows texts.
+        Their texts, for a plan that knows texts; without for others.
     metric : str, optional
         Of the plan's heights, for plans that do not know it (`build_plan`).
 
@@ -156,7 +160,8 @@ def attach(
     Raises
     ------
     ValueError
-        If the plan was made by hand or has no keys, or the numbers of embeddings, keys and texts do not fit.
+        If the plan was made by hand or has no keys, or the numbers of embeddings, keys and texts do not fit, a
+        key is no whole number from 0 to 2**64, or texts are given though the plan has none, or not though it has.
 
     Notes
     -----
@@ -175,9 +180,11 @@ def attach(
     >>> grown.nfe - plan.nfe, grown.branch_keys(0) == plan.branch_keys(0)
     (2, True)
     """
-    leaves, new = as_vectors(leaves), as_vectors(new)
-    if not len(keys) == len(new) == len(new if prompts is None else prompts):
-        raise ValueError(f"keys and prompts must be one for each of {len(new)} embeddings; got {len(keys)} keys")
+    leaves, new, keys = as_vectors(leaves, "leaves"), as_vectors(new, "new"), checked_keys("keys", keys)
+    for name, values in (("keys", keys), ("prompts", prompts)):
+        if values is not None and len(values) != len(new):
+            raise ValueError(f"{name} must be one for each of {len(new)} new embeddings; got {len(values)}")
+    check_texts(plan, "prompts", prompts is not None)
     frozen = frozen_tree(plan, leaves, new.shape[1], metric)
     for i, row in enumerate(new):
         frozen, leaf = frozen.hung(leaves, row, keys[i], prompts[i] if prompts else None)
@@ -188,6 +195,8 @@ def attach(
 
 def removed(plan: Plan, i: int) -> Plan:
     """A plan without one of its prompts; all others keep their branches, and these their keys and means.
+
+    For shrinking a set: samplers do not draw such plans yet.
 
     Parameters
     ----------
@@ -215,7 +224,7 @@ def removed(plan: Plan, i: int) -> Plan:
     >>> smaller.prompt_keys, smaller.branch_keys(0), smaller.branch_keys(2)
     ((8, 9), [7], [8, 9])
     """
-    check_prompt(plan, i)
+    i = check_prompt(plan, i)
     if plan.num_prompts == 1:
         raise ValueError("the only prompt of a plan cannot be removed")
     frozen = frozen_tree(plan)
@@ -234,6 +243,8 @@ def edited(
 ) -> Plan:
     """A plan with another prompt in the place of one: the new one is attached, the old one removed.
 
+    For changing a set: samplers do not draw such plans yet.
+
     Parameters
     ----------
     plan : Plan
@@ -247,7 +258,7 @@ def edited(
     key : int
         Its key.
     prompt : str, optional
-        Its text, for a plan that knows texts.
+        Its text, for a plan that knows texts; without for others.
     metric : str, optional
         Of the plan's heights, for plans that do not know it.
 
@@ -271,8 +282,12 @@ def edited(
     >>> other.prompts, other.branch_keys(0) == plan.branch_keys(0)
     (('a cat', 'a kitten', 'a bus'), True)
     """
-    check_prompt(plan, i)
-    leaves, row = as_vectors(leaves), as_vectors(np.asarray(new)[None])
+    i, key = check_prompt(plan, i), checked_keys("key", [key])[0]
+    one: Any = new if hasattr(new, "detach") else np.asarray(new)  # a tensor may be of any precision, with a graph
+    if one.ndim != 1:
+        raise ValueError(f"new must have shape (D,), of one prompt; got {tuple(one.shape)}")
+    leaves, row = as_vectors(leaves, "leaves"), as_vectors(one[None], "new")
+    check_texts(plan, "prompt", prompt is not None)
     frozen, leaf = frozen_tree(plan, leaves, row.shape[1], metric).hung(leaves, row[0], key, prompt)
     present = frozen.present.copy()
     present[i] = leaf
@@ -292,6 +307,11 @@ def frozen_tree(
     if leaves is None:
         return frozen
     metric = metric or frozen.tree.metric
+    if metric is None:
+        raise ValueError(
+            f"metric must be one of {', '.join(METRICS)}; got None: the plan does not know that of its heights, "
+            "pass metric="
+        )
     check_metric(metric)
     if leaves.shape != (frozen.tree.num_prompts, width):
         raise ValueError(
@@ -317,7 +337,17 @@ def replanned(plan: Plan, frozen: FrozenTree) -> Plan:
     )
 
 
-def check_prompt(plan: Plan, i: int) -> None:
-    """`ValueError` for a number of no prompt."""
+def check_texts(plan: Plan, name: str, given: bool) -> None:
+    """`ValueError` for a new prompt without a text where the plan has texts, and the other way round."""
+    if given and plan.prompts is None:
+        raise ValueError(f"{name} must be left out: the plan has no texts of its other prompts")
+    if not given and plan.prompts is not None:
+        raise ValueError(f"{name} must be given: the plan has the texts of its other prompts")
+
+
+def check_prompt(plan: Plan, i: int) -> int:
+    """The number of a prompt; `ValueError` for what is none."""
+    i = whole_number("i", i)
     if not 0 <= i < plan.num_prompts:
         raise ValueError(f"there is no prompt {i}: the plan has prompts 0 to {plan.num_prompts - 1}")
+    return i

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .checks import is_finite, shown
 from .linkage import check_linkage
 from .profile import Profile, thresholds_at
 from .tree import PromptTree
@@ -59,8 +60,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ValueError(f"unit of a budget must be one of {', '.join(UNITS)}; got {self.unit!r}")
-        if not (math.isfinite(self.value) and self.value >= 0):
-            raise ValueError(f"{self.unit} must be a finite number >= 0; got {self.value}")
+        if not (is_finite(self.value) and self.value >= 0):
+            raise ValueError(f"{self.unit} must be a finite number >= 0; got {shown(self.value)}")
 
     def tau(self, tree: PromptTree, profile: Profile) -> float:
         """Threshold at the first step.
@@ -148,8 +149,8 @@ def tau_for_root_share(Z: ArrayLike, share: float) -> float:
     0.25
     """
     Z = check_linkage(Z)
-    if not (math.isfinite(share) and share >= 0):
-        raise ValueError(f"root share must be a finite number >= 0; got {share}")
+    if not (is_finite(share) and share >= 0):
+        raise ValueError(f"root share must be a finite number >= 0; got {shown(share)}")
     return float(share * Z[-1, 2]) if len(Z) else 0.0
 
 
@@ -220,7 +221,7 @@ def tau_for_saving(Z: ArrayLike, shape: ArrayLike, saving: float, *, clamp: bool
     """
     shape = np.asarray(shape, dtype=np.float64)
     greatest = reachable_saving(Z, shape)[1]
-    if not (math.isfinite(saving) and saving >= 0) or (saving > greatest + CLEARANCE and not clamp):
+    if not (is_finite(saving) and saving >= 0) or (saving > greatest + CLEARANCE and not clamp):
         raise ValueError(_saving_refused(Z, shape, saving, greatest))
     heights = _distinct_heights(Z)
     breakpoints = np.divide.outer(heights, shape[shape > 0]).ravel()

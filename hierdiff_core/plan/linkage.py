@@ -228,22 +228,23 @@ def check_linkage(Z: ArrayLike) -> np.ndarray:
     return Z
 
 
-def as_vectors(positive: Any) -> np.ndarray:
-    """(N, D) float64, every row finite and longer than 0."""
-    if hasattr(positive, "detach"):
-        positive = positive.detach().float().cpu().numpy()
-    vectors = np.asarray(positive, dtype=np.float64)
+def as_vectors(rows: Any, name: str = "positive") -> np.ndarray:
+    """(N, D) float64, every row finite and longer than 0; `ValueError` names the argument."""
+    if hasattr(rows, "detach"):
+        rows = rows.detach().float().cpu().numpy()
+    vectors = np.asarray(rows, dtype=np.float64)
     if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
-        raise ValueError(f"positive must have shape (N, D) with N >= 1; got {vectors.shape}")
+        raise ValueError(f"{name} must have shape (N, D) with N >= 1; got {vectors.shape}")
+    which = "embedding" if name == "positive" else f"{name}: embedding"
     finite, filled = np.all(np.isfinite(vectors), axis=1), np.any(vectors != 0, axis=1)
     for i in np.flatnonzero(np.logical_not(finite & filled))[:1]:
         if finite[i]:
-            raise ValueError(f"embedding {i} is zero and has no direction to compare; reword or drop that prompt")
-        raise ValueError(f"embedding {i} holds NaN or infinity; embed that prompt again, in a wider precision")
+            raise ValueError(f"{which} {i} is zero and has no direction to compare; reword or drop that prompt")
+        raise ValueError(f"{which} {i} holds NaN or infinity; embed that prompt again, in a wider precision")
     largest = np.abs(vectors).max(axis=1)
     for i in np.flatnonzero((largest < SMALLEST_NUMBER) | (largest > LARGEST_NUMBER))[:1]:
         raise ValueError(
-            f"the largest number of embedding {i} is {largest[i]:.3g}; distances can be computed where it is "
+            f"the largest number of {which} {i} is {largest[i]:.3g}; distances can be computed where it is "
             f"{SMALLEST_NUMBER:g} to {LARGEST_NUMBER:g}: scale the embeddings, only their directions count"
         )
     return vectors

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .checks import check_drawable
 from .keys import text_key
 from .plan import Plan
 from .steps import linked_steps
@@ -31,11 +32,7 @@ def check_plan_prompts(plan: Plan, prompts: Sequence[str]) -> None:
     ValueError
         It names the first prompt that differs; or prompts were attached to the plan or removed from it.
     """
-    if plan.frozen is not None:  # its means are of `Plan.founders`, for which no sampler has the embeddings
-        raise ValueError(
-            "the plan had prompts attached or removed, and cannot be drawn yet; make the linkage and the schedule from "
-            "the embeddings of these prompts"
-        )
+    check_drawable(plan)
     keys = [text_key(prompt) for prompt in prompts]
     known = [text_key(prompt) for prompt in plan.prompts or ()] if plan.prompt_keys is None else list(plan.prompt_keys)
     if not known or known == keys or list(plan.prompts or ()) == list(prompts):

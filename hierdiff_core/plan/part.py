@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .checks import check_drawable
+
 if TYPE_CHECKING:
     from .plan import Plan
 
@@ -73,6 +75,11 @@ def whole(plan: Plan) -> Part:
     Part
         Begins at one row: the latent that all prompts start from.
 
+    Raises
+    ------
+    ValueError
+        If prompts were attached to the plan or removed from it: its means are of other prompts than its own.
+
     Examples
     --------
     >>> import numpy as np
@@ -81,6 +88,7 @@ def whole(plan: Plan) -> Part:
     >>> [step.parents.tolist() for step in part.steps]
     [[0], [0, 0]]
     """
+    check_drawable(plan)
     distinct = plan.distinct
     equal = len(distinct) < plan.num_prompts
     steps = []

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .budget import Budget, thresholds_for
+from .checks import check_lengths, checked_keys, whole_number
 from .frozen import FrozenTree
 from .keys import branch_keys
 from .linkage import check_linkage, cut
@@ -220,8 +221,9 @@ class Plan:
         Raises
         ------
         ValueError
-            If the plan does not know its linkage matrix.
+            If there is no step, or the plan does not know its linkage matrix.
         """
+        num_steps = whole_number("num_steps", num_steps, 1)
         if num_steps == self.num_steps:
             return self
         self._known_tree()
@@ -349,7 +351,8 @@ def build_plan(
     Raises
     ------
     ValueError
-        If `Z` is no linkage matrix or the thresholds rise, are negative, not finite, or do not end at 0.
+        If `Z` is no linkage matrix, the thresholds rise, are negative, not finite, or do not end at 0, the other lists
+        do not fit `Z`, or a key is no whole number from 0 to 2**64.
 
     Notes
     -----
@@ -366,8 +369,9 @@ def build_plan(
     """
     Z = check_linkage(Z)
     thresholds = check_thresholds(thresholds)
-    keys = tuple(prompt_keys) if prompt_keys is not None else None
+    keys = checked_keys("prompt_keys", prompt_keys) if prompt_keys is not None else None
     texts = tuple(prompts) if prompts is not None else None
+    check_lengths(len(Z) + 1, prompt_keys=keys, merge_errors=merge_errors, prompts=texts)
     return Plan(thresholds, _cuts(Z, thresholds), Z, keys, merge_errors, sensitivity, texts)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..files.whole_files import replace
+from .checks import LARGEST_KEY
 from .frozen import FrozenTree
 from .linkage import METRICS, check_linkage, cut
 from .plan import Plan, check_thresholds
@@ -25,7 +26,6 @@ MOST_BYTES = 1 << 26
 MOST_PROMPTS, MOST_STEPS, MOST_LABELS = 200_000, 1000, 10_000_000
 LONGEST_PROMPT = 100_000  # characters
 LARGEST = 1e150  # height or error: their squares are still numbers
-LARGEST_KEY = 2**64
 
 
 def plan_json(plan: Plan) -> bytes:
@@ -103,8 +103,8 @@ def plan_of_json(text: str | bytes) -> Plan:
     if differ is not None and (not len(differ) or (np.diff(differ) < 1).any()):
         raise ValueError("differ must name at least one prompt, rising")
     frozen = frozen_of(data["frozen"]) if data.get("frozen") is not None else None
-    if frozen is not None and (tree is None or not np.array_equal(frozen.of_prompts().Z, tree.Z)):
-        raise ValueError("frozen must be a tree that holds that of Z")
+    if frozen is not None:
+        check_frozen(frozen, tree)
     return Plan(
         thresholds,
         steps_of(data, count, thresholds, tree),
@@ -274,6 +274,21 @@ def frozen_of(data: Any) -> FrozenTree:
     return FrozenTree(tree, wholes(data, "generations", 0, MOST_PROMPTS, exactly=leaves), present)
 
 
+def check_frozen(frozen: FrozenTree, tree: PromptTree | None) -> None:
+    """`ValueError` for a history whose prompts are not those of the plan's tree."""
+    own = frozen.of_prompts()
+    if tree is None or not np.array_equal(own.Z, tree.Z):
+        raise ValueError("frozen must be a tree that holds that of Z")
+    for name, theirs, ours in (
+        ("keys", own.keys, tree.keys),
+        ("prompts", own.prompts, tree.prompts),
+        ("metric", own.metric, tree.metric),
+    ):
+        if theirs != ours:
+            entry = "prompt_keys" if name == "keys" else name
+            raise ValueError(f"frozen must have the plan's {entry}; got {shortened(theirs)}")
+
+
 def optional(data: dict, name: str, read: Callable[[], Any]) -> Any:
     """What `read` finds, or None where `data` has no such entry."""
     return None if data.get(name) is None else read()
@@ -322,7 +337,7 @@ def keys_of(data: dict, name: str, count: int) -> tuple[int, ...]:
     """Keys: whole numbers that may be too large for a float."""
     values = items(data, name, count, None)
     for place, value in enumerate(values):
-        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > LARGEST_KEY:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_KEY:
             raise ValueError(f"{name} must be whole numbers up to 2**64; got {shortened(value)} at place {place}")
     return tuple(values)
 

@@ -6,13 +6,13 @@ w_k = how much an error of the conditioning at step k shows in the final image.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import isotonic_regression
 
+from .checks import is_finite, shown, whole_number
 from .linkage import check_linkage, check_metric
 from .sensitivity import Sensitivity
 
@@ -58,6 +58,11 @@ class Profile:
     sensitivity: Sensitivity | None = None
 
     def __post_init__(self) -> None:
+        if self.sensitivity is not None and not isinstance(self.sensitivity, Sensitivity):
+            raise ValueError(f"sensitivity must be a Sensitivity or None; got {type(self.sensitivity).__name__}")
+        checked = _check_steps(self.num_steps, self.private_steps)
+        for name, value in zip(("num_steps", "private_steps"), checked, strict=True):
+            object.__setattr__(self, name, value)
         self.falling("chord")  # refuses what makes no shape, of any tree
 
     def falling(self, metric: str | None) -> np.ndarray:
@@ -130,15 +135,15 @@ def falling_shape(
     >>> falling_shape(5, "power", private_steps=2, power=2).tolist()
     [1.0, 0.5625, 0.25, 0.0, 0.0]
     """
-    _check_steps(num_steps, private_steps)
+    num_steps, private_steps = _check_steps(num_steps, private_steps)
     if name not in SHAPES:
         raise ValueError(f"shape must be one of {', '.join(SHAPES)}; got {name!r}")
     line = np.linspace(0, 1, num_steps)[::-1]
     if name == "cosine":
         shape = (1 - np.cos(np.pi * line)) / 2
     elif name == "power":
-        if not (math.isfinite(power) and power > 0):
-            raise ValueError(f"power must be a finite number above 0; got {power}")
+        if not (is_finite(power) and power > 0):
+            raise ValueError(f"power must be a finite number above 0; got {shown(power)}")
         shape = line**power
     elif name == "calibrated":
         if weights is None or len(np.asarray(weights)) != num_steps:
@@ -231,7 +236,7 @@ def linear_thresholds(num_steps: int, tau: float, private_steps: int = 1) -> np.
     >>> linear_thresholds(5, 2.0).tolist()
     [2.0, 1.5, 1.0, 0.5, 0.0]
     """
-    _check_steps(num_steps, private_steps)
+    num_steps, private_steps = _check_steps(num_steps, private_steps)
     check_tau(tau)
     thresholds = np.linspace(0, tau, num_steps)[::-1].copy()
     thresholds[num_steps - private_steps :] = 0
@@ -279,12 +284,12 @@ def thresholds_at(tau: float, shape: ArrayLike, Z: ArrayLike | None = None) -> n
 
 def check_tau(tau: float) -> None:
     """`ValueError` for what is no finite height."""
-    if not (math.isfinite(tau) and tau >= 0):
-        raise ValueError(f"tau must be a finite height >= 0; got {tau}")
+    if not (is_finite(tau) and tau >= 0):
+        raise ValueError(f"tau must be a finite height >= 0; got {shown(tau)}")
 
 
-def _check_steps(num_steps: int, private_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1; got {num_steps}")
+def _check_steps(num_steps: int, private_steps: int) -> tuple[int, int]:
+    num_steps, private_steps = whole_number("num_steps", num_steps, 1), whole_number("private_steps", private_steps)
     if not 1 <= private_steps <= num_steps:
         raise ValueError(f"private_steps must lie between 1 and the number of steps ({num_steps}); got {private_steps}")
+    return num_steps, private_steps

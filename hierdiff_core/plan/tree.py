@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .checks import check_lengths, checked_keys
 from .keys import text_key
 from .linkage import check_linkage, check_metric, merge_errors, ward_linkage
 
@@ -36,7 +37,8 @@ class PromptTree:
     Raises
     ------
     ValueError
-        If `Z` is no linkage matrix, the metric is unknown, or the other lists do not fit `Z`.
+        If `Z` is no linkage matrix, the metric is unknown, the other lists do not fit `Z`, or a key is no whole
+        number from 0 to 2**64.
 
     Examples
     --------
@@ -58,14 +60,13 @@ class PromptTree:
         object.__setattr__(self, "Z", check_linkage(self.Z))
         if self.metric is not None:
             check_metric(self.metric)
-        for name, wanted in (("errors", len(self.Z)), ("prompts", self.num_prompts), ("keys", self.num_prompts)):
+        for name in ("errors", "prompts", "keys"):
             value = getattr(self, name)
             if value is None:
                 continue
             value = np.asarray(value, dtype=np.float64) if name == "errors" else tuple(value)
-            object.__setattr__(self, name, value)
-            if len(value) != wanted:
-                raise ValueError(f"{name} must have {wanted} entries for Z of {self.num_prompts}; got {len(value)}")
+            check_lengths(self.num_prompts, **{name: value})
+            object.__setattr__(self, name, checked_keys(name, value) if name == "keys" else value)
 
     @classmethod
     def of(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..devices import on_device
+from ..plan.checks import whole_number
 from ..plan.part import Part, below, whole
 from .observer import Observer
 from .pooling import cluster_means
@@ -64,6 +65,11 @@ def denoise_part(
     latents : (M, ...) tensor
         Their latents; prompts with equal embeddings get equal ones.
 
+    Raises
+    ------
+    ValueError
+        If `most_rows` is no whole number of 1 or more.
+
     Notes
     -----
     Both orders denoise the same rows with the same embeddings (tests/sampling/test_sampling.py). Line numbers are those
@@ -71,6 +77,8 @@ def denoise_part(
 
     Source: Decatur et al. 2025, Algorithm 1.
     """
+    if most_rows is not None:
+        most_rows = whole_number("most_rows", most_rows, 1)
     device, means = rows.device, None
     for i, now in enumerate(part.steps):  # 7: for k = 0 ... K - 1; 8-10: the plan has cut the tree
         if most_rows and len(now.parents) > most_rows:
@@ -125,7 +133,8 @@ def denoise_plan(
     Raises
     ------
     ValueError
-        If the embeddings are not those of N prompts.
+        If the embeddings are not those of N prompts, prompts were attached to the plan or removed from it, or
+        `most_rows` is no whole number of 1 or more.
     """
     if embeddings.shape[1] != plan.num_prompts:
         raise ValueError(f"the plan is for {plan.num_prompts} prompts, but there are {embeddings.shape[1]} embeddings")

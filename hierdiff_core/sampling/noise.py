@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
+from ..plan.checks import shown, whole_number
 from ..plan.keys import hashed
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 NoiseSource: TypeAlias = Callable[[int, list[int]], Any]
 FIRST_LATENT = -1
+LARGEST_SEED = 2**64 - 1
 
 
 class BranchNoise:
@@ -70,11 +72,18 @@ def keyed_noise(seed: int) -> NoiseSource:
     noise source
         Gives a generator for each branch.
 
+    Raises
+    ------
+    ValueError
+        If the seed is no whole number, or out of range.
+
     Notes
     -----
     Draws come from the CPU, so they are the same on every device. torch seeds its CPU generator with 32 bits;
     the three parts of the key are hashed down to them.
     """
+
+    seed = checked_seed(seed)
 
     def noise(k: int, branches: list[int]) -> list[torch.Generator]:
         return [keyed_generator(seed, branch, k) for branch in branches]
@@ -96,10 +105,20 @@ def common_noise(seed: int) -> NoiseSource:
         Gives a generator for each branch.
     """
 
+    seed = checked_seed(seed)
+
     def noise(k: int, branches: list[int]) -> list[torch.Generator]:
         return [keyed_generator(seed, 0, k) for _ in branches]
 
     return noise
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed as a Python int; `ValueError` unless it is a whole number in 0 ... 2**64 - 1."""
+    seed = whole_number("seed", seed)
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed must be from 0 to 2**64 - 1; got {shown(seed)}")
+    return seed
 
 
 def draw_rows(

@@ -228,6 +228,20 @@ def test_latents_that_say_nothing_are_refused(latents, message):
         probe.sensitivity(latents)
 
 
+@pytest.mark.parametrize("count", [0, 11, 13, 24])
+def test_latents_that_are_not_those_of_the_leaves_are_refused(count):
+    probe = Probe(torch.eye(3), 5, samples=3, resolution=3)
+    with pytest.raises(ValueError, match=rf"each of the plan's 12 leaves \(Probe.rows\); got {count}$"):
+        probe.sensitivity(torch.rand(count, 3, 4))
+
+
+@pytest.mark.parametrize("to", [torch.Tensor.bfloat16, lambda x: x.clone().requires_grad_(), torch.Tensor.tolist])
+def test_embeddings_may_be_of_any_precision_and_hold_a_graph(to):
+    rows = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.0, 0.25, 1.0]])
+    expected, probe = Probe(rows, 5, samples=3), Probe(to(rows), 5, samples=3)
+    assert (probe.squared_error, probe.rows.tolist()) == (expected.squared_error, expected.rows.tolist())
+
+
 # --- the bundled model
 
 

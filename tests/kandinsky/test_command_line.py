@@ -135,6 +135,14 @@ def test_saving_beyond_reach_saves_what_can_be_saved_and_says_so(tmp_path, capsy
     assert "2 prompts in 5 steps, 1 of them unshared, can save 40.0% at most" in capsys.readouterr().err
 
 
+def test_default_saving_beyond_reach_is_no_news(tmp_path, capsys):
+    assert main(["a red apple", "a green apple", "--out", str(tmp_path), *QUICK]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["nfe"], report["settings"]["saving"]) == (6, 0.5)
+    assert "budget_given" not in report["settings"]
+    assert "out of reach" not in capsys.readouterr().err
+
+
 def test_prompts_come_from_a_file_with_alternatives(tmp_path):
     (tmp_path / "prompts.txt").write_text("# fruit\n{red|green} apple\n\npear\n", encoding="utf-8")
     arguments = ["--file", str(tmp_path / "prompts.txt"), "--tau", "0", "--out", str(tmp_path / "set"), "--steps", "2"]
@@ -185,7 +193,7 @@ def test_an_earlier_set_is_not_overwritten(tmp_path, capsys):
         ([], "there are no prompts"),
         (["b", "a {red apple"], "argument 2, line 1: '{' is not closed"),
         (["--file", "no/such/file.txt"], "no/such/file.txt"),
-        (["a", "b", "--decoder", "no/such/folder"], "folder is not a model in diffusers format"),
+        (["a", "b", "--decoder", "no/such/folder"], "no/such/folder is not a model in diffusers format"),
         (["a", "b", "--width", "100"], "width must be a multiple of 64"),
     ],
 )
@@ -213,8 +221,8 @@ def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
         (["--micro-batch", "-1"], "--micro-batch must lie between 0 and 4096; got -1"),
         (["--device", "toaster"], "--device must be cpu, cuda, cuda:1 or the like; got 'toaster'"),
         (["--device", "cuda:99"], "--device cuda:99: there are"),
-        (["--decoder", "no/such/folder"], "folder is not a model in diffusers format"),
-        (["--prior", "no/such/folder"], "folder is not a model in diffusers format"),
+        (["--decoder", "no/such/folder"], "no/such/folder is not a model in diffusers format"),
+        (["--prior", "no/such/folder"], "no/such/folder is not a model in diffusers format"),
         (["--prior", str(BUNDLED / "decoder")], "decoder holds a KandinskyV22Pipeline"),
         (["--sensitivity", "no/such/file"], "file is not a sensitivity"),
     ],

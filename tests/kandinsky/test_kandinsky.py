@@ -126,6 +126,20 @@ def test_decoding_many_equals_decoding_each(decoder):
         assert torch.equal(decode(decoder, latent[None])[0], picture)
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 8, 8), (4, 8, 8), (1, 1, 4, 8, 8), ()])
+def test_latents_of_no_picture_are_not_decoded(decoder, shape):
+    with pytest.raises(
+        ValueError, match=rf"latents must have shape \(N, C, h, w\) .* got \({', '.join(map(str, shape))}"
+    ):
+        decode(decoder, torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("size", "message"), [(1.5, "a whole number; got 1.5"), (-1, "at least 0; got -1")])
+def test_pictures_are_decoded_in_whole_numbers(decoder, size, message):
+    with pytest.raises(ValueError, match=f"micro_batch must be {message}"):
+        decode(decoder, torch.zeros(1, 4, 8, 8), micro_batch=size)
+
+
 # --- sets ---
 
 
@@ -417,6 +431,11 @@ def test_clean_latents_of_the_last_step_are_the_result(decoder, embeddings, sche
         ({"height": 0}, "height must be a multiple of 64 pixels; got 0, use 64 or 128"),
         ({"height": -64}, "height must be a multiple"),
         ({"micro_batch": -1}, "micro_batch must be 0 .* got -1"),
+        ({"micro_batch": 1.5}, "micro_batch must be a whole number; got 1.5"),
+        ({"width": 64.0}, "width must be a whole number; got 64.0"),
+        ({"height": "64"}, "height must be a whole number; got '64'"),
+        ({"seed": -1}, "seed must be from 0 to 2"),
+        ({"seed": 1.0}, "seed must be a whole number; got 1.0"),
         ({"scheduler": "Heun"}, "scheduler must be one of DDPM, .* got 'Heun'"),
         ({"guidance": float("nan")}, "guidance must be a finite number; got nan"),
         ({"guidance_interval": (0.5, 0.4)}, "guidance must start and end between 0 and 1 .* got 0.5 and 0.4"),
@@ -623,6 +642,11 @@ def test_prior_takes_two_steps(prior):
         (["a", None], {}, "prompt 1 must be text"),
         (["a"], {"noise": "none"}, "noise must be one of per prompt, shared; got 'none'"),
         (["a"], {"guidance": float("nan")}, "guidance must be a finite number; got nan"),
+        (["a"], {"seed": -1}, "seed must be from 0 to 2"),
+        (["a"], {"seed": 1.0}, "seed must be a whole number; got 1.0"),
+        (["a"], {"num_steps": 4.0}, "num_steps must be a whole number; got 4.0"),
+        (["a"], {"batch_size": 1.5}, "batch_size must be a whole number; got 1.5"),
+        (["a"], {"batch_size": -1}, "batch_size must be at least 0; got -1"),
         (["a"], {"num_steps": 0}, "num_steps of the prior must be 2 to 1000; got 0"),
         (["a"], {"num_steps": 1}, "num_steps of the prior must be 2 to 1000; got 1"),
         (["a"], {"num_steps": 1001}, "num_steps of the prior must be 2 to 1000; got 1001"),

@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import assert_same_plan
 
-from hierdiff_core import Budget, Profile, PromptTree, build_plan, linear_thresholds, plan_for, ward_linkage
+from hierdiff_core import (
+    Budget,
+    Profile,
+    PromptTree,
+    build_plan,
+    linear_thresholds,
+    plan_for,
+    read_plan,
+    ward_linkage,
+    write_plan,
+)
 from hierdiff_core.plan.algebra import alone, attach, edited, join, removed
 from hierdiff_core.plan.frozen import FrozenTree, restricted, with_leaf
 from hierdiff_core.plan.linkage import check_linkage, cut
@@ -275,6 +285,61 @@ def plan_of_three(**more):
     return build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], [0.6, 0.4, 0], **more)
 
 
+def grown_three(
+    known=("a", "b", "c"), leaves=((1, 0, 0), (0, 1, 0), (0, 0, 1)), new=((1, 1, 0),), keys=(4,), prompts=("d",)
+):
+    return attach(plan_of_three(prompt_keys=[1, 2, 3], prompts=known), leaves, new, keys, prompts, metric="chord")
+
+
+def edited_three(known=("a", "b", "c"), i=1, new=(1, 1, 0), key=4, prompt="d"):
+    return edited(plan_of_three(prompt_keys=[1, 2, 3], prompts=known), i, np.eye(3), new, key, prompt, metric="chord")
+
+
+BAD_KEYS = [(1.0, "1.0"), ("1", "'1'"), (None, "None"), (-1, "-1"), (2**64 + 1, str(2**64 + 1)), (np.float64(2), "2.0")]
+
+
+@pytest.mark.parametrize(("key", "said"), BAD_KEYS)
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("keys", lambda key: PromptTree([[0, 1, 0.2, 2]], keys=[0, key])),
+        ("prompt_keys", lambda key: build_plan([[0, 1, 0.2, 2]], [0], [0, key])),
+        ("prompt_keys", lambda key: alone(2, 4, [0, key])),
+        ("keys", lambda key: grown_three(keys=[key])),
+        ("key", lambda key: edited_three(key=key)),
+    ],
+)
+def test_key_that_is_no_whole_number_in_range_is_refused(name, use, key, said):
+    with pytest.raises(ValueError, match=rf"{name} must be (a )?whole numbers?( from 0 to 2\*\*64)?; got {said}"):
+        use(key)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.int32, torch.tensor])
+def test_keys_of_numpy_are_kept_as_plain_ints(tmp_path, kind):
+    keys = [kind(5), kind(0), kind(2**31 - 1)]
+    rows = np.eye(3)
+    plans = [
+        alone(3, 2, keys),
+        build_plan(ward_linkage(rows), [1, 0], keys),
+        plan_for(PromptTree(ward_linkage(rows), keys=keys), Budget("tau", 0), Profile(2)),
+        grown_three(keys=keys[:1]),
+        edited_three(key=keys[0]),
+    ]
+    for plan in plans:
+        assert {type(key) for key in plan.leaf_keys} == {int}
+        write_plan(plan, tmp_path / "plan.json")
+        assert read_plan(tmp_path / "plan.json").prompt_keys == plan.prompt_keys
+
+
+@pytest.mark.parametrize("to", [lambda x: x, lambda x: x.bfloat16(), lambda x: x.half().requires_grad_(), list])
+def test_new_embeddings_may_be_of_any_precision_and_hold_a_graph(to):
+    expected, new = edited_three(new=np.array([1.0, 0.5, 0])), to(torch.tensor([1.0, 0.5, 0]))
+    assert_same_plan(replace(edited_three(new=new), frozen=None), replace(expected, frozen=None))
+    rows = new if isinstance(new, list) else new[None]
+    attached = grown_three(new=[rows] if isinstance(new, list) else rows)
+    np.testing.assert_array_equal(attached.Z, grown_three(new=[[1.0, 0.5, 0]]).Z)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -285,7 +350,7 @@ def plan_of_three(**more):
         (lambda: removed(build_plan(np.empty((0, 4)), [0], [1]), 0), "the only prompt of a plan cannot be removed"),
         (
             lambda: attach(plan_of_three(prompt_keys=[1, 2, 3]), np.eye(3), np.eye(3)[:1], [4]),
-            "metric must be one of cosine, chord; got None",
+            "metric must be one of cosine, chord; got None: .* pass metric=",
         ),
         (
             lambda: attach(plan_of_three(prompt_keys=[1, 2, 3]), np.eye(2), np.eye(2)[:1], [4], metric="chord"),
@@ -293,8 +358,24 @@ def plan_of_three(**more):
         ),
         (
             lambda: attach(plan_of_three(prompt_keys=[1, 2, 3]), np.eye(3), np.eye(3), [4], metric="chord"),
-            "keys and prompts must be one for each of 3 embeddings",
+            "keys must be one for each of 3 new embeddings; got 1",
         ),
+        (lambda: grown_three(prompts=["d", "e"]), "prompts must be one for each of 1 new embeddings; got 2"),
+        (lambda: grown_three(keys=[]), "keys must be one for each of 1 new embeddings; got 0"),
+        (lambda: grown_three(new=np.empty((0, 3)), keys=[], prompts=[]), r"new must have shape .*; got \(0, 3\)"),
+        (lambda: grown_three(new=np.zeros((1, 3))), "new: embedding 0 is zero"),
+        (lambda: grown_three(leaves=np.eye(3)[0]), r"leaves must have shape \(N, D\) with N >= 1; got \(3,\)"),
+        (lambda: grown_three(leaves=np.full((3, 3), np.nan)), "leaves: embedding 0 holds NaN"),
+        (lambda: grown_three(prompts=None), "prompts must be given: the plan has the texts"),
+        (lambda: grown_three(known=None), "prompts must be left out: the plan has no texts"),
+        (lambda: edited_three(prompt=None), "prompt must be given: the plan has the texts"),
+        (lambda: edited_three(known=None), "prompt must be left out: the plan has no texts"),
+        (lambda: edited_three(new=[[1, 0, 0]]), r"new must have shape \(D,\), of one prompt; got \(1, 3\)"),
+        (lambda: edited_three(new=1.0), r"new must have shape \(D,\), of one prompt; got \(\)"),
+        (lambda: edited_three(i=1.0), "i must be a whole number; got 1.0"),
+        (lambda: removed(plan_of_three(prompt_keys=[1, 2, 3]), 1.0), "i must be a whole number; got 1.0"),
+        (lambda: alone(3.0, 5), "num_prompts must be a whole number; got 3.0"),
+        (lambda: alone(3, "5"), "num_steps must be a whole number; got '5'"),
         (lambda: alone(0, 4), "a plan needs at least 1 prompt and 1 step; got 0 and 4"),
         (lambda: alone(2, 4, [1]), "prompt_keys must be one for each of 2 prompts; got 1"),
         (lambda: join([]), "plans to join must be at least one and of equal numbers of steps"),

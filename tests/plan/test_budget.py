@@ -14,6 +14,7 @@ from hierdiff_core import (
     Sensitivity,
     build_plan,
     falling_shape,
+    linear_thresholds,
     merge_errors,
     plan_for,
     reachable_saving,
@@ -102,6 +103,13 @@ def test_budget_that_is_no_number_is_refused(unit, value):
         Budget(unit, value)
 
 
+@pytest.mark.parametrize(("value", "said"), [("0.4", "'0.4'"), (None, "None"), ([0.4, 0.5], r"\[0.4, 0.5\]")])
+@pytest.mark.parametrize("unit", UNITS)
+def test_budget_that_is_a_text_or_a_list_is_refused(unit, value, said):
+    with pytest.raises(ValueError, match=f"{unit} must be a finite number >= 0; got {said}"):
+        Budget(unit, value)
+
+
 def test_budget_of_unknown_unit_is_refused():
     with pytest.raises(ValueError, match="unit of a budget must be one of tau, root share, saving; got 'rows'"):
         Budget("rows", 100)
@@ -133,11 +141,37 @@ def test_calibrated_thresholds_are_cut_off_at_the_root_and_others_are_not():
 # --- profiles
 
 
+def test_numbers_of_numpy_are_kept_as_plain_ints():
+    profile = Profile(np.int64(5), private_steps=np.int32(2))
+    assert (type(profile.num_steps), type(profile.private_steps)) == (int, int)
+    assert profile.falling(None).tolist() == Profile(5, private_steps=2).falling(None).tolist()
+
+
+@pytest.mark.parametrize(
+    ("steps", "unshared", "message"), [(5.0, 1, "num_steps .* 5.0"), (5, 1.0, "private_steps .* 1.0")]
+)
+def test_shapes_of_numbers_that_are_not_whole_are_refused(steps, unshared, message):
+    message = message.replace(".*", "must be a whole number; got")
+    with pytest.raises(ValueError, match=message):
+        falling_shape(steps, "linear", unshared)
+    with pytest.raises(ValueError, match=message):
+        linear_thresholds(steps, 1.0, unshared)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
         ({"num_steps": 5, "private_steps": 6}, "private_steps must lie between 1 and the number of steps"),
+        ({"num_steps": 10.0}, "num_steps must be a whole number; got 10.0"),
+        ({"num_steps": "10"}, "num_steps must be a whole number; got '10'"),
+        ({"num_steps": 5, "private_steps": 2.5}, "private_steps must be a whole number; got 2.5"),
+        ({"num_steps": 5, "shape": "power", "power": "2"}, "power must be a finite number above 0; got '2'"),
+        ({"num_steps": 5, "sensitivity": [1.0] * 5}, "sensitivity must be a Sensitivity or None; got list"),
+        (
+            {"num_steps": 5, "shape": "calibrated", "sensitivity": "model.json"},
+            "must be a Sensitivity or None; got str",
+        ),
         ({"num_steps": 5, "shape": "sigmoid"}, "shape must be one of linear, cosine, power, calibrated; got 'sigmoid'"),
         ({"num_steps": 5, "shape": "power", "power": 0}, "power must be a finite number above 0; got 0"),
         ({"num_steps": 5, "shape": "calibrated"}, "shape 'calibrated' needs the model's sensitivity at each step"),

@@ -3,10 +3,12 @@
 import pickle
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierdiff_core import Plan, Step, build_plan, linear_thresholds, ward_linkage
+from hierdiff_core.plan.algebra import attach, edited, removed
 from hierdiff_core.plan.part import below, whole
 
 settings.register_profile("core", deadline=None, max_examples=60)
@@ -46,6 +48,23 @@ def test_the_whole_plan_is_a_part(plan):
     for step, same in zip(part.steps, plan.steps, strict=True):
         assert step.parents.tolist() == same.parents.tolist()
         assert step.labels.tolist() == same.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan, rows: attach(plan, rows, [[0.96, 0.28]], [4], metric="chord"),
+        lambda plan, rows: edited(plan, 1, rows, [0.96, 0.28], 4, metric="chord"),
+        lambda plan, rows: removed(plan, 0),
+    ],
+    ids=["attached", "edited", "removed"],
+)
+def test_plan_whose_means_are_of_other_prompts_is_no_part(change):
+    rows = [[1, 0], [0.8, 0.6], [0, 1]]
+    plan = build_plan(ward_linkage(rows, "chord"), [1.5, 0.7, 0], [1, 2, 3])
+    assert len(whole(plan).steps) == 3
+    with pytest.raises(ValueError, match="the plan had prompts attached or removed, and cannot be drawn yet"):
+        whole(change(plan, rows))
 
 
 @given(plans(), st.data())

@@ -400,3 +400,18 @@ def test_measured_sensitivity_says_when_it_is_too_late():
     split_early = [9, 0, 0, 0, 0, 0]
     assert build_plan(WORKED_EXAMPLE, split_early).num_different == 4
     assert build_plan(WORKED_EXAMPLE, split_early, sensitivity=early).num_different == 1
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("name", ["prompt_keys", "merge_errors", "prompts"])
+def test_list_that_does_not_fit_the_linkage_is_refused_by_name(name, count):
+    wanted = 2 if name == "merge_errors" else 3
+    values = list("abcd" if name == "prompts" else range(4))[:count]
+    with pytest.raises(ValueError, match=f"{name} must have {wanted} entries for Z of 3; got {count}"):
+        build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], [0.4, 0], **{name: values})
+
+
+@pytest.mark.parametrize(("num_steps", "message"), [(5.0, "a whole number; got 5.0"), (0, "at least 1; got 0")])
+def test_plan_cannot_be_resampled_to_what_is_no_number_of_steps(num_steps, message):
+    with pytest.raises(ValueError, match=f"num_steps must be {message}"):
+        build_plan([[0, 1, 0.2, 2]], [0.4, 0]).resampled(num_steps)

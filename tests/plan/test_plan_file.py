@@ -157,6 +157,23 @@ LATER = {"Z": [[0, 1, 0.2, 2], [2, 3, 0.5, 3]], "keys": [1, 2, 3], "generations"
         (with_(frozen={**LATER, "keys": None}), "a tree can be frozen when it has the keys of its prompts"),
         (with_(frozen={**LATER, "generations": [0, 0]}), "generations must be 3 entries; got 2"),
         (with_(frozen={**LATER, "present": [0, 1]}), "frozen must be a tree that holds that of Z"),
+        (
+            with_(frozen={**LATER, "present": [0, 1, 2], "keys": [1, 2, 4]}, prompt_keys=[1, 2, 3]),
+            "frozen .* prompt_keys",
+        ),
+        (with_(frozen=LATER, prompt_keys=None), r"frozen must have the plan's prompt_keys; got \(1, 2, 3\)"),
+        (
+            with_(frozen=LATER, prompt_keys=[1, 2, 3], prompts=list("abc")),
+            "frozen must have the plan's prompts; got None",
+        ),
+        (
+            with_(frozen={**LATER, "prompts": list("abx")}),
+            "frozen must have the plan's prompts",
+        ),
+        (
+            with_(frozen={**LATER, "metric": "cosine"}, prompts=None, metric="chord"),
+            "frozen must have the plan's metric; got 'cosine'",
+        ),
         (with_(frozen={**LATER, "Z": [[0, 1, 0.3, 2], [2, 3, 0.5, 3]]}), "frozen must be a tree that holds that of Z"),
     ],
 )

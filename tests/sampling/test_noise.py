@@ -56,6 +56,28 @@ def test_common_noise_is_one_draw_for_all_branches_and_another_at_each_step_and_
     assert len(set(draws.values())) == len(draws)
 
 
+@pytest.mark.parametrize("source", [keyed_noise, common_noise])
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        (1.0, "seed must be a whole number; got 1.0"),
+        ("1", "seed must be a whole number; got '1'"),
+        (None, "seed must be a whole number; got None"),
+        (-1, "seed must be from 0 to 2\\*\\*64 - 1; got -1"),
+        (2**64, "seed must be from 0 to 2\\*\\*64 - 1; got 18446744073709551616"),
+    ],
+)
+def test_seed_that_is_no_whole_number_in_range_is_refused(source, seed, message):
+    with pytest.raises(ValueError, match=message):
+        source(seed)
+
+
+@pytest.mark.parametrize("source", [keyed_noise, common_noise])
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor, bool])
+def test_equal_seeds_of_any_kind_are_one_seed(source, kind):
+    assert draw(*source(kind(1))(0, [7])) == draw(*source(1)(0, [7]))
+
+
 @pytest.mark.parametrize(
     ("text", "key"),
     [("", 6510301506637419378), ("tiger face, noto style", 4561134574532523730), ("größer 虎", 8665974518115355445)],

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierdiff_core import Plan, Step, build_plan, linear_thresholds, ward_linkage
+from hierdiff_core.plan.algebra import removed
 from hierdiff_core.plan.part import Part, below, whole
 from hierdiff_core.sampling.loop import denoise_part, denoise_plan
 from hierdiff_core.sampling.observer import Callbacks
@@ -167,6 +168,27 @@ def test_embeddings_of_another_set_are_refused():
     plan = plan_of(torch.randn(2, 4, 3), 3, 1.0)
     with pytest.raises(ValueError, match="the plan is for 4 prompts, but there are 3 embeddings"):
         run(denoise, plan, torch.randn(2, 3, 3))
+
+
+def forbidden(*_):
+    pytest.fail("a step was run")
+
+
+@pytest.mark.parametrize(
+    ("most_rows", "message"),
+    [(0, "at least 1; got 0"), (-1, "at least 1; got -1"), (1.5, "a whole number; got 1.5"), ("2", "a whole number")],
+)
+def test_parts_of_no_rows_are_refused_before_a_step_runs(most_rows, message):
+    embeddings = torch.randn(2, 4, 3)
+    with pytest.raises(ValueError, match=f"most_rows must be {message}"):
+        run(forbidden, plan_of(embeddings, 3, 1.0), embeddings, most_rows=most_rows)
+
+
+def test_plan_that_prompts_were_removed_from_is_refused_before_a_step_runs():
+    embeddings = torch.randn(2, 4, 3)
+    plan = build_plan(plan_of(embeddings, 3, 1.0).Z, [1.0, 0.0], [1, 2, 3, 4])
+    with pytest.raises(ValueError, match="cannot be drawn yet"):
+        run(forbidden, removed(plan, 0), embeddings[:, 1:])
 
 
 # --- depth first ---

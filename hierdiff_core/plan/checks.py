@@ -1,0 +1,74 @@
+"""Checks of arguments that several modules take: whole numbers, keys, lengths, plans that can be drawn."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .plan import Plan
+
+LARGEST_KEY = 2**64  # as in files; those of texts are below 2**63
+
+
+def whole_number(name: str, value: Any, least: int | None = None) -> int:
+    """An argument as a Python int; `ValueError` that names it for what is no whole number: 3.0 and "3" are none."""
+    try:
+        number = int(operator.index(value))
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number; got {shown(value)}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}; got {shown(number)}")
+    return number
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a finite number; a text is no number."""
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def shown(value: Any) -> str:
+    """A value for a message: texts in quotes, numbers of NumPy as others, long ones cut."""
+    try:
+        text = repr(value) if isinstance(value, (str, bytes)) else str(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def checked_keys(name: str, keys: Iterable[Any]) -> tuple[int, ...]:
+    """Keys as Python ints; `ValueError` for one that is no whole number, negative, or larger than files keep."""
+    if isinstance(keys, range) and keys and min(keys) >= 0 and max(keys) <= LARGEST_KEY:
+        return tuple(keys)
+    checked = tuple(whole_number(name, key) for key in keys)
+    for place, key in enumerate(checked):
+        if not 0 <= key <= LARGEST_KEY:
+            raise ValueError(f"{name} must be whole numbers from 0 to 2**64; got {shown(key)} at place {place}")
+    return checked
+
+
+def check_lengths(num_prompts: int, **lists: Sequence[Any] | np.ndarray | None) -> None:
+    """`ValueError` for a list that does not fit a tree of so many prompts: errors are of merges, others of prompts."""
+    for name, values in lists.items():
+        wanted = num_prompts - name.endswith("errors")
+        if values is not None and len(values) != wanted:
+            raise ValueError(f"{name} must have {wanted} entries for Z of {num_prompts}; got {len(values)}")
+
+
+def check_drawable(plan: Plan) -> None:
+    """`ValueError` for a plan that prompts were attached to or removed from.
+
+    Its means are of `Plan.founders`, for which no sampler has the embeddings yet.
+    """
+    if plan.frozen is not None:
+        raise ValueError(
+            "the plan had prompts attached or removed, and cannot be drawn yet; make the linkage and the schedule from "
+            "the embeddings of these prompts"
+        )
