@@ -58,7 +58,8 @@ class Profile:
     sensitivity: Sensitivity | None = None
 
     def __post_init__(self) -> None:
-        if self.sensitivity is not None and not isinstance(self.sensitivity, Sensitivity):
+        # by what it can do: the pack in a host and the installed library are two copies, each with a class of its own
+        if self.sensitivity is not None and not callable(getattr(self.sensitivity, "weights", None)):
             raise ValueError(f"sensitivity must be a Sensitivity or None; got {type(self.sensitivity).__name__}")
         checked = _check_steps(self.num_steps, self.private_steps)
         for name, value in zip(("num_steps", "private_steps"), checked, strict=True):
