@@ -72,8 +72,7 @@ def check_rows_differ(conds: dict[str, list[dict]], latents: torch.Tensor, plan:
     given = tensors_with_rows(conds, [latents], plan.num_prompts)
     if plan.num_distinct == 1 or any(not torch.equal(rows, rows[:1].expand_as(rows)) for rows in given):
         return
-    sides = [value for entries in conds.values() for entry in entries for value in entry.values()]
-    many = any(torch.is_tensor(value) and value.ndim and len(value) == plan.num_prompts > 1 for value in sides)
+    many = tensors_with_rows(conds, [], plan.num_prompts)
     raise ValueError(
         f"the conditioning {'is the same for all' if many else 'has one row, but the plan is for'} {plan.num_prompts} "
         "prompts: all pictures would be the same; connect the conditioning of CLIP Embedding, made from the plan's "
