@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -70,6 +71,9 @@ class CurrentClusters:
         Set for a sampler that calls once a step at sigmas of its own.
     known_sigmas : list of float, or None
         Of all calls, where they are known before the first of them.
+    followers : list of callable
+        Each is called as ``follow(rows)`` when clusters split, with rows (C,) int64: the row that each of the new
+        clusters had among the clusters before.
 
     Raises
     ------
@@ -88,7 +92,15 @@ class CurrentClusters:
         self.progress = RunProgress(plan)
         self.by_call = False
         self.known_sigmas: list[float] | None = None
+        self.followers: list[Callable[[np.ndarray], None]] = []
         self._use(first_step)
+
+    def _split(self, k: int) -> None:
+        before = self.clusters
+        self._use(k)
+        rows = before.labels[self.clusters.first]
+        for follow in self.followers:
+            follow(rows)
 
     def _use(self, k: int) -> None:
         step, keys = self.plan.steps[k], self.plan.branch_keys(k)
@@ -108,7 +120,7 @@ class CurrentClusters:
             finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
             self.k = k
             if finer:
-                self._use(k)
+                self._split(k)
         self.calls += 1
         self.progress.on_call(self.k, len(self.clusters.first))
 

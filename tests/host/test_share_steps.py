@@ -126,6 +126,21 @@ def test_parts_of_a_run_are_parts_of_the_plan(host, model, plans, sides):
     assert "steps 5 to 8 of the plan's 8" in reports[2]
 
 
+def test_whoever_keeps_rows_is_told_of_splits(host, plans):
+    """With the row that each cluster had before: what was kept of the clusters then is gathered by it."""
+    current = host.clusters.CurrentClusters(plans.shared, torch.linspace(8, 0, K + 1))
+    told, splits = [], 0
+    current.followers.append(told.append)
+    for sigma in range(8, 0, -1):
+        before = current.clusters
+        current.look_up(torch.tensor([float(sigma)]))
+        if current.clusters is not before:
+            rows, splits = told.pop(), splits + 1
+            assert (before.labels == rows[current.clusters.labels]).all()  # each prompt's row before
+    assert told == []
+    assert splits >= 2
+
+
 def test_part_from_the_middle_of_a_run_is_refused(host, silent_model, plans, sides):
     patched, _ = shared_model(host, silent_model, plans.shared)
     with pytest.raises(ValueError, match=r"a run of 4 steps that neither begins .* plan of 8 steps"):
