@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from . import types
 from .host.decoration import Decorations, warn_running_node
 from .host.negative_lists import list_of_negatives
+from .host.per_prompt import CHOICES, SHARE_IF_EQUAL
 from .host.sampler_noise import OneNoise
 from .host.samplers import latents_for, make_guider, previews, sample, sampler_names, scheduler_names, sigmas_of
 from .host.search import search_words
@@ -40,6 +41,18 @@ def cfg_input():
     )
 
 
+def per_prompt_input():
+    return io.Combo.Input(
+        "per_prompt_inputs",
+        options=CHOICES,
+        default=SHARE_IF_EQUAL,
+        optional=True,
+        tooltip="For start latents, masks, ControlNet images and LoRA hooks that differ between prompts. "
+        f"{CHOICES[0]}: prompts share steps only while all of these are equal (exact, more compute). {CHOICES[1]}: a "
+        "cluster of prompts uses those of its first prompt until it splits.",
+    )
+
+
 class Guider(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -54,15 +67,17 @@ class Guider(io.ComfyNode):
                 cfg_input(),
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
+                per_prompt_input(),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced, with Shared Noise.")],
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, cfg, plan, micro_batch):
+    def execute(cls, model, positive, negative, cfg, plan, micro_batch, per_prompt_inputs=SHARE_IF_EQUAL):
         repeated = list_of_negatives(negative, (model, positive, cfg, plan, micro_batch), plan.num_prompts)
         warn_running_node("\n".join(repeated))
-        return io.NodeOutput(make_guider(model, positive, negative, cfg, plan, micro_batch))
+        guider = make_guider(model, positive, negative, cfg, plan, micro_batch, per_prompt=per_prompt_inputs)
+        return io.NodeOutput(guider)
 
 
 class SharedNoise(io.ComfyNode):
@@ -120,6 +135,7 @@ class HierarchicalKSampler(io.ComfyNode):
                     tooltip="Below 1, part of the latent image is kept (img2img).",
                 ),
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
+                per_prompt_input(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -142,13 +158,16 @@ class HierarchicalKSampler(io.ComfyNode):
         scheduler,
         denoise,
         micro_batch,
+        per_prompt_inputs=SHARE_IF_EQUAL,
     ):
         others = (model, positive, latent_image, plan, seed, cfg, sampler_name, scheduler, denoise, micro_batch)
         repeated = list_of_negatives(negative, others, plan.num_prompts)
         latents = latents_for(model, latent_image["samples"])
         sigmas = sigmas_of(model, plan.num_steps, sampler_name, scheduler, denoise)
         reports = []
-        guider = make_guider(model, positive, negative, cfg, plan, micro_batch, tell=reports.append)
+        guider = make_guider(
+            model, positive, negative, cfg, plan, micro_batch, tell=reports.append, per_prompt=per_prompt_inputs
+        )
         tell(cls, f"Moving the model to the device and sampling {plan.num_prompts} prompts …")
         decorations = Decorations()
         callback = previews(model, len(sigmas) - 1, decorations)

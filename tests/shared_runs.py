@@ -16,6 +16,7 @@ OURS = {
     "clusters": "host.clusters",
     "noise": "host.sampler_noise",
     "rows": "host.cond_rows",
+    "partial": "host.partial_entries",
     "calls": "host.model_calls",
     "host_samplers": "host.samplers",
     "guider": "guider",

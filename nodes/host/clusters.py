@@ -30,6 +30,11 @@ class Clusters(NamedTuple):
     counts: np.ndarray
     distinct: np.ndarray | None = None
 
+    def counting(self, applies: np.ndarray) -> Clusters:
+        """The same clusters, in whose means only some prompts count: (N,) bool."""
+        all_of_them = np.arange(len(self.labels)) if self.distinct is None else self.distinct
+        return self._replace(distinct=all_of_them[applies[all_of_them]])
+
 
 def in_prompt_order(step: Step, distinct: np.ndarray | None = None) -> Clusters:
     """`Clusters` of a plan's step, and the plan's prompts that differ."""
@@ -113,7 +118,13 @@ class CurrentClusters:
         self.known_sigmas = sigmas
 
     def look_up(self, timestep: torch.Tensor) -> None:
-        """Make the clusters of a call's sigma current; never back to coarser ones."""
+        """Make the clusters of a call's sigma current, and count the call."""
+        self.advance(timestep)
+        self.calls += 1
+        self.progress.on_call(self.k, len(self.clusters.first))
+
+    def advance(self, timestep: torch.Tensor) -> None:
+        """Make the clusters of the next call's sigma current; never back to coarser ones."""
         k = self.first_step + self.calls if self.by_call else self.step_of(self._sigma(timestep))
         k = min(k, self.last_step)
         if k > self.k:
@@ -121,8 +132,6 @@ class CurrentClusters:
             self.k = k
             if finer:
                 self._split(k)
-        self.calls += 1
-        self.progress.on_call(self.k, len(self.clusters.first))
 
     def _sigma(self, timestep: torch.Tensor) -> float:
         """The sigma of this call, if need be read from the device."""
@@ -156,7 +165,7 @@ class CurrentClusters:
         """(N, ...) from one row for each cluster."""
         return rows[self.indices(rows.device)[1]]
 
-    def all_rows(self, tensor: torch.Tensor, name: str, fix: str, fix_rows: str | None = None) -> torch.Tensor:
+    def all_rows(self, tensor: torch.Tensor, name: str, fix: str) -> torch.Tensor:
         """`tensor` with N rows that are equal within the clusters of the first step.
 
         Raises
@@ -166,7 +175,7 @@ class CurrentClusters:
         """
         rows = rows_for_all(tensor, self.plan.num_prompts, name, fix)
         if rows is tensor and not rows_equal(tensor, in_prompt_order(self.plan.steps[self.first_step])):
-            raise ValueError(f"{name} differs between prompts that share their first step; {fix_rows or fix}")
+            raise ValueError(f"{name} differs between prompts that share their first step; {fix}")
         return rows
 
 

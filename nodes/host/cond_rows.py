@@ -10,7 +10,8 @@ import torch
 
 from ...hierdiff_core.plan.matching import check_plan_prompts
 from ...hierdiff_core.sampling.pooling import cluster_means
-from .clusters import Clusters, CurrentClusters, rows_equal
+from .clusters import Clusters, rows_equal, rows_for_all
+from .control_rows import check_control
 from .prompt_vectors import digest
 
 if TYPE_CHECKING:
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
 
 # In the values of a conditioning entry: the texts of its rows. The host hands on entries that it does not know.
 PROMPTS = "hierdiff_prompts"
+APPLIES = "hierdiff_applies"  # (N,) bool tensor: the prompts that an entry is for; without it, all
+TEXTS = {"cross_attn", "pooled_output", "conditioning_llama3", "encoder_hidden_states_llama3"}
+PICTURES = {"clip_vision_output", "clip_fea"}  # of an image, with as many dimensions as a text
 
 
-def check_conds(conds: list[dict], name: str, current: CurrentClusters) -> None:
-    """Refuse conditioning that has neither 1 row nor N, or that cannot be shared.
+def check_conds(conds: list[dict], name: str, num_prompts: int) -> None:
+    """Refuse conditioning that has neither 1 row nor N.
 
     Parameters
     ----------
@@ -29,27 +33,26 @@ def check_conds(conds: list[dict], name: str, current: CurrentClusters) -> None:
         Entries of one side, as a guider keeps them.
     name : str
         The side, such as "positive" or "negative".
-    current : CurrentClusters
-        Of the run.
+    num_prompts : int
+        Of the plan, N.
 
     Raises
     ------
     ValueError
         Naming the side, what was found and what to do.
     """
-    n = current.plan.num_prompts
     for entry in conds:
         for key in ("cross_attn", "pooled_output"):
             rows = entry.get(key)
-            if torch.is_tensor(rows) and rows.shape[0] not in (1, n):
+            if torch.is_tensor(rows) and rows.shape[0] not in (1, num_prompts):
                 raise ValueError(
-                    f"the {name} conditioning has {rows.shape[0]} rows ({key}), but the plan is for {n} prompts; "
-                    f"make it with CLIP Embedding from the same prompts, or give one row for all"
+                    f"the {name} conditioning has {rows.shape[0]} rows ({key}), but the plan is for {num_prompts} "
+                    "prompts; make it with CLIP Embedding from the same prompts, or give one row for all"
                 )
         mask = entry.get("mask")
-        if torch.is_tensor(mask) and mask.ndim > 2 and mask.shape[0] > 1:
-            current.all_rows(mask, f"the mask of the {name} conditioning", "use one mask for all prompts")
-        _check_control(entry.get("control"), name)
+        if torch.is_tensor(mask) and mask.ndim > 2:
+            rows_for_all(mask, num_prompts, f"the mask of the {name} conditioning", "give one for all, or one for each")
+        check_control(entry.get("control"), name, num_prompts)
 
 
 def check_rows_differ(conds: dict[str, list[dict]], latents: torch.Tensor, plan: Plan) -> None:
@@ -136,22 +139,25 @@ def picture_groups(conds: dict[str, list[dict]], tensors: list, plan: Plan) -> n
     return groups
 
 
-def _check_control(control, name):
-    while control is not None:
-        hint = getattr(control, "cond_hint_original", None)
-        if torch.is_tensor(hint) and hint.shape[0] > 1:
-            raise ValueError(
-                f"a ControlNet of the {name} conditioning has a batch of {hint.shape[0]} hint images; a cluster shares "
-                "one hint, so give it a single image"
-            )
-        control = getattr(control, "previous_controlnet", None)
+def has_no_mean(name: str, rows: torch.Tensor) -> bool:
+    """Whether rows of the conditioning are pictures, masks of pictures or whole numbers, rather than texts.
+
+    Texts are (N, tokens, width) at most, and have masks of their tokens.
+    """
+    if name in TEXTS or "attention_mask" in name:
+        return False
+    if name in PICTURES or rows.ndim >= 4:
+        return True
+    return rows.ndim == 3 if "mask" in name else not rows.is_floating_point()
 
 
-def reduced_cond(entry: dict, clusters: Clusters) -> dict:
-    """A copy of a conditioning entry with one row per cluster: the mean of its members' rows."""
+def reduced_cond(entry: dict, clusters: Clusters, takes_first: bool = False) -> dict:
+    """A copy of a conditioning entry with one row per cluster: the mean of its members' rows that it is for."""
     reduced = dict(entry)
+    if APPLIES in entry:
+        clusters = clusters.counting(entry[APPLIES].numpy())
     reduced["model_conds"] = {
-        name: _map_rows(cond, lambda rows, name=name: reduced_rows(rows, clusters, name))
+        name: _map_rows(cond, lambda rows, name=name: reduced_rows(rows, clusters, name, takes_first))
         for name, cond in entry["model_conds"].items()
     }
     mask = entry.get("mask")
@@ -160,11 +166,12 @@ def reduced_cond(entry: dict, clusters: Clusters) -> dict:
     return reduced
 
 
-def reduced_rows(rows: torch.Tensor, clusters: Clusters, name: str) -> torch.Tensor:
+def reduced_rows(rows: torch.Tensor, clusters: Clusters, name: str, takes_first: bool = False) -> torch.Tensor:
     """(1, ...) as it is, (N, ...) -> (C, ...) in the same dtype.
 
     Means are taken over the members. Attention masks take the largest value: a token counts for a cluster if it counts
-    for a member. Rows of whole numbers have no mean and must be equal within a cluster.
+    for a member. Pictures and whole numbers have no mean: a cluster `takes_first` its first member's, or they must be
+    equal.
     """
     n, dtype = len(clusters.labels), rows.dtype
     if rows.shape[0] == 1:
@@ -173,14 +180,16 @@ def reduced_rows(rows: torch.Tensor, clusters: Clusters, name: str) -> torch.Ten
         raise ValueError(f"conditioning '{name}' has {rows.shape[0]} rows; step sharing needs 1 or {n}")
     if len(clusters.first) == n or rows_equal(rows, clusters):
         return rows[clusters.first]
+    if has_no_mean(name, rows):
+        if takes_first:
+            return rows[clusters.first]
+        raise ValueError(f"conditioning '{name}' differs between prompts of a cluster and has no mean ({rows.dtype})")
     if "mask" in name:
         return _largest(rows, clusters)
-    if not rows.is_floating_point():
-        raise ValueError(f"conditioning '{name}' differs between prompts of a cluster and has no mean ({rows.dtype})")
     labels, counts, rows = clusters.labels, clusters.counts, rows.float()
     if clusters.distinct is not None and len(clusters.distinct) < n:
         labels, rows = labels[clusters.distinct], rows[clusters.distinct]
-        counts = np.bincount(labels)
+        counts = np.bincount(labels, minlength=len(counts)).clip(min=1)  # 0: none of it is in the entry's prompts
     return cluster_means(rows, labels, counts).to(dtype)
 
 
@@ -202,8 +211,8 @@ def cond_on_device(entry: dict, device: torch.device) -> dict:
     return {**entry, "model_conds": conds}
 
 
-def sliced_cond(entry: dict, rows: slice, count: int) -> dict:
-    """A copy of an entry with `count` rows that keeps the rows of a slice; single rows serve everywhere."""
+def sliced_cond(entry: dict, rows: slice | list[int], count: int) -> dict:
+    """A copy of an entry with `count` rows that keeps some of them; single rows serve everywhere."""
 
     def take(tensor):
         return tensor[rows] if tensor.shape[0] == count > 1 else tensor

@@ -10,6 +10,7 @@ import torch
 from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .clusters import CurrentClusters
 from .cond_rows import cond_bytes, cond_on_device, reduced_cond, sliced_cond
+from .own_rows import OwnRows
 
 # Conditioning may take this share of a device's free memory to stay there from call to call.
 CONDITIONING_SHARE = 0.05
@@ -26,6 +27,8 @@ class ModelCalls:
         Clusters per call; 0 as many as the host's estimate of memory allows.
     before_call : callable
         Called before every evaluation; may raise to stop.
+    takes_first : bool
+        Where conditioning that has no mean differs within a cluster, the first prompt's is taken; else it is refused.
 
     Notes
     -----
@@ -33,10 +36,15 @@ class ModelCalls:
     picture depends on no other row. Elsewhere calls are halved when memory runs out, and stay so until the run ends.
     """
 
-    def __init__(self, current: CurrentClusters, micro_batch: int, before_call: Callable[[], None]):
+    def __init__(
+        self, current: CurrentClusters, micro_batch: int, before_call: Callable[[], None], takes_first: bool = False
+    ):
         self.current = current
         self.micro_batch = micro_batch
         self.before_call = before_call
+        self.takes_first = takes_first
+        self.own_rows = OwnRows(current.plan.num_prompts)
+        current.followers.append(self.own_rows.controls.forget_batches)
         self._batches: MicroBatches | None = None
         self._stays: bool | None = None  # whether the conditioning fits on the device of the latents
         self._on_device = {}  # it, by identity of the original
@@ -64,11 +72,14 @@ class ModelCalls:
             x, t = x_in[first], timestep[first]
             conds = [self._reduce(entries) for entries in conds]
 
+        def execute(conds, x, t):
+            return executor(model, conds, x, t, model_options, *args, **kwargs)
+
         def evaluate(rows):
-            if rows.stop - rows.start == count:
-                return torch.stack(executor(model, conds, x, t, model_options, *args, **kwargs), dim=1)
-            part = [entries and [sliced_cond(entry, rows, count) for entry in entries] for entries in conds]
-            return torch.stack(executor(model, part, x[rows], t[rows], model_options, *args, **kwargs), dim=1)
+            part = conds
+            if rows.stop - rows.start < count:
+                part = [entries and [sliced_cond(entry, rows, count) for entry in entries] for entries in conds]
+            return self.own_rows.evaluate(execute, part, x[rows], t[rows], self.current.clusters.first[rows])
 
         if self._batches is None:
             limit = rows_per_call(x_in.device, self.micro_batch) or num_prompts
@@ -98,7 +109,7 @@ class ModelCalls:
             self._clusters, self._reduced = clusters, {}
         for entry in entries:
             if id(entry) not in self._reduced:
-                self._reduced[id(entry)] = entry, reduced_cond(entry, clusters)
+                self._reduced[id(entry)] = entry, reduced_cond(entry, clusters, self.takes_first)
         return [self._reduced[id(entry)][1] for entry in entries]
 
 

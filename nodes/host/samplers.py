@@ -15,6 +15,7 @@ import torch
 from ...hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from .decoration import Decorations, report_in_running_node
 from .device import results_device
+from .per_prompt import SHARE_IF_EQUAL
 from .sampler_noise import OneNoise
 from .share_steps import Sharing, SharingGuider
 
@@ -60,9 +61,10 @@ def make_guider(
     micro_batch: int,
     show_tree: bool = True,
     tell: Callable[[str], object] = report_in_running_node,
+    per_prompt: str = SHARE_IF_EQUAL,
 ) -> SharingGuider:
     """A GUIDER with shared steps, which takes Shared Noise; for the parameters see `Sharing`."""
-    guider = SharingGuider(model, Sharing(plan, micro_batch, show_tree, tell, strict=True))
+    guider = SharingGuider(model, Sharing(plan, micro_batch, show_tree, tell, True, per_prompt))
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ...hierdiff_core.plan.matching import separated
 from ...hierdiff_core.sampling.finite import latents_not_finite
-from .clusters import part_of_plan, rows_for_all
+from .clusters import WHOLE_RUN, part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
 from .encode_set import name_of
+from .partial_entries import assigned
+from .per_prompt import SHARE_IF_EQUAL, Plans, own_inputs, parted_by
 from .sharing_run import SharingRun
 from .step_caches import check_step_caches
 
@@ -31,10 +32,7 @@ if TYPE_CHECKING:
 
 KEY = "hierdiff"  # of the wrappers, and of a run in its transformer_options
 ONE_OR_EACH = "give one latent, or one for each prompt"
-EQUAL_AT_FIRST = (
-    "begin with one latent for all prompts, or, for a second pass over finished images, connect the model from before "
-    "its steps were shared"
-)
+START = "start latents"
 NOT_FINITE = "load the model in another precision (--bf16-unet, --fp32-unet), or use another sampler or a lower cfg"
 NO_STEPS = "⚠ no steps (denoise 0): nothing was sampled, each prompt keeps its input latent"
 
@@ -83,7 +81,10 @@ class Sharing:
         Gets the report of each run.
     strict : bool
         As the Hierarchical Guider: the noise must be Shared Noise's already, and a run of another number of steps takes
-        the whole plan, resampled. Else the first row's noise is everybody's, and a run may be a part of the plan.
+        the whole plan, resampled, unless it goes on from another. Else the first row's noise is everybody's, and a run
+        may be a part of the plan.
+    per_prompt : one of CHOICES in `per_prompt`
+        What becomes of inputs that differ between prompts: latents, masks, ControlNet images, entries with hooks.
     """
 
     plan: Plan
@@ -91,6 +92,7 @@ class Sharing:
     show_tree: bool = True
     tell: Callable[[str], object] = report_in_running_node
     strict: bool = False
+    per_prompt: str = SHARE_IF_EQUAL
 
     def outer_sample(
         self,
@@ -119,42 +121,50 @@ class Sharing:
             self.tell(NO_STEPS)
             return rows_for_all(latent_image, self.plan.num_prompts, "the latent batch", ONE_OR_EACH)
         check_step_caches(guider.model_options, guider.model_patcher.object_patches)
-        plan, first_step = self._plan_of_run(guider, sigmas)
-        parted = separated(plan, picture_groups(guider.conds, [latent_image, denoise_mask], plan))
-        run = SharingRun(parted, sigmas, self.micro_batch, seed or 0, first_step)
-        latents, noise, mask = self._rows(run, guider.conds, noise, latent_image, denoise_mask)
+        guider.conds = assigned(guider.conds, self.plan)
+        rows = self._rows(noise, latent_image, denoise_mask)
+        plans, first_step = self._plans_of_run(guider, sigmas, rows)
+        run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, self.per_prompt != SHARE_IF_EQUAL)
+        noise = run.current.all_rows(rows.noise, "the noise", "use Shared Noise")
         if "latent_shapes" in host_options:
-            host_options["latent_shapes"] = [latents.shape]
-        shared = run.noise.shared_sampler(sampler)
+            host_options["latent_shapes"] = [rows.latents.shape]
+        inputs = noise, rows.latents, run.sampler(sampler), sigmas, rows.mask
         guider.model_options.setdefault("transformer_options", {})[KEY] = run  # the host made a copy for this run
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
-            watched = run.watched(callback)
-            samples = executor(noise, latents, shared, sigmas, mask, watched, disable_pbar, seed, **host_options)
+            samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
-        self.tell(self._report(run, plan, guider.conds, samples))
+        self.tell(self._report(run, plans, guider.conds, samples))
         return samples
 
-    def _plan_of_run(self, guider, sigmas):
-        """The plan for a run of these sigmas, and its step to begin with."""
-        if self.strict:
-            return self.plan.resampled(len(sigmas) - 1), 0
-        sigma_max = float(guider.model_patcher.get_model_object("model_sampling").sigma_max)
-        return part_of_plan(self.plan, sigmas, sigma_max)
-
-    def _rows(self, run, conds, noise, latent_image, denoise_mask):
-        """Latents, noise and mask with a row for each prompt; what cannot be shared is refused."""
-        latents = run.current.all_rows(latent_image, "the latent batch", ONE_OR_EACH, EQUAL_AT_FIRST)
-        noise = run.current.all_rows(noise if self.strict else noise[:1], "the noise", "use Shared Noise")
+    def _rows(self, noise, latent_image, denoise_mask) -> Rows:
+        """Latents, noise and mask with a row for each prompt."""
+        count = self.plan.num_prompts
+        latents = rows_for_all(latent_image, count, "the latent batch", ONE_OR_EACH)
+        noise = rows_for_all(noise if self.strict else noise[:1], count, "the noise", "use Shared Noise")
         if denoise_mask is not None and (denoise_mask.shape[0] > 1 or denoise_mask.ndim == latents.ndim):
             # newer hosts have made it for the number of latents by now, and do so no more
-            denoise_mask = run.current.all_rows(denoise_mask, "the noise mask", "use one mask for all prompts")
-        for name, entries in conds.items():
-            check_conds(entries, name, run.current)
-        if not self.strict:
-            check_rows_differ(conds, latent_image, self.plan)
-        return latents, noise, denoise_mask
+            denoise_mask = denoise_mask[None] if denoise_mask.ndim == 2 else denoise_mask
+            denoise_mask = rows_for_all(denoise_mask, count, "the noise mask", "give one mask, or one for each prompt")
+        return Rows(latents, noise, denoise_mask)
 
-    def _report(self, run, plan, conds, samples):
+    def _plans_of_run(self, guider, sigmas, rows: Rows) -> tuple[Plans, int]:
+        """The plan for a run of these sigmas, as it is and as it can be run; and its step to begin with."""
+        conds, sigma_max = guider.conds, float(guider.model_patcher.get_model_object("model_sampling").sigma_max)
+        for name, entries in conds.items():
+            check_conds(entries, name, self.plan.num_prompts)
+        own = own_inputs(conds, {START: rows.latents, "noise masks": rows.mask}, self.plan.num_prompts)
+        if not (self.strict or own):
+            check_rows_differ(conds, rows.latents, self.plan)
+        if self.strict and not is_part(guider, sigmas, sigma_max, rows.noise):
+            plan, first_step = self.plan.resampled(len(sigmas) - 1), 0
+        else:
+            plan, first_step = part_of_plan(self.plan, sigmas, sigma_max)
+        parting = own
+        if self.per_prompt != SHARE_IF_EQUAL:  # latents without noise are of a run that was begun: they have parted
+            parting = [each for each in own if each.name == START and not rows.noise.any()]
+        return Plans.of(plan, picture_groups(conds, [rows.latents, rows.mask], plan), own, parting), first_step
+
+    def _report(self, run, plans: Plans, conds, samples):
         """What was spent, with warnings.
 
         Raises
@@ -166,8 +176,22 @@ class Sharing:
         names = self.plan.prompts or next(known, [""] * self.plan.num_prompts)
         problem = latents_not_finite(samples, names, NOT_FINITE)
         report = run.decorations.attempt("the report", run.report, self.plan, otherwise="")
-        lines = [*([f"⚠ {problem}"] if problem else []), *run.warnings(), *parted_prompts(plan, run.plan, names)]
+        steps = slice(run.current.first_step, run.current.last_step + 1)
+        lines = [
+            *([f"⚠ {problem}"] if problem else []),
+            *run.warnings(),
+            *parted_prompts(plans.cut, plans.known, names),
+            *parted_by(plans, steps),
+        ]
         return run.decorations.noted("\n".join([report, *lines]))
+
+
+class Rows(NamedTuple):
+    """What a run begins with, (N, ...) each; without a mask that is None."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor | None
 
 
 def predict_noise(executor, x, timestep, model_options=None, *args, **kwargs):
@@ -189,6 +213,17 @@ def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args
 def run_of(model_options: dict) -> SharingRun | None:
     """The run that these options are of."""
     return model_options.get("transformer_options", {}).get(KEY)
+
+
+def is_part(guider: comfy.samplers.CFGGuider, sigmas: torch.Tensor, sigma_max: float, noise: torch.Tensor) -> bool:
+    """Whether a run of the Hierarchical Guider is a part of one, as Split Sigmas makes them.
+
+    The first part ends above 0. The last takes a latent for each prompt, to which no noise is added; where it gets one
+    latent for all, the plan begins with it.
+    """
+    if float(sigmas[-1]) > 0:
+        return float(sigmas[0]) >= WHOLE_RUN * sigma_max
+    return getattr(guider, "rows_given", 1) > 1 and not noise.any()
 
 
 def check_one_medium(latent_shapes: list | None) -> None:
@@ -233,11 +268,13 @@ class SharingGuider(comfy.samplers.CFGGuider):
     def __init__(self, model_patcher: ModelPatcher, sharing: Sharing):
         super().__init__(share_steps(model_patcher, sharing))
         self.sharing = sharing
+        self.rows_given = 1  # to the run that is under way
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """The host's `CFGGuider.sample`."""
         check_prompts(self.original_conds.get("positive", ()), self.sharing.plan)
         latents = rows_for_all(latent_image, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
+        self.rows_given = len(latent_image)
         if len(sigmas):
             return super().sample(noise, latents, sampler, sigmas, *args, **kwargs)
         self.sharing.tell(NO_STEPS)

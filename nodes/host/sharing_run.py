@@ -14,6 +14,7 @@ from ...hierdiff_core.sampling.observer import Observer, Observers
 from .clusters import CurrentClusters
 from .decoration import LIVE_TREE, Decorations
 from .device import stop_if_cancelled
+from .first_inputs import with_first_inputs
 from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
 from .plan_texts import duplicates
@@ -21,6 +22,8 @@ from .sampler_noise import SamplerNoise
 from .ui import distortion
 
 if TYPE_CHECKING:
+    import comfy.samplers
+
     from ...hierdiff_core.plan.plan import Plan
 
 
@@ -71,6 +74,8 @@ class SharingRun:
     seed : int
     first_step : int
         The plan's step that the run begins with.
+    takes_first : bool
+        Where prompts of a cluster have inputs of their own, the first one's are taken while they share.
 
     Raises
     ------
@@ -78,17 +83,31 @@ class SharingRun:
         If the sigmas rise, or `micro_batch` is negative.
     """
 
-    def __init__(self, plan: Plan, sigmas: torch.Tensor, micro_batch: int, seed: int, first_step: int = 0):
+    def __init__(
+        self,
+        plan: Plan,
+        sigmas: torch.Tensor,
+        micro_batch: int,
+        seed: int,
+        first_step: int = 0,
+        takes_first: bool = False,
+    ):
         if micro_batch < 0:
             raise ValueError(f"micro_batch must be 0 (as many as fit) or more; got {micro_batch}")
         self.plan = plan
         self.current = CurrentClusters(plan, sigmas, first_step)
         self.noise = SamplerNoise(self.current, seed)
         self.observer: Observer = Cancellation()
-        self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call())
+        self.takes_first = takes_first
+        self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call(), takes_first)
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
+
+    def sampler(self, sampler: comfy.samplers.Sampler) -> comfy.samplers.KSAMPLER:
+        """A copy of the host's sampler that keeps the rows of a cluster equal."""
+        shared = self.noise.shared_sampler(sampler)
+        return with_first_inputs(shared, self.current) if self.takes_first else shared
 
     def look_up(self, x: torch.Tensor, timestep: torch.Tensor) -> None:
         """Make the clusters of a call's sigma current."""

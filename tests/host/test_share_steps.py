@@ -95,17 +95,22 @@ def test_the_first_rows_noise_is_everybodys(host, model, plans, sides):
     assert not torch.equal(samples, ksampler(host, patched, *sides, noise=noise[1:2]))
 
 
-def test_inpainting_takes_one_mask_for_all(host, model, plans, sides):
+def test_inpainting_takes_one_mask_for_all_or_one_for_each(host, model, plans, sides):
     """Newer hosts make the mask for the one latent that there is, before any wrapper is asked."""
-    patched, _ = shared_model(host, model, plans.shared)
+    patched, reports = shared_model(host, model, plans.shared)
     latents, mask = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(8)), torch.zeros(1, 1, 8, 8)
     mask[..., 4:] = 1
     one = ksampler(host, patched, *sides, latents=latents, noise_mask=mask)
     torch.testing.assert_close(one[..., :4], latents[..., :4].expand(N, -1, -1, -1), atol=1e-4, rtol=1e-4)
     many = ksampler(host, patched, *sides, latents=latents.repeat(N, 1, 1, 1), noise_mask=mask.repeat(N, 1, 1, 1))
     assert torch.equal(one, many)
-    with pytest.raises(ValueError, match="the noise mask differs between prompts"):
-        ksampler(host, patched, *sides, latents=latents.repeat(N, 1, 1, 1), noise_mask=torch.rand(N, 1, 8, 8))
+    masks = mask.repeat(N, 1, 1, 1)
+    masks[1] = 1 - mask
+    samples = ksampler(host, patched, *sides, latents=latents.repeat(N, 1, 1, 1), noise_mask=masks)
+    torch.testing.assert_close(samples[1, ..., 4:], latents[0, ..., 4:], atol=1e-4, rtol=1e-4)
+    assert "⚠ noise masks differ between prompts" in reports[-1]
+    with pytest.raises(ValueError, match="the noise mask has 4 rows, but the plan is for 6 prompts"):
+        ksampler(host, patched, *sides, latents=latents.repeat(N, 1, 1, 1), noise_mask=masks[:4])
 
 
 def test_parts_of_a_run_are_parts_of_the_plan(host, model, plans, sides):
@@ -147,11 +152,14 @@ def test_part_from_the_middle_of_a_run_is_refused(host, silent_model, plans, sid
         ksampler(host, patched, *sides, start_step=2, last_step=6, force_full_denoise=False)
 
 
-def test_last_part_of_a_run_refuses_latents_that_have_parted_too_early(host, silent_model, plans, sides):
-    patched, _ = shared_model(host, silent_model, plans.shared)
-    latents = torch.randn(N, 4, 8, 8)
-    with pytest.raises(ValueError, match=r"the latent batch differs between prompts.* before its steps were shared"):
-        ksampler(host, patched, *sides, latents=latents, start_step=4, last_step=10000)
+def test_last_part_of_a_run_takes_latents_that_have_parted_earlier(host, model, plans, sides):
+    patched, reports = shared_model(host, model, plans.shared)
+    latents = torch.randn(N, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    samples = ksampler(host, patched, *sides, latents=latents, start_step=4, last_step=10000)
+    alone, _ = shared_model(host, model, plans.none)
+    assert torch.equal(samples, ksampler(host, alone, *sides, latents=latents, start_step=4, last_step=10000))
+    assert rows_told(reports[0]) == (N * K // 2, N * K // 2)
+    assert "⚠ start latents differ between prompts that the plan lets share, so none share" in reports[0]
 
 
 def drawing_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None):

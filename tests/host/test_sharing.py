@@ -482,10 +482,17 @@ def test_controlnet_with_one_hint(host, model, positive, negative, plans):
     assert not torch.equal(samples, without)
 
 
-def test_controlnet_with_many_hints_is_refused(host, model, positive, negative, plans):
-    control = host.native_models.control_net().set_cond_hint(torch.rand(N, 3, 64, 64), 0.8, (0.0, 1.0))
-    with pytest.raises(ValueError, match="ControlNet of the positive conditioning has a batch of 6 hint images"):
-        run_shared(host, model, [[positive[0][0], {"control": control}]], negative, plans.shared)
+def test_controlnet_takes_one_hint_or_one_for_each_prompt(host, silent_model, model, positive, negative, plans):
+    def hinted(count):
+        control = host.native_models.control_net().set_cond_hint(torch.rand(count, 3, 64, 64), 0.8, (0.0, 1.0))
+        above = host.native_models.control_net().set_cond_hint(torch.rand(1, 3, 64, 64), 0.8, (0.0, 1.0))
+        return [[positive[0][0], {"control": above.set_previous_controlnet(control)}]]
+
+    samples, report, _ = run_shared(host, model, hinted(N), negative, plans.shared)
+    assert samples.isfinite().all()
+    assert "⚠ ControlNet images of the positive conditioning differ between prompts" in report
+    with pytest.raises(ValueError, match=r"ControlNet of the positive conditioning has a batch of 4 .* for 6 prompts"):
+        run_shared(host, silent_model, hinted(4), negative, plans.shared)
 
 
 def test_lora_through_hooks(host, model, positive, negative, plans):
@@ -596,17 +603,24 @@ def test_plan_of_other_prompts_is_refused(host, silent_model, model, positive, n
     assert samples.isfinite().all()
 
 
-def test_rows_that_differ_within_a_cluster_are_refused(host, silent_model, positive, negative, plans):
-    rows = torch.randn(N, 4, 8, 8)
+def test_noise_that_differs_within_a_cluster_is_refused(host, silent_model, positive, negative, plans):
     with pytest.raises(ValueError, match=r"the noise differs between prompts .*; use Shared Noise"):
-        run_shared(host, silent_model, positive, negative, plans.shared, noise=rows)
-    with pytest.raises(ValueError, match="the latent batch differs between prompts"):
-        run_shared(host, silent_model, positive, negative, plans.shared, latent=rows)
-    with pytest.raises(ValueError, match="the noise mask differs between prompts"):
-        run_shared(host, silent_model, positive, negative, plans.shared, mask=torch.rand(N, 1, 8, 8))
-    masked = [[positive[0][0], {"mask": torch.rand(N, 8, 8)}]]
-    with pytest.raises(ValueError, match="the mask of the positive conditioning differs"):
-        run_shared(host, silent_model, masked, negative, plans.shared)
+        run_shared(host, silent_model, positive, negative, plans.shared, noise=torch.randn(N, 4, 8, 8))
+
+
+def test_rows_that_differ_within_a_cluster_are_drawn_apart(host, model, positive, negative, plans):
+    """See test_per_prompt.py."""
+    generator = torch.Generator().manual_seed(12)
+    masks = torch.rand(N, 8, 8, generator=generator)
+    masked = [[positive[0][0], {"mask": masks}]]
+    for side, options, what in (
+        (positive, {"latent": torch.randn(N, 4, 8, 8, generator=generator)}, "start latents"),
+        (positive, {"mask": masks[:, None]}, "noise masks"),
+        (masked, {}, "masks of the positive conditioning"),
+    ):
+        samples, report, _ = run_shared(host, model, side, negative, plans.shared, **options)
+        assert torch.equal(samples, run_shared(host, model, side, negative, plans.none, **options)[0])
+        assert f"⚠ {what} differ between prompts that the plan lets share, so none share: 48 model rows" in report
 
 
 def test_step_caches_are_refused(host, silent_model, positive, negative, plans):

@@ -1,0 +1,315 @@
+"""Inputs of which each prompt has its own: start latents, masks, ControlNet images, pictures, entries with hooks.
+
+Two things must hold for every kind and both choices of the user. With tau = 0 each prompt has what the host gives it
+alone; and prompts that are equal in pairs share, and have that too.
+"""
+
+import functools
+import importlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from shared_runs import N, modules_of, one_noise, shared_model, sigmas_of
+
+from hierdiff_core import build_plan
+from hierdiff_core.plan.keys import text_key
+
+pytestmark = pytest.mark.host
+
+STEPS, SEED, SPLIT = 4, 7, 3
+PAIRS = [0, 0, 1, 1, 2, 2]
+PROMPTS = tuple(f"prompt {i}" for i in range(N))
+KEYS = [text_key(prompt) for prompt in PROMPTS]
+CHOICES = ["share only if equal", "first prompt's while shared"]
+# three clusters of two up to height 1, all of them together up to 2
+Z = [[0, 1, 1.0, 2], [2, 3, 1.0, 2], [4, 5, 1.0, 2], [6, 7, 2.0, 4], [8, 9, 2.0, 6]]
+
+
+class Modules(SimpleNamespace):
+    """One that can be looked up by."""
+
+    __hash__ = object.__hash__
+
+
+@pytest.fixture(scope="module")
+def host(pack):
+    return Modules(**vars(modules_of(pack)))
+
+
+@pytest.fixture(scope="module")
+def models(host):
+    class Pictured(importlib.import_module("comfy.model_base").BaseModel):
+        """Conditioned by a picture and by whole numbers, as edit models are."""
+
+        def extra_conds(self, **kwargs):
+            conds = super().extra_conds(**kwargs)
+            for name in ("picture", "ids"):
+                if name in kwargs:
+                    conds[name] = host.conds.CONDRegular(kwargs[name])
+            return conds
+
+        def _apply_model(self, x, t, *args, picture=None, ids=None, **kwargs):
+            x = x if picture is None else x + 0.3 * picture
+            return super()._apply_model(x if ids is None else x + 0.1 * ids[..., None, None], t, *args, **kwargs)
+
+    return Modules(plain=host.native_models.unet_model(), pictured=host.native_models.unet_model(Pictured))
+
+
+@pytest.fixture(scope="module")
+def plans():
+    """tau = 0; pairs that share all steps but the last; and all six together for two steps."""
+
+    def plan(*thresholds):
+        return build_plan(Z, thresholds, KEYS, prompts=PROMPTS)
+
+    return SimpleNamespace(none=plan(0, 0, 0, 0), pairs=plan(1, 1, 1, 0), all=plan(2, 2, 1, 0))
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+TEXTS = random(N, 5, 16, seed=1)
+LATENTS, PICTURES = random(N, 4, 8, 8, seed=2), random(N, 4, 8, 8, seed=3)
+HINTS = random(N, 3, 64, 64, seed=4).sigmoid()
+MASKS = (random(N, 1, 8, 8, seed=5) > 0).float()
+AREAS = (random(N, 64, 64, seed=6) > 0.5).float()
+
+
+# --- One kind of input: what the run of some prompts takes, and how one prompt's becomes another's in mid-run ---------
+
+
+class Kind:
+    """A run without anything of a prompt's own but its text."""
+
+    model, denoise = "plain", 1.0
+
+    def latents(self, own):
+        return torch.zeros(len(own), 4, 8, 8)
+
+    def mask(self, own):
+        return None
+
+    def sides(self, host, texts, own):
+        return [[TEXTS[texts], {**self.values(host, own)}]], [[torch.zeros(1, 5, 16), {}]]
+
+    def values(self, host, own):
+        return {}
+
+    def switch(self, guider, inpainting, extra_args, own):
+        """Make a run of the host's, of one prompt, go on with another's input."""
+
+
+class StartLatents(Kind):
+    denoise = 0.6
+
+    def latents(self, own):
+        return LATENTS[own]
+
+
+class NoiseMasks(StartLatents):
+    def mask(self, own):
+        return MASKS[own]
+
+    def switch(self, guider, inpainting, extra_args, own):
+        inpainting.latent_image = guider.inner_model.process_latent_in(LATENTS[own])
+        extra_args["denoise_mask"] = MASKS[own].expand(-1, 4, -1, -1)
+
+
+class CondMasks(Kind):
+    def values(self, host, own):
+        return {"mask": AREAS[own], "mask_strength": 0.8}
+
+    def sides(self, host, texts, own):
+        positive, negative = super().sides(host, texts, own)
+        return [*positive, [torch.ones(1, 5, 16) * 0.3, {}]], negative
+
+    def switch(self, guider, inpainting, extra_args, own):
+        areas = torch.nn.functional.interpolate(AREAS[own][:, None], size=(8, 8), mode="bilinear")[:, 0]
+        guider.conds["positive"][0]["mask"] = areas
+
+
+class Hints(Kind):
+    def control(self, host, own):
+        return host.native_models.control_net().set_cond_hint(HINTS[own], 0.8, (0.0, 0.9))
+
+    def values(self, host, own):
+        return {"control": self.control(host, own), "control_apply_to_uncond": True}
+
+    def switch(self, guider, inpainting, extra_args, own):
+        control = guider.conds["positive"][0]["control"]
+        control.cond_hint_original, control.cond_hint = HINTS[own], None
+
+
+class ChainedHints(Hints):
+    """Hints for each prompt below one for all, which is not on the negative side."""
+
+    def values(self, host, own):
+        control = host.native_models.control_net().set_cond_hint(HINTS[:1] * 0.5, 0.5, (0.0, 1.0))
+        control.set_previous_controlnet(self.control(host, own))
+        return {"control": control, "control_apply_to_uncond": False}
+
+    def switch(self, guider, inpainting, extra_args, own):
+        control = guider.conds["positive"][0]["control"].previous_controlnet
+        control.cond_hint_original, control.cond_hint = HINTS[own], None
+
+
+class Adapter(torch.nn.Module):
+    """A network of a T2I-Adapter: it sees the hint once, and what it makes is kept."""
+
+    unshuffle_amount, xl = 8, False
+
+    def forward(self, hint):
+        small = torch.nn.functional.adaptive_avg_pool2d(hint, (8, 8))
+        return {"input": [None, None, small.repeat(1, 11, 1, 1)[:, :32]]}
+
+
+class AdapterHints(Hints):
+    def control(self, host, own):
+        adapter = importlib.import_module("comfy.controlnet").T2IAdapter(Adapter(), 3, 8, "nearest-exact")
+        adapter.device = torch.device("cpu")
+        return adapter.set_cond_hint(HINTS[own], 0.8, (0.0, 1.0))
+
+
+class ConditioningPictures(Kind):
+    model = "pictured"
+
+    def values(self, host, own):
+        return {"picture": PICTURES[own]}
+
+    def sides(self, host, texts, own):
+        positive, negative = super().sides(host, texts, own)
+        return positive, [[negative[0][0], self.values(host, own)]]
+
+    def switch(self, guider, inpainting, extra_args, own):
+        for side in ("positive", "negative"):
+            conds = guider.conds[side][0]["model_conds"]
+            for name, value in self.values(None, own).items():
+                conds[name] = conds[name]._copy_with(value)
+
+
+class WholeNumbers(ConditioningPictures):
+    def values(self, host, own):
+        return {"ids": torch.arange(N)[own][:, None]}
+
+
+KINDS = [
+    StartLatents(),
+    NoiseMasks(),
+    CondMasks(),
+    Hints(),
+    ChainedHints(),
+    AdapterHints(),
+    ConditioningPictures(),
+    WholeNumbers(),
+]
+
+
+def euler(switch_at=None, switch=None):
+    """The host's euler, with something happening before a step."""
+
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        extra_args = dict(extra_args or {})
+        for i in range(len(sigmas) - 1):
+            if i == switch_at:
+                switch(model, extra_args)
+            denoised = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **extra_args)
+            x = x + (x - denoised) / sigmas[i] * (sigmas[i + 1] - sigmas[i])
+        return x
+
+    return sample
+
+
+@functools.cache
+def alone(host, models, kind, text, first, then=None, split=SPLIT):
+    """What the host gives one prompt, which goes on with the input of another."""
+    model = getattr(models, kind.model)
+    guider = host.samplers.CFGGuider(model)
+    guider.set_conds(*kind.sides(host, [text], [first]))
+    guider.set_cfg(4.0)
+    sampler = euler(split, lambda inpainting, extra: kind.switch(guider, inpainting, extra, [then]))
+    sampler = host.samplers.KSAMPLER(sampler if then is not None else euler())
+    sigmas = sigmas_of(host, model, "euler", STEPS, kind.denoise)
+    return guider.sample(
+        one_noise(host, 1), kind.latents([first]), sampler, sigmas, kind.mask([first]), disable_pbar=True, seed=SEED
+    )
+
+
+def together(host, models, kind, plan, texts, own, choice, strict=False):
+    """Samples of a run with shared steps, and its report."""
+    model = getattr(models, kind.model)
+    patched, reports = shared_model(host, model, plan, per_prompt=choice, micro_batch=2, strict=strict)
+    guider = host.samplers.CFGGuider(patched)
+    guider.set_conds(*kind.sides(host, texts, own))
+    guider.set_cfg(4.0)
+    sampler, sigmas = host.samplers.KSAMPLER(euler()), sigmas_of(host, model, "euler", STEPS, kind.denoise)
+    samples = guider.sample(
+        one_noise(host), kind.latents(own), sampler, sigmas, kind.mask(own), disable_pbar=True, seed=SEED
+    )
+    return samples, reports[0]
+
+
+def rows_of(report):
+    line = next(line for line in report.splitlines() if line.startswith("model rows"))
+    return int(line.split()[2])
+
+
+@pytest.fixture(params=[1, 2], ids=["one row a call", "two rows a call"])
+def agree(request, host, monkeypatch):
+    """Compares with the host: bit-identical where a call holds one row."""
+    monkeypatch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: request.param)
+
+    def check(samples, expected):
+        assert samples.isfinite().all()
+        if request.param == 1:
+            assert torch.equal(samples, expected)
+        else:
+            assert (samples - expected).abs().max() < 1e-4 * expected.abs().max()
+
+    return check
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
+def test_without_sharing_each_prompt_has_what_the_host_gives_it_alone(host, models, plans, agree, kind, choice):
+    samples, report = together(host, models, kind, plans.none, list(range(N)), list(range(N)), choice)
+    for i in (0, 1, N - 1):
+        agree(samples[i : i + 1], alone(host, models, kind, i, i))
+    assert not torch.equal(alone(host, models, kind, 0, 0), alone(host, models, kind, 0, 1))
+    assert rows_of(report) == N * STEPS
+    assert "⚠" not in report
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
+def test_pairs_of_equal_prompts_and_inputs_share_without_loss(host, models, plans, agree, kind, choice):
+    samples, report = together(host, models, kind, plans.pairs, PAIRS, PAIRS, choice)
+    for i in (0, 3, N - 1):
+        agree(samples[i : i + 1], alone(host, models, kind, PAIRS[i], PAIRS[i]))
+    assert rows_of(report) == plans.pairs.nfe
+    assert "⚠" not in report
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
+def test_prompts_share_only_while_their_inputs_are_equal(host, models, plans, agree, kind):
+    """Of four prompts with one text two have one input."""
+    texts, own = [0, 0, 0, 0, 1, 1], [0, 1, 0, 2, 3, 4]
+    samples, report = together(host, models, kind, plans.all, texts, own, CHOICES[0])
+    for i in (1, 2, 3):
+        agree(samples[i : i + 1], alone(host, models, kind, texts[i], own[i]))
+    assert rows_of(report) == 5 + 5 + 6 + 6
+    (warning,) = [line for line in report.splitlines() if line.startswith("⚠")]
+    assert (
+        "differ between prompts that the plan lets share, so fewer share: 22 model rows a pass instead of 11" in warning
+    )
+    assert 'set per_prompt_inputs to "first prompt\'s while shared"' in warning
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
+def test_cluster_uses_its_first_prompts_input_until_it_splits(host, models, plans, agree, kind):
+    samples, report = together(host, models, kind, plans.pairs, PAIRS, list(range(N)), CHOICES[1])
+    for i in (0, 3, N - 1):
+        agree(samples[i : i + 1], alone(host, models, kind, PAIRS[i], i - i % 2, i))
+    assert rows_of(report) == plans.pairs.nfe
+    assert "⚠" not in report
