@@ -98,5 +98,43 @@ def separated(plan: Plan, groups: ArrayLike) -> Plan:
     labels = []
     for threshold, step in zip(plan.thresholds, plan.steps, strict=True):
         pairs = np.stack([step.labels, groups if threshold == 0 else np.zeros_like(groups)])
-        labels.append(np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64))
+        labels.append(crossed(*pairs))
     return replace(plan, steps=linked_steps(labels))
+
+
+def refined(plan: Plan, groups: ArrayLike) -> Plan:
+    """The plan with prompts of different groups apart from the first step on.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run: whatever cuts the tree again (`Plan.resampled`) comes before.
+    groups : (N,) int64
+        Equal for prompts that may share; what differs is often no text, so that the tree knows nothing of it.
+
+    Returns
+    -------
+    plan : Plan
+        The same object where no cluster holds prompts of different groups. Else one without a linkage matrix, for no
+        cut of the tree gives these clusters; prompts of equal embeddings in different groups count as different. The
+        key of a branch is the smallest of its members' still, so that no noise depends on the order of the prompts.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many groups as prompts, or prompts were attached to the plan or removed from it.
+    """
+    groups = np.asarray(groups)
+    if groups.shape != (plan.num_prompts,):
+        raise ValueError(f"groups must have shape ({plan.num_prompts},), one for each prompt; got {groups.shape}")
+    if all((groups == groups[step.first][step.labels]).all() for step in plan.steps):
+        return plan
+    check_drawable(plan)
+    steps = linked_steps(crossed(step.labels, groups) for step in plan.steps)
+    first = steps[-1].first[~np.isin(np.arange(steps[-1].num_clusters), steps[-1].labels[plan.distinct])]
+    return replace(plan, steps=steps, Z=None, merge_errors=None, differ=np.union1d(plan.distinct, first))
+
+
+def crossed(labels: ArrayLike, groups: ArrayLike) -> np.ndarray:
+    """Labels (N,) int64 that are equal where both the labels and the groups are: 0-based, contiguous."""
+    return np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)

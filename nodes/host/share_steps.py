@@ -21,6 +21,7 @@ from .clusters import part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
 from .encode_set import name_of
+from .guard import RUN_KEY
 from .sharing_run import SharingRun
 from .step_caches import check_step_caches
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from ...hierdiff_core.plan.plan import Plan
 
-KEY = "hierdiff"  # of the wrappers, and of a run in its transformer_options
+KEY = "hierdiff"  # of the wrappers
 ONE_OR_EACH = "give one latent, or one for each prompt"
 EQUAL_AT_FIRST = (
     "begin with one latent for all prompts, or, for a second pass over finished images, connect the model from before "
@@ -126,7 +127,7 @@ class Sharing:
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [latents.shape]
         shared = run.noise.shared_sampler(sampler)
-        guider.model_options.setdefault("transformer_options", {})[KEY] = run  # the host made a copy for this run
+        guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
             watched = run.watched(callback)
             samples = executor(noise, latents, shared, sigmas, mask, watched, disable_pbar, seed, **host_options)
@@ -172,10 +173,12 @@ class Sharing:
 
 def predict_noise(executor, x, timestep, model_options=None, *args, **kwargs):
     """A PREDICT_NOISE wrapper: makes the clusters of this call's sigma current."""
-    run = run_of(model_options or {})
-    if run is not None:
-        run.look_up(x, timestep)
-    return executor(x, timestep, model_options or {}, *args, **kwargs)
+    model_options = {} if model_options is None else model_options
+    run = run_of(model_options)
+    if run is None:
+        return executor(x, timestep, model_options, *args, **kwargs)
+    run.look_up(x, timestep)
+    return run.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
 
 
 def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs):
@@ -188,7 +191,7 @@ def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args
 
 def run_of(model_options: dict) -> SharingRun | None:
     """The run that these options are of."""
-    return model_options.get("transformer_options", {}).get(KEY)
+    return model_options.get("transformer_options", {}).get(RUN_KEY)
 
 
 def check_one_medium(latent_shapes: list | None) -> None:
@@ -208,7 +211,9 @@ def parted_prompts(plan: Plan, parted: Plan, names: Sequence[str]) -> list[str]:
     if parted is plan:
         return []
     last, labels = plan.steps[-1], parted.steps[-1].labels
-    i = next(i for i, first in enumerate(last.first[last.labels]) if labels[i] != labels[first])
+    i = next((i for i, first in enumerate(last.first[last.labels]) if labels[i] != labels[first]), None)
+    if i is None:
+        return []
     return [
         f"⚠ {name_of(int(last.first[last.labels[i]]), names)} and {name_of(int(i), names)} have equal embeddings, but "
         "different conditioning: each gets its own image"
