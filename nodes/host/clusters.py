@@ -79,6 +79,8 @@ class CurrentClusters:
     followers : list of callable
         Each is called as ``follow(rows)`` when clusters split, with rows (C,) int64: the row that each of the new
         clusters had among the clusters before.
+    parents : (C,) int64 array or None
+        Where clusters have split since the call before: the row that each of them had then.
 
     Raises
     ------
@@ -98,20 +100,39 @@ class CurrentClusters:
         self.by_call = False
         self.known_sigmas: list[float] | None = None
         self.followers: list[Callable[[np.ndarray], None]] = []
+        self.parents: np.ndarray | None = None
         self._use(first_step)
 
     def _split(self, k: int) -> None:
         before = self.clusters
         self._use(k)
         rows = before.labels[self.clusters.first]
+        self.parents = rows if self.parents is None else self.parents[rows]
         for follow in self.followers:
             follow(rows)
+
+    def refine(self, plan: Plan) -> None:
+        """Go on with a finer plan of the same steps: what the rows are given turned out to differ within clusters."""
+        self.plan = self.progress.plan = plan
+        self._split(self.k)
+        if self.calls <= 1:  # there was no call before
+            self.parents = None
 
     def _use(self, k: int) -> None:
         step, keys = self.plan.steps[k], self.plan.branch_keys(k)
         self.clusters = in_prompt_order(step, self.plan.distinct)
         self.keys = [keys[c] for c in np.argsort(step.first)]
         self._indices = {}
+        self._members = None
+
+    @property
+    def members(self) -> list[list[int]]:
+        """The prompts of each of the current clusters."""
+        if self._members is None:
+            self._members = [[] for _ in self.clusters.first]
+            for prompt, cluster in enumerate(self.clusters.labels.tolist()):
+                self._members[cluster].append(prompt)
+        return self._members
 
     def know_sigmas(self, sigmas: list[float] | None) -> None:
         """Note the sigmas of all calls, or that they are not known."""
@@ -127,6 +148,7 @@ class CurrentClusters:
         """Make the clusters of the next call's sigma current; never back to coarser ones."""
         k = self.first_step + self.calls if self.by_call else self.step_of(self._sigma(timestep))
         k = min(k, self.last_step)
+        self.parents = None
         if k > self.k:
             finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
             self.k = k

@@ -224,6 +224,14 @@ def sliced_cond(entry: dict, rows: slice | list[int], count: int) -> dict:
     return sliced
 
 
+def has_rows(entry: dict, num_rows: int) -> bool:
+    """Whether an entry has tensors with that many rows, more than one."""
+    found = []
+    for cond in entry["model_conds"].values():
+        _map_rows(cond, found.append)
+    return any(len(tensor) == num_rows > 1 for tensor in found)
+
+
 def _map_rows(cond, change):
     """The host's COND object with `change` applied to its tensors; constants pass."""
     if torch.is_tensor(cond.cond) and cond.cond.ndim > 0:

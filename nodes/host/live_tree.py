@@ -57,10 +57,20 @@ class LiveTree:
     """
 
     def __init__(self, plan: Plan, to_rgb: Colours | None = None) -> None:
-        self.plan = plan
         self.run = f"{time.time():.0f}-{next(_runs)}"
         self.client, self.node, self.workflow, self.prompt_id, self.signature = running()
         self.state = "running"
+        self.colours = to_rgb
+        self.draw(plan)
+        self.tiles: dict[int, torch.Tensor] = {}  # the latest picture of each branch
+        self.unsent: set[int] = set()
+        self.arriving: tuple[list, AsyncHostCopy] | None = None  # branches, and pictures on their way
+        self.owed = False  # a message, which waits for these pictures
+        self.last_due = 0.0
+
+    def draw(self, plan: Plan) -> None:
+        """Take the branches of a plan, of which nothing is done."""
+        self.plan = plan
         self.progress = {"step": 0, "clusters": plan.steps[0].num_clusters, "rows": 0, "standard": 0}
         drawn = plan.branches if plan.num_prompts <= MOST_PROMPTS else ()
         self.branches = [describe(branch, plan) for branch in drawn]
@@ -70,12 +80,12 @@ class LiveTree:
         self.reached = np.zeros(len(drawn), dtype=np.int64)  # steps that are done along each branch
         self.partly = False  # whether the work goes depth first
         self.side = tile_side(len(drawn))
-        self.to_rgb = to_rgb if self.side and drawn else None
-        self.tiles: dict[int, torch.Tensor] = {}  # the latest picture of each branch
-        self.unsent: set[int] = set()
-        self.arriving: tuple[list, AsyncHostCopy] | None = None  # branches, and pictures on their way
-        self.owed = False  # a message, which waits for these pictures
-        self.last_due = 0.0
+        self.to_rgb = self.colours if self.side and drawn else None
+
+    def begin_again(self, plan: Plan) -> None:
+        """Show a finer plan, before any step: a page takes the second beginning of a run for its only one."""
+        self.draw(plan)
+        self.send("begin", **self.beginning())
 
     def __enter__(self):
         if self.node is not None:  # or nobody can ask for it

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import comfy.model_management
+import numpy as np
 import torch
 
 from ...hierdiff_core.sampling.microbatch import MicroBatches
+from .attachments import ROW_WRAPPERS, names_of, wrappers_of
 from .clusters import CurrentClusters
-from .cond_rows import cond_bytes, cond_on_device, reduced_cond, sliced_cond
+from .cond_rows import cond_bytes, cond_on_device, has_rows, reduced_cond, sliced_cond
+from .contract import Contract
+from .guard import Case, Guard
 from .own_rows import OwnRows
+from .same_draws import SameDraws
+from .watch import Watch
+from .whole_calls import CutGuidance, one_at_a_time_only, recorder_readers
 
 # Conditioning may take this share of a device's free memory to stay there from call to call.
 CONDITIONING_SHARE = 0.05
+
+
+class PlanRefined(Exception):
+    """The clusters of a call were found to differ in what their rows are given: it has to be made anew."""
 
 
 class ModelCalls:
@@ -29,6 +41,14 @@ class ModelCalls:
         Called before every evaluation; may raise to stop.
     takes_first : bool
         Where conditioning that has no mean differs within a cluster, the first prompt's is taken; else it is refused.
+    part : callable
+        ``part(groups, names)`` gets (N,) groups of the prompts whose data of other nodes are equal, where these differ;
+        it may refine the current clusters.
+
+    Attributes
+    ----------
+    around : list of callable
+        ``context(rows, model_options)`` is entered around the evaluation of some of the current clusters, a slice.
 
     Notes
     -----
@@ -37,19 +57,49 @@ class ModelCalls:
     """
 
     def __init__(
-        self, current: CurrentClusters, micro_batch: int, before_call: Callable[[], None], takes_first: bool = False
+        self,
+        current: CurrentClusters,
+        micro_batch: int,
+        before_call: Callable[[], None],
+        takes_first: bool = False,
+        part: Callable[[np.ndarray, str], None] = lambda groups, names: None,
     ):
         self.current = current
         self.micro_batch = micro_batch
+        self.contract = Contract(current)
+        self.guard = Guard(current, self.contract, before_call, part)
+        self.around: list[Callable[[slice, dict], contextlib.AbstractContextManager]] = [self.contract.evaluation]
         self.before_call = before_call
         self.takes_first = takes_first
         self.own_rows = OwnRows(current.plan.num_prompts)
         current.followers.append(self.own_rows.controls.forget_batches)
+        self._watch = Watch()
         self._batches: MicroBatches | None = None
         self._stays: bool | None = None  # whether the conditioning fits on the device of the latents
-        self._on_device = {}  # it, by identity of the original
-        self._clusters = None  # those that the next are for
-        self._reduced = {}  # conditioning with a row for each cluster, by identity of the original
+        self._on_device = Kept()
+        self._reduced = Kept()  # conditioning with a row for each cluster
+        self._clusters = None  # those that the reduced are for
+        self._readers: list[Callable] | None = None  # functions that must see the rows of the model's calls
+        self._inside: tuple[slice, int] | None = None  # the rows, of how many, that a guider is called with meanwhile
+
+    def predict_noise(self, executor, x, timestep, model_options, *args, **kwargs) -> torch.Tensor:
+        """A PREDICT_NOISE wrapper: the guider is called by cluster, where functions read what its model recorded."""
+        guider = executor.class_obj
+        if self._readers is None:
+            self._readers = recorder_readers(guider)
+        if not self._readers or len(self.current.clusters.first) == self.current.plan.num_prompts <= self._limit(x):
+            with one_at_a_time_only(model_options, len(x)):
+                return executor(x, timestep, model_options, *args, **kwargs)
+        self._check_rows(x, model_options)
+        cut = CutGuidance(guider, self._readers, model_options)
+
+        def call(sides, x, t):
+            with cut.first_part(sides):
+                denoised = executor(x, t, model_options, *args, **kwargs)
+            return cut.values(denoised)
+
+        case = Case(guider.inner_model, list(guider.conds.values()), x, timestep, model_options)
+        return cut.after_rest(self._by_cluster(case, call, inside=True), x, timestep)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kwargs) -> list:
         """A CALC_COND_BATCH wrapper: one row per cluster goes in, and comes back for every prompt.
@@ -57,35 +107,92 @@ class ModelCalls:
         Raises
         ------
         ValueError
-            If another node has changed the number of rows.
+            If another node has changed the number of rows, or looks at their places.
         """
-        count, num_prompts = len(self.current.clusters.first), self.current.plan.num_prompts
-        if len(x_in) != num_prompts:
-            raise ValueError(
-                f"the model is called with {len(x_in)} rows, but the plan is for {num_prompts} prompts: a node between "
-                "Share Steps and the sampler, such as context windows over the batch, changes the rows; remove it"
-            )
-        conds = self._kept_on(conds, x_in.device)
-        x, t = x_in, timestep
-        if count < num_prompts:
-            first, _ = self.current.indices(x_in.device)
-            x, t = x_in[first], timestep[first]
-            conds = [self._reduce(entries) for entries in conds]
 
-        def execute(conds, x, t):
-            return executor(model, conds, x, t, model_options, *args, **kwargs)
+        def call(sides, x, t):
+            return torch.stack(executor(model, sides, x, t, model_options, *args, **kwargs), dim=1)
+
+        if self._inside is not None:
+            return executor(model, self._fitting(conds, *self._inside), x_in, timestep, model_options, *args, **kwargs)
+        self._check_rows(x_in, model_options)
+        case = Case(model, conds, x_in, timestep, model_options)
+        return list(self._by_cluster(case, call).unbind(dim=1))
+
+    def _by_cluster(self, case, call, inside=False):
+        """(N, ...) of ``call(sides, x, t)`` for the rows of the clusters."""
+        while True:
+            try:
+                return self._evaluated(case, call, inside)
+            except PlanRefined:
+                continue
+
+    def _evaluated(self, case, call, inside):
+        clusters, num_prompts = self.current.clusters, self.current.plan.num_prompts
+        count = len(clusters.first)
+        sides, x, t = self._kept_on(case.sides, case.x.device), case.x, case.t
+        if count < num_prompts:
+            first, _ = self.current.indices(x.device)
+            x, t = x[first], t[first]
+            sides = [self._reduce(entries) for entries in sides]
+        draws = SameDraws(x.device) if self.guard.concerns(case) else None
 
         def evaluate(rows):
-            part = conds
-            if rows.stop - rows.start < count:
-                part = [entries and [sliced_cond(entry, rows, count) for entry in entries] for entries in conds]
-            return self.own_rows.evaluate(execute, part, x[rows], t[rows], self.current.clusters.first[rows])
+            self._ask(case, rows, clusters)
+            with contextlib.ExitStack() as stack:
+                for context in self._contexts(case, rows, draws):
+                    stack.enter_context(context)
+                if inside:
+                    stack.enter_context(self._narrowed(rows, count))
+                mine = rows_of_call(sides, x, t, rows, count)
+                outputs = self.own_rows.evaluate(call, *mine, clusters.first[rows])
+            self._ask(case, rows, clusters, self._watch.active)
+            return outputs
 
+        outputs = self._micro_batches(x).map(evaluate, count)
+        if draws is not None:
+            draws.finish()
+        return self.current.spread(outputs) if count < num_prompts else outputs
+
+    def _contexts(self, case, rows, draws):
+        yield from (context(rows, case.options) for context in self.around)
+        if draws is not None:
+            yield draws.call()
+            yield self._watch.call(case.options)
+
+    def _ask(self, case, rows, clusters, active=()):
+        """Ask the guard, where not all prompts are in one call; it may refine the clusters."""
+        if rows.stop - rows.start < self.current.plan.num_prompts:
+            self.guard.check(case, active)
+        if self.current.clusters is not clusters:
+            raise PlanRefined
+
+    @contextlib.contextmanager
+    def _narrowed(self, rows, count):
+        self._inside = rows, count
+        try:
+            yield
+        finally:
+            self._inside = None
+
+    def _limit(self, x):
+        return rows_per_call(x.device, self.micro_batch) or self.current.plan.num_prompts
+
+    def _micro_batches(self, x):
         if self._batches is None:
-            limit = rows_per_call(x_in.device, self.micro_batch) or num_prompts
-            self._batches = MicroBatches(limit, self.before_call)
-        outputs = self._batches.map(evaluate, count)  # (clusters, conds, ...)
-        return list((self.current.spread(outputs) if count < num_prompts else outputs).unbind(dim=1))
+            self._batches = MicroBatches(self._limit(x), self.before_call)
+        return self._batches
+
+    def _check_rows(self, x, model_options):
+        num_prompts = self.current.plan.num_prompts
+        if len(x) == num_prompts:
+            return
+        between = [attached.code for attached in wrappers_of(model_options, ROW_WRAPPERS)]
+        named = f" ({names_of(between)})" if between else ""
+        raise ValueError(
+            f"the model is called with {len(x)} rows, but the plan is for {num_prompts} prompts: a node between Share "
+            f"Steps and the sampler, such as context windows over the batch, changes the rows{named}; remove it"
+        )
 
     def _kept_on(self, conds, device):
         """Conditioning on the device if all of it fits: from elsewhere the host copies it anew for every call."""
@@ -95,10 +202,12 @@ class ModelCalls:
             self._stays = device.type != "cpu" and size < CONDITIONING_SHARE * free
         if not self._stays:
             return conds
-        for entry in (entry for entries in conds for entry in entries or ()):
-            if id(entry) not in self._on_device:
-                self._on_device[id(entry)] = entry, cond_on_device(entry, device)
-        return [entries and [self._on_device[id(entry)][1] for entry in entries] for entries in conds]
+        self._on_device.begin(self.current.calls)
+        return [
+            entries
+            and [self._on_device.made_of(entry, lambda entry: cond_on_device(entry, device)) for entry in entries]
+            for entries in conds
+        ]
 
     def _reduce(self, entries):
         """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""
@@ -106,11 +215,51 @@ class ModelCalls:
             return None
         clusters = self.current.clusters
         if self._clusters is not clusters:
-            self._clusters, self._reduced = clusters, {}
-        for entry in entries:
-            if id(entry) not in self._reduced:
-                self._reduced[id(entry)] = entry, reduced_cond(entry, clusters, self.takes_first)
-        return [self._reduced[id(entry)][1] for entry in entries]
+            self._clusters, self._reduced = clusters, Kept()
+        self._reduced.begin(self.current.calls)
+        return [self._reduced.made_of(entry, self._reduced_entry) for entry in entries]
+
+    def _reduced_entry(self, entry):
+        return reduced_cond(entry, self.current.clusters, self.takes_first)
+
+    def _fitting(self, conds, rows, count):
+        """Conditioning for the rows that a guider is called with, where another node's has all prompts' still."""
+        n = self.current.plan.num_prompts
+
+        def fitting(entry):
+            if not has_rows(entry, n):
+                return entry
+            return sliced_cond(self._reduced_entry(entry), rows, count)
+
+        return [entries and [fitting(entry) for entry in entries] for entries in conds]
+
+
+class Kept:
+    """What was made of conditioning entries, for as long as the calls have them: some nodes make new ones each call."""
+
+    def __init__(self):
+        self._made = {}  # entry, what was made, and the call that it was for; by identity of the entry
+        self._call = 0
+
+    def begin(self, call: int) -> None:
+        """Forget what was not asked for since the call before this one, by its number."""
+        if call != self._call:
+            self._made = {key: made for key, made in self._made.items() if made[2] == self._call}
+            self._call = call
+
+    def made_of(self, entry: dict, make: Callable[[dict], dict]) -> dict:
+        """What was made of an entry, or is now."""
+        known = self._made.get(id(entry))
+        made = make(entry) if known is None else known[1]
+        self._made[id(entry)] = entry, made, self._call
+        return made
+
+
+def rows_of_call(sides: list, x: torch.Tensor, t: torch.Tensor, rows: slice, count: int) -> tuple:
+    """Conditioning, latents and sigmas of some of `count` rows."""
+    if rows.stop - rows.start == count:
+        return sides, x, t
+    return [entries and [sliced_cond(entry, rows, count) for entry in entries] for entries in sides], x[rows], t[rows]
 
 
 def rows_per_call(device: torch.device, micro_batch: int) -> int:

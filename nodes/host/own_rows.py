@@ -26,17 +26,17 @@ class OwnRows:
 
     def evaluate(
         self,
-        execute: Callable[[list, torch.Tensor, torch.Tensor], list[torch.Tensor]],
+        call: Callable[[list, torch.Tensor, torch.Tensor], torch.Tensor],
         conds: list[list[dict] | None],
         x: torch.Tensor,
         timestep: torch.Tensor,
         prompts: np.ndarray,
     ) -> torch.Tensor:
-        """(rows, sides, ...): what ``execute(conds, x, timestep)`` gives for each side.
+        """(rows, ...): what ``call(conds, x, timestep)`` gives.
 
         Parameters
         ----------
-        execute : callable
+        call : callable
             One evaluation of the host's, with the entries of each side.
         conds : list of list of dict
             With the rows of this call; a side may be None.
@@ -46,7 +46,7 @@ class OwnRows:
             Whose hints and entries the rows take.
         """
         if not any(APPLIES in entry for entries in conds for entry in entries or ()):
-            return self._of_prompts(execute, conds, x, timestep, prompts)
+            return self._of_prompts(call, conds, x, timestep, prompts)
         groups = defaultdict(list)  # rows by their entries: the host takes those of a call together
         for row, prompt in enumerate(prompts.tolist()):
             groups[tuple(applying(entries, prompt) for entries in conds)].append(row)
@@ -57,12 +57,12 @@ class OwnRows:
                 and [sliced_cond(entry, rows, len(x)) for entry, here in zip(entries, side, strict=True) if here]
                 for entries, side in zip(conds, which, strict=True)
             ]
-            part = self._of_prompts(execute, own, x[rows], timestep[rows], prompts[rows])
+            part = self._of_prompts(call, own, x[rows], timestep[rows], prompts[rows])
             output = part.new_empty((len(x), *part.shape[1:])) if output is None else output
             output[rows] = part
         assert output is not None
         return output
 
-    def _of_prompts(self, execute, conds, x, timestep, prompts):
+    def _of_prompts(self, call, conds, x, timestep, prompts):
         conds = [self.controls.of(entries, tuple(prompts.tolist())) for entries in conds]
-        return torch.stack(execute(conds, x, timestep), dim=1)
+        return call(conds, x, timestep)

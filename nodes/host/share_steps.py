@@ -20,6 +20,7 @@ from .clusters import WHOLE_RUN, part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
 from .encode_set import name_of
+from .guard import RUN_KEY
 from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, Plans, own_inputs, parted_by
 from .sharing_run import SharingRun
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from ...hierdiff_core.plan.plan import Plan
 
-KEY = "hierdiff"  # of the wrappers, and of a run in its transformer_options
+KEY = "hierdiff"  # of the wrappers
 ONE_OR_EACH = "give one latent, or one for each prompt"
 START = "start latents"
 NOT_FINITE = "load the model in another precision (--bf16-unet, --fp32-unet), or use another sampler or a lower cfg"
@@ -129,7 +130,7 @@ class Sharing:
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [rows.latents.shape]
         inputs = noise, rows.latents, run.sampler(sampler), sigmas, rows.mask
-        guider.model_options.setdefault("transformer_options", {})[KEY] = run  # the host made a copy for this run
+        guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
@@ -196,10 +197,12 @@ class Rows(NamedTuple):
 
 def predict_noise(executor, x, timestep, model_options=None, *args, **kwargs):
     """A PREDICT_NOISE wrapper: makes the clusters of this call's sigma current."""
-    run = run_of(model_options or {})
-    if run is not None:
-        run.look_up(x, timestep)
-    return executor(x, timestep, model_options or {}, *args, **kwargs)
+    model_options = {} if model_options is None else model_options
+    run = run_of(model_options)
+    if run is None:
+        return executor(x, timestep, model_options, *args, **kwargs)
+    run.look_up(x, timestep)
+    return run.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
 
 
 def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs):
@@ -212,7 +215,7 @@ def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args
 
 def run_of(model_options: dict) -> SharingRun | None:
     """The run that these options are of."""
-    return model_options.get("transformer_options", {}).get(KEY)
+    return model_options.get("transformer_options", {}).get(RUN_KEY)
 
 
 def is_part(guider: comfy.samplers.CFGGuider, sigmas: torch.Tensor, sigma_max: float, noise: torch.Tensor) -> bool:
@@ -243,7 +246,9 @@ def parted_prompts(plan: Plan, parted: Plan, names: Sequence[str]) -> list[str]:
     if parted is plan:
         return []
     last, labels = plan.steps[-1], parted.steps[-1].labels
-    i = next(i for i, first in enumerate(last.first[last.labels]) if labels[i] != labels[first])
+    i = next((i for i, first in enumerate(last.first[last.labels]) if labels[i] != labels[first]), None)
+    if i is None:
+        return []
     return [
         f"⚠ {name_of(int(last.first[last.labels[i]]), names)} and {name_of(int(i), names)} have equal embeddings, but "
         "different conditioning: each gets its own image"

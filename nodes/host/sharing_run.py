@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ...hierdiff_core.devices import on_device
+from ...hierdiff_core.plan.matching import refined
 from ...hierdiff_core.sampling.observer import Observer, Observers
 from .clusters import CurrentClusters
 from .decoration import LIVE_TREE, Decorations
@@ -99,9 +100,13 @@ class SharingRun:
         self.noise = SamplerNoise(self.current, seed)
         self.observer: Observer = Cancellation()
         self.takes_first = takes_first
-        self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call(), takes_first)
+        self.model_calls = ModelCalls(
+            self.current, micro_batch, lambda: self.observer.before_call(), takes_first, self.part
+        )
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
+        self._live: LiveTree | None = None
+        self._by_prompt = ""  # what gives the prompts different data, and how it was met
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
 
     def sampler(self, sampler: comfy.samplers.Sampler) -> comfy.samplers.KSAMPLER:
@@ -117,6 +122,19 @@ class SharingRun:
         if parted is not None:  # read at the end: reading it now would wait for the device
             self._parted = parted if self._parted is None else self._parted | parted
 
+    def part(self, groups: np.ndarray, names: str) -> None:
+        """Heed that other nodes give these groups (N,) of prompts different data: by default they share no step."""
+        if self.takes_first:
+            self._by_prompt = f"⚠ {names}: while steps were shared, the data of a cluster's first prompt were taken"
+            return
+        self._by_prompt = f"{names}: only prompts with equal data shared steps"
+        finer = refined(self.plan, groups)
+        if finer is not self.plan:
+            self.plan = finer
+            self.current.refine(finer)
+            if self._live is not None:
+                self.decorations.attempt(LIVE_TREE, self._live.begin_again, finer)
+
     @contextlib.contextmanager
     def tree(self, latent_format: object, show: bool) -> Iterator[None]:
         """A context: the browser shows the branches in the node that samples, by the host's preview colours."""
@@ -128,6 +146,7 @@ class SharingRun:
             if live is not None:
                 self.observer = Observers(self.observer, ShownTree(live, self.current))
                 self.is_shown = True
+                self._live = live
             yield
 
     def watched(self, callback: Callable | None) -> Callable | None:
@@ -156,7 +175,7 @@ class SharingRun:
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""
-        lines = []
+        lines = [self._by_prompt] if self._by_prompt else []
         if self._parted is not None and bool(self._parted):
             lines.append(
                 "⚠ the sampler gave prompts of one cluster different latents, of which the model saw only one: it "
@@ -177,6 +196,7 @@ class SharingRun:
         lines = [
             f"{mine.num_prompts} latents, {steps} steps, {current.calls} model calls",
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
+            *self.model_calls.guard.report(),
             *duplicates(mine),
         ]
         if mine.num_steps != plan.num_steps:

@@ -1,0 +1,87 @@
+"""What other packs can read of a run while the model is evaluated: plain values in `transformer_options`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from .clusters import CurrentClusters
+
+KEY = "hierdiff"
+VERSION = 1
+# AnimateDiff's name for the rows of a call; IPAdapter and Advanced-ControlNet pick their pictures and masks by it.
+WINDOW_KEY = "ad_params"
+
+
+class Contract:
+    """Tells, for every evaluation of the model, which prompts its rows are for.
+
+    Parameters
+    ----------
+    current : CurrentClusters
+        Of the run.
+
+    Attributes
+    ----------
+    tells_window : bool
+        Whether the rows are told under AnimateDiff's name too. Packs that heed it then take the data of these rows from
+        theirs, at each call anew; the guard finds out whether it is needed.
+    """
+
+    def __init__(self, current: CurrentClusters):
+        self.current = current
+        self.tells_window = False
+
+    def evaluation(self, rows: slice, model_options: dict) -> contextlib.AbstractContextManager:
+        """A context: an evaluation of some of the current clusters is told of in these options."""
+        window = None
+        if self.tells_window:
+            window = window_of(self.current.clusters.first[rows].tolist(), self.current.plan.num_prompts)
+        return told(model_options, self.of(rows), window)
+
+    def of(self, rows: slice) -> dict:
+        """The values for an evaluation of some of the current clusters; docs/for-other-packs.md says what they mean."""
+        current, places = self.current, list(range(rows.start, rows.stop))
+        return {
+            "version": VERSION,
+            "prompts": current.plan.num_prompts,
+            "step": current.k,
+            "rows": current.clusters.first[rows].tolist(),
+            "members": current.members[rows],
+            "keys": current.keys[rows],
+            "clusters": places,
+            "parents": places if current.parents is None else current.parents[rows].tolist(),
+            "split": current.parents is not None,
+        }
+
+
+def window_of(rows: list[int], num_prompts: int) -> dict:
+    """The values that AnimateDiff tells of a window over the batch."""
+    return {"sub_idxs": rows, "full_length": num_prompts, "context_length": len(rows)}
+
+
+@contextlib.contextmanager
+def told(model_options: dict, values: dict, window: dict | None = None) -> Iterator[None]:
+    """A context: options tell other packs something; afterwards they are as they were.
+
+    Parameters
+    ----------
+    model_options : dict
+        Of a call; changed in place, as those who look may have no other.
+    values : dict
+        For `KEY`.
+    window : dict or None
+        For `WINDOW_KEY`, unless somebody else has set it.
+    """
+    options = model_options.setdefault("transformer_options", {})
+    added = {KEY: values}
+    if window is not None and WINDOW_KEY not in options:
+        added[WINDOW_KEY] = window
+    before = {key: options[key] for key in added if key in options}
+    options.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            options.pop(key, None)
+        options.update(before)

@@ -1,0 +1,333 @@
+"""Asks a model whether what other nodes attached to it looks at a row's place, before rows of clusters are shared."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.samplers
+import numpy as np
+import torch
+
+from ...hierdiff_core.devices import is_out_of_memory
+from ...hierdiff_core.sampling.microbatch import MicroBatches
+from .attachments import (
+    COMPOSED,
+    Attached,
+    controls_of,
+    identity_of,
+    is_ours,
+    names_of,
+    objects_of,
+    patches_of,
+    wrappers_of,
+)
+from .cond_rows import sliced_cond
+from .contract import VERSION, Contract, told, window_of
+from .same_draws import SameDraws
+
+if TYPE_CHECKING:
+    from .clusters import CurrentClusters
+
+RUN_KEY = "hierdiff_run"  # of a run in its transformer_options
+# Rows that are asked at later sigmas, where a patch may begin only in mid-run.
+LATER_ROWS = 4
+# What counts as equal, in units of the model's own prediction (root mean square). Between rows of one call libraries
+# differ by rounding at most, between calls of different sizes by more.
+SAME_CALL = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+OTHER_CALL = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
+BY_PLACE = (
+    "{names} gives rows with equal inputs different results by their place in the batch, as a picture, mask or weight "
+    "for each prompt does, and does not heed which prompts the rows of a call are for; give it one for all prompts, or "
+    "sample without shared steps"
+)
+KEEPS = (
+    "{names} keeps something from one call of the model to the next: the same input gave another result the second "
+    "time. With shared steps the calls are for other rows than without; remove it, or sample without shared steps"
+)
+FAILS = (
+    "{names} does not work when the model is called with other rows than before ({error}), as shared steps do; "
+    "remove it, or sample without shared steps"
+)
+
+
+class Case(NamedTuple):
+    """A call of the model that is about to be shared.
+
+    model : object          the host's
+    sides : list            conditioning of each side, None where there is none; with 1 row or N
+    x, t : (N, ...), (N,)   latents and sigmas
+    options : dict          model_options
+    """
+
+    model: Any
+    sides: list
+    x: torch.Tensor
+    t: torch.Tensor
+    options: dict
+
+
+class Guard:
+    """Finds out, once for whatever is attached to a model, whether rows of equal inputs get equal results.
+
+    Parameters
+    ----------
+    current : CurrentClusters
+        Of the run.
+    contract : Contract
+        Of the run: by it those patches know their rows that can pick them.
+    before_call : callable
+        Called before every evaluation; may raise to stop.
+    part : callable
+        ``part(groups, names)`` gets (N,) groups of the prompts whose data are equal, where these differ.
+
+    Attributes
+    ----------
+    rows : int
+        That the guard has evaluated.
+    names : list of str
+        What it was about.
+    """
+
+    def __init__(
+        self,
+        current: CurrentClusters,
+        contract: Contract,
+        before_call: Callable[[], None],
+        part: Callable[[np.ndarray, str], None],
+    ):
+        self.current = current
+        self.contract = contract
+        self.before_call = before_call
+        self.part = part
+        self.rows = 0
+        self.names: list[str] = []
+        self._known = set()
+        self._attached = {}  # to whole models, by the model's identity
+
+    def check(self, case: Case, active: Iterable[Any] = ()) -> None:
+        """Ask about what is attached to the model of a call and has not been asked about yet.
+
+        Parameters
+        ----------
+        case : Case
+        active : iterable
+            Functions around the model that change something (see `Watch`).
+
+        Raises
+        ------
+        ValueError
+            Naming what cannot be shared, and what to do.
+        """
+        found = [*self._inside(case), *(Attached("wrapper", code) for code in active)]
+        new = [attached for attached in found if identity_of(attached.code) not in self._known]
+        if not new:
+            return
+        self._known.update(identity_of(attached.code) for attached in new)
+        names = names_of(attached.code for attached in new)
+        self.names.append(names)
+        draws = SameDraws(case.x.device)
+        try:
+            self._ask(Question(self, case, names, draws))
+        finally:
+            draws.undo()
+
+    def report(self) -> list[str]:
+        """What it cost, in words."""
+        if not self.names:
+            return []
+        return [f"and {self.rows} rows to check what other nodes do with them: {', '.join(self.names)}"]
+
+    def concerns(self, case: Case) -> bool:
+        """Whether other nodes take part in the evaluation at all."""
+        return bool(self._inside(case) or list(wrappers_of(case.options)))
+
+    def _inside(self, case):
+        model = id(case.model)
+        if model not in self._attached:
+            patcher = getattr(case.model, "current_patcher", None)
+            self._attached[model] = [] if patcher is None else list(objects_of(patcher))
+        options = case.options.get("transformer_options", {})
+        found = [*patches_of(options), *self._attached[model], *controls_of(case.sides)]
+        return [attached for attached in found if not is_ours(attached.code)]
+
+    def _ask(self, question):
+        n = self.current.plan.num_prompts
+        sigma = float(question.case.t.flatten()[0])
+        first = question.rows(sigma, range(n))
+        groups = question.groups(first, sigma, range(n))
+        for later in self._later_sigmas(sigma):
+            found = question.groups_at(later, spread_out(n, LATER_ROWS))
+            if found.any():
+                found = question.groups_at(later, range(n))
+            groups = groups if len(found) < n else crossed(groups, found)
+        i = int(groups.argmax())  # one whose data are not the first's, if there are any
+        question.refuse_if_other_alone(i, first[i : i + 1], BY_PLACE if groups[i] else KEEPS)
+        if groups.any():
+            self.contract.tells_window = True
+            self.part(groups, question.names)
+
+    def _later_sigmas(self, sigma):
+        """One in mid-run and the last."""
+        sigmas = [float(s) for s in self.current.sigmas[:-1] if s < sigma]
+        return sorted({sigmas[len(sigmas) // 2], sigmas[-1]}, reverse=True) if sigmas else []
+
+
+class Question:
+    """One row of a call, evaluated as if it were several prompts' at once.
+
+    Parameters
+    ----------
+    guard : Guard
+    case : Case
+    names : str
+        What it is about.
+    draws : SameDraws
+    """
+
+    def __init__(self, guard: Guard, case: Case, names: str, draws: SameDraws):
+        self.guard = guard
+        self.case = case
+        self.names = names
+        self.draws = draws
+        row = int(guard.current.clusters.first[0])
+        self.x = case.x[row : row + 1]
+        self.sides = [side and [one_row(entry, row, len(case.x)) for entry in side] for side in case.sides]
+        self.options = options_for_guard(case.options)
+        self.sigma = float(case.t.flatten()[0])
+
+    def rows(self, sigma: float, prompts: Iterable[int], x: torch.Tensor | None = None) -> torch.Tensor:
+        """(R, sides, ...) of equal rows that are said to be these prompts'."""
+        prompts, x = list(prompts), self._x_at(sigma) if x is None else x
+        sides = self.sides if sigma == self.sigma else [without_controls(side) for side in self.sides]
+
+        def evaluate(rows):
+            ids = prompts[rows]
+            with self._said(ids):
+                many = x.expand(len(ids), *x.shape[1:]).contiguous()
+                sigmas = torch.full((len(ids),), sigma, dtype=self.case.t.dtype, device=self.case.t.device)
+                outputs = comfy.samplers.calc_cond_batch(self.case.model, sides, many, sigmas, self.options)
+            self.guard.rows += len(ids)
+            return torch.stack(list(outputs), dim=1)
+
+        limit = largest_call(self.case.model, x, len(prompts))
+        return MicroBatches(limit, self.guard.before_call).map(evaluate, len(prompts))
+
+    @contextlib.contextmanager
+    def _said(self, ids):
+        n = self.guard.current.plan.num_prompts
+        values = {
+            **{"version": VERSION, "prompts": n, "step": self.guard.current.k, "rows": ids, "split": False},
+            **{"members": [[i] for i in ids], "keys": [-1 - i for i in ids], "clusters": ids, "parents": ids},
+        }
+        with self.draws.call(), told(self.options, values, window_of(ids, n)):
+            yield
+
+    def groups_at(self, sigma: float, prompts: Iterable[int]) -> np.ndarray:
+        """`groups` of rows that are evaluated for it; what fails then is refused."""
+        prompts = list(prompts)
+        return self.groups(self._answered(lambda: self.rows(sigma, prompts)), sigma, prompts)
+
+    def groups(self, rows: torch.Tensor, sigma: float, prompts: Iterable[int]) -> np.ndarray:
+        """Which of these prompts have equal data: (R,) numbers, all 0 where nothing looks at the row.
+
+        Raises
+        ------
+        ValueError
+            If the results depend on the rows' places, and not on whose rows they are said to be.
+        """
+        prompts = list(prompts)
+        groups = np.full(len(rows), -1)
+        while (groups < 0).any():
+            i = int(np.flatnonzero(groups < 0)[0])
+            groups[(groups < 0) & self._equal(rows, rows[i : i + 1], sigma, SAME_CALL)] = i
+        if groups.any():
+            moved = [*range(1, len(prompts)), 0]
+            again = self._answered(lambda: self.rows(sigma, [prompts[i] for i in moved]))
+            if not self._equal(again, rows[moved], sigma, OTHER_CALL).all():
+                raise ValueError(BY_PLACE.format(names=self.names))
+        return groups
+
+    def refuse_if_other_alone(self, prompt: int, row: torch.Tensor, reason: str) -> None:
+        """Refuse if a prompt's row (1, ...) comes out otherwise alone, and after another input.
+
+        Raises
+        ------
+        ValueError
+            With this reason.
+        """
+        self._answered(lambda: self.rows(self.sigma, [prompt], -self.x))
+        again = self._answered(lambda: self.rows(self.sigma, [prompt]))
+        if not self._equal(again, row, self.sigma, OTHER_CALL).all():
+            raise ValueError(reason.format(names=self.names))
+
+    def _answered(self, ask):
+        try:
+            return ask()
+        except (RuntimeError, ValueError, TypeError, LookupError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
+            short = f"{type(error).__name__}: {error}"[:120]
+            raise ValueError(FAILS.format(names=self.names, error=short)) from error
+
+    def _equal(self, a, b, sigma, tolerances):
+        """Which rows of (R, ...) are equal to (R, ...) or (1, ...): an (R,) bool array."""
+        dtype = getattr(self.case.model, "manual_cast_dtype", None) or self.case.model.get_dtype()
+        tolerance = tolerances.get(dtype, tolerances[torch.bfloat16])
+        a, b = a.float().nan_to_num(), b.float().nan_to_num()
+        scale = (self._x_at(sigma).float() - b).square().mean().sqrt().clamp(min=1e-12)
+        return ((a - b).flatten(1).square().mean(dim=1).sqrt() <= tolerance * scale).cpu().numpy()
+
+    def _x_at(self, sigma):
+        return self.x * (sigma / self.sigma)
+
+
+def one_row(entry: dict, row: int, num_rows: int) -> dict:
+    """A conditioning entry with one prompt's row; without hooks and the host's own ControlNets.
+
+    Hooks count their keyframes, and change weights alone. Hints of the host's ControlNets are looked after elsewhere.
+    """
+    single = sliced_cond(entry, slice(row, row + 1), num_rows)
+    single.pop("hooks", None)
+    if not list(controls_of([[entry]])):
+        single.pop("control", None)
+    return single
+
+
+def without_controls(side: list[dict] | None) -> list[dict] | None:
+    """Conditioning without ControlNets: those that count their keyframes by sigma would not come back to the first."""
+    return side and [{key: value for key, value in entry.items() if key != "control"} for entry in side]
+
+
+def options_for_guard(model_options: dict) -> dict:
+    """Options of a call that is not shared, without what changes nothing of a row."""
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    inner = options.setdefault("transformer_options", {})
+    inner.pop(RUN_KEY, None)
+    for by_key in inner.get("wrappers", {}).values():
+        for key in COMPOSED:
+            by_key.pop(key, None)
+    return options
+
+
+def spread_out(n: int, most: int) -> list[int]:
+    """At most so many of n numbers, the first and the last among them."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int)).tolist()
+
+
+def largest_call(model: Any, x: torch.Tensor, most: int) -> int:
+    """Rows that fit into one call by the host's estimate of memory."""
+    free = comfy.model_management.get_free_memory(x.device)
+    rows = most
+    while rows > 1 and model.memory_required([rows * 2, *x.shape[1:]]) * 1.5 > free:
+        rows = (rows + 1) // 2
+    return rows
+
+
+def crossed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(N,) numbers that are equal where both are: the first such place."""
+    pairs = list(zip(a.tolist(), b.tolist(), strict=True))
+    return np.array([pairs.index(pair) for pair in pairs])
