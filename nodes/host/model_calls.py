@@ -8,6 +8,7 @@ import comfy.model_management
 import torch
 
 from ...hierdiff_core.sampling.microbatch import MicroBatches
+from .cached_calls import CachedCalls
 from .clusters import CurrentClusters
 from .cond_rows import cond_bytes, cond_on_device, reduced_cond, sliced_cond
 
@@ -26,6 +27,8 @@ class ModelCalls:
         Clusters per call; 0 as many as the host's estimate of memory allows.
     before_call : callable
         Called before every evaluation; may raise to stop.
+    caches : CachedCalls
+        What step caches know of the rows.
 
     Notes
     -----
@@ -33,10 +36,13 @@ class ModelCalls:
     picture depends on no other row. Elsewhere calls are halved when memory runs out, and stay so until the run ends.
     """
 
-    def __init__(self, current: CurrentClusters, micro_batch: int, before_call: Callable[[], None]):
+    def __init__(
+        self, current: CurrentClusters, micro_batch: int, before_call: Callable[[], None], caches: CachedCalls
+    ):
         self.current = current
         self.micro_batch = micro_batch
         self.before_call = before_call
+        self.caches = caches
         self._batches: MicroBatches | None = None
         self._stays: bool | None = None  # whether the conditioning fits on the device of the latents
         self._on_device = {}  # it, by identity of the original
@@ -73,7 +79,7 @@ class ModelCalls:
         if self._batches is None:
             limit = rows_per_call(x_in.device, self.micro_batch) or num_prompts
             self._batches = MicroBatches(limit, self.before_call)
-        outputs = self._batches.map(evaluate, count)  # (clusters, conds, ...)
+        outputs = self._batches.map(self.caches.around(evaluate, model_options), count)  # (clusters, conds, ...)
         return list((self.current.spread(outputs) if count < num_prompts else outputs).unbind(dim=1))
 
     def _kept_on(self, conds, device):

@@ -118,7 +118,7 @@ class Sharing:
         if len(sigmas) < 2:
             self.tell(NO_STEPS)
             return rows_for_all(latent_image, self.plan.num_prompts, "the latent batch", ONE_OR_EACH)
-        check_step_caches(guider.model_options, guider.model_patcher.object_patches)
+        check_step_caches(guider.model_options, guider.model_patcher)
         plan, first_step = self._plan_of_run(guider, sigmas)
         parted = separated(plan, picture_groups(guider.conds, [latent_image, denoise_mask], plan))
         run = SharingRun(parted, sigmas, self.micro_batch, seed or 0, first_step)
@@ -127,6 +127,8 @@ class Sharing:
             host_options["latent_shapes"] = [latents.shape]
         shared = run.noise.shared_sampler(sampler)
         guider.model_options.setdefault("transformer_options", {})[KEY] = run  # the host made a copy for this run
+        put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
+        run.caches.witness.watch(guider.model_options)
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
             watched = run.watched(callback)
             samples = executor(noise, latents, shared, sigmas, mask, watched, disable_pbar, seed, **host_options)
@@ -173,9 +175,9 @@ class Sharing:
 def predict_noise(executor, x, timestep, model_options=None, *args, **kwargs):
     """A PREDICT_NOISE wrapper: makes the clusters of this call's sigma current."""
     run = run_of(model_options or {})
-    if run is not None:
-        run.look_up(x, timestep)
-    return executor(x, timestep, model_options or {}, *args, **kwargs)
+    if run is None:
+        return executor(x, timestep, model_options or {}, *args, **kwargs)
+    return run.sampler_call(executor, x, timestep, model_options, *args, **kwargs)
 
 
 def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs):
@@ -183,7 +185,17 @@ def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args
     run = run_of(model_options)
     if run is None:  # somebody evaluates the model outside of a run
         return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
-    return run.model_calls.calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs)
+    return run.calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs)
+
+
+def put_first(model_options: dict, kind: str) -> None:
+    """Our wrapper of a kind before those of other nodes, in a run's own options.
+
+    It then sees each call of the sampler once and at its own sigma, whether others repeat it, shift it or answer it.
+    """
+    wrappers = model_options.get("transformer_options", {}).get("wrappers", {}).get(kind, {})
+    rest = {key: wrappers.pop(key) for key in [key for key in wrappers if key != KEY]}
+    wrappers.update(rest)
 
 
 def run_of(model_options: dict) -> SharingRun | None:
