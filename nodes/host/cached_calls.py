@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from comfy.patcher_extension import WrappersMP
 
 from .row_states import RowStates
-from .step_caches import EASYCACHE, LAZYCACHE, PLACE, host_cache, patches_of
+from .step_caches import LAZYCACHE, PLACE, host_cache, who_may_answer
 
 if TYPE_CHECKING:
-    import torch
-
     from .clusters import CurrentClusters
 
 KEY = "hierdiff_calls"  # of the wrapper that sees the model being called
@@ -27,7 +26,7 @@ SOMEBODY = "another node"
 
 
 class CachedCalls:
-    """What caches know in one run, and how often they answered.
+    """What the host's caches know in one run, and how often somebody answered in the model's place.
 
     Parameters
     ----------
@@ -37,7 +36,7 @@ class CachedCalls:
     Attributes
     ----------
     rows : dict of str to int
-        Rows answered from memory, by the cache's name.
+        Rows answered without the model, by the cache's name.
     calls : int
         Calls of the sampler for which no row was evaluated.
     """
@@ -49,14 +48,15 @@ class CachedCalls:
         self.calls = 0
         self._states: dict[int, RowStates] = {}  # by the identity of the host's holder
         self._skipped = 0.0  # calls, as a mean over the rows
-        self._options: dict[str, Any] = {}  # of the sampler's call
-        self._split = False  # in the sampler's call
-        self._evaluated: np.ndarray | None = None  # (C,) in the sampler's call; None: nobody has asked for rows yet
+        # Of the sampler's call: whether clusters split in it, and which (C,) were evaluated; None: nobody asked so far.
+        self._options: dict[str, Any] = {}
+        self._split = False
+        self._evaluated: np.ndarray | None = None
         current.followers.append(self.follow)
 
     def follow(self, rows: np.ndarray) -> None:
         """Clusters have split: `rows` (C,) are the rows that the new ones had before."""
-        self._split = True
+        self._split, self._evaluated = True, None
         for states in self._states.values():
             states.follow(rows)
         if host_cache(self._options) == LAZYCACHE:
@@ -71,70 +71,63 @@ class CachedCalls:
         Raises
         ------
         ValueError
-            If clusters split and somebody answers for them from memory.
+            If somebody answers from memory for other rows than those of the memory.
         """
         self._options = model_options.get("transformer_options", {})
         self._split, self._evaluated = False, None
+        self.witness.begin()
         yield
-        cache, asked = host_cache(self._options), self._evaluated is not None
+        cache = host_cache(self._options)
         if cache == LAZYCACHE:
             no_longer_infinite(self._options[PLACE])
-        kinds = WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH
-        self.witness.check("rows", asked, self._other_rows(self._split), lambda: patches_of(model_options, *kinds))
-        count = len(self.current.clusters.first)
-        answered = count - (int(self._evaluated.sum()) if self._evaluated is not None else 0)
-        if answered:
-            self._note(cache if cache and asked == (cache == EASYCACHE) else SOMEBODY, answered, count)
+        self.witness.saw_rows(self._evaluated is not None, self._are_others(self._split))
+        self.witness.check(model_options)
+        self._count(cache)
 
-    def _other_rows(self, others):
-        """Whether an answer from memory is for other rows; who follows the branches knows."""
+    def _are_others(self, others):
+        """Whether rows are others than before, for those who do not follow."""
         return others and not followers_in(self._options)
 
-    def _note(self, name, answered, count):
+    def _count(self, cache):
+        count = len(self.current.clusters.first)
+        asked = self._evaluated is not None
+        answered = count - int(self._evaluated.sum()) if self._evaluated is not None else count
+        if not answered:
+            return
+        name = cache if cache and (asked or cache == LAZYCACHE) else SOMEBODY
         self.rows[name] = self.rows.get(name, 0) + answered
         self.calls += answered == count
         self.current.progress.on_remembered(answered)
-        self._skipped += answered / count
-        if name == EASYCACHE:  # the host says so at the end of the run
+        if name == cache:  # the host says so at the end of the run
+            self._skipped += answered / count
             self._options[PLACE].total_steps_skipped = round(self._skipped)
 
-    def around(self, evaluate: Callable[[slice], torch.Tensor], model_options: dict) -> Callable[[slice], torch.Tensor]:
-        """`evaluate(rows)` of the model for some clusters, with what a cache knows of them in its place."""
+    @contextlib.contextmanager
+    def evaluation(self, rows: slice, model_options: dict) -> Iterator[None]:
+        """A context around the model's evaluation of some clusters: a cache knows these rows, and no others."""
         count = len(self.current.clusters.first)
-        if self._evaluated is None:
-            self._evaluated = np.zeros(count, dtype=bool)
         options = model_options.get("transformer_options", {})
-
-        def seen(rows):
-            self.witness.came = False
-            outputs = evaluate(rows)
-            came = self.witness.came or not bool(outputs.any())  # all zero: at this sigma no conditioning is in force
-            others = self._other_rows(self._split or rows.stop - rows.start < count)
-            kinds = WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL
-            self.witness.check("model", came, others, lambda: patches_of(model_options, *kinds))
-            return outputs
-
-        def with_state(rows):
+        evaluated = np.zeros(count, dtype=bool) if self._evaluated is None else self._evaluated
+        self._evaluated, self.witness.came = evaluated, False
+        if not host_cache(options):
+            yield
+            evaluated[rows] = True
+        else:
+            holder = options[PLACE]
+            states = self._states.setdefault(id(holder), RowStates(holder, count))
             with states.of_call(rows) as state, put(options, PLACE, state):
                 before = state.total_steps_skipped
-                outputs = seen(rows)
-                self._evaluated[rows] |= state.total_steps_skipped <= before
-                return outputs
+                yield
+                evaluated[rows] |= state.total_steps_skipped <= before
+        self.witness.saw_call(self._are_others(self._split or rows.stop - rows.start < count))
 
-        def without_state(rows):
-            outputs = seen(rows)
-            self._evaluated[rows] = True
-            return outputs
-
-        if host_cache(options) != EASYCACHE:
-            return without_state
-        holder = options[PLACE]
-        states = self._states.setdefault(id(holder), RowStates(holder, count))
-        return with_state
+    def note(self, outputs: Iterable[torch.Tensor]) -> None:
+        """What came of some evaluations."""
+        self.witness.note(outputs)
 
 
 class Witness:
-    """Whether those who patch a model call it, or answer for it.
+    """Whether those who patch a model call it, or answer for it from memory.
 
     Attributes
     ----------
@@ -142,9 +135,10 @@ class Witness:
         Set when the model itself is called.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.came = False
-        self._usual = set()  # where calls came to
+        self._usual = set()  # where calls have come to
+        self.begin()
 
     def watch(self, model_options: dict) -> None:
         """Hear of the model's calls; the options are a run's own."""
@@ -155,28 +149,40 @@ class Witness:
         self.came = True
         return executor(*args, **kwargs)
 
-    def check(self, place: str, came: bool, other_rows: bool, patches: Callable[[], Sequence[str]]) -> None:
-        """Refuse an answer from memory that is for other rows than the memory.
+    def begin(self) -> None:
+        """A call of the sampler begins."""
+        self._kinds: tuple[str, ...] = ()  # wrappers among which somebody has answered for other rows
+        self._is_zero = True
 
-        Parameters
-        ----------
-        place : str
-            Where calls come to unless somebody on the way answers.
-        came : bool
-            Whether this one did.
-        other_rows : bool
-            Whether its rows are others than those of the call before.
-        patches : callable
-            ``patches() -> names`` of those on the way.
+    def saw_rows(self, asked: bool, are_others: bool) -> None:
+        """Whether anybody asked for rows in a sampler's call, and whether they are others than in the call before."""
+        if asked:
+            self._usual.add("rows")
+        elif "rows" in self._usual and are_others:
+            self._kinds, self._is_zero = (WrappersMP.PREDICT_NOISE, WrappersMP.CALC_COND_BATCH), False
+
+    def saw_call(self, are_others: bool) -> None:
+        """An evaluation is over; `are_others`: the one before was of other rows."""
+        if self.came:
+            self._usual.add("model")
+        elif "model" in self._usual and are_others:
+            self._kinds = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL)
+
+    def note(self, outputs: Iterable[torch.Tensor]) -> None:
+        """What came of it: all zero where no conditioning is in force and nobody was asked."""
+        if self._kinds or not self.came:
+            self._is_zero = self._is_zero and not any(bool(rows.any()) for rows in outputs)
+
+    def check(self, model_options: dict) -> None:
+        """Refuse an answer that was for other rows than the memory.
 
         Raises
         ------
         ValueError
-            Naming them.
+            Naming those who may have given it.
         """
-        if came:
-            self._usual.add(place)
-        elif place in self._usual and other_rows and (names := patches()):
+        names = who_may_answer(model_options, *self._kinds)
+        if self._kinds and names and not self._is_zero:
             raise ValueError(
                 f"a call of the model was answered from memory, for other rows than those that were remembered: a step "
                 f"cache that cannot follow clusters that split. It is one of these patches of the model: "

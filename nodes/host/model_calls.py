@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import comfy.model_management
 import torch
 
 from ...hierdiff_core.sampling.microbatch import MicroBatches
-from .cached_calls import CachedCalls
 from .clusters import CurrentClusters
 from .cond_rows import cond_bytes, cond_on_device, reduced_cond, sliced_cond
 
@@ -27,8 +27,11 @@ class ModelCalls:
         Clusters per call; 0 as many as the host's estimate of memory allows.
     before_call : callable
         Called before every evaluation; may raise to stop.
-    caches : CachedCalls
-        What step caches know of the rows.
+
+    Attributes
+    ----------
+    around : list of callable
+        ``context(rows, model_options)`` is entered around the evaluation of some of the current clusters, a slice.
 
     Notes
     -----
@@ -36,13 +39,11 @@ class ModelCalls:
     picture depends on no other row. Elsewhere calls are halved when memory runs out, and stay so until the run ends.
     """
 
-    def __init__(
-        self, current: CurrentClusters, micro_batch: int, before_call: Callable[[], None], caches: CachedCalls
-    ):
+    def __init__(self, current: CurrentClusters, micro_batch: int, before_call: Callable[[], None]):
         self.current = current
         self.micro_batch = micro_batch
         self.before_call = before_call
-        self.caches = caches
+        self.around: list[Callable[[slice, dict], contextlib.AbstractContextManager]] = []
         self._batches: MicroBatches | None = None
         self._stays: bool | None = None  # whether the conditioning fits on the device of the latents
         self._on_device = {}  # it, by identity of the original
@@ -71,6 +72,12 @@ class ModelCalls:
             conds = [self._reduce(entries) for entries in conds]
 
         def evaluate(rows):
+            with contextlib.ExitStack() as stack:
+                for context in self.around:
+                    stack.enter_context(context(rows, model_options))
+                return call(rows)
+
+        def call(rows):
             if rows.stop - rows.start == count:
                 return torch.stack(executor(model, conds, x, t, model_options, *args, **kwargs), dim=1)
             part = [entries and [sliced_cond(entry, rows, count) for entry in entries] for entries in conds]
@@ -79,7 +86,7 @@ class ModelCalls:
         if self._batches is None:
             limit = rows_per_call(x_in.device, self.micro_batch) or num_prompts
             self._batches = MicroBatches(limit, self.before_call)
-        outputs = self._batches.map(self.caches.around(evaluate, model_options), count)  # (clusters, conds, ...)
+        outputs = self._batches.map(evaluate, count)  # (clusters, conds, ...)
         return list((self.current.spread(outputs) if count < num_prompts else outputs).unbind(dim=1))
 
     def _kept_on(self, conds, device):

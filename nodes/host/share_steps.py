@@ -174,10 +174,11 @@ class Sharing:
 
 def predict_noise(executor, x, timestep, model_options=None, *args, **kwargs):
     """A PREDICT_NOISE wrapper: makes the clusters of this call's sigma current."""
-    run = run_of(model_options or {})
+    options = model_options or {}
+    run = run_of(options)
     if run is None:
-        return executor(x, timestep, model_options or {}, *args, **kwargs)
-    return run.sampler_call(executor, x, timestep, model_options, *args, **kwargs)
+        return executor(x, timestep, options, *args, **kwargs)
+    return run.sampler_call(executor, x, timestep, options, *args, **kwargs)
 
 
 def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs):

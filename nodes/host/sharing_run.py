@@ -87,7 +87,8 @@ class SharingRun:
         self.noise = SamplerNoise(self.current, seed)
         self.observer: Observer = Cancellation()
         self.caches = CachedCalls(self.current)
-        self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call(), self.caches)
+        self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call())
+        self.model_calls.around.append(self.caches.evaluation)
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
         self._latents = torch.empty(0)  # of the sampler's call
@@ -110,7 +111,9 @@ class SharingRun:
         """The model's evaluation of all conditioning, for the clusters of the sampler's call."""
         if x_in is not self._latents and len(x_in) == self.plan.num_prompts:  # somebody on the way has changed them
             self._note_parted(x_in)
-        return self.model_calls.calc_cond_batch(executor, model, conds, x_in, *args, **kwargs)
+        outputs = self.model_calls.calc_cond_batch(executor, model, conds, x_in, *args, **kwargs)
+        self.caches.note(outputs)
+        return outputs
 
     def _note_parted(self, x):
         parted = self.current.rows_parted(x)
@@ -177,7 +180,7 @@ class SharingRun:
         lines = [
             f"{mine.num_prompts} latents, {steps} steps, {current.calls - self.caches.calls} model calls",
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
-            *(f"{name} answered {more} further rows from memory" for name, more in self.caches.rows.items()),
+            *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
             *duplicates(mine),
         ]
         if mine.num_steps != plan.num_steps:

@@ -116,7 +116,7 @@ def traces(model_options: dict, object_patches: dict) -> Iterator[str]:
     yield from map(name_of_code, object_patches.values())
 
 
-def patches_of(model_options: dict, *kinds: str) -> list[str]:
+def who_may_answer(model_options: dict, *kinds: str) -> list[str]:
     """Names of the patches of other nodes that some kinds of wrappers, and what acts in their place, come from."""
     options = model_options.get("transformer_options", {})
     known = (COMPILED, *(HOST_KEYS if host_cache(options) else ()))
