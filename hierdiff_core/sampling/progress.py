@@ -81,3 +81,13 @@ class RunProgress(Observer):
         self.step = k + 1
         self.rows += rows
         self.standard_rows += self.plan.num_distinct
+
+    def on_remembered(self, rows: int) -> None:
+        """Take back rows of the last evaluation: a cache answered for them.
+
+        Parameters
+        ----------
+        rows : int
+            Rows that the model did not evaluate.
+        """
+        self.rows -= rows

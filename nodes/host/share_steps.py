@@ -121,7 +121,7 @@ class Sharing:
         if len(sigmas) < 2:
             self.tell(NO_STEPS)
             return rows_for_all(latent_image, self.plan.num_prompts, "the latent batch", ONE_OR_EACH)
-        check_step_caches(guider.model_options, guider.model_patcher.object_patches)
+        check_step_caches(guider.model_options, guider.model_patcher)
         guider.conds = assigned(guider.conds, self.plan)
         rows = self._rows(noise, latent_image, denoise_mask)
         plans, first_step = self._plans_of_run(guider, sigmas, rows)
@@ -131,6 +131,8 @@ class Sharing:
             host_options["latent_shapes"] = [rows.latents.shape]
         inputs = noise, rows.latents, run.sampler(sampler), sigmas, rows.mask
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
+        put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
+        run.caches.witness.watch(guider.model_options)
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
@@ -201,8 +203,7 @@ def predict_noise(executor, x, timestep, model_options=None, *args, **kwargs):
     run = run_of(model_options)
     if run is None:
         return executor(x, timestep, model_options, *args, **kwargs)
-    run.look_up(x, timestep)
-    return run.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
+    return run.sampler_call(executor, x, timestep, model_options, *args, **kwargs)
 
 
 def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs):
@@ -210,7 +211,17 @@ def calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args
     run = run_of(model_options)
     if run is None:  # somebody evaluates the model outside of a run
         return executor(model, conds, x_in, timestep, model_options, *args, **kwargs)
-    return run.model_calls.calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs)
+    return run.calc_cond_batch(executor, model, conds, x_in, timestep, model_options, *args, **kwargs)
+
+
+def put_first(model_options: dict, kind: str) -> None:
+    """Our wrapper of a kind before those of other nodes, in a run's own options.
+
+    It then sees each call of the sampler once and at its own sigma, whether others repeat it, shift it or answer it.
+    """
+    wrappers = model_options.get("transformer_options", {}).get("wrappers", {}).get(kind, {})
+    rest = {key: wrappers.pop(key) for key in [key for key in wrappers if key != KEY]}
+    wrappers.update(rest)
 
 
 def run_of(model_options: dict) -> SharingRun | None:

@@ -12,6 +12,7 @@ import torch
 from ...hierdiff_core.devices import on_device
 from ...hierdiff_core.plan.matching import refined
 from ...hierdiff_core.sampling.observer import Observer, Observers
+from .cached_calls import CachedCalls
 from .clusters import CurrentClusters
 from .decoration import LIVE_TREE, Decorations
 from .device import stop_if_cancelled
@@ -57,7 +58,7 @@ class ShownTree(Observer):
 
     def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
         """Show what came after the last step that was told: some samplers call the model again."""
-        if self.current.progress.rows > self.live.progress["rows"]:
+        if self.current.progress.standard_rows > self.live.progress["standard"]:
             k = self.current.k
             self.on_rows(k, np.arange(self.current.plan.steps[k].num_clusters), rows_of_step(self.current, latents))
 
@@ -103,10 +104,13 @@ class SharingRun:
         self.model_calls = ModelCalls(
             self.current, micro_batch, lambda: self.observer.before_call(), takes_first, self.part
         )
+        self.caches = CachedCalls(self.current)
+        self.model_calls.around.append(self.caches.evaluation)
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
         self._live: LiveTree | None = None
         self._by_prompt = ""  # what gives the prompts different data, and how it was met
+        self._latents = torch.empty(0)  # of the sampler's call
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
 
     def sampler(self, sampler: comfy.samplers.Sampler) -> comfy.samplers.KSAMPLER:
@@ -114,10 +118,28 @@ class SharingRun:
         shared = self.noise.shared_sampler(sampler)
         return with_first_inputs(shared, self.current) if self.takes_first else shared
 
+    def sampler_call(self, executor, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, *args, **kwargs):
+        """A sampler's call of the model, with the clusters of its sigma."""
+        with self.caches.sampler_call(model_options):
+            self.look_up(x, timestep)
+            return self.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
+
     def look_up(self, x: torch.Tensor, timestep: torch.Tensor) -> None:
         """Make the clusters of a call's sigma current."""
         self.noise.row = x[:1]
         self.current.look_up(timestep)
+        self._latents = x
+        self._note_parted(x)
+
+    def calc_cond_batch(self, executor, model, conds, x_in: torch.Tensor, *args, **kwargs) -> list:
+        """The model's evaluation of all conditioning, for the clusters of the sampler's call."""
+        if x_in is not self._latents and len(x_in) == self.plan.num_prompts:  # somebody on the way has changed them
+            self._note_parted(x_in)
+        outputs = self.model_calls.calc_cond_batch(executor, model, conds, x_in, *args, **kwargs)
+        self.caches.note(outputs)
+        return outputs
+
+    def _note_parted(self, x):
         parted = self.current.rows_parted(x)
         if parted is not None:  # read at the end: reading it now would wait for the device
             self._parted = parted if self._parted is None else self._parted | parted
@@ -194,9 +216,10 @@ class SharingRun:
         rows, standard = current.progress.rows, current.progress.standard_rows
         steps = current.last_step - current.first_step + 1
         lines = [
-            f"{mine.num_prompts} latents, {steps} steps, {current.calls} model calls",
+            f"{mine.num_prompts} latents, {steps} steps, {current.calls - self.caches.calls} model calls",
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
             *self.model_calls.guard.report(),
+            *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
             *duplicates(mine),
         ]
         if mine.num_steps != plan.num_steps:

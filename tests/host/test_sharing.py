@@ -623,14 +623,6 @@ def test_rows_that_differ_within_a_cluster_are_drawn_apart(host, model, positive
         assert f"⚠ {what} differ between prompts that the plan lets share, so none share: 48 model rows" in report
 
 
-def test_step_caches_are_refused(host, silent_model, positive, negative, plans):
-    nodes_easycache = importlib.import_module("comfy_extras.nodes_easycache")
-    for node, name in ((nodes_easycache.EasyCacheNode, "EasyCache"), (nodes_easycache.LazyCacheNode, "LazyCache")):
-        cached = node.execute(silent_model, 0.2, 0.15, 0.95, False).args[0]
-        with pytest.raises(ValueError, match=f"{name} keeps results of earlier steps .* remove the {name} node"):
-            run_shared(host, cached, positive, negative, plans.shared)
-
-
 def test_churn_and_rising_sigmas_are_refused(host, silent_model, positive, negative, plans):
     churned = host.samplers.ksampler("euler", {"s_churn": 1.0})
     with pytest.raises(ValueError, match="s_churn > 0 draws noise for each row separately"):
