@@ -12,6 +12,7 @@ from ...hierdiff_core.plan.matching import check_plan_prompts
 from ...hierdiff_core.sampling.pooling import cluster_means
 from .clusters import Clusters, CurrentClusters, rows_equal
 from .prompt_vectors import digest
+from .token_lengths import TokenLengths
 
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Plan
@@ -202,8 +203,8 @@ def cond_on_device(entry: dict, device: torch.device) -> dict:
     return {**entry, "model_conds": conds}
 
 
-def sliced_cond(entry: dict, rows: slice, count: int) -> dict:
-    """A copy of an entry with `count` rows that keeps the rows of a slice; single rows serve everywhere."""
+def sliced_cond(entry: dict, rows: slice | list[int], count: int) -> dict:
+    """A copy of an entry with `count` rows that keeps some of them; single rows serve everywhere."""
 
     def take(tensor):
         return tensor[rows] if tensor.shape[0] == count > 1 else tensor
@@ -234,6 +235,8 @@ def rows_of(conditioning: list, rows: list[int], num_prompts: int, name: str) ->
     """
 
     def take(value):
+        if isinstance(value, TokenLengths):
+            return value.of_rows(rows) if len(value.tokens) == num_prompts else value
         many = torch.is_tensor(value) and value.ndim > 0 and value.shape[0] == num_prompts > 1
         return value[rows] if many else value
 

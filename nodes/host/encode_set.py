@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .token_lengths import LENGTHS, TokenLengths
+
 # Prompts of 1 to 6 chunks of 77 tokens, in any mixture, have a common length of 60 chunks at most. The host joins a
 # positive and a negative of 4 times the shorter one's length at most (CONDCrossAttn.can_concat), to save time: beyond
 # it runs them one after the other, which the rows of one batch cannot.
@@ -70,12 +72,15 @@ def merge(
     conds = [cond for cond, _ in entries]
     _check_shapes(conds, prompts)
     values = [dict(values) for _, values in entries]
+    masked = tuple(v.get("attention_mask") is not None for v in values)
+    lengths = tuple(cond.shape[1] for cond in conds)
     masks = _pop_masks(conds, values)
-    if len({cond.shape[1] for cond in conds}) > 1:
+    if len(set(lengths)) > 1:
         conds, masks = _lengthened(conds, masks, lengthen, fix, most_bytes)
     merged = {name: _joined(name, values, prompts) for name in _names(values, prompts)}
     if masks is not None:
         merged["attention_mask"] = torch.cat(masks)
+        merged[LENGTHS] = TokenLengths(lengths, masked, conds[0].shape[1], lengthen == PAD_LEFT)
     return [torch.cat(conds), merged]
 
 

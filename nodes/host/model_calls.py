@@ -9,7 +9,8 @@ import torch
 
 from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .clusters import CurrentClusters
-from .cond_rows import cond_bytes, cond_on_device, reduced_cond, sliced_cond
+from .cond_rows import cond_bytes, cond_on_device, reduced_cond
+from .rows_alone import alone_cond, is_alone, map_alike, taken_cond
 
 # Conditioning may take this share of a device's free memory to stay there from call to call.
 CONDITIONING_SHARE = 0.05
@@ -59,21 +60,23 @@ class ModelCalls:
             )
         conds = self._kept_on(conds, x_in.device)
         x, t = x_in, timestep
-        if count < num_prompts:
+        alone = any(is_alone(entry) for entries in conds for entry in entries or ())
+        if count < num_prompts or alone:
             first, _ = self.current.indices(x_in.device)
             x, t = x_in[first], timestep[first]
-            conds = [self._reduce(entries) for entries in conds]
+            conds = [self._reduce(entries, x_in.device) for entries in conds]
 
         def evaluate(rows):
-            if rows.stop - rows.start == count:
+            if not alone and rows.stop - rows.start == count:
                 return torch.stack(executor(model, conds, x, t, model_options, *args, **kwargs), dim=1)
-            part = [entries and [sliced_cond(entry, rows, count) for entry in entries] for entries in conds]
+            part = [entries and [taken_cond(entry, rows, count) for entry in entries] for entries in conds]
             return torch.stack(executor(model, part, x[rows], t[rows], model_options, *args, **kwargs), dim=1)
 
         if self._batches is None:
             limit = rows_per_call(x_in.device, self.micro_batch) or num_prompts
             self._batches = MicroBatches(limit, self.before_call)
-        outputs = self._batches.map(evaluate, count)  # (clusters, conds, ...)
+        # (clusters, conds, ...)
+        outputs = map_alike(self._batches, evaluate, conds) if alone else self._batches.map(evaluate, count)
         return list((self.current.spread(outputs) if count < num_prompts else outputs).unbind(dim=1))
 
     def _kept_on(self, conds, device):
@@ -89,7 +92,7 @@ class ModelCalls:
                 self._on_device[id(entry)] = entry, cond_on_device(entry, device)
         return [entries and [self._on_device[id(entry)][1] for entry in entries] for entries in conds]
 
-    def _reduce(self, entries):
+    def _reduce(self, entries, device):
         """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""
         if entries is None:
             return None
@@ -98,7 +101,9 @@ class ModelCalls:
             self._clusters, self._reduced = clusters, {}
         for entry in entries:
             if id(entry) not in self._reduced:
-                self._reduced[id(entry)] = entry, reduced_cond(entry, clusters)
+                kept = device if self._stays else None
+                made = alone_cond(entry, clusters, kept) if is_alone(entry) else reduced_cond(entry, clusters)
+                self._reduced[id(entry)] = entry, made
         return [self._reduced[id(entry)][1] for entry in entries]
 
 

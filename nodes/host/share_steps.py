@@ -21,6 +21,7 @@ from .clusters import part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
 from .encode_set import name_of
+from .rows_alone import HostEncoding, encode_rows, mark_rows
 from .sharing_run import SharingRun
 from .step_caches import check_step_caches
 
@@ -57,6 +58,7 @@ def share_steps(model: ModelPatcher, sharing: Sharing) -> ModelPatcher:
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, sharing.outer_sample),
         (WrappersMP.PREDICT_NOISE, predict_noise),
+        (WrappersMP.SAMPLER_SAMPLE, sampler_sample),
         (WrappersMP.CALC_COND_BATCH, calc_cond_batch),
     ):
         patched.remove_wrappers_with_key(kind, KEY)
@@ -125,6 +127,7 @@ class Sharing:
         latents, noise, mask = self._rows(run, guider.conds, noise, latent_image, denoise_mask)
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [latents.shape]
+        run.rows_alone = mark_rows(guider.conds, self.plan.num_prompts)
         shared = run.noise.shared_sampler(sampler)
         guider.model_options.setdefault("transformer_options", {})[KEY] = run  # the host made a copy for this run
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
@@ -168,6 +171,18 @@ class Sharing:
         report = run.decorations.attempt("the report", run.report, self.plan, otherwise="")
         lines = [*([f"⚠ {problem}"] if problem else []), *run.warnings(), *parted_prompts(plan, run.plan, names)]
         return run.decorations.noted("\n".join([report, *lines]))
+
+
+def sampler_sample(
+    executor, guider, sigmas, extra_args, callback, noise, latent_image=None, mask=None, *args, **kwargs
+):
+    """A SAMPLER_SAMPLE wrapper: the host has encoded the run's conditioning, and padded rows are encoded like that."""
+    run = run_of(extra_args.get("model_options", {}))
+    if run is not None:
+        options = {"seed": extra_args.get("seed")}
+        encoding = HostEncoding(guider.inner_model, noise, latent_image, mask, options)
+        encode_rows(guider.conds, run.rows_alone, encoding)
+    return executor(guider, sigmas, extra_args, callback, noise, latent_image, mask, *args, **kwargs)
 
 
 def predict_noise(executor, x, timestep, model_options=None, *args, **kwargs):

@@ -17,6 +17,7 @@ from .device import stop_if_cancelled
 from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
 from .plan_texts import duplicates
+from .rows_alone import RowsAlone
 from .sampler_noise import SamplerNoise
 from .ui import distortion
 
@@ -86,6 +87,7 @@ class SharingRun:
         self.noise = SamplerNoise(self.current, seed)
         self.observer: Observer = Cancellation()
         self.model_calls = ModelCalls(self.current, micro_batch, lambda: self.observer.before_call())
+        self.rows_alone: list[RowsAlone] = []  # of conditioning that the model gets without padding
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
