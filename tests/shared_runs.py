@@ -17,6 +17,7 @@ OURS = {
     "noise": "host.sampler_noise",
     "rows": "host.cond_rows",
     "calls": "host.model_calls",
+    "pictures": "host.same_pictures",
     "host_samplers": "host.samplers",
     "guider": "guider",
     "node": "share_steps",

@@ -7,6 +7,8 @@ import torch
 from native_models import CPU, fill
 
 WIDTH = 48  # of a token
+# Those whose text encoders always give a mask; the others leave one without padding out, or know none.
+ALWAYS_MASKED = {"OmniGen 2", "LTX-Video", "Lumina 2", "Z-Image"}
 NETWORKS = {
     "Lumina 2": (
         comfy.supported_models.Lumina2,

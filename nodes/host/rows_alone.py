@@ -48,7 +48,7 @@ class HostEncoding:
         """The `model_conds` of an entry that holds one row, the i-th prompt's."""
         n = len(self.noise)
         noise, latents, mask = (row_of(tensor, i, n) for tensor in (self.noise, self.latent_image, self.denoise_mask))
-        options = {"latent_image": latents, "denoise_mask": mask, **self.options}
+        options = {"latent_image": latents, "denoise_mask": mask, "latent_shapes": [noise.shape], **self.options}
         made = comfy.samplers.encode_model_conds(
             self.model.extra_conds, [entry], noise, self.noise.device, side, **options
         )
@@ -75,6 +75,10 @@ class RowsAlone:
     num_prompts: int
     encoding: HostEncoding | None = None
     _made: dict[tuple, dict] = field(default_factory=dict, init=False)  # of the latest clusters, by their members
+
+    def __deepcopy__(self, memo: dict) -> RowsAlone:
+        """Itself: whoever copies the entries of a run must not copy the model."""
+        return self
 
     def of_clusters(self, clusters: Clusters, device: torch.device | None) -> list[dict[str, Any]]:
         """`model_conds` with one row for each cluster, on a device or where they are."""
@@ -150,17 +154,18 @@ def encode_rows(conds: dict[str, list[dict]], marked: Iterable[RowsAlone], encod
     for rows in marked:
         rows.encoding = encoding
     for side, entries in conds.items():
+        own = [entry for entry in entries if ALONE in entry and entry[ALONE].side == side]
         for entry in entries:
-            if ALONE in entry and entry[ALONE].side != side:
-                original = next((e for e in entries if e is not entry and _same_conds(e, entry)), {})
-                del entry[ALONE]
-                if ALONE in original:
-                    entry[ALONE] = original[ALONE]
+            original = next((e for e in own if e is entry or _same_conds(e, entry)), {})
+            if ALONE in original:
+                entry[ALONE] = original[ALONE]
+            else:
+                entry.pop(ALONE, None)
 
 
 def _same_conds(a, b):
     a, b = a["model_conds"], b["model_conds"]
-    return a.keys() == b.keys() and all(a[name] is b[name] for name in a)
+    return len(a) > 0 and a.keys() == b.keys() and all(a[name] is b[name] for name in a)
 
 
 def is_alone(entry: dict) -> bool:

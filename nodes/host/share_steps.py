@@ -22,6 +22,7 @@ from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_gr
 from .decoration import report_in_running_node
 from .encode_set import name_of
 from .rows_alone import HostEncoding, encode_rows, mark_rows
+from .same_pictures import check_pictures_differ, same_pictures
 from .sharing_run import SharingRun
 from .step_caches import check_step_caches
 
@@ -125,6 +126,7 @@ class Sharing:
         parted = separated(plan, picture_groups(guider.conds, [latent_image, denoise_mask], plan))
         run = SharingRun(parted, sigmas, self.micro_batch, seed or 0, first_step)
         latents, noise, mask = self._rows(run, guider.conds, noise, latent_image, denoise_mask)
+        notes = check_pictures_differ(guider, sampler, KEY, [latents, noise, mask], self.plan) if self.strict else []
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [latents.shape]
         run.rows_alone = mark_rows(guider.conds, self.plan.num_prompts)
@@ -134,7 +136,7 @@ class Sharing:
             watched = run.watched(callback)
             samples = executor(noise, latents, shared, sigmas, mask, watched, disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
-        self.tell(self._report(run, plan, guider.conds, samples))
+        self.tell("\n".join([self._report(run, plan, guider.conds, samples), *notes]))
         return samples
 
     def _plan_of_run(self, guider, sigmas):
@@ -154,7 +156,7 @@ class Sharing:
         for name, entries in conds.items():
             check_conds(entries, name, run.current)
         if not self.strict:
-            check_rows_differ(conds, latent_image, self.plan)
+            check_rows_differ(conds, [latent_image, denoise_mask], self.plan)
         return latents, noise, denoise_mask
 
     def _report(self, run, plan, conds, samples):
@@ -170,6 +172,8 @@ class Sharing:
         problem = latents_not_finite(samples, names, NOT_FINITE)
         report = run.decorations.attempt("the report", run.report, self.plan, otherwise="")
         lines = [*([f"⚠ {problem}"] if problem else []), *run.warnings(), *parted_prompts(plan, run.plan, names)]
+        last = run.current.plan.steps[run.current.last_step].first
+        lines += run.decorations.attempt("comparing the pictures", same_pictures, samples, last, names, otherwise=[])
         return run.decorations.noted("\n".join([report, *lines]))
 
 
@@ -178,9 +182,8 @@ def sampler_sample(
 ):
     """A SAMPLER_SAMPLE wrapper: the host has encoded the run's conditioning, and padded rows are encoded like that."""
     run = run_of(extra_args.get("model_options", {}))
-    if run is not None:
-        options = {"seed": extra_args.get("seed")}
-        encoding = HostEncoding(guider.inner_model, noise, latent_image, mask, options)
+    if run is not None and hasattr(guider, "inner_model"):
+        encoding = HostEncoding(guider.inner_model, noise, latent_image, mask, {"seed": extra_args.get("seed")})
         encode_rows(guider.conds, run.rows_alone, encoding)
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, mask, *args, **kwargs)
 

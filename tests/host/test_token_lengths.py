@@ -14,8 +14,8 @@ pytestmark = pytest.mark.host
 STEPS = 4
 TOKENS = [7, 9, 7, 12, 9, 34]
 PAIRS = [7, 7, 9, 9, 12, 12]
-# Those whose encoders always give a mask; the others leave one without padding out.
-MASKED = {"OmniGen 2", "LTX-Video", "Lumina 2", "Z-Image"}
+MASKED = {"OmniGen 2", "LTX-Video", "Lumina 2", "Z-Image"}  # by their encoders, always
+MASKED_WHERE_PADDED = {"Qwen-Image", "HunyuanVideo"}
 EVERY_MODEL = ["Lumina 2", "Z-Image", "Qwen-Image", "OmniGen 2", "LTX-Video", "Chroma", "HunyuanVideo", "PixArt"]
 
 
@@ -52,7 +52,8 @@ def entries_for(name, lengths=TOKENS, seeds=None):
     return [entry_of(n, seed, name in MASKED) for n, seed in zip(lengths, seeds or range(len(lengths)), strict=True)]
 
 
-def merged(host, entries, lengthen="pad right"):
+def merged(host, entries, lengthen=None):
+    lengthen = lengthen or ("pad right" if "attention_mask" in entries[0][1] else "pad without a mask")
     return [host.joining.merge(entries, [f"prompt {i}" for i in range(len(entries))], lengthen)]
 
 
@@ -98,7 +99,8 @@ def test_each_prompt_is_drawn_as_alone(host, models, plans, name):
     model, shape = models(name)
     entries, negative = entries_for(name), negative_for(name)
     alone = torch.cat([draw(host, model, shape, [entry], negative) for entry in entries])
-    found, _ = draw_shared(host, model, shape, merged(host, entries), negative, plans["alone"])
+    lengthen = "pad right" if name in MASKED_WHERE_PADDED else None
+    found, _ = draw_shared(host, model, shape, merged(host, entries, lengthen), negative, plans["alone"])
     assert alone.isfinite().all()
     assert torch.equal(found, alone)
     assert len({row.numpy().tobytes() for row in found}) == N
@@ -184,6 +186,13 @@ def test_nodes_that_change_the_conditioning_change_it_as_alone(host, models, pla
     alone = torch.cat([draw(host, model, shape, change([entry]) + rest, negative) for entry in entries])
     changed = change(merged(host, entries)) + rest
     assert torch.equal(draw_shared(host, model, shape, changed, negative, plans["alone"])[0], alone)
+
+
+def test_area_of_the_negative_gives_the_positive_one_with_its_own_texts(host, models, plans):
+    model, shape = models("Lumina 2")
+    entries, negative = entries_for("Lumina 2"), areas(negative_for("Lumina 2")) + negative_for("Lumina 2")
+    alone = torch.cat([draw(host, model, shape, [entry], negative) for entry in entries])
+    assert torch.equal(draw_shared(host, model, shape, merged(host, entries), negative, plans["alone"])[0], alone)
 
 
 def test_reference_latents_stay_with_their_prompts(host, models, plans):
