@@ -13,10 +13,11 @@ from . import types
 from .host.cond_rows import PROMPTS
 from .host.decoration import Decorations
 from .host.device import free_main_memory
-from .host.encode_set import PAD_LEFT, PAD_RIGHT, REFUSE, REPEAT, length_counts, merge
+from .host.encode_set import NO_MASK, PAD_LEFT, PAD_RIGHT, REPEAT, length_counts, merge
 from .host.prompt_vectors import POOLED, TOKEN_MEAN, prompt_vectors
 from .host.search import search_words
 from .host.token_counts import reading_notes
+from .host.token_lengths import LENGTHS
 from .host.ui import Progress, tell
 
 if TYPE_CHECKING:
@@ -25,10 +26,19 @@ if TYPE_CHECKING:
 POOLING = ["auto", POOLED, TOKEN_MEAN]
 SLOW_REPEAT = 4  # times the longest prompt: as far as the host goes to save a call
 T5_NAMES = {"t5xxl", "pile_t5xl", "t5base", "mt5xl", "umt5xxl"}  # those that the node T5TokenizerOptions sets
-DROPPED_MASK = (
-    "⚠ shorter prompts were padded to {longest} tokens and masked. Models that do not use the mask at every layer "
-    "(Z-Image, Lumina 2, in some versions of ComfyUI Qwen-Image) draw them slightly differently than alone."
+PADDED = (
+    "shorter prompts were padded to {longest} tokens; samplers with shared steps leave the padding out and draw each "
+    "prompt as alone"
 )
+MASKED = "Other samplers hand it to the model with a mask, which some models heed and others draw like another prompt."
+UNMASKED = (
+    "⚠ only for Share Steps and the Hierarchical samplers: others draw the padded prompts like different prompts{fix}"
+)
+T5_FIX = (
+    ". For those, put the node T5TokenizerOptions with min_length {longest} between the CLIP and this node: then all "
+    "prompts have the same number of tokens"
+)
+TOO_LONG = "shorten some: repeated to a common number of tokens they would take too much time or memory"
 
 
 class ClipEmbedding(io.ComfyNode):
@@ -70,7 +80,7 @@ class ClipEmbedding(io.ComfyNode):
         lengths = [entry[0].shape[1] for entry in entries]
         lengthen = how_to_lengthen(clip, tokens, lengths)
         free = free_main_memory()
-        conditioning = merge(entries, prompts, lengthen, how_to_fix(tokens, lengthen), free / 2)
+        conditioning = merge(entries, prompts, lengthen, TOO_LONG, free / 2)
         conditioning[1][PROMPTS] = tuple(prompts)
         vectors = prompt_vectors(entries, prompts, pooling)
         embeddings = PromptEmbeddings(vectors.rows, torch.zeros_like(vectors.rows), prompts, kind_of(clip, vectors))
@@ -79,7 +89,8 @@ class ClipEmbedding(io.ComfyNode):
         notes: list[str] = decorations.attempt(
             "counting tokens", reading_notes, clip, tokens, prompts, pooled, otherwise=[]
         )
-        text = "\n".join([describe(embeddings, vectors.pooling, conditioning, lengths), *notes, *vectors.notes])
+        fix = T5_FIX.format(longest=max(lengths)) if any(T5_NAMES & t.keys() for t in tokens) else ""
+        text = "\n".join([describe(embeddings, vectors.pooling, conditioning, lengths, fix), *notes, *vectors.notes])
         return io.NodeOutput([conditioning], embeddings, ui=decorations.show(cls, text))
 
 
@@ -131,20 +142,7 @@ def how_to_lengthen(clip: Any, tokens: Sequence[Any], lengths: Sequence[int]) ->
     if any(getattr(module, "return_attention_masks", False) for module in _modules(clip)):
         left = any(getattr(tokenizer, "pad_left", False) for tokenizer in vars(clip.tokenizer).values())
         return PAD_LEFT if left else PAD_RIGHT
-    return REFUSE
-
-
-def how_to_fix(tokens: Sequence[Any], lengthen: str) -> str:
-    """What the user can do about lengths that `merge` refuses."""
-    if lengthen == REPEAT:
-        return "shorten some: repeated to a common number of tokens they would take too much time or memory"
-    t5 = [len(chunk) for t in tokens for name in T5_NAMES & t.keys() for chunk in t[name]]
-    if t5:
-        return (
-            "shorten the longest prompts, or put the node T5TokenizerOptions between the CLIP and this node, with "
-            f"min_length {max(t5)}: it pads all prompts to the same length, which changes the pictures a little"
-        )
-    return "use prompts with the same number of tokens"
+    return NO_MASK
 
 
 def _modules(clip):
@@ -183,8 +181,10 @@ def kind_of(clip: Any, vectors: Vectors) -> str:
     return f"text embeddings ({vectors.pooling} of {type(clip.cond_stage_model).__name__}, from CLIP Embedding)"
 
 
-def describe(embeddings: PromptEmbeddings, pooling: str, conditioning: Any, lengths: Sequence[int]) -> str:
-    """What was encoded, in words."""
+def describe(
+    embeddings: PromptEmbeddings, pooling: str, conditioning: Any, lengths: Sequence[int], fix: str = ""
+) -> str:
+    """What was encoded, in words; `fix` says how others than samplers with shared steps can take padded prompts."""
     cond, values = conditioning
     longest, distinct = max(lengths), len(set(embeddings.prompts))
     lines = [
@@ -193,8 +193,10 @@ def describe(embeddings: PromptEmbeddings, pooling: str, conditioning: Any, leng
         f"tokens: {length_counts(lengths)}",
         f"conditioning: {' × '.join(map(str, cond.shape))}",
     ]
-    if min(lengths) < longest and "attention_mask" in values:
-        lines.append(DROPPED_MASK.format(longest=longest))
+    if min(lengths) < longest and LENGTHS in values:
+        padded = PADDED.format(longest=longest)
+        masked = "attention_mask" in values
+        lines += [f"{padded}. {MASKED}"] if masked else [padded, UNMASKED.format(fix=fix)]
     elif min(lengths) < longest:
         slow = "⚠ " if cond.shape[1] > SLOW_REPEAT * longest else ""
         times = f": {cond.shape[1] / longest:.0f} times the longest, so steps are slower" if slow else ""

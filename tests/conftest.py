@@ -1,8 +1,8 @@
 """Fixtures for all tests: the repository's paths, and a real ComfyUI with this pack in it.
 
-Beside this file are modules that tests import: graphs (workflows for a server), trees (messages of a growing tree),
-native_models and large_models (small and full-sized networks with random weights), first_parser (the first release's
-parser of prompts).
+Beside this file are modules that tests import: graphs (workflows for a server), other_pack (nodes of somebody else for
+one), trees (messages of a growing tree), native_models and large_models (small and full-sized networks with random
+weights), first_parser (the first release's parser of prompts).
 """
 
 from __future__ import annotations

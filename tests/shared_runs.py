@@ -18,6 +18,7 @@ OURS = {
     "rows": "host.cond_rows",
     "partial": "host.partial_entries",
     "calls": "host.model_calls",
+    "pictures": "host.same_pictures",
     "host_samplers": "host.samplers",
     "guider": "guider",
     "node": "share_steps",

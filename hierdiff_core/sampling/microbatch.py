@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,34 @@ class MicroBatches:
             outputs.append(output)
             start = rows.stop
         return torch.cat(outputs)
+
+    def map_groups(
+        self, evaluate: Callable[[list[int]], torch.Tensor], groups: Sequence[Sequence[int]]
+    ) -> torch.Tensor:
+        """Concatenate ``evaluate(rows)`` over parts of groups of rows.
+
+        Parameters
+        ----------
+        evaluate : callable
+            ``evaluate(rows) -> tensor`` with a row for each of the list.
+        groups : sequence of sequence of int
+            Rows that may be evaluated together; in all of them each of 0 ... R - 1 once.
+
+        Returns
+        -------
+        (R, ...) tensor
+            In the order of the rows.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If a single row does not fit.
+        """
+        parts = [self.map(lambda part, rows=list(rows): evaluate(rows[part]), len(rows)) for rows in groups]
+        if len(parts) == 1:
+            return parts[0]
+        places = torch.argsort(torch.tensor([row for rows in groups for row in rows]))
+        return torch.cat(parts)[places.to(parts[0].device)]
 
     def _try(self, evaluate: Callable[[slice], torch.Tensor], rows: slice) -> torch.Tensor | None:
         """`evaluate(rows)`, or None when memory ran out and fewer rows may still fit."""

@@ -103,7 +103,7 @@ class CachedCalls:
             self._options[PLACE].total_steps_skipped = round(self._skipped)
 
     @contextlib.contextmanager
-    def evaluation(self, rows: slice, model_options: dict) -> Iterator[None]:
+    def evaluation(self, rows: list[int], model_options: dict) -> Iterator[None]:
         """A context around the model's evaluation of some clusters: a cache knows these rows, and no others."""
         count = len(self.current.clusters.first)
         options = model_options.get("transformer_options", {})
@@ -119,7 +119,7 @@ class CachedCalls:
                 before = state.total_steps_skipped
                 yield
                 evaluated[rows] |= state.total_steps_skipped <= before
-        self.witness.saw_call(self._are_others(self._split or rows.stop - rows.start < count))
+        self.witness.saw_call(self._are_others(self._split or len(rows) < count))
 
     def note(self, outputs: Iterable[torch.Tensor]) -> None:
         """What came of some evaluations."""

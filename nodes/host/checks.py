@@ -24,12 +24,13 @@ def checked(node: Any) -> Any:
     """Make a node refuse values that its schema does not allow; the class itself, changed in place.
 
     Combos: one of the options, as they are at that moment. FLOAT and INT: numbers between min and max, never NaN or
-    infinite. What a node's own `validate_inputs` refuses is refused when it arrives through a link, too.
+    infinite. What a node's own `validate_inputs` refuses is refused when it arrives through a link, too. Combos take
+    links from lists of choices.
     """
     own = node.__dict__["validate_inputs"].__func__ if "validate_inputs" in node.__dict__ else None
     check_when_queued(node, own)
     check_when_run(node, own)
-    check_bounds(node)
+    adapt_inputs(node)
     return node
 
 
@@ -69,8 +70,8 @@ def check_when_run(node: Any, own: Callable[..., Any] | None) -> None:
     node.execute = classmethod(execute)
 
 
-def check_bounds(node: Any) -> None:
-    """Give the FLOATs of a node's schema bounds that the host lets no NaN pass."""
+def adapt_inputs(node: Any) -> None:
+    """Give the FLOATs of a node's schema bounds that the host lets no NaN pass, and its combos their `ChoiceType`."""
     define = node.__dict__["define_schema"].__func__
 
     @functools.wraps(define)
@@ -79,6 +80,8 @@ def check_bounds(node: Any) -> None:
         for entry in schema.inputs:
             if isinstance(entry, io.Float.Input) and entry.min is not None:
                 entry.min = Least(entry.min)
+            if is_combo(entry):
+                entry.get_io_type = functools.partial(ChoiceType.of, entry)
         return schema
 
     node.define_schema = classmethod(define_schema)
@@ -91,6 +94,35 @@ class Least(float):
         return not value >= float(self)
 
     __hash__ = float.__hash__
+
+
+class ChoiceType(type(io.Combo.io_type)):
+    """A combo's type, "COMBO", that goes together with lists of choices too.
+
+    Nodes with ``RETURN_TYPES = (comfy.samplers.KSampler.SAMPLERS,)`` have a list for a type, as the inputs of the
+    host's samplers have. A schema says "COMBO", which ComfyUI 0.3.75 finds unlike any list. It asks
+    ``received != wanted`` first, as newer ones do: a question that lists leave to the other side.
+
+    Attributes
+    ----------
+    options : list
+        Of the combo; an empty list, or one with any of them, goes together with it.
+    """
+
+    options: list[Any]
+
+    @classmethod
+    def of(cls, entry: Any) -> ChoiceType:
+        made = cls(type(entry).get_io_type(entry))
+        made.options = entry.options
+        return made
+
+    def __ne__(self, other: object) -> bool:
+        if isinstance(other, (list, tuple)):
+            return len(other) > 0 and not any(choice in self.options for choice in other)
+        return super().__ne__(other)
+
+    __hash__ = str.__hash__
 
 
 def fault_of(cls: Any, own: Callable[..., Any] | None, values: Mapping[str, Any]) -> str | None:

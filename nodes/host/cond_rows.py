@@ -13,6 +13,7 @@ from ...hierdiff_core.sampling.pooling import cluster_means
 from .clusters import Clusters, rows_equal, rows_for_all
 from .control_rows import check_control
 from .prompt_vectors import digest
+from .token_lengths import LENGTHS, TokenLengths
 
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Plan
@@ -55,25 +56,27 @@ def check_conds(conds: list[dict], name: str, num_prompts: int) -> None:
         check_control(entry.get("control"), name, num_prompts)
 
 
-def check_rows_differ(conds: dict[str, list[dict]], latents: torch.Tensor, plan: Plan) -> None:
+def check_rows_differ(conds: dict[str, list[dict]], tensors: list, plan: Plan) -> None:
     """Refuse a run in which every picture would be the same.
 
     Parameters
     ----------
     conds : dict of list of dict
         Entries of each side, as a guider keeps them.
-    latents : tensor
-        What the sampler starts from.
+    tensors : list of tensor
+        What the sampler starts from, and its mask or None.
     plan : Plan
         For N prompts.
 
     Raises
     ------
     ValueError
-        If neither conditioning nor latents differ from prompt to prompt, although the plan's prompts do.
+        If neither conditioning nor tensors differ from prompt to prompt, although the plan's prompts do.
     """
-    given = tensors_with_rows(conds, [latents], plan.num_prompts)
+    given = tensors_with_rows(conds, tensors, plan.num_prompts)
     if plan.num_distinct == 1 or any(not torch.equal(rows, rows[:1].expand_as(rows)) for rows in given):
+        return
+    if any(entry[LENGTHS].differ for entries in conds.values() for entry in entries if LENGTHS in entry):
         return
     many = tensors_with_rows(conds, [], plan.num_prompts)
     raise ValueError(
@@ -251,6 +254,8 @@ def rows_of(conditioning: list, rows: list[int], num_prompts: int, name: str) ->
     """
 
     def take(value):
+        if isinstance(value, TokenLengths):
+            return value.of_rows(rows) if len(value.tokens) == num_prompts else value
         many = torch.is_tensor(value) and value.ndim > 0 and value.shape[0] == num_prompts > 1
         return value[rows] if many else value
 

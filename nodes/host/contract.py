@@ -32,25 +32,25 @@ class Contract:
         self.current = current
         self.tells_window = False
 
-    def evaluation(self, rows: slice, model_options: dict) -> contextlib.AbstractContextManager:
+    def evaluation(self, rows: list[int], model_options: dict) -> contextlib.AbstractContextManager:
         """A context: an evaluation of some of the current clusters is told of in these options."""
         window = None
         if self.tells_window:
             window = window_of(self.current.clusters.first[rows].tolist(), self.current.plan.num_prompts)
         return told(model_options, self.of(rows), window)
 
-    def of(self, rows: slice) -> dict:
+    def of(self, rows: list[int]) -> dict:
         """The values for an evaluation of some of the current clusters; docs/for-other-packs.md says what they mean."""
-        current, places = self.current, list(range(rows.start, rows.stop))
+        current = self.current
         return {
             "version": VERSION,
             "prompts": current.plan.num_prompts,
             "step": current.k,
             "rows": current.clusters.first[rows].tolist(),
-            "members": current.members[rows],
-            "keys": current.keys[rows],
-            "clusters": places,
-            "parents": places if current.parents is None else current.parents[rows].tolist(),
+            "members": [current.members[c] for c in rows],
+            "keys": [current.keys[c] for c in rows],
+            "clusters": rows,
+            "parents": rows if current.parents is None else current.parents[rows].tolist(),
             "split": current.parents is not None,
         }
 

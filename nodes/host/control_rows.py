@@ -6,7 +6,7 @@ The host gives the hints of a batch to the rows of a call in their order, and ke
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -77,8 +77,9 @@ class ControlRows:
         self.num_prompts = num_prompts
         self._copies: dict[tuple, tuple] = {}  # by identity and prompts, with the original, so that it lives
 
-    def of(self, entries: list[dict] | None, prompts: tuple[int, ...]) -> list[dict] | None:
+    def of(self, entries: list[dict] | None, prompts: Iterable[int]) -> list[dict] | None:
         """One side of the conditioning, whose ControlNets have the hints of these prompts."""
+        prompts = tuple(int(prompt) for prompt in prompts)
         return entries and [self._with_rows(entry, prompts) for entry in entries]
 
     def forget_batches(self, _: Any = None) -> None:

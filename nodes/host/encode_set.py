@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from .token_lengths import LENGTHS, TokenLengths
+
 # Prompts of 1 to 6 chunks of 77 tokens, in any mixture, have a common length of 60 chunks at most. The host joins a
 # positive and a negative of 4 times the shorter one's length at most (CONDCrossAttn.can_concat), to save time: beyond
 # it runs them one after the other, which the rows of one batch cannot.
 MOST_REPEATED = 60 * 77
 
 # How a shorter prompt may be lengthened: see `merge`.
-REPEAT, PAD_RIGHT, PAD_LEFT, REFUSE = "repeat", "pad right", "pad left", "refuse"
+REPEAT, PAD_RIGHT, PAD_LEFT, NO_MASK, REFUSE = "repeat", "pad right", "pad left", "pad without a mask", "refuse"
 
 
 def merge(
@@ -33,7 +35,7 @@ def merge(
         Cond (1, T_i, D); values: dict with `pooled_output` and what else there is.
     prompts : list of N str
         For the messages.
-    lengthen : REPEAT, PAD_RIGHT, PAD_LEFT or REFUSE
+    lengthen : REPEAT, PAD_RIGHT, PAD_LEFT, NO_MASK or REFUSE
         For prompts with fewer tokens than the longest.
     fix : str
         What the user can do where lengths are refused.
@@ -60,22 +62,27 @@ def merge(
       weight. Right for encoders that read chunks of 77 tokens: SD 1.x, SD 2.x, SDXL. In joint attention (Flux, SD3,
       Qwen-Image) it would multiply the weight of the text, so it is not used there. Stable Cascade, which mixes text
       and image in its attention, is repeated all the same, as by the host.
-    - PAD_RIGHT and PAD_LEFT add zeros, and 0 to `attention_mask`. Exact where the model heeds the mask at every layer
-      (LTX-Video). Flux 2 ignores it, but pads with zeros on the left itself, up to 512 tokens: PAD_LEFT is exact there.
-      Not exact where the mask is dropped: Z-Image and Lumina 2 (after their context refiner), Qwen-Image of ComfyUI
-      0.3.75. HunyuanVideo, HunyuanImage and OmniGen 2 cannot take masks of several rows that hold padding.
-    - REFUSE: T5 without a mask. For Flux and SD3 the tokenizer pads to a fixed length (256 and 77), so that only longer
-      prompts differ; for Chroma and PixArt it does not pad at all. A larger fixed length is the tokenizer's business.
+    - PAD_RIGHT and PAD_LEFT add zeros, and 0 to `attention_mask`. NO_MASK adds zeros on the right, for encoders whose
+      models know no mask: T5 of Flux, SD3, Chroma and PixArt. `hierdiff_lengths` says how many tokens there were:
+      samplers with shared steps leave the padding out (`rows_alone`), and are exact for any model. Other samplers hand
+      it to the model. That is exact where the mask is heeded at every layer (LTX-Video), and in Flux 2, which pads with
+      zeros on the left itself, up to 512 tokens. Elsewhere padding changes a picture like another prompt, or is an
+      error: `docs/measurements/padding.md`.
+    - REFUSE: nothing is known of the encoder.
     """
     conds = [cond for cond, _ in entries]
     _check_shapes(conds, prompts)
     values = [dict(values) for _, values in entries]
+    masked = tuple(v.get("attention_mask") is not None for v in values)
+    lengths = tuple(cond.shape[1] for cond in conds)
     masks = _pop_masks(conds, values)
-    if len({cond.shape[1] for cond in conds}) > 1:
+    if len(set(lengths)) > 1:
         conds, masks = _lengthened(conds, masks, lengthen, fix, most_bytes)
     merged = {name: _joined(name, values, prompts) for name in _names(values, prompts)}
     if masks is not None:
         merged["attention_mask"] = torch.cat(masks)
+    if masks is not None or (lengthen == NO_MASK and len(set(lengths)) > 1):
+        merged[LENGTHS] = TokenLengths(lengths, masked, conds[0].shape[1], lengthen == PAD_LEFT)
     return [torch.cat(conds), merged]
 
 
@@ -116,12 +123,14 @@ def _lengthened(conds, masks, lengthen, fix, most_bytes):
         size = common * sum(cond.nbytes // cond.shape[1] for cond in conds)
         if common <= MOST_REPEATED and size <= most_bytes:
             return [cond.repeat(1, common // cond.shape[1], 1) for cond in conds], masks
-    elif lengthen in (PAD_RIGHT, PAD_LEFT):
-        masks = masks or [torch.ones(cond.shape[:2], dtype=torch.long, device=cond.device) for cond in conds]
+    elif lengthen in (PAD_RIGHT, PAD_LEFT, NO_MASK):
         missing = [max(lengths) - length for length in lengths]
         sides = [(n, 0) if lengthen == PAD_LEFT else (0, n) for n in missing]
         pad = torch.nn.functional.pad
         padded = [pad(cond, (0, 0, *side)) for cond, side in zip(conds, sides, strict=True)]
+        if lengthen == NO_MASK:
+            return padded, None
+        masks = masks or [torch.ones(cond.shape[:2], dtype=torch.long, device=cond.device) for cond in conds]
         return padded, [pad(mask, side) for mask, side in zip(masks, sides, strict=True)]
     raise ValueError(
         f"the prompts have different numbers of tokens, {length_counts(lengths)}, "

@@ -12,10 +12,12 @@ import torch
 from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .attachments import ROW_WRAPPERS, names_of, wrappers_of
 from .clusters import CurrentClusters
-from .cond_rows import cond_bytes, cond_on_device, has_rows, reduced_cond, sliced_cond
+from .cond_rows import cond_bytes, cond_on_device, has_rows, reduced_cond
 from .contract import Contract
+from .control_rows import ControlRows
 from .guard import Case, Guard
-from .own_rows import OwnRows
+from .own_rows import alike, rows_of_call
+from .rows_alone import alone_cond, is_alone, taken_cond
 from .same_draws import SameDraws
 from .watch import Watch
 from .whole_calls import CutGuidance, one_at_a_time_only, recorder_readers
@@ -48,7 +50,7 @@ class ModelCalls:
     Attributes
     ----------
     around : list of callable
-        ``context(rows, model_options)`` is entered around the evaluation of some of the current clusters, a slice.
+        ``context(rows, model_options)`` is entered around the evaluation of some of the current clusters, a list.
 
     Notes
     -----
@@ -68,11 +70,11 @@ class ModelCalls:
         self.micro_batch = micro_batch
         self.contract = Contract(current)
         self.guard = Guard(current, self.contract, before_call, part)
-        self.around: list[Callable[[slice, dict], contextlib.AbstractContextManager]] = [self.contract.evaluation]
+        self.around: list[Callable[[list[int], dict], contextlib.AbstractContextManager]] = [self.contract.evaluation]
         self.before_call = before_call
         self.takes_first = takes_first
-        self.own_rows = OwnRows(current.plan.num_prompts)
-        current.followers.append(self.own_rows.controls.forget_batches)
+        self._controls = ControlRows(current.plan.num_prompts)
+        current.followers.append(self._controls.forget_batches)
         self._watch = Watch()
         self._batches: MicroBatches | None = None
         self._stays: bool | None = None  # whether the conditioning fits on the device of the latents
@@ -80,7 +82,7 @@ class ModelCalls:
         self._reduced = Kept()  # conditioning with a row for each cluster
         self._clusters = None  # those that the reduced are for
         self._readers: list[Callable] | None = None  # functions that must see the rows of the model's calls
-        self._inside: tuple[slice, int] | None = None  # the rows, of how many, that a guider is called with meanwhile
+        self._inside: tuple[list[int], int] | None = None  # rows, of how many, that a guider is called with
 
     def predict_noise(self, executor, x, timestep, model_options, *args, **kwargs) -> torch.Tensor:
         """A PREDICT_NOISE wrapper: the guider is called by cluster, where functions read what its model recorded."""
@@ -131,10 +133,10 @@ class ModelCalls:
         clusters, num_prompts = self.current.clusters, self.current.plan.num_prompts
         count = len(clusters.first)
         sides, x, t = self._kept_on(case.sides, case.x.device), case.x, case.t
-        if count < num_prompts:
+        if count < num_prompts or any(is_alone(entry) for entries in sides for entry in entries or ()):
             first, _ = self.current.indices(x.device)
             x, t = x[first], t[first]
-            sides = [self._reduce(entries) for entries in sides]
+            sides = [self._reduce(entries, x.device) for entries in sides]
         draws = SameDraws(x.device) if self.guard.concerns(case) else None
 
         def evaluate(rows):
@@ -144,12 +146,12 @@ class ModelCalls:
                     stack.enter_context(context)
                 if inside:
                     stack.enter_context(self._narrowed(rows, count))
-                mine = rows_of_call(sides, x, t, rows, count)
-                outputs = self.own_rows.evaluate(call, *mine, clusters.first[rows])
+                own, *tensors = rows_of_call(sides, x, t, rows, clusters.first)
+                outputs = call([self._controls.of(side, clusters.first[rows]) for side in own], *tensors)
             self._ask(case, rows, clusters, self._watch.active)
             return outputs
 
-        outputs = self._micro_batches(x).map(evaluate, count)
+        outputs = self._micro_batches(x).map_groups(evaluate, alike(sides, clusters.first))
         if draws is not None:
             draws.finish()
         return self.current.spread(outputs) if count < num_prompts else outputs
@@ -162,7 +164,7 @@ class ModelCalls:
 
     def _ask(self, case, rows, clusters, active=()):
         """Ask the guard, where not all prompts are in one call; it may refine the clusters."""
-        if rows.stop - rows.start < self.current.plan.num_prompts:
+        if len(rows) < self.current.plan.num_prompts:
             self.guard.check(case, active)
         if self.current.clusters is not clusters:
             raise PlanRefined
@@ -209,7 +211,7 @@ class ModelCalls:
             for entries in conds
         ]
 
-    def _reduce(self, entries):
+    def _reduce(self, entries, device):
         """One side of the conditioning with a row per cluster; None stays None (no negative pass)."""
         if entries is None:
             return None
@@ -217,9 +219,11 @@ class ModelCalls:
         if self._clusters is not clusters:
             self._clusters, self._reduced = clusters, Kept()
         self._reduced.begin(self.current.calls)
-        return [self._reduced.made_of(entry, self._reduced_entry) for entry in entries]
+        return [self._reduced.made_of(entry, lambda entry: self._reduced_entry(entry, device)) for entry in entries]
 
-    def _reduced_entry(self, entry):
+    def _reduced_entry(self, entry, device=None):
+        if is_alone(entry):
+            return alone_cond(entry, self.current.clusters, device if self._stays else None)
         return reduced_cond(entry, self.current.clusters, self.takes_first)
 
     def _fitting(self, conds, rows, count):
@@ -229,7 +233,7 @@ class ModelCalls:
         def fitting(entry):
             if not has_rows(entry, n):
                 return entry
-            return sliced_cond(self._reduced_entry(entry), rows, count)
+            return taken_cond(self._reduced_entry(entry), rows, count)
 
         return [entries and [fitting(entry) for entry in entries] for entries in conds]
 
@@ -253,13 +257,6 @@ class Kept:
         made = make(entry) if known is None else known[1]
         self._made[id(entry)] = entry, made, self._call
         return made
-
-
-def rows_of_call(sides: list, x: torch.Tensor, t: torch.Tensor, rows: slice, count: int) -> tuple:
-    """Conditioning, latents and sigmas of some of `count` rows."""
-    if rows.stop - rows.start == count:
-        return sides, x, t
-    return [entries and [sliced_cond(entry, rows, count) for entry in entries] for entries in sides], x[rows], t[rows]
 
 
 def rows_per_call(device: torch.device, micro_batch: int) -> int:

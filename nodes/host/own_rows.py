@@ -1,68 +1,49 @@
-"""Each call of the model with what its prompts have of their own: hint images, and the entries that are for them."""
+"""Which clusters a call of the model may hold together, and what it gets for them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .cond_rows import APPLIES, sliced_cond
-from .control_rows import ControlRows
+from .cond_rows import APPLIES
 from .partial_entries import applying
+from .rows_alone import CLUSTERS, shapes_of, taken_cond
+
+Sides = Sequence["list[dict] | None"]  # the conditioning entries of each side; None where there is none
 
 
-class OwnRows:
-    """Evaluates rows of which each stands for a prompt.
+def alike(sides: Sides, prompts: np.ndarray) -> list[list[int]]:
+    """Clusters that a call may hold together.
 
     Parameters
     ----------
-    num_prompts : int
+    sides : list of (list of dict, or None)
+        Entries with a row for each of C clusters.
+    prompts : (C,) int64
+        Whose entries the clusters take.
+
+    Returns
+    -------
+    groups : list of list of int
+        Clusters with the same entries, and with conditioning that the host joins unchanged.
     """
+    entries = [entry for side in sides for entry in side or ()]
+    if not any(name in entry for entry in entries for name in (APPLIES, CLUSTERS)):
+        return [list(range(len(prompts)))]
+    groups = defaultdict(list)
+    for c, prompt in enumerate(prompts.tolist()):
+        whose = tuple(applying(side, prompt) for side in sides)
+        shapes = tuple(shapes_of(entry[CLUSTERS][c]) for entry in entries if CLUSTERS in entry)
+        groups[whose, shapes].append(c)
+    return list(groups.values())
 
-    def __init__(self, num_prompts: int):
-        self.controls = ControlRows(num_prompts)
 
-    def evaluate(
-        self,
-        call: Callable[[list, torch.Tensor, torch.Tensor], torch.Tensor],
-        conds: list[list[dict] | None],
-        x: torch.Tensor,
-        timestep: torch.Tensor,
-        prompts: np.ndarray,
-    ) -> torch.Tensor:
-        """(rows, ...): what ``call(conds, x, timestep)`` gives.
-
-        Parameters
-        ----------
-        call : callable
-            One evaluation of the host's, with the entries of each side.
-        conds : list of list of dict
-            With the rows of this call; a side may be None.
-        x, timestep : tensor
-            (rows, ...)
-        prompts : (rows,) int64
-            Whose hints and entries the rows take.
-        """
-        if not any(APPLIES in entry for entries in conds for entry in entries or ()):
-            return self._of_prompts(call, conds, x, timestep, prompts)
-        groups = defaultdict(list)  # rows by their entries: the host takes those of a call together
-        for row, prompt in enumerate(prompts.tolist()):
-            groups[tuple(applying(entries, prompt) for entries in conds)].append(row)
-        output = None
-        for which, rows in groups.items():
-            own = [
-                entries
-                and [sliced_cond(entry, rows, len(x)) for entry, here in zip(entries, side, strict=True) if here]
-                for entries, side in zip(conds, which, strict=True)
-            ]
-            part = self._of_prompts(call, own, x[rows], timestep[rows], prompts[rows])
-            output = part.new_empty((len(x), *part.shape[1:])) if output is None else output
-            output[rows] = part
-        assert output is not None
-        return output
-
-    def _of_prompts(self, call, conds, x, timestep, prompts):
-        conds = [self.controls.of(entries, tuple(prompts.tolist())) for entries in conds]
-        return call(conds, x, timestep)
+def rows_of_call(sides: Sides, x: torch.Tensor, t: torch.Tensor, rows: list[int], prompts: np.ndarray) -> tuple:
+    """Conditioning, latents and sigmas of some of C clusters, a group of `alike` or a part of it."""
+    count = len(prompts)
+    own = [side and [entry for entry in side if applying([entry], int(prompts[rows[0]]))[0]] for side in sides]
+    taken = [side and [taken_cond(entry, rows, count) for entry in side] for side in own]
+    return (taken, x, t) if len(rows) == count else (taken, x[rows], t[rows])

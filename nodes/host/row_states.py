@@ -54,20 +54,20 @@ class RowStates:
         self.places = [before[r]._replace(split=before[r].split or bool(s)) for r, s in zip(rows, split, strict=True)]
 
     @contextlib.contextmanager
-    def of_call(self, rows: slice) -> Iterator[Any]:
+    def of_call(self, rows: Sequence[int]) -> Iterator[Any]:
         """The state for a call with some clusters, in a context that keeps what becomes of it unless the call fails.
 
         It cannot be skipped if a cluster has split since, or if the clusters were in different calls before.
         """
-        state, whole = self._gathered(self.places[rows])
+        state, whole = self._gathered([self.places[c] for c in rows])
         if not whole:
             state.cumulative_change_rate = math.inf
         state.skip_current_step = False
         yield state
         if not whole and isinstance(state.cumulative_change_rate, float) and math.isinf(state.cumulative_change_rate):
             state.cumulative_change_rate = 0.0  # nobody asked: the call was in a part of the run that is never skipped
-        count = rows.stop - rows.start
-        self.places[rows] = [Place(state, count, i, False) for i in range(count)]
+        for i, c in enumerate(rows):
+            self.places[c] = Place(state, len(rows), i, False)
 
     def _gathered(self, places):
         """A new state with the rows of some places, and whether it may decide to skip."""

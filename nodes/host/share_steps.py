@@ -23,6 +23,8 @@ from .encode_set import name_of
 from .guard import RUN_KEY
 from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, Plans, own_inputs, parted_by
+from .rows_alone import HostEncoding, encode_rows, mark_rows
+from .same_pictures import check_pictures_differ, same_pictures
 from .sharing_run import SharingRun
 from .step_caches import check_step_caches
 
@@ -56,6 +58,7 @@ def share_steps(model: ModelPatcher, sharing: Sharing) -> ModelPatcher:
     for kind, wrapper in (
         (WrappersMP.OUTER_SAMPLE, sharing.outer_sample),
         (WrappersMP.PREDICT_NOISE, predict_noise),
+        (WrappersMP.SAMPLER_SAMPLE, sampler_sample),
         (WrappersMP.CALC_COND_BATCH, calc_cond_batch),
     ):
         patched.remove_wrappers_with_key(kind, KEY)
@@ -124,19 +127,20 @@ class Sharing:
         check_step_caches(guider.model_options, guider.model_patcher)
         guider.conds = assigned(guider.conds, self.plan)
         rows = self._rows(noise, latent_image, denoise_mask)
-        plans, first_step = self._plans_of_run(guider, sigmas, rows)
+        plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
         run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, self.per_prompt != SHARE_IF_EQUAL)
         noise = run.current.all_rows(rows.noise, "the noise", "use Shared Noise")
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [rows.latents.shape]
         inputs = noise, rows.latents, run.sampler(sampler), sigmas, rows.mask
+        run.rows_alone = mark_rows(guider.conds, self.plan.num_prompts)
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
         run.caches.witness.watch(guider.model_options)
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
-        self.tell(self._report(run, plans, guider.conds, samples))
+        self.tell("\n".join([self._report(run, plans, guider.conds, samples), *notes]))
         return samples
 
     def _rows(self, noise, latent_image, denoise_mask) -> Rows:
@@ -150,14 +154,15 @@ class Sharing:
             denoise_mask = rows_for_all(denoise_mask, count, "the noise mask", "give one mask, or one for each prompt")
         return Rows(latents, noise, denoise_mask)
 
-    def _plans_of_run(self, guider, sigmas, rows: Rows) -> tuple[Plans, int]:
-        """The plan for a run of these sigmas, as it is and as it can be run; and its step to begin with."""
+    def _plans_of_run(self, guider, sampler, sigmas, rows: Rows) -> tuple[Plans, int, list[str]]:
+        """The plan for a run of these sigmas, as it is and as it can be run; its step to begin with; and warnings."""
         conds, sigma_max = guider.conds, float(guider.model_patcher.get_model_object("model_sampling").sigma_max)
         for name, entries in conds.items():
             check_conds(entries, name, self.plan.num_prompts)
         own = own_inputs(conds, {START: rows.latents, "noise masks": rows.mask}, self.plan.num_prompts)
         if not (self.strict or own):
-            check_rows_differ(conds, rows.latents, self.plan)
+            check_rows_differ(conds, [rows.latents, rows.mask], self.plan)
+        notes = check_pictures_differ(guider, sampler, KEY, rows, self.plan) if self.strict and not own else []
         if self.strict and not is_part(guider, sigmas, sigma_max, rows.noise):
             plan, first_step = self.plan.resampled(len(sigmas) - 1), 0
         else:
@@ -165,7 +170,7 @@ class Sharing:
         parting = own
         if self.per_prompt != SHARE_IF_EQUAL:  # latents without noise are of a run that was begun: they have parted
             parting = [each for each in own if each.name == START and not rows.noise.any()]
-        return Plans.of(plan, picture_groups(conds, [rows.latents, rows.mask], plan), own, parting), first_step
+        return Plans.of(plan, picture_groups(conds, [rows.latents, rows.mask], plan), own, parting), first_step, notes
 
     def _report(self, run, plans: Plans, conds, samples):
         """What was spent, with warnings.
@@ -180,11 +185,13 @@ class Sharing:
         problem = latents_not_finite(samples, names, NOT_FINITE)
         report = run.decorations.attempt("the report", run.report, self.plan, otherwise="")
         steps = slice(run.current.first_step, run.current.last_step + 1)
+        last = run.current.plan.steps[run.current.last_step].first
         lines = [
             *([f"⚠ {problem}"] if problem else []),
             *run.warnings(),
             *parted_prompts(plans.cut, plans.known, names),
             *parted_by(plans, steps),
+            *run.decorations.attempt("comparing the pictures", same_pictures, samples, last, names, otherwise=[]),
         ]
         return run.decorations.noted("\n".join([report, *lines]))
 
@@ -195,6 +202,17 @@ class Rows(NamedTuple):
     latents: torch.Tensor
     noise: torch.Tensor
     mask: torch.Tensor | None
+
+
+def sampler_sample(
+    executor, guider, sigmas, extra_args, callback, noise, latent_image=None, mask=None, *args, **kwargs
+):
+    """A SAMPLER_SAMPLE wrapper: the host has encoded the run's conditioning, and padded rows are encoded like that."""
+    run = run_of(extra_args.get("model_options", {}))
+    if run is not None and hasattr(guider, "inner_model"):
+        encoding = HostEncoding(guider.inner_model, noise, latent_image, mask, {"seed": extra_args.get("seed")})
+        encode_rows(guider.conds, run.rows_alone, encoding)
+    return executor(guider, sigmas, extra_args, callback, noise, latent_image, mask, *args, **kwargs)
 
 
 def predict_noise(executor, x, timestep, model_options=None, *args, **kwargs):

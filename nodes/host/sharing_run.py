@@ -20,6 +20,7 @@ from .first_inputs import with_first_inputs
 from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
 from .plan_texts import duplicates
+from .rows_alone import RowsAlone
 from .sampler_noise import SamplerNoise
 from .ui import distortion
 
@@ -106,6 +107,7 @@ class SharingRun:
         )
         self.caches = CachedCalls(self.current)
         self.model_calls.around.append(self.caches.evaluation)
+        self.rows_alone: list[RowsAlone] = []  # of conditioning that the model gets without padding
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
         self._live: LiveTree | None = None

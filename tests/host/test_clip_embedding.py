@@ -159,8 +159,17 @@ def test_t5_takes_long_prompts_with_the_hosts_tokenizer_options(node, flux):
     assert cond.shape == (2, 256, 64)
     assert torch.equal(cond[1:], encoded_by_the_host(flux, prompts[1])[0])
     assert values["pooled_output"].shape == (2, 64)
-    with pytest.raises(ValueError, match=r"256 \(2 prompts\), (\d+) \(1 prompt\).* min_length \1:"):
-        run(node, flux, prompts)
+    (cond, values), _, text = run(node, flux, prompts)
+    longest = cond.shape[1]
+    assert f"tokens: 256 (2 prompts), {longest} (1 prompt)" in text
+    assert values["hierdiff_lengths"] == ((256, 256, longest), (False,) * 3, longest, False)
+    assert "attention_mask" not in values
+    assert "⚠ only for Share Steps and the Hierarchical samplers" in text
+    assert f"T5TokenizerOptions with min_length {longest} between" in text
+    for row, prompt in zip(cond, prompts, strict=True):
+        alone = encoded_by_the_host(flux, prompt)[0]
+        assert torch.equal(row[None, : alone.shape[1]], alone)
+        assert not row[alone.shape[1] :].any()
     (padded,) = T5TokenizerOptions.execute(flux, min_padding=0, min_length=512).args
     (cond, _), _, text = run(node, padded, prompts)
     assert cond.shape == (3, 512, 64)
@@ -177,8 +186,13 @@ def test_language_model_pads_and_masks(node, z_image):
         assert not row[~kept].any()
         assert alone_values["attention_mask"].all()
     assert kept.tolist() == sorted(kept.tolist(), reverse=True)
+    assert values["hierdiff_lengths"].tokens == tuple(kept.sum(dim=1).tolist())
+    assert values["hierdiff_lengths"].masked == (True,) * 3
     assert "embeddings: token mean" in text
-    assert "⚠ shorter prompts were padded" in text
+    assert (
+        f"shorter prompts were padded to {cond.shape[1]} tokens; samplers with shared steps leave the padding" in text
+    )
+    assert "⚠" not in text
 
 
 def test_embedding_of_a_prompt_does_not_depend_on_longer_ones(node, clip):
@@ -303,7 +317,8 @@ def test_masked_encoder_pads_with_zeros_on_the_right(node):
     assert values["pooled_output"] is None
     assert torch.equal(embeddings.positive, torch.cat([a.mean(dim=1), b.mean(dim=1)]))
     assert "embeddings: token mean" in text
-    assert "⚠ shorter prompts were padded to 5 tokens" in text
+    assert "shorter prompts were padded to 5 tokens; samplers with shared steps leave the padding out" in text
+    assert values["hierdiff_lengths"] == ((5, 3), (False, False), 5, False)
 
 
 def test_encoder_that_pads_left_is_padded_left(node, monkeypatch):
@@ -516,7 +531,6 @@ ERRORS = {
         [(3, pooled_of(1)), (3, {"pooled_output": torch.full((1, 8), math.nan)})],
         'the embedding of "b" holds NaN or infinity; start ComfyUI with --fp32-text-enc',
     ),
-    "lengths": ("auto", [(3, {}), (5, {})], r"3 \(1 prompt\), 5 \(1 prompt\).*use prompts with the same number of tok"),
     "other tensors": (
         "auto",
         [(3, {"conditioning_llama3": torch.ones(1, 2, 6, 4)}), (3, {"conditioning_llama3": torch.ones(1, 2, 7, 4)})],
@@ -556,10 +570,22 @@ def test_zero_embedding_is_refused_by_the_prompts_name(node):
         run(node, clip, ["a", "b"])
 
 
-def test_t5_names_the_node_that_pads(node):
-    clip = fake_clip({"a": (tokens_of(256, 1), {}), "b": (tokens_of(300, 2), {})}, name="t5xxl")
-    with pytest.raises(ValueError, match=r"256 \(1 prompt\), 300 \(1 prompt\).*T5TokenizerOptions .*min_length 300"):
-        run(node, clip, ["a", "b"])
+def test_encoder_without_a_mask_pads_with_zeros_and_says_for_whom(node):
+    a, b = tokens_of(256, 1), tokens_of(300, 2)
+    clip = fake_clip({"a": (a, {}), "b": (b, {})}, name="t5xxl")
+    (cond, values), embeddings, text = run(node, clip, ["a", "b"])
+    assert torch.equal(cond, torch.cat([torch.nn.functional.pad(a, (0, 0, 0, 44)), b]))
+    assert values["hierdiff_lengths"] == ((256, 300), (False, False), 300, False)
+    assert torch.equal(embeddings.positive, torch.cat([a.mean(dim=1), b.mean(dim=1)]))
+    assert "⚠ only for Share Steps and the Hierarchical samplers" in text
+    assert "T5TokenizerOptions with min_length 300 between" in text
+    _, _, text = run(node, fake_clip({"a": (a, {}), "b": (b, {})}), ["a", "b"])
+    assert text.endswith("others draw the padded prompts like different prompts")
+
+
+def test_lengths_that_nobody_can_join_are_refused(joining):
+    with pytest.raises(ValueError, match=r"3 \(1 prompt\), 5 \(1 prompt\).*use prompts of equal length"):
+        joining.merge([(tokens_of(3, 1), {}), (tokens_of(5, 2), {})], ["a", "b"])
 
 
 def test_repetition_has_a_limit(joining):
@@ -573,7 +599,7 @@ def test_sd3_is_not_repeated(pack):
     how = pack.nodes.clip.how_to_lengthen
     chunk = [(1, 1.0)] * 77
     tokens = [{"l": [chunk], "g": [chunk], "t5xxl": [chunk]}, {"l": [chunk] * 2, "g": [chunk] * 2, "t5xxl": [chunk]}]
-    assert how(fake_clip({}), tokens, [154, 231]) == pack.nodes.host.encode_set.REFUSE
+    assert how(fake_clip({}), tokens, [154, 231]) == pack.nodes.host.encode_set.NO_MASK
 
 
 def test_equal_values_and_objects_pass(joining):
