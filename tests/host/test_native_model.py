@@ -332,12 +332,12 @@ def test_model_predicts_what_our_sampler_predicts(inside):
 
 def test_what_the_host_reads_off_the_model(inside):
     patcher, model = inside.patcher, inside.patcher.model
-    latent_preview = importlib.import_module("latent_preview")
+    previews = importlib.import_module("latent_preview")
     model_sampling = importlib.import_module("comfy.model_sampling")
     # previews: the host's map from its factors is ours
     latents = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
     form = patcher.get_model_object("latent_format")
-    previewer = latent_preview.Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
+    previewer = previews.Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
     shown = torch.tensor(list(previewer.decode_latent_to_preview(latents).tobytes())).reshape(16, 16, 3)
     assert (shown - inside.previews.latents_to_rgb(latents, inside.latent_rgb)[0].long()).abs().max() <= 1
     assert torch.equal(form.process_out(form.process_in(latents)), latents)
