@@ -1,5 +1,5 @@
 # `make` lists the targets. Everything is installed into .venv (packages) and .comfyui (the ComfyUI that the demo and
-# the tests run); set COMFYUI_DIR to use a ComfyUI of your own.
+# the tests run); set COMFYUI_DIR to use a ComfyUI of your own: what it asks for is then installed into .venv instead.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo serve train quick test lint clean
@@ -7,7 +7,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.setup-done
+# One for each ComfyUI: they ask for different packages, and .venv has those of the last one.
+STAMPS := $(VENV)/.setup-done
+SPACE := $(subst ,, )
+STAMP := $(STAMPS)$(subst $(SPACE),+,$(subst /,+,$(COMFYUI_DIR)))
 # Test files that run at the same time: they wait for servers and pages a third of their time, so three keep two cores busy.
 JOBS ?= 3
 # More arguments, as in `make demo ARGS=--gpu` or `make test ARGS="-m 'not host' -x"`.
@@ -59,4 +62,5 @@ $(BIN)/python:
 $(STAMP): requirements.txt requirements-dev.txt scripts/comfyui_host.py | $(BIN)/python
 	$(BIN)/python scripts/comfyui_host.py requirements > $(VENV)/host-requirements.txt
 	$(BIN)/python -m pip install --no-compile -r $(VENV)/host-requirements.txt -r requirements.txt -r requirements-dev.txt
+	rm -f $(STAMPS)*
 	touch $@
