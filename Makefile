@@ -2,7 +2,7 @@
 # the tests run); set COMFYUI_DIR to use a ComfyUI of your own: what it asks for is then installed into .venv instead.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve train quick test lint clean
+.PHONY: help setup demo serve train quick test hosts lint clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -38,6 +38,9 @@ quick: $(STAMP)  ## run the quick tests: a minute
 
 test: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+hosts: $(STAMP)  ## run tests/host and tests/page on other versions: make hosts HOSTS="FOLDER ...", for docs/hosts.md
+	$(BIN)/python scripts/try_hosts.py --page $(HOSTS) $(ARGS)
 
 lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check
