@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import comfy.model_management
 import torch
 
 from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .clusters import CurrentClusters
 from .cond_rows import cond_bytes, cond_on_device, reduced_cond, sliced_cond
+from .device import free_memory_beside
 
 # Conditioning may take this share of a device's free memory to stay there from call to call.
 CONDITIONING_SHARE = 0.05
@@ -57,7 +57,7 @@ class ModelCalls:
                 f"the model is called with {len(x_in)} rows, but the plan is for {num_prompts} prompts: a node between "
                 "Share Steps and the sampler, such as context windows over the batch, changes the rows; remove it"
             )
-        conds = self._kept_on(conds, x_in.device)
+        conds = self._kept_on(conds, x_in.device, model)
         x, t = x_in, timestep
         if count < num_prompts:
             first, _ = self.current.indices(x_in.device)
@@ -76,12 +76,11 @@ class ModelCalls:
         outputs = self._batches.map(evaluate, count)  # (clusters, conds, ...)
         return list((self.current.spread(outputs) if count < num_prompts else outputs).unbind(dim=1))
 
-    def _kept_on(self, conds, device):
+    def _kept_on(self, conds, device, model):
         """Conditioning on the device if all of it fits: from elsewhere the host copies it anew for every call."""
         if self._stays is None:
             size = sum(cond_bytes(entry) for entries in conds for entry in entries or ())
-            free = comfy.model_management.get_free_memory(device)
-            self._stays = device.type != "cpu" and size < CONDITIONING_SHARE * free
+            self._stays = device.type != "cpu" and size < CONDITIONING_SHARE * free_memory_beside(model, device)
         if not self._stays:
             return conds
         for entry in (entry for entries in conds for entry in entries or ()):

@@ -90,6 +90,10 @@ class SharingRun:
         self.is_shown = False  # by something that hears of each step
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
 
+    def __deepcopy__(self, memo: dict) -> SharingRun:
+        """Itself: whoever copies the options of a model, once or at every call, means the same run."""
+        return self
+
     def look_up(self, x: torch.Tensor, timestep: torch.Tensor) -> None:
         """Make the clusters of a call's sigma current."""
         self.noise.row = x[:1]

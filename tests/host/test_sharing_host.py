@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from comfyui_host import PromptFailed
+from comfyui_host import ComfyServer, HttpFailed, PromptFailed
 from graphs import custom_sampling, guider_graph, messages_of, native_graph, node, pictures, said, share_steps_graph
 
 pytestmark = pytest.mark.host
@@ -79,13 +79,24 @@ def test_share_steps_of_prompts_that_are_not_conditioned_apart_is_refused(comfyu
     assert failure.value.node_id == "sample"
 
 
-def test_cancel_is_answered_within_a_model_call(comfyui):
+def cancel_job(server, prompt_id):
+    """As pages of newer hosts cancel a run; older hosts know of no jobs."""
+    try:
+        server.post(f"/api/jobs/{prompt_id}/cancel", {})
+    except HttpFailed as error:
+        if error.status not in (404, 405):
+            raise
+        server.interrupt(prompt_id)
+
+
+@pytest.mark.parametrize("cancel", [ComfyServer.interrupt, cancel_job])
+def test_cancel_is_answered_within_a_model_call(comfyui, cancel):
     import threading
     import time
 
     graph = native_graph(**{"plan.steps": 400, "plan.mode": "tau", "plan.value": 0.0})
     prompt_id = comfyui.queue(graph)
-    stop = threading.Timer(6, comfyui.interrupt)
+    stop = threading.Timer(6, cancel, [comfyui, prompt_id])
     stop.start()
     began = time.monotonic()
     with pytest.raises(PromptFailed, match="interrupted"):
