@@ -44,7 +44,7 @@ SOURCE_MARKER = ".fetched-from"
 # Not needed to run: several hundred megabytes of pictures and help for the core nodes.
 NOT_NEEDED = {"comfyui-workflow-templates", "comfyui-embedded-docs"}
 # Nor these for the release that is fetched, where it serves two audio node files, which are skipped when it is absent;
-# from 0.28 on ComfyUI does not start without it.
+# from 0.20 on ComfyUI does not start without it.
 NOT_NEEDED_BY_FETCHED = {"torchaudio"}
 
 CPU_ARGS = ("--cpu",)
