@@ -1,13 +1,16 @@
 # `make` lists the targets. Everything is installed into .venv (packages) and .comfyui (the ComfyUI that the demo and
-# the tests run); set COMFYUI_DIR to use a ComfyUI of your own.
+# the tests run); set COMFYUI_DIR to use a ComfyUI of your own: what it asks for is then installed into .venv instead.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve train quick test lint clean
+.PHONY: help setup demo serve train quick test hosts lint clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.setup-done
+# One for each ComfyUI: they ask for different packages, and .venv has those of the last one.
+STAMPS := $(VENV)/.setup-done
+SPACE := $(subst ,, )
+STAMP := $(STAMPS)$(subst $(SPACE),+,$(subst /,+,$(COMFYUI_DIR)))
 # Test files that run at the same time: they wait for servers and pages a third of their time, so three keep two cores busy.
 JOBS ?= 3
 # More arguments, as in `make demo ARGS=--gpu` or `make test ARGS="-m 'not host' -x"`.
@@ -36,6 +39,9 @@ quick: $(STAMP)  ## run the quick tests: a minute
 test: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
+hosts: $(STAMP)  ## run tests/host and tests/page on other versions: make hosts HOSTS="FOLDER ...", for docs/hosts.md
+	$(BIN)/python scripts/try_hosts.py --page $(HOSTS) $(ARGS)
+
 lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -59,4 +65,5 @@ $(BIN)/python:
 $(STAMP): requirements.txt requirements-dev.txt scripts/comfyui_host.py | $(BIN)/python
 	$(BIN)/python scripts/comfyui_host.py requirements > $(VENV)/host-requirements.txt
 	$(BIN)/python -m pip install --no-compile -r $(VENV)/host-requirements.txt -r requirements.txt -r requirements-dev.txt
+	rm -f $(STAMPS)*
 	touch $@

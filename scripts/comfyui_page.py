@@ -15,12 +15,12 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from comfyui_host import CACHE_DIR, ComfyServer
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NO_BROWSER = """No Chromium was found. Install one, for example
@@ -45,16 +45,9 @@ QUIET = {
 # The panels of samplers, and of Threshold Schedule once it has a plan.
 TREE_PANEL, PLOT_PANEL = ".hierdiff-panel[data-state]", ".hierdiff-panel[data-rows]"
 ROOT_GRAPH = "(app.rootGraph ?? app.graph)"
-# Errors of a new ComfyUI without this pack: files that do not exist yet, services that nobody asks in a test.
-OF_THE_HOST = (
-    r"Failed to load resource",  # the requests themselves are judged by `ComfyPage.refused`
-    r"Error loading core workflow templates",  # they are not installed here
-    r"violates the following Content Security Policy",
-    r"Refused to connect because it violates",
-    r"Cannot read properties of undefined \(reading 'id'\)\s+at onChange",  # settings, before a user is known
-    r"Attempted to cleanup event listeners for graph that was never set up",  # a subgraph that is opened
-    r"Failed to fetch (jobs|queue)",  # a front end newer than the server
-)
+# In the address of each of this pack's files, and in the names of its nodes, panels and routes.
+OURS = re.compile(r"hierdiff", re.IGNORECASE)
+CALLS_KEPT = 32  # asynchronous calls that Chromium remembers below an error
 
 
 def find_chromium(playwright: Playwright) -> str | None:
@@ -125,6 +118,8 @@ def comfyui_page(
     """
     server.post("/settings", {**QUIET, **(settings or {})})
     window = browser.new_context(**{"viewport": {"width": 1600, "height": 1000}, **context})
+    # the host's own templates are not installed (NOT_NEEDED): the page's list of them is empty, and no error
+    window.route(re.compile(r"/templates/index(\.[\w-]+)?\.json"), lambda route: route.fulfill(json=[]))
     window.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")  # a bar above the page
     try:
         page = ComfyPage(window.new_page(), server)
@@ -134,13 +129,27 @@ def comfyui_page(
         window.close()
 
 
+def text_of(argument: dict) -> str:
+    """What the console shows of a value of the page; of an error with its own stack."""
+    return str(argument.get("value", argument.get("description", argument.get("type", ""))))
+
+
+def places(stack: dict | None) -> Iterator[str]:
+    """The calls that led to an error, the last one first, through all that was waited for."""
+    while stack:
+        yield from (
+            f"{frame['functionName']} {frame['url']}:{frame['lineNumber'] + 1}" for frame in stack["callFrames"]
+        )
+        stack = stack.get("parent")
+
+
 class ComfyPage:
     """ComfyUI's page, as a user would handle it.
 
     Attributes
     ----------
     page : Playwright's page
-    errors : what the console said of errors, but for those of the host itself (`OF_THE_HOST`)
+    errors : errors that passed through this pack's files, or name something of it; not those that the host has alone
     refused : requests for this pack's files and routes that failed
     """
 
@@ -149,17 +158,27 @@ class ComfyPage:
         self.server = server
         self.errors: list[str] = []
         self.refused: list[str] = []
-        page.on("console", self._on_console)
-        page.on("pageerror", lambda error: self._note(f"{error}\n{error.stack or ''}"))
         page.on("response", self._on_response)
+        protocol = page.context.new_cdp_session(page)  # Playwright's own events have no stack
+        protocol.on("Runtime.consoleAPICalled", self._on_console)
+        protocol.on("Runtime.exceptionThrown", self._on_exception)
+        protocol.send("Debugger.enable")  # for the asynchronous calls
+        protocol.send("Debugger.setSkipAllPauses", {"skip": True})
+        protocol.send("Debugger.setAsyncCallStackDepth", {"maxDepth": CALLS_KEPT})
+        protocol.send("Runtime.enable")
 
-    def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self._note(message.text)
+    def _on_console(self, message: dict) -> None:
+        if message["type"] == "error":
+            self._note(map(text_of, message["args"]), message)
 
-    def _note(self, error: str) -> None:
-        if not any(re.search(known, error) for known in OF_THE_HOST):
-            self.errors.append(error)
+    def _on_exception(self, message: dict) -> None:
+        details = message["exceptionDetails"]
+        self._note([details["text"], text_of(details.get("exception", {}))], details)
+
+    def _note(self, texts: Iterable[str], details: dict) -> None:
+        text = " ".join([*texts, *(f"\n    at {place}" for place in places(details.get("stackTrace")))])
+        if OURS.search(text):
+            self.errors.append(text)
 
     def _on_response(self, response) -> None:
         asked_in_vain = response.url.endswith("/en.md")  # a help page's first try; the page without language follows

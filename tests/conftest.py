@@ -86,7 +86,7 @@ def repo_root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def comfy(tmp_path_factory):
+def comfyui(tmp_path_factory):
     """A running ComfyUI with this pack, shared by all tests of the session."""
     with ComfyServer(base_dir=tmp_path_factory.mktemp("comfyui")) as server:
         yield server

@@ -16,6 +16,12 @@ def free_main_memory() -> int:
     return comfy.model_management.get_free_memory(torch.device("cpu"))
 
 
+def free_memory_beside(model: object, device: torch.device) -> int:
+    """Free bytes of a device while a model is sampled: newer hosts count weights that they would move away for it."""
+    patcher = getattr(model, "current_patcher", None)
+    return getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)(device)
+
+
 def make_room(needed: int, device: torch.device) -> None:
     """Let the host unload models until so many bytes are free on a device."""
     comfy.model_management.free_memory(needed, device)

@@ -67,7 +67,10 @@ class ZeroModel:
         self.sigmas.append(float(sigma.flatten()[0]))
         zero = torch.zeros_like(x)
         for listen in (model_options or {}).get("sampler_post_cfg_function", ()):  # the sampler's own
-            listen({"denoised": zero, "cond_denoised": zero, "uncond_denoised": zero})
+            listen(
+                {"denoised": zero, "cond_denoised": zero, "uncond_denoised": zero, "cond": (), "uncond": ()}
+                | {"cond_scale": 1.0, "model": self, "sigma": sigma, "model_options": model_options, "input": x}
+            )
         return zero
 
     def __getattr__(self, name):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-import comfy.model_management
 import numpy as np
 import torch
 
@@ -15,6 +14,7 @@ from .clusters import CurrentClusters
 from .cond_rows import cond_bytes, cond_on_device, has_rows, reduced_cond
 from .contract import Contract
 from .control_rows import ControlRows
+from .device import free_memory_beside
 from .guard import Case, Guard
 from .own_rows import alike, rows_of_call
 from .rows_alone import alone_cond, is_alone, taken_cond
@@ -132,7 +132,7 @@ class ModelCalls:
     def _evaluated(self, case, call, inside):
         clusters, num_prompts = self.current.clusters, self.current.plan.num_prompts
         count = len(clusters.first)
-        sides, x, t = self._kept_on(case.sides, case.x.device), case.x, case.t
+        sides, x, t = self._kept_on(case.sides, case.x.device, case.model), case.x, case.t
         if count < num_prompts or any(is_alone(entry) for entries in sides for entry in entries or ()):
             first, _ = self.current.indices(x.device)
             x, t = x[first], t[first]
@@ -196,12 +196,11 @@ class ModelCalls:
             f"Steps and the sampler, such as context windows over the batch, changes the rows{named}; remove it"
         )
 
-    def _kept_on(self, conds, device):
+    def _kept_on(self, conds, device, model):
         """Conditioning on the device if all of it fits: from elsewhere the host copies it anew for every call."""
         if self._stays is None:
             size = sum(cond_bytes(entry) for entries in conds for entry in entries or ())
-            free = comfy.model_management.get_free_memory(device)
-            self._stays = device.type != "cpu" and size < CONDITIONING_SHARE * free
+            self._stays = device.type != "cpu" and size < CONDITIONING_SHARE * free_memory_beside(model, device)
         if not self._stays:
             return conds
         self._on_device.begin(self.current.calls)

@@ -16,6 +16,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...hierdiff_core.sampling.finite import latents_not_finite
+from .block_samplers import check_block_sampler
 from .clusters import WHOLE_RUN, part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
@@ -124,6 +125,7 @@ class Sharing:
         if len(sigmas) < 2:
             self.tell(NO_STEPS)
             return rows_for_all(latent_image, self.plan.num_prompts, "the latent batch", ONE_OR_EACH)
+        check_block_sampler(sampler)
         check_step_caches(guider.model_options, guider.model_patcher)
         guider.conds = assigned(guider.conds, self.plan)
         rows = self._rows(noise, latent_image, denoise_mask)

@@ -115,6 +115,10 @@ class SharingRun:
         self._latents = torch.empty(0)  # of the sampler's call
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
 
+    def __deepcopy__(self, memo: dict) -> SharingRun:
+        """Itself: whoever copies the options of a model, once or at every call, means the same run."""
+        return self
+
     def sampler(self, sampler: comfy.samplers.Sampler) -> comfy.samplers.KSAMPLER:
         """A copy of the host's sampler that keeps the rows of a cluster equal."""
         shared = self.noise.shared_sampler(sampler)

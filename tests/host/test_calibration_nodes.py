@@ -63,16 +63,16 @@ def choices(server):
 
 
 @pytest.fixture(scope="module")
-def small_run(comfy):
+def small_run(comfyui):
     """Texts that were shown while it ran, and the history's entry."""
-    before = len(written(comfy))
-    events, _ = asyncio.run(messages_of(comfy, calibration_graph()))
+    before = len(written(comfyui))
+    events, _ = asyncio.run(messages_of(comfyui, calibration_graph()))
     assert events[-1]["type"] == "execution_success"
     prompt_id = events[-1]["data"]["prompt_id"]
-    assert len(written(comfy)) == before + 1
+    assert len(written(comfyui)) == before + 1
     shown = said(events, "calibrate")
     steps = [e["data"] for e in events if e["type"] == "progress" and e["data"]["node"] == "calibrate"]
-    return types.SimpleNamespace(shown=shown, steps=steps, entry=comfy.wait(prompt_id))
+    return types.SimpleNamespace(shown=shown, steps=steps, entry=comfyui.wait(prompt_id))
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def embeddings():
 
 
 @pytest.fixture(scope="module")
-def measured(comfy, small_run):
-    return read_sensitivity(folder(comfy) / FILE)
+def measured(comfyui, small_run):
+    return read_sensitivity(folder(comfyui) / FILE)
 
 
 def test_cost_is_said_before_it_is_spent_and_the_result_after(small_run):
@@ -93,13 +93,13 @@ def test_cost_is_said_before_it_is_spent_and_the_result_after(small_run):
     assert small_run.steps[-1]["value"] == small_run.steps[-1]["max"] == ROWS
 
 
-def test_result_is_shown_and_saved(comfy, small_run, measured):
+def test_result_is_shown_and_saved(comfyui, small_run, measured):
     result = text(small_run.entry, "calibrate")
     assert re.match(r"6 steps; 90 % of the sensitivity lies in the last \d\n", result)
     assert f"measured with: model {BUNDLED}, width 128, height 128, prompts 3, rows {ROWS}, scheduler DDPM," in result
     assert "guidance 3.0, seed 1" in result
     assert f"saved as {FILE}" in result
-    (plot,) = pictures(comfy, small_run.entry, "calibrate")
+    (plot,) = pictures(comfyui, small_run.entry, "calibrate")
     assert plot.std() > 5
     assert measured.num_steps == STEPS
     assert tuple(measured.shared_steps) == SHARED
@@ -114,40 +114,40 @@ def test_result_is_the_librarys(measured, embeddings):
     assert measured.settings == {"model": BUNDLED, "width": 128, "height": 128, **expected.settings}
 
 
-def test_second_run_never_overwrites(comfy, small_run):
-    before = written(comfy)
-    comfy.run(calibration_graph(**{"calibrate.seed": 2}))
-    after = written(comfy)
+def test_second_run_never_overwrites(comfyui, small_run):
+    before = written(comfyui)
+    comfyui.run(calibration_graph(**{"calibrate.seed": 2}))
+    after = written(comfyui)
     assert set(after) - set(before) == {"small_00002_.json"}
     assert {name: after[name] for name in before} == before
     assert after["small_00002_.json"] != after[FILE]
 
 
-def test_empty_name_saves_nothing(comfy, small_run):
-    before = written(comfy)
-    entry = comfy.run(calibration_graph(**{"calibrate.name": "  ", "calibrate.resolution": 1}))
+def test_empty_name_saves_nothing(comfyui, small_run):
+    before = written(comfyui)
+    entry = comfyui.run(calibration_graph(**{"calibrate.name": "  ", "calibrate.resolution": 1}))
     assert "90 % of the sensitivity" in text(entry, "calibrate")
     assert "saved as" not in text(entry, "calibrate")
-    assert written(comfy) == before
+    assert written(comfyui) == before
 
 
-def test_settings_that_do_not_suit_the_model_are_named_before_the_cost_is_spent(comfy, small_run):
+def test_settings_that_do_not_suit_the_model_are_named_before_the_cost_is_spent(comfyui, small_run):
     graph = calibration_graph(**{"calibrate.guidance": 9.0, "calibrate.resolution": 1, "calibrate.name": ""})
-    events, _ = asyncio.run(messages_of(comfy, graph))
+    events, _ = asyncio.run(messages_of(comfyui, graph))
     (first,) = [words for words in said(events, "calibrate") if "calibration takes" in words]
     assert "guidance 9 does not suit emoji-kandinsky" in first
 
 
-def test_cancel_stops_it_and_writes_nothing(comfy, small_run):
-    before = written(comfy)
+def test_cancel_stops_it_and_writes_nothing(comfyui, small_run):
+    before = written(comfyui)
 
     def sampling(event):
         return event["type"] == "progress" and event["data"]["node"] == "calibrate" and event["data"]["value"] > 4
 
     graph = calibration_graph(**{"calibrate.steps": 500, "calibrate.name": "cancelled"})
-    events, _ = asyncio.run(messages_of(comfy, graph, sampling))
+    events, _ = asyncio.run(messages_of(comfyui, graph, sampling))
     assert events[-1]["type"] == "execution_interrupted"
-    assert written(comfy) == before
+    assert written(comfyui) == before
 
 
 # --- Load Sensitivity, and what a schedule makes of it ---------------------------------------------------------------
@@ -170,22 +170,22 @@ def expected_distortions(words):
     return own, float(line), float(times)
 
 
-def test_saved_file_is_offered_and_shapes_a_schedule(comfy, small_run, measured, embeddings):
-    assert choices(comfy)[0] == BUNDLED
-    assert FILE in choices(comfy)
-    entry = comfy.run(schedule_graph(FILE))
-    assert len(pictures(comfy, entry, "save")) == 6
+def test_saved_file_is_offered_and_shapes_a_schedule(comfyui, small_run, measured, embeddings):
+    assert choices(comfyui)[0] == BUNDLED
+    assert FILE in choices(comfyui)
+    entry = comfyui.run(schedule_graph(FILE))
+    assert len(pictures(comfyui, entry, "save")) == 6
     assert text(entry, "load_sensitivity").splitlines() == text(small_run.entry, "calibrate").splitlines()[:2]
-    (plot,) = pictures(comfy, entry, "load_sensitivity")
-    assert np.array_equal(plot, pictures(comfy, small_run.entry, "calibrate")[0])
+    (plot,) = pictures(comfyui, entry, "load_sensitivity")
+    assert np.array_equal(plot, pictures(comfyui, small_run.entry, "calibrate")[0])
     own, line, times = expected_distortions(text(entry, "sample"))
     assert 0 < own < line
     assert times == pytest.approx(line / own, rel=0.1)
     assert expected_distortions(text(entry, "plan")) == (own, line, times)
 
 
-def test_expected_distortion_is_the_sum_of_the_errors_times_the_sensitivity(comfy, measured, embeddings):
-    entry = comfy.run(schedule_graph(FILE, **{"plan.shape": "power", "plan.power": 3.0}))
+def test_expected_distortion_is_the_sum_of_the_errors_times_the_sensitivity(comfyui, measured, embeddings):
+    entry = comfyui.run(schedule_graph(FILE, **{"plan.shape": "power", "plan.power": 3.0}))
     saved = float(re.search(r"saves (\S+)%", text(entry, "plan"))[1]) / 100
     unit = torch.nn.functional.normalize(embeddings.positive, dim=1).double().numpy()
     Z = ward_linkage(embeddings.positive, "chord")
@@ -202,43 +202,44 @@ def test_expected_distortion_is_the_sum_of_the_errors_times_the_sensitivity(comf
     assert own == pytest.approx(measured.weights(6) @ squares / 6, rel=0.01)
 
 
-def test_report_of_the_ksampler_says_it_too(comfy, small_run):
+def test_report_of_the_ksampler_says_it_too(comfyui, small_run):
     graph = native_graph(**{"link.metric": "chord"})
     graph["load_sensitivity"] = node("HierDiffSensitivityLoader", sensitivity=FILE)
     graph["plan"]["inputs"] |= {"sensitivity": ["load_sensitivity", 0], "shape": "calibrated"}
-    own, line, _ = expected_distortions(text(comfy.run(graph), "sample"))
+    own, line, _ = expected_distortions(text(comfyui.run(graph), "sample"))
     assert 0 < own < line
 
 
-def test_sensitivity_of_the_bundled_model_comes_with_the_pack(comfy):
-    entry = comfy.run(schedule_graph(BUNDLED, **{"save.filename_prefix": "bundled"}))
+def test_sensitivity_of_the_bundled_model_comes_with_the_pack(comfyui):
+    entry = comfyui.run(schedule_graph(BUNDLED, **{"save.filename_prefix": "bundled"}))
     assert f"model {BUNDLED}" in text(entry, "load_sensitivity")
     own, line, _ = expected_distortions(text(entry, "plan"))
     assert 0 < own < line
 
 
-def test_measuring_and_drawing_fit_into_one_graph(comfy, small_run):
+def test_measuring_and_drawing_fit_into_one_graph(comfyui, small_run):
     graph = {**schedule_graph(FILE), "calibrate": calibration_graph()["calibrate"]}
     del graph["load_sensitivity"]
     graph["plan"]["inputs"]["sensitivity"] = ["calibrate", 0]
-    assert "expected distortion" in text(comfy.run(graph), "plan")
+    assert "expected distortion" in text(comfyui.run(graph), "plan")
 
 
 OTHER_STEPS = "⚠ the sensitivity was measured with 40 steps, not 6: calibrate with as many"
 
 
 @pytest.mark.parametrize("shape", ["calibrated", "power"])
-def test_sensitivity_of_another_number_of_steps_is_warned_of(comfy, small_run, shape):
+def test_sensitivity_of_another_number_of_steps_is_warned_of(comfyui, small_run, shape):
     same, other = (
-        text(comfy.run(schedule_graph(name, **{"plan.shape": shape})), "plan").splitlines() for name in (FILE, BUNDLED)
+        text(comfyui.run(schedule_graph(name, **{"plan.shape": shape})), "plan").splitlines()
+        for name in (FILE, BUNDLED)
     )
     assert OTHER_STEPS in other
     assert not [line for line in same if line.startswith("⚠ the sensitivity")]
 
 
-def test_sensitivity_of_another_scheduler_is_warned_of(comfy, small_run):
+def test_sensitivity_of_another_scheduler_is_warned_of(comfyui, small_run):
     ddpm, euler = (
-        text(comfy.run(schedule_graph(FILE, **{"sample.scheduler": name})), "sample") for name in ("DDPM", "Euler")
+        text(comfyui.run(schedule_graph(FILE, **{"sample.scheduler": name})), "sample") for name in ("DDPM", "Euler")
     )
     warning = "⚠ the plan's sensitivity was measured with DDPM, not Euler: calibrate with the same scheduler"
     assert warning in euler.splitlines()
@@ -251,31 +252,31 @@ def test_sensitivity_that_names_no_scheduler_is_not_warned_of(pack):
 
 
 @pytest.mark.parametrize("name", ["missing.json", "../../no.json", "/etc/passwd"])
-def test_missing_sensitivity_is_refused_when_queued(comfy, name):
+def test_missing_sensitivity_is_refused_when_queued(comfyui, name):
     with pytest.raises(HttpFailed, match="measure one with Calibrate Schedule, or put the file there") as failure:
-        comfy.queue(schedule_graph(name))
-    assert str(comfy.base_dir) not in str(failure.value)
+        comfyui.queue(schedule_graph(name))
+    assert str(comfyui.base_dir) not in str(failure.value)
 
 
-def test_other_files_are_not_offered_and_refused_by_name(comfy, small_run):
-    (folder(comfy) / "notes.txt").write_text("not a sensitivity")
-    (folder(comfy) / "other.json").write_text('{"nodes": []}')
-    assert "notes.txt" not in choices(comfy)
+def test_other_files_are_not_offered_and_refused_by_name(comfyui, small_run):
+    (folder(comfyui) / "notes.txt").write_text("not a sensitivity")
+    (folder(comfyui) / "other.json").write_text('{"nodes": []}')
+    assert "notes.txt" not in choices(comfyui)
     with pytest.raises(HttpFailed, match=r"other\.json is not a sensitivity") as failure:
-        comfy.queue(schedule_graph("other.json"))
-    assert str(comfy.base_dir) not in str(failure.value)
+        comfyui.queue(schedule_graph("other.json"))
+    assert str(comfyui.base_dir) not in str(failure.value)
 
 
-def test_calibrated_shape_without_a_sensitivity_is_refused(comfy):
+def test_calibrated_shape_without_a_sensitivity_is_refused(comfyui):
     with pytest.raises(PromptFailed, match="measure it with Calibrate Schedule or load one with Load Sensitivity") as f:
-        comfy.run(small_graph(**{"plan.shape": "calibrated"}))
+        comfyui.run(small_graph(**{"plan.shape": "calibrated"}))
     assert f.value.node_id == "plan"
     assert f.value.exception_type == "ValueError"
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "power"])
-def test_other_shapes_need_no_sensitivity(comfy, shape):
-    entry = comfy.run(small_graph(**{"plan.shape": shape, "plan.power": 2.5}))
+def test_other_shapes_need_no_sensitivity(comfyui, shape):
+    entry = comfyui.run(small_graph(**{"plan.shape": shape, "plan.power": 2.5}))
     assert "saves 4" in text(entry, "plan")
     assert "distortion" not in text(entry, "plan")
 
@@ -292,24 +293,24 @@ RUN_ERRORS = {
 
 
 @pytest.mark.parametrize(("changes", "message"), RUN_ERRORS.values(), ids=RUN_ERRORS)
-def test_bad_input_is_refused_with_the_fix(comfy, changes, message):
-    before = written(comfy)
+def test_bad_input_is_refused_with_the_fix(comfyui, changes, message):
+    before = written(comfyui)
     with pytest.raises(PromptFailed, match=message) as failure:
-        comfy.run(calibration_graph(**changes))
+        comfyui.run(calibration_graph(**changes))
     assert failure.value.node_id == "calibrate"
     assert failure.value.exception_type == "ValueError"
-    assert written(comfy) == before
+    assert written(comfyui) == before
 
 
 # --- Any MODEL -------------------------------------------------------------------------------------------------------
 
 
-def test_kandinsky_as_model_is_measured_as_by_the_librarys_euler(comfy, embeddings):
-    entry = comfy.run(native_calibration_graph(**{"calibrate.resolution": 6}))
+def test_kandinsky_as_model_is_measured_as_by_the_librarys_euler(comfyui, embeddings):
+    entry = comfyui.run(native_calibration_graph(**{"calibrate.resolution": 6}))
     result = text(entry, "calibrate")
     assert "model NativeKandinsky" in result
     assert "sampler euler, scheduler normal" in result
-    found = read_sensitivity(folder(comfy) / "small native_00001_.json")
+    found = read_sensitivity(folder(comfyui) / "small native_00001_.json")
     expected = calibrate(
         load_decoder(),
         embeddings,
@@ -330,16 +331,16 @@ def test_kandinsky_as_model_is_measured_as_by_the_librarys_euler(comfy, embeddin
         assert change[0] < change[1] < change[2] < change[-1] / 5
 
 
-def test_cancel_of_any_model_stops_it_and_writes_nothing(comfy, small_run):
-    before = written(comfy)
+def test_cancel_of_any_model_stops_it_and_writes_nothing(comfyui, small_run):
+    before = written(comfyui)
 
     def sampling(event):
         return event["type"] == "progress" and event["data"]["node"] == "calibrate" and event["data"]["value"] > 1
 
     graph = native_calibration_graph(**{"calibrate.steps": 300, "calibrate.name": "cancelled"})
-    events, _ = asyncio.run(messages_of(comfy, graph, sampling))
+    events, _ = asyncio.run(messages_of(comfyui, graph, sampling))
     assert events[-1]["type"] == "execution_interrupted"
-    assert written(comfy) == before
+    assert written(comfyui) == before
 
 
 # --- Any MODEL, on a small one in this process -----------------------------------------------------------------------

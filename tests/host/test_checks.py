@@ -85,10 +85,10 @@ def test_numbers_of_other_kinds_are_numbers(pack):
 
 
 @pytest.mark.host
-def test_server_refuses_every_wrong_widget_when_queued(comfy):
+def test_server_refuses_every_wrong_widget_when_queued(comfyui):
     """One graph with a node for each wrong value of each input; all other inputs are missing."""
     graph, wanted = {}, {}
-    for node_id, info in comfy.object_info().items():
+    for node_id, info in comfyui.object_info().items():
         for required in ("required", "optional") if node_id.startswith("HierDiff") else ():
             for name, (type_, _) in info["input"].get(required, {}).items():
                 for value in WRONG_WIDGETS.get(type_, []):
@@ -98,7 +98,7 @@ def test_server_refuses_every_wrong_widget_when_queued(comfy):
                     wanted[key] = name
     assert len(wanted) > 150
     with pytest.raises(HttpFailed) as failure:
-        comfy.queue(graph)
+        comfyui.queue(graph)
     errors = failure.value.body["node_errors"]
     for key, name in wanted.items():
         texts = [f"{error['message']}: {error['details']}" for error in errors[key]["errors"]]

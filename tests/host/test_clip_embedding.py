@@ -243,10 +243,11 @@ def test_user_can_stop_between_prompts(node, sd1, monkeypatch):
     assert len(calls) == 1
 
 
-def test_progress_counts_distinct_prompts(node, sd1):
+def test_progress_counts_distinct_prompts(node, sd1, monkeypatch):
     import comfy.utils
 
     seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)  # newer hosts leave some out
     comfy.utils.set_progress_bar_global_hook(lambda value, total, preview, node_id=None: seen.append((value, total)))
     try:
         run(node, sd1, SHORT)
@@ -627,18 +628,18 @@ def test_what_the_encoder_gave_is_not_changed(joining):
 
 
 @pytest.fixture(scope="module")
-def clip_file(comfy, pack):
+def clip_file(comfyui, pack):
     """A full-size CLIP-L with random weights among the server's models (250 MB)."""
     from comfy.clip_model import CLIPTextModel
     from comfy.ops import manual_cast
     from safetensors.torch import save_file
 
-    config = json.loads((comfy.comfyui_dir / "comfy" / "sd1_clip_config.json").read_text())
+    config = json.loads((comfyui.comfyui_dir / "comfy" / "sd1_clip_config.json").read_text())
     model = CLIPTextModel(config, torch.float16, "cpu", manual_cast)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         parameter.data.normal_(1.0 if "norm" in name and "weight" in name else 0.0, 0.03, generator=generator)
-    path = comfy.base_dir / "models" / "text_encoders" / "random_clip_l.safetensors"
+    path = comfyui.base_dir / "models" / "text_encoders" / "random_clip_l.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: p.data.contiguous() for name, p in model.named_parameters()}, path)
     yield path.name
@@ -646,7 +647,7 @@ def clip_file(comfy, pack):
 
 
 @pytest.mark.host
-def test_server_encodes_a_set_and_plans_it(comfy, clip_file):
+def test_server_encodes_a_set_and_plans_it(comfyui, clip_file):
     graph = {
         "set": {"class_type": "HierDiffPromptSet", "inputs": {"text": f"{PROMPTS}\n{LONG}"}},
         "load": {"class_type": "CLIPLoader", "inputs": {"clip_name": clip_file, "type": "stable_diffusion"}},
@@ -662,7 +663,7 @@ def test_server_encodes_a_set_and_plans_it(comfy, clip_file):
         "plot": {"class_type": "PreviewImage", "inputs": {"images": ["plan", 1]}},
         "show": {"class_type": "PreviewAny", "inputs": {"source": ["embed", 0]}},
     }
-    entry = comfy.run(graph)
+    entry = comfyui.run(graph)
     text = entry["outputs"]["embed"]["text"][0]
     assert text.startswith("7 prompts (7 distinct)\nembeddings: pooled, 768 numbers each")
     assert "tokens: 77 (6 prompts), 154 (1 prompt)\nconditioning: 7 × 154 × 768" in text

@@ -40,15 +40,15 @@ def cached_nodes(entry):
 
 
 @pytest.fixture(scope="module")
-def small_run(comfy):
-    return comfy.run(small_graph())
+def small_run(comfyui):
+    return comfyui.run(small_graph())
 
 
 # --- The contract ----------------------------------------------------------------------------------------------------
 
 
-def test_nodes_are_the_public_contract(comfy, repo_root):
-    info = comfy.object_info()
+def test_nodes_are_the_public_contract(comfyui, repo_root):
+    info = comfyui.object_info()
     contract = json.loads((repo_root / "tests" / "data" / "contract.json").read_text())
     assert {name for name in info if name.startswith("HierDiff")} == set(contract)
     for node_id, promised in contract.items():
@@ -69,8 +69,8 @@ def test_nodes_are_the_public_contract(comfy, repo_root):
         assert node["output_is_list"] == promised.get("output_is_list", [False] * len(promised["outputs"]))
 
 
-def test_every_input_and_output_has_a_tooltip(comfy):
-    for node_id, node in comfy.object_info().items():
+def test_every_input_and_output_has_a_tooltip(comfyui):
+    for node_id, node in comfyui.object_info().items():
         if node_id.startswith("HierDiff"):
             for kind in ("required", "optional"):
                 for name, (_, options) in node["input"].get(kind, {}).items():
@@ -79,24 +79,24 @@ def test_every_input_and_output_has_a_tooltip(comfy):
             assert node["description"], node_id
 
 
-def test_seeds_can_change_after_each_run(comfy):
-    info = comfy.object_info()
+def test_seeds_can_change_after_each_run(comfyui):
+    info = comfyui.object_info()
     for node_id in ("HierDiffPriorEmbedding", "HierDiffBranchingSampler"):
         assert info[node_id]["input"]["required"]["seed"][1]["control_after_generate"] is True
 
 
-def test_seed_of_a_calibration_stays(comfy):
-    info = comfy.object_info()
+def test_seed_of_a_calibration_stays(comfyui):
+    info = comfyui.object_info()
     for node_id in ("HierDiffCalibrate", "HierDiffCalibrateModel"):  # left out, the browser would change it
         assert info[node_id]["input"]["required"]["seed"][1]["control_after_generate"] is False
 
 
-def test_text_of_prompt_set_is_not_expanded_by_the_browser(comfy):
-    assert comfy.object_info()["HierDiffPromptSet"]["input"]["required"]["text"][1]["dynamicPrompts"] is False
+def test_text_of_prompt_set_is_not_expanded_by_the_browser(comfyui):
+    assert comfyui.object_info()["HierDiffPromptSet"]["input"]["required"]["text"][1]["dynamicPrompts"] is False
 
 
-def test_bundled_model_is_the_first_choice(comfy):
-    info = comfy.object_info()
+def test_bundled_model_is_the_first_choice(comfyui):
+    info = comfyui.object_info()
     for node_id in ("HierDiffPriorLoader", "HierDiffDecoderLoader"):
         assert info[node_id]["input"]["required"]["model"][1]["options"][0] == BUNDLED
 
@@ -104,26 +104,26 @@ def test_bundled_model_is_the_first_choice(comfy):
 # --- The main job ----------------------------------------------------------------------------------------------------
 
 
-def test_quickstart_makes_a_picture_per_prompt(comfy, repo_root):
+def test_quickstart_makes_a_picture_per_prompt(comfyui, repo_root):
     workflow = json.loads((repo_root / "workflows" / "hierdiff_quickstart.json").read_text(encoding="utf-8"))
-    prompt = to_api(workflow, comfy.object_info())
-    entry = comfy.run(prompt)
+    prompt = to_api(workflow, comfyui.object_info())
+    entry = comfyui.run(prompt)
     by_type = {node["class_type"]: node_id for node_id, node in prompt.items()}
-    made = pictures(comfy, entry, by_type["SaveImage"])
+    made = pictures(comfyui, entry, by_type["SaveImage"])
     assert len(made) == 30
     assert {picture.shape for picture in made} == {(128, 128, 3)}
     assert len({picture.tobytes() for picture in made}) == 30
     assert "480 instead of 1200, 60.0% saved" in text(entry, by_type["HierDiffBranchingSampler"])
     assert "⚠" not in json.dumps(entry["outputs"], ensure_ascii=False)
     for node in ("WardLinkage", "ThresholdSchedule", "BranchingSampler", "ContactSheet"):
-        (picture,) = pictures(comfy, entry, by_type[f"HierDiff{node}"])
+        (picture,) = pictures(comfyui, entry, by_type[f"HierDiff{node}"])
         assert min(picture.shape[:2]) > 200
         assert picture.std() > 5
 
 
-def test_workflow_of_the_first_version_runs_as_before(comfy, repo_root):
+def test_workflow_of_the_first_version_runs_as_before(comfyui, repo_root):
     path = repo_root / "tests" / "data" / "quickstart_0.1.0.json"
-    workflow, info = json.loads(path.read_text(encoding="utf-8")), comfy.object_info()
+    workflow, info = json.loads(path.read_text(encoding="utf-8")), comfyui.object_info()
     prompt = to_api(workflow, info)
     added = {
         "shape": "linear",
@@ -142,9 +142,9 @@ def test_workflow_of_the_first_version_runs_as_before(comfy, repo_root):
     small = {"steps": 6, "text": "{red|green} {apple|pear}"}
     for node in prompt.values():
         node["inputs"].update({name: value for name, value in small.items() if name in node["inputs"]})
-    entry = comfy.run(prompt)
+    entry = comfyui.run(prompt)
     by_type = {node["class_type"]: node_id for node_id, node in prompt.items()}
-    assert len(pictures(comfy, entry, by_type["SaveImage"])) == 4
+    assert len(pictures(comfyui, entry, by_type["SaveImage"])) == 4
 
 
 def without(info, names):
@@ -157,17 +157,17 @@ def without(info, names):
     return old
 
 
-def test_kandinsky_workflow_runs_on_folders_under_models(comfy, repo_root):
+def test_kandinsky_workflow_runs_on_folders_under_models(comfyui, repo_root):
     workflow = json.loads((repo_root / "workflows" / "hierdiff_kandinsky22.json").read_text(encoding="utf-8"))
-    prompt = to_api(workflow, comfy.object_info())
-    diffusers = comfy.base_dir / "models" / "diffusers"
+    prompt = to_api(workflow, comfyui.object_info())
+    diffusers = comfyui.base_dir / "models" / "diffusers"
     diffusers.mkdir(parents=True, exist_ok=True)
     for part in ("prior", "decoder"):
         name = f"kandinsky-2-2-{part}"
         with pytest.raises(
             HttpFailed, match=f"hf download kandinsky-community/{name} --local-dir models/diffusers/{name}"
         ):
-            comfy.queue(prompt)
+            comfyui.queue(prompt)
         (diffusers / name).symlink_to(repo_root / "models" / "emoji-kandinsky" / part, target_is_directory=True)
     try:
         for node in prompt.values():  # the same graph, made small enough for a CPU
@@ -175,9 +175,9 @@ def test_kandinsky_workflow_runs_on_folders_under_models(comfy, repo_root):
             node["inputs"].update({name: value for name, value in small.items() if name in node["inputs"]})
         by_type = {node["class_type"]: node_id for node_id, node in prompt.items()}
         prompt[by_type["HierDiffPriorEmbedding"]]["inputs"]["guidance"] = 9
-        entry = comfy.run(prompt)
-        assert len(pictures(comfy, entry, by_type["SaveImage"])) == 2
-        info = comfy.object_info()["HierDiffPriorLoader"]["input"]["required"]["model"][1]["options"]
+        entry = comfyui.run(prompt)
+        assert len(pictures(comfyui, entry, by_type["SaveImage"])) == 2
+        info = comfyui.object_info()["HierDiffPriorLoader"]["input"]["required"]["model"][1]["options"]
         assert info == [BUNDLED, "kandinsky-2-2-prior"]
         assert "guidance 9 does not suit kandinsky-2-2-prior: use 1 to 4" in text(
             entry, by_type["HierDiffPriorEmbedding"]
@@ -189,15 +189,15 @@ def test_kandinsky_workflow_runs_on_folders_under_models(comfy, repo_root):
             (diffusers / f"kandinsky-2-2-{part}").unlink()
 
 
-def test_workflow_for_any_model_only_lacks_its_checkpoint(comfy, repo_root):
+def test_workflow_for_any_model_only_lacks_its_checkpoint(comfyui, repo_root):
     workflow = json.loads((repo_root / "workflows" / "hierdiff_any_model.json").read_text(encoding="utf-8"))
     with pytest.raises(HttpFailed) as failure:
-        comfy.queue(to_api(workflow, comfy.object_info()))
+        comfyui.queue(to_api(workflow, comfyui.object_info()))
     errors = [error for node in failure.value.body["node_errors"].values() for error in node["errors"]]
     assert [error["extra_info"]["input_name"] for error in errors] == ["ckpt_name"]
 
 
-def test_pictures_are_those_of_the_library(comfy, small_run):
+def test_pictures_are_those_of_the_library(comfyui, small_run):
     prompts = small_run["outputs"]["set"]["prompts"]
     embeddings = embed_prompts(load_prior(), prompts, num_steps=5, guidance=4.0, seed=1)
     Z = ward_linkage(embeddings.positive)
@@ -206,7 +206,7 @@ def test_pictures_are_those_of_the_library(comfy, small_run):
     decoder = load_decoder()
     latents = sample(decoder, embeddings, plan, seed=1, guidance=3.0, width=128, height=128)
     expected = [np.asarray(picture, dtype=int) for picture in to_pictures(decode(decoder, latents))]
-    for made, wanted in zip(pictures(comfy, small_run, "save"), expected, strict=True):
+    for made, wanted in zip(pictures(comfyui, small_run, "save"), expected, strict=True):
         assert abs(made - wanted).max() <= 1  # the host rounds down
 
 
@@ -219,82 +219,82 @@ def test_nodes_show_what_they_computed(small_run):
     assert "UNet rows: " in text(small_run, "sample")
 
 
-def test_second_run_comes_from_the_cache(comfy, small_run):
-    entry = comfy.run(small_graph())
+def test_second_run_comes_from_the_cache(comfyui, small_run):
+    entry = comfyui.run(small_graph())
     assert cached_nodes(entry) >= {"set", "load_prior", "embed", "link", "plan", "load_decoder", "sample", "decode"}
 
 
-def test_new_seed_of_the_sampler_keeps_the_plan(comfy, small_run):
-    entry = comfy.run(small_graph(**{"sample.seed": 2}))
+def test_new_seed_of_the_sampler_keeps_the_plan(comfyui, small_run):
+    entry = comfyui.run(small_graph(**{"sample.seed": 2}))
     assert cached_nodes(entry) == {"set", "load_prior", "embed", "link", "plan", "load_decoder"}
-    old, new = pictures(comfy, small_run, "save"), pictures(comfy, entry, "save")
+    old, new = pictures(comfyui, small_run, "save"), pictures(comfyui, entry, "save")
     assert not any(np.array_equal(a, b) for a, b in zip(old, new, strict=True))
 
 
-def test_pictures_survive_eviction_of_the_models(comfy, small_run):
-    comfy.run(small_graph())
-    comfy.free()  # the server unloads every model and drops cached results once it is idle
+def test_pictures_survive_eviction_of_the_models(comfyui, small_run):
+    comfyui.run(small_graph())
+    comfyui.free()  # the server unloads every model and drops cached results once it is idle
     deadline = time.monotonic() + 30
-    entry = comfy.run(small_graph())
+    entry = comfyui.run(small_graph())
     while cached_nodes(entry) and time.monotonic() < deadline:
-        entry = comfy.run(small_graph())
+        entry = comfyui.run(small_graph())
     assert not cached_nodes(entry)
-    for before, after in zip(pictures(comfy, small_run, "save"), pictures(comfy, entry, "save"), strict=True):
+    for before, after in zip(pictures(comfyui, small_run, "save"), pictures(comfyui, entry, "save"), strict=True):
         assert np.array_equal(before, after)
 
 
-def test_rescaled_means_change_the_pictures_of_a_shared_run(comfy, small_run):
-    rescaled = comfy.run(small_graph(**{"sample.rescale_means": True}))
-    pairs = list(zip(pictures(comfy, small_run, "save"), pictures(comfy, rescaled, "save"), strict=True))
+def test_rescaled_means_change_the_pictures_of_a_shared_run(comfyui, small_run):
+    rescaled = comfyui.run(small_graph(**{"sample.rescale_means": True}))
+    pairs = list(zip(pictures(comfyui, small_run, "save"), pictures(comfyui, rescaled, "save"), strict=True))
     assert any(not np.array_equal(one, other) for one, other in pairs)
     assert all(abs(one.astype(int) - other).mean() < 20 for one, other in pairs)  # and leave them what they are
     alone = {"plan.mode": "tau", "plan.value": 0.0}
     plain, unshared = (
-        comfy.run(small_graph(**alone, **{"sample.rescale_means": rescale})) for rescale in (False, True)
+        comfyui.run(small_graph(**alone, **{"sample.rescale_means": rescale})) for rescale in (False, True)
     )
-    for one, other in zip(pictures(comfy, plain, "save"), pictures(comfy, unshared, "save"), strict=True):
+    for one, other in zip(pictures(comfyui, plain, "save"), pictures(comfyui, unshared, "save"), strict=True):
         assert np.array_equal(one, other)
 
 
-def test_depth_first_draws_the_same_pictures_and_the_same_tree(comfy, small_run):
-    deep = comfy.run(small_graph(**{"sample.order": "depth first", "sample.acceleration": "torch.compile"}))
+def test_depth_first_draws_the_same_pictures_and_the_same_tree(comfyui, small_run):
+    deep = comfyui.run(small_graph(**{"sample.order": "depth first", "sample.acceleration": "torch.compile"}))
     assert text(deep, "sample").split("sampling took")[0] == text(small_run, "sample").split("sampling took")[0]
-    for one, other in zip(pictures(comfy, small_run, "save"), pictures(comfy, deep, "save"), strict=True):
+    for one, other in zip(pictures(comfyui, small_run, "save"), pictures(comfyui, deep, "save"), strict=True):
         assert np.array_equal(one, other)  # on a CPU acceleration has no effect
 
 
-def test_guidance_for_a_part_of_the_steps(comfy, small_run):
-    part = comfy.run(small_graph(**{"sample.guidance_end": 0.5}))
+def test_guidance_for_a_part_of_the_steps(comfyui, small_run):
+    part = comfyui.run(small_graph(**{"sample.guidance_end": 0.5}))
     assert "guidance in steps 1 to 3 only" in text(part, "sample")
     assert "guidance in steps" not in text(small_run, "sample")
-    pairs = list(zip(pictures(comfy, small_run, "save"), pictures(comfy, part, "save"), strict=True))
+    pairs = list(zip(pictures(comfyui, small_run, "save"), pictures(comfyui, part, "save"), strict=True))
     assert any(not np.array_equal(one, other) for one, other in pairs)
     assert all(abs(one.astype(int) - other).mean() < 40 for one, other in pairs)
     with pytest.raises(PromptFailed, match="guidance must start and end between 0 and 1"):
-        comfy.run(small_graph(**{"sample.guidance_start": 0.6, "sample.guidance_end": 0.5}))
+        comfyui.run(small_graph(**{"sample.guidance_start": 0.6, "sample.guidance_end": 0.5}))
 
 
 @pytest.mark.parametrize("scheduler", ["DDIM", "Euler", "Euler ancestral", "DPM++ 2M", "UniPC"])
-def test_every_scheduler_runs(comfy, scheduler):
-    entry = comfy.run(small_graph(**{"sample.scheduler": scheduler}))
-    assert len(pictures(comfy, entry, "save")) == 6
+def test_every_scheduler_runs(comfyui, scheduler):
+    entry = comfyui.run(small_graph(**{"sample.scheduler": scheduler}))
+    assert len(pictures(comfyui, entry, "save")) == 6
     assert f"6 {scheduler} steps" in text(entry, "sample")
 
 
-def test_list_of_texts_from_another_node_is_taken_as_it_is(comfy):
+def test_list_of_texts_from_another_node_is_taken_as_it_is(comfyui):
     graph = {
         "a": {"class_type": "HierDiffPromptSet", "inputs": {"text": "{one|two} \\{x\\}"}},
         "b": {"class_type": "HierDiffPromptSet", "inputs": {"text": "zero", "prompts": ["a", 1]}},
         "show": {"class_type": "PreviewAny", "inputs": {"source": ["b", 2]}},
     }
-    entry = comfy.run(graph)
+    entry = comfyui.run(graph)
     assert entry["outputs"]["b"]["prompts"] == ["zero", "one {x}", "two {x}"]
     assert text(entry, "show") == "3"
 
 
-def test_movq_serves_the_hosts_vae_nodes(comfy, repo_root, small_run):
-    source = pictures(comfy, small_run, "save")[0]
-    path = comfy.base_dir / "input" / "movq.png"
+def test_movq_serves_the_hosts_vae_nodes(comfyui, repo_root, small_run):
+    source = pictures(comfyui, small_run, "save")[0]
+    path = comfyui.base_dir / "input" / "movq.png"
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(source).save(path)
     loader = {"class_type": "HierDiffDecoderLoader", "inputs": {"model": BUNDLED, "precision": "fp32"}}
@@ -317,9 +317,9 @@ def test_movq_serves_the_hosts_vae_nodes(comfy, repo_root, small_run):
         "save": {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}},
         "save_tiled": {"class_type": "PreviewImage", "inputs": {"images": ["tiled", 0]}},
     }
-    entry = comfy.run(graph)
-    (restored,) = pictures(comfy, entry, "save")
-    (tiled,) = pictures(comfy, entry, "save_tiled")
+    entry = comfyui.run(graph)
+    (restored,) = pictures(comfyui, entry, "save")
+    (tiled,) = pictures(comfyui, entry, "save_tiled")
     assert restored.shape == tiled.shape == source.shape
     assert abs(restored.astype(int) - source).mean() < 12
     assert abs(tiled.astype(int) - source).mean() < 40
@@ -333,15 +333,15 @@ def test_movq_serves_the_hosts_vae_nodes(comfy, repo_root, small_run):
     [("red apple, flat style", 1, 1), ("cat face\ncat face\ncat face", 3, 1), ("cat face\nred apple\ncat face", 3, 2)],
     ids=["one prompt", "all equal", "some equal"],
 )
-def test_single_and_equal_prompts(comfy, prompts, count, distinct):
-    entry = comfy.run(small_graph(**{"set.text": prompts, "plan.mode": "tau", "plan.value": 1.0}))
-    made = pictures(comfy, entry, "save")
+def test_single_and_equal_prompts(comfyui, prompts, count, distinct):
+    entry = comfyui.run(small_graph(**{"set.text": prompts, "plan.mode": "tau", "plan.value": 1.0}))
+    made = pictures(comfyui, entry, "save")
     assert len(made) == count
     assert len({picture.tobytes() for picture in made}) == distinct
 
 
-def test_one_step_shares_nothing_and_says_so(comfy):
-    entry = comfy.run(small_graph(**{"plan.steps": 1, "plan.mode": "tau", "plan.value": 1.0}))
+def test_one_step_shares_nothing_and_says_so(comfyui):
+    entry = comfyui.run(small_graph(**{"plan.steps": 1, "plan.mode": "tau", "plan.value": 1.0}))
     assert "one step leaves nothing to share" in text(entry, "plan")
     assert "UNet rows: 6 instead of 6" in text(entry, "sample")
 
@@ -361,39 +361,39 @@ RUN_ERRORS = {
 
 
 @pytest.mark.parametrize(("changes", "node", "message"), RUN_ERRORS.values(), ids=RUN_ERRORS)
-def test_bad_input_is_refused_with_the_fix(comfy, changes, node, message):
+def test_bad_input_is_refused_with_the_fix(comfyui, changes, node, message):
     with pytest.raises(PromptFailed, match=message) as failure:
-        comfy.run(small_graph(**changes))
+        comfyui.run(small_graph(**changes))
     assert failure.value.node_id == node
     assert failure.value.exception_type == "ValueError"
 
 
-def test_negative_tau_is_refused_when_queued(comfy):
+def test_negative_tau_is_refused_when_queued(comfyui):
     with pytest.raises(HttpFailed, match="value"):
-        comfy.queue(small_graph(**{"plan.mode": "tau", "plan.value": -0.5}))
+        comfyui.queue(small_graph(**{"plan.mode": "tau", "plan.value": -0.5}))
 
 
-def test_plan_of_another_set_is_refused(comfy):
+def test_plan_of_another_set_is_refused(comfyui):
     graph = small_graph()
     graph["other"] = {"class_type": "HierDiffPromptSet", "inputs": {"text": "cat face\nred apple"}}
     graph["embed2"] = {"class_type": "HierDiffPriorEmbedding", "inputs": {**graph["embed"]["inputs"]}}
     graph["embed2"]["inputs"]["prompts"] = ["other", 0]
     graph["sample"]["inputs"]["embeddings"] = ["embed2", 0]
     with pytest.raises(PromptFailed, match="the plan is for 6 prompts, but there are 2 embeddings"):
-        comfy.run(graph)
+        comfyui.run(graph)
 
 
-def test_sheet_of_another_number_of_prompts_is_refused(comfy):
+def test_sheet_of_another_number_of_prompts_is_refused(comfyui):
     graph = small_graph()
     graph["other"] = {"class_type": "HierDiffPromptSet", "inputs": {"text": "cat face\nred apple"}}
     graph["sheet"]["inputs"]["prompts"] = ["other", 0]
     with pytest.raises(PromptFailed, match=r"6.*2|2.*6") as failure:
-        comfy.run(graph)
+        comfyui.run(graph)
     assert failure.value.node_id == "sheet"
 
 
-def make_folder(comfy, name, class_name, files=()):
-    folder = comfy.base_dir / "models" / "diffusers" / name
+def make_folder(comfyui, name, class_name, files=()):
+    folder = comfyui.base_dir / "models" / "diffusers" / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": class_name}))
     for file in files:
@@ -402,31 +402,31 @@ def make_folder(comfy, name, class_name, files=()):
     return name
 
 
-def test_folder_of_another_model_is_refused_by_name(comfy):
-    name = make_folder(comfy, "some-sd15", "StableDiffusionPipeline")
+def test_folder_of_another_model_is_refused_by_name(comfyui):
+    name = make_folder(comfyui, "some-sd15", "StableDiffusionPipeline")
     with pytest.raises(HttpFailed, match="some-sd15 holds a StableDiffusionPipeline, not a KandinskyV22Pipeline"):
-        comfy.queue(small_graph(**{"load_decoder.model": name}))
+        comfyui.queue(small_graph(**{"load_decoder.model": name}))
 
 
-def test_pickle_only_folder_is_refused(comfy):
+def test_pickle_only_folder_is_refused(comfyui):
     files = ["unet/diffusion_pytorch_model.bin", "movq/diffusion_pytorch_model.bin"]
-    name = make_folder(comfy, "pickled", "KandinskyV22Pipeline", files)
+    name = make_folder(comfyui, "pickled", "KandinskyV22Pipeline", files)
     with pytest.raises(HttpFailed, match=r"pickled/unet has only pickle files .*safetensors only"):
-        comfy.queue(small_graph(**{"load_decoder.model": name}))
+        comfyui.queue(small_graph(**{"load_decoder.model": name}))
 
 
 @pytest.mark.parametrize("name", ["../../../etc", "/etc", "no-such-model"])
-def test_folder_outside_of_models_is_refused_without_its_path(comfy, name):
+def test_folder_outside_of_models_is_refused_without_its_path(comfyui, name):
     with pytest.raises(HttpFailed, match="hf download kandinsky-community/kandinsky-2-2-prior") as failure:
-        comfy.queue(small_graph(**{"load_prior.model": name}))
-    assert str(comfy.base_dir) not in str(failure.value)
+        comfyui.queue(small_graph(**{"load_prior.model": name}))
+    assert str(comfyui.base_dir) not in str(failure.value)
 
 
 # --- Progress, previews, cancel --------------------------------------------------------------------------------------
 
 
-def test_sampler_reports_progress_and_previews(comfy):
-    events, binary = asyncio.run(messages_of(comfy, small_graph(**{"sample.seed": 10})))
+def test_sampler_reports_progress_and_previews(comfyui):
+    events, binary = asyncio.run(messages_of(comfyui, small_graph(**{"sample.seed": 10})))
     rows = [e["data"]["value"] for e in events if e["type"] == "progress" and e["data"]["node"] == "sample"]
     assert rows == sorted(rows)
     assert rows[-1] == next(
@@ -439,7 +439,7 @@ def test_sampler_reports_progress_and_previews(comfy):
     assert any("UNet rows" in words for words in said(events, "sample"))
 
 
-def test_cancel_is_answered_within_a_micro_batch(comfy):
+def test_cancel_is_answered_within_a_micro_batch(comfyui):
     graph = small_graph(**{"sample.seed": 11, "plan.steps": 500, "plan.mode": "tau", "plan.value": 0.0})
     began = {}
 
@@ -449,7 +449,7 @@ def test_cancel_is_answered_within_a_micro_batch(comfy):
             return True
         return False
 
-    events, _ = asyncio.run(messages_of(comfy, graph, sampling))
+    events, _ = asyncio.run(messages_of(comfyui, graph, sampling))
     assert events[-1]["type"] == "execution_interrupted"
     assert time.monotonic() - began["at"] < 5  # 3000 rows would take minutes
-    assert len(pictures(comfy, comfy.run(small_graph()), "save")) == 6
+    assert len(pictures(comfyui, comfyui.run(small_graph()), "save")) == 6

@@ -25,8 +25,8 @@ SUBJECTS, STYLES = ("cat face", "tiger face", "red apple"), ("noto", "flat")
 GRAPHS = {"Branching Sampler": small_graph, "KSampler": native_graph, "SamplerCustomAdvanced": guider_graph}
 
 
-def trees_of(comfy, client):
-    return comfy.get(f"/hierdiff/trees?clientId={client}")
+def trees_of(comfyui, client):
+    return comfyui.get(f"/hierdiff/trees?clientId={client}")
 
 
 def tree_messages(events):
@@ -37,12 +37,12 @@ def tree_messages(events):
 
 
 @pytest.fixture(scope="module", params=GRAPHS)
-def heard(comfy, request):
+def heard(comfyui, request):
     """What the page heard of a run that nothing was cached of, what the server kept of it, and the history's entry."""
     graph = GRAPHS[request.param](**{"embed.seed": 40 + list(GRAPHS).index(request.param)})
-    events, _ = asyncio.run(messages_of(comfy, graph))
-    entry = comfy.wait(events[-1]["data"]["prompt_id"])
-    return SimpleNamespace(tree=tree_messages(events), kept=trees_of(comfy, "test"), entry=entry)
+    events, _ = asyncio.run(messages_of(comfyui, graph))
+    entry = comfyui.wait(events[-1]["data"]["prompt_id"])
+    return SimpleNamespace(tree=tree_messages(events), kept=trees_of(comfyui, "test"), entry=entry)
 
 
 def test_run_begins_with_the_tree_of_the_prompts(heard):
@@ -75,13 +75,13 @@ def small(picture):
     return np.asarray(Image.fromarray(picture).resize((8, 8), Image.Resampling.BOX), dtype=float)
 
 
-def test_last_pictures_are_those_of_the_prompts(comfy, heard):
+def test_last_pictures_are_those_of_the_prompts(comfyui, heard):
     shown = {}
     for message in heard.tree[1:]:
         shown |= tiles_of(message["tiles"])
     begin = heard.tree[0]
     assert set(shown) == set(range(len(begin["branches"])))
-    saved = [small(picture) for picture in pictures(comfy, heard.entry, "save")]
+    saved = [small(picture) for picture in pictures(comfyui, heard.entry, "save")]
     for index, (_, _, _, members) in enumerate(begin["branches"]):
         if members:
             differences = [abs(small(shown[index]) - picture).mean() for picture in saved]
@@ -97,17 +97,17 @@ def test_page_that_is_loaded_later_gets_the_whole_tree(heard):
     assert set(tiles_of(snapshot["tiles"])) == set(range(len(snapshot["branches"])))
 
 
-def test_page_that_is_loaded_in_mid_run_gets_the_tree_so_far_and_hears_the_end(comfy):
+def test_page_that_is_loaded_in_mid_run_gets_the_tree_so_far_and_hears_the_end(comfyui):
     graph = small_graph(**{"sample.seed": 50, "plan.steps": 500, "plan.mode": "root share", "plan.value": 1.0})
     snapshots = []
 
     def ask_then_stop(event):
         if event["type"] != EVENT or event["data"]["kind"] != "progress":
             return False
-        snapshots.extend(trees_of(comfy, "test"))
+        snapshots.extend(trees_of(comfyui, "test"))
         return True
 
-    events, _ = asyncio.run(messages_of(comfy, graph, ask_then_stop))
+    events, _ = asyncio.run(messages_of(comfyui, graph, ask_then_stop))
     assert events[-1]["type"] == "execution_interrupted"
     messages = tree_messages(events)
     (snapshot,) = [tree for tree in snapshots if tree["run"] == messages[0]["run"]]
@@ -118,16 +118,16 @@ def test_page_that_is_loaded_in_mid_run_gets_the_tree_so_far_and_hears_the_end(c
     end = messages[-1]
     assert (end["kind"], end["state"]) == ("end", "stopped")
     assert snapshot["rows"] <= end["rows"] < end["standard"] < 6 * 500
-    (kept,) = [tree for tree in trees_of(comfy, "test") if tree["run"] == end["run"]]
+    (kept,) = [tree for tree in trees_of(comfyui, "test") if tree["run"] == end["run"]]
     assert kept["state"] == "stopped"
 
 
-async def heard_by(comfy, client, graph, queued_by):
+async def heard_by(comfyui, client, graph, queued_by):
     """Types of the messages that a page hears while another program's prompt runs; of binary ones their numbers."""
     types, queued = [], False
-    url = f"ws://127.0.0.1:{comfy.port}/ws?clientId={client}"
+    url = f"ws://127.0.0.1:{comfyui.port}/ws?clientId={client}"
     async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
-        prompt_id = await asyncio.to_thread(comfy.queue, graph, queued_by)
+        prompt_id = await asyncio.to_thread(comfyui.queue, graph, queued_by)
         async for message in socket:
             if message.type == aiohttp.WSMsgType.BINARY:
                 types.append(int.from_bytes(message.data[:4], "big"))
@@ -138,50 +138,50 @@ async def heard_by(comfy, client, graph, queued_by):
             if event["type"] == "status":  # everybody hears it
                 left = event["data"]["status"]["exec_info"]["queue_remaining"]
                 if queued and not left:
-                    return types, await asyncio.to_thread(comfy.wait, prompt_id)
+                    return types, await asyncio.to_thread(comfyui.wait, prompt_id)
                 queued = queued or left > 0
 
 
 @pytest.mark.parametrize(("queued_by", "hears"), [("page", True), ("another", False), (None, False)])
-def test_only_the_page_that_queued_a_run_hears_of_it(comfy, queued_by, hears):
+def test_only_the_page_that_queued_a_run_hears_of_it(comfyui, queued_by, hears):
     graph = small_graph(**{"sample.seed": 51 + ["page", "another", None].index(queued_by)})
-    types, entry = asyncio.run(heard_by(comfy, "page", graph, queued_by))
+    types, entry = asyncio.run(heard_by(comfyui, "page", graph, queued_by))
     assert "sample" in entry["outputs"]  # it did run
     assert (EVENT in types) == hears
     assert ("hierdiff.result" in types) == hears
     assert PROGRESS_TEXT not in types  # which goes to every page, and which one front end takes for HTML
 
 
-def test_nobody_else_gets_the_tree(comfy, heard):
+def test_nobody_else_gets_the_tree(comfyui, heard):
     assert heard.kept
-    assert trees_of(comfy, "nobody") == trees_of(comfy, "") == comfy.get("/hierdiff/trees") == []
+    assert trees_of(comfyui, "nobody") == trees_of(comfyui, "") == comfyui.get("/hierdiff/trees") == []
 
 
-def test_page_that_finds_a_run_in_the_cache_gets_its_tree_and_texts(comfy):
+def test_page_that_finds_a_run_in_the_cache_gets_its_tree_and_texts(comfyui):
     graph = small_graph(**{"embed.seed": 55})
-    entry = comfy.wait(comfy.queue(graph, "first"))
-    prompt_id = comfy.queue(graph, "second")
-    cached = comfy.wait(prompt_id)
+    entry = comfyui.wait(comfyui.queue(graph, "first"))
+    prompt_id = comfyui.queue(graph, "second")
+    cached = comfyui.wait(prompt_id)
     assert "sample" not in cached["outputs"]  # the host does not say it again
-    assert trees_of(comfy, "second") == []
-    (first,) = trees_of(comfy, "first")
-    (tree,) = trees_of(comfy, f"second&prompt_id={prompt_id}")
+    assert trees_of(comfyui, "second") == []
+    (first,) = trees_of(comfyui, "first")
+    (tree,) = trees_of(comfyui, f"second&prompt_id={prompt_id}")
     assert (tree["run"], tree["tiles"], tree["state"]) == (first["run"], first["tiles"], "done")
-    assert trees_of(comfy, f"second&prompt_id={prompt_id}&known={tree['run']}") == []
-    found = comfy.get(f"/hierdiff/results?clientId=second&prompt_id={prompt_id}")
+    assert trees_of(comfyui, f"second&prompt_id={prompt_id}&known={tree['run']}") == []
+    found = comfyui.get(f"/hierdiff/results?clientId=second&prompt_id={prompt_id}")
     said = {result["node"]: result for result in found}
     assert said["set"]["text"].startswith("6 prompts")
     for node in ("embed", "link", "plan", "sample"):
         assert said[node]["text"] == entry["outputs"][node]["text"][0]
     assert said["plan"]["data"]["hierdiff_schedule"] == entry["outputs"]["plan"]["hierdiff_schedule"]
-    assert comfy.get(f"/hierdiff/results?clientId=third&prompt_id={prompt_id}") == []
+    assert comfyui.get(f"/hierdiff/results?clientId=third&prompt_id={prompt_id}") == []
 
 
-def test_node_in_a_subgraph_has_its_path_and_the_workflow_its_id(comfy):
+def test_node_in_a_subgraph_has_its_path_and_the_workflow_its_id(comfyui):
     graph = json.loads(json.dumps(small_graph(**{"sample.seed": 54})).replace('"sample"', '"3:5"'))
     workflow = {"extra_pnginfo": {"workflow": {"id": "flow"}}}
-    comfy.wait(comfy.queue(graph, "subgraph", workflow))
-    (tree,) = trees_of(comfy, "subgraph")
+    comfyui.wait(comfyui.queue(graph, "subgraph", workflow))
+    (tree,) = trees_of(comfyui, "subgraph")
     assert (tree["node"], tree["workflow"], tree["state"]) == ("3:5", "flow", "done")
 
 
@@ -191,8 +191,8 @@ SETTINGS = {"steps": 12, "shape": "linear", "private_steps": 2, "power": 3.0, "m
 MEASURED = {"num_steps": 8, "shared_steps": [2, 5, 8], "change": [0.01, 0.2, 1.0]}
 
 
-def shape(comfy, **changes):
-    return comfy.post("/hierdiff/shape", {**SETTINGS, **changes})
+def shape(comfyui, **changes):
+    return comfyui.post("/hierdiff/shape", {**SETTINGS, **changes})
 
 
 def test_plot_of_a_run_is_in_its_history(heard):
@@ -204,18 +204,18 @@ def test_plot_of_a_run_is_in_its_history(heard):
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "power"])
-def test_falling_shapes_are_those_of_the_node(comfy, name):
+def test_falling_shapes_are_those_of_the_node(comfyui, name):
     expected = falling_shape(12, name, 2, power=3.0).tolist()
-    assert shape(comfy, shape=name) == {"falling": expected, "weights": None}
+    assert shape(comfyui, shape=name) == {"falling": expected, "weights": None}
     weights = Sensitivity(**MEASURED).weights(12).tolist()
-    assert shape(comfy, shape=name, sensitivity=MEASURED) == {"falling": expected, "weights": weights}
+    assert shape(comfyui, shape=name, sensitivity=MEASURED) == {"falling": expected, "weights": weights}
 
 
 @pytest.mark.parametrize("metric", ["chord", "cosine"])
-def test_calibrated_shape_is_that_of_the_node(comfy, metric):
+def test_calibrated_shape_is_that_of_the_node(comfyui, metric):
     weights = Sensitivity(**MEASURED).weights(12)
     expected = falling_shape(12, "calibrated", 2, weights=weights, metric=metric)
-    made = shape(comfy, shape="calibrated", metric=metric, sensitivity=MEASURED)
+    made = shape(comfyui, shape="calibrated", metric=metric, sensitivity=MEASURED)
     assert made == {"falling": expected.tolist(), "weights": weights.tolist()}
 
 
@@ -270,13 +270,13 @@ BAD_SETTINGS = [
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD_SETTINGS, ids=lambda value: str(value)[:40])
-def test_settings_that_make_no_shape_are_refused_by_name(comfy, changes, message):
-    assert refused(shape, comfy, **changes).startswith(message)
+def test_settings_that_make_no_shape_are_refused_by_name(comfyui, changes, message):
+    assert refused(shape, comfyui, **changes).startswith(message)
 
 
 @pytest.mark.parametrize("key", SETTINGS)
-def test_settings_must_be_complete(comfy, key):
-    assert key in refused(comfy.post, "/hierdiff/shape", {k: v for k, v in SETTINGS.items() if k != key})
+def test_settings_must_be_complete(comfyui, key):
+    assert key in refused(comfyui.post, "/hierdiff/shape", {k: v for k, v in SETTINGS.items() if k != key})
 
 
 # fmt: off
@@ -289,8 +289,8 @@ GARBAGE = [
 
 @pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:12]))
 @pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=none-such"])
-def test_garbage_is_refused_at_once(comfy, body, kind):
-    error = refused(comfy._request, "POST", "/hierdiff/shape", body, kind, timeout=10)
+def test_garbage_is_refused_at_once(comfyui, body, kind):
+    error = refused(comfyui._request, "POST", "/hierdiff/shape", body, kind, timeout=10)
     assert error.startswith(("the request ", "steps must be"))  # words of our own, no exception's
 
 
@@ -300,10 +300,10 @@ TINY = {**MEASURED, "change": [0, 1e-322, 1e-30]}  # nearly no numbers at all
 @pytest.mark.parametrize(
     ("name", "sensitivity"), [("power", None), ("calibrated", MEASURED), ("calibrated", TINY), ("linear", TINY)]
 )
-def test_answers_of_extreme_settings_are_finite(comfy, name, sensitivity):
+def test_answers_of_extreme_settings_are_finite(comfyui, name, sensitivity):
     for steps, power in ((1000, 1e100), (1000, 1e-100), (1, 2.0)):
         sent = {"shape": name, "steps": steps, "private_steps": 1, "power": power, "sensitivity": sensitivity}
-        answer = shape(comfy, **sent)
+        answer = shape(comfyui, **sent)
         assert np.isfinite(answer["falling"]).all()
         assert answer["weights"] is None or np.isfinite(answer["weights"]).all()
 

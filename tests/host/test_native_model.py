@@ -60,20 +60,20 @@ def difference(one, other):
 
 
 @pytest.fixture(scope="module")
-def first_run(comfy):
-    return comfy.run(native_graph(ours=True))
+def first_run(comfyui):
+    return comfyui.run(native_graph(ours=True))
 
 
 @pytest.fixture(scope="module")
-def ours(comfy, first_run):
+def ours(comfyui, first_run):
     """The prompts as the branching sampler draws them when nothing is shared."""
-    return np.stack(pictures(comfy, first_run, "save")).astype(float)
+    return np.stack(pictures(comfyui, first_run, "save")).astype(float)
 
 
 @pytest.fixture(scope="module")
-def native(comfy, first_run):
+def native(comfyui, first_run):
     """The prompts as KSampler draws them, Euler too."""
-    return np.stack(pictures(comfy, first_run, "host_save")).astype(float)
+    return np.stack(pictures(comfyui, first_run, "host_save")).astype(float)
 
 
 # --- Samplers --------------------------------------------------------------------------------------------------------
@@ -82,8 +82,8 @@ def native(comfy, first_run):
 @pytest.mark.parametrize(
     ("name", "scheduler"), [("euler", "normal"), ("dpmpp_2m", "karras"), ("ddpm", "normal"), ("uni_pc", "simple")]
 )
-def test_host_samplers_draw_a_picture_of_each_prompt(comfy, ours, name, scheduler):
-    made = drawn(comfy, sampler_name=name, scheduler=scheduler)
+def test_host_samplers_draw_a_picture_of_each_prompt(comfyui, ours, name, scheduler):
+    made = drawn(comfyui, sampler_name=name, scheduler=scheduler)
     assert made.shape == ours.shape
     apart = np.array([[difference(one, other) for other in ours] for one in made])
     same, others = np.diag(apart), apart[~np.eye(len(apart), dtype=bool)]
@@ -97,7 +97,7 @@ def test_node_says_which_batch_to_sample(first_run):
     assert "guidance 3, steps 40, width 128, height 128" in text
 
 
-def test_guider_under_custom_sampling_draws_the_same(comfy, native):
+def test_guider_under_custom_sampling_draws_the_same(comfyui, native):
     custom = {
         "host": node(
             "SamplerCustomAdvanced",
@@ -112,26 +112,26 @@ def test_guider_under_custom_sampling_draws_the_same(comfy, native):
         "euler": node("KSamplerSelect", sampler_name="euler"),
         "sigmas": node("BasicScheduler", model=["model", 0], scheduler="normal", steps=STEPS, denoise=1.0),
     }
-    assert np.array_equal(drawn(comfy, custom), native)
+    assert np.array_equal(drawn(comfyui, custom), native)
 
 
-def test_smaller_batch_draws_the_first_prompts_and_a_larger_one_repeats_them(comfy, native):
+def test_smaller_batch_draws_the_first_prompts_and_a_larger_one_repeats_them(comfyui, native):
     for batch in (2, 8):
-        made = drawn(comfy, batch=batch)
+        made = drawn(comfyui, batch=batch)
         assert len(made) == batch
         assert difference(made[:2], native[:2]) < 1
         for one, prompt in zip(made, range(batch), strict=True):
             assert min(range(6), key=lambda i: difference(one, native[i])) == prompt % 6
 
 
-def test_one_negative_serves_all_prompts(comfy, native):
+def test_one_negative_serves_all_prompts(comfyui, native):
     one = {
         "other": node("HierDiffPromptSet", text="blue car"),
         "embed_one": node("HierDiffPriorEmbedding", **native_graph()["embed"]["inputs"] | {"prompts": ["other", 0]}),
         "negative": node("HierDiffKandinskyModel", decoder=["load_decoder", 0], embeddings=["embed_one", 0]),
     }
     # without a negative prompt all have the same one: that of a black picture
-    assert np.array_equal(drawn(comfy, one, negative=["negative", 2]), native)
+    assert np.array_equal(drawn(comfyui, one, negative=["negative", 2]), native)
 
 
 # --- Image to image, inpainting --------------------------------------------------------------------------------------
@@ -152,28 +152,28 @@ def redraw(latent, **changes):
     return {"host": sampler(latent, positive=["redrawn", 1], negative=["redrawn", 2], **changes)}
 
 
-def test_image_to_image_begins_at_its_source(comfy, native):
+def test_image_to_image_begins_at_its_source(comfyui, native):
     source = {
         "source": node("VAEDecode", samples=["first", 0], vae=["load_decoder", 1]),
         "encoded": node("VAEEncode", pixels=["source", 0], vae=["load_decoder", 1]),
     }
-    whole = drawn(comfy, other_prompts() | redraw(["empty", 0]))
+    whole = drawn(comfyui, other_prompts() | redraw(["empty", 0]))
     assert difference(whole, np.roll(native, 2, axis=0)) < 3  # the prompts did move
     # the bundled model knows its pictures by heart: with much noise it draws the prompt's, whatever the source
-    much = drawn(comfy, other_prompts() | source | redraw(["encoded", 0], denoise=0.6))
+    much = drawn(comfyui, other_prompts() | source | redraw(["encoded", 0], denoise=0.6))
     assert 0 < difference(much, whole) < 3
-    little = drawn(comfy, other_prompts() | source | redraw(["encoded", 0], denoise=0.05, cfg=1.0))
+    little = drawn(comfyui, other_prompts() | source | redraw(["encoded", 0], denoise=0.05, cfg=1.0))
     assert 1 < difference(little, native) < difference(little, whole)
 
 
-def test_inpainting_keeps_the_rest(comfy, native):
+def test_inpainting_keeps_the_rest(comfyui, native):
     masked = {
         "none": node("SolidMask", value=0.0, width=128, height=128),
         "half": node("SolidMask", value=1.0, width=64, height=128),
         "right": node("MaskComposite", destination=["none", 0], source=["half", 0], x=64, y=0, operation="add"),
         "masked": node("SetLatentNoiseMask", samples=["first", 0], mask=["right", 0]),
     }
-    made = drawn(comfy, other_prompts() | masked | redraw(["masked", 0]))
+    made = drawn(comfyui, other_prompts() | masked | redraw(["masked", 0]))
     left, right = np.s_[:, :, :40], np.s_[:, :, 72:]  # MoVQ sees a little across the border
     assert difference(made[left], native[left]) < 3
     assert difference(made[right], native[right]) > 20
@@ -183,46 +183,46 @@ def test_inpainting_keeps_the_rest(comfy, native):
 
 
 @pytest.mark.parametrize("forget", [{"unload_models": True}, {"unload_models": True, "free_memory": True}])
-def test_both_samplers_work_in_turn_and_after_an_eviction(comfy, ours, native, forget):
-    assert np.array_equal(drawn(comfy), native)
-    comfy.post("/free", forget)
+def test_both_samplers_work_in_turn_and_after_an_eviction(comfyui, ours, native, forget):
+    assert np.array_equal(drawn(comfyui), native)
+    comfyui.post("/free", forget)
     # a run by the decoder's patcher, then one by the MODEL's, on the same weights; a new seed leaves the cache
     for micro_batch in (1, 2):
         graph = native_graph(ours=True, seed=3 + micro_batch)
         graph["sample"]["inputs"]["micro_batch"] = micro_batch
-        again = np.stack(pictures(comfy, comfy.run(graph), "save"))
+        again = np.stack(pictures(comfyui, comfyui.run(graph), "save"))
         assert np.array_equal(again, ours)
-        comfy.post("/free", forget)
-    assert np.array_equal(drawn(comfy), native)
+        comfyui.post("/free", forget)
+    assert np.array_equal(drawn(comfyui), native)
 
 
 # --- What does not fit -----------------------------------------------------------------------------------------------
 
 
-def test_conditioning_of_another_kind_is_refused(comfy):
+def test_conditioning_of_another_kind_is_refused(comfyui):
     joined = {"joined": node("ConditioningConcat", conditioning_to=["model", 1], conditioning_from=["model", 1])}
     with pytest.raises(PromptFailed, match=r"of shape \(N, 1, 128\); got \(6, 2, 128\)") as failure:
-        drawn(comfy, joined, positive=["joined", 0])
+        drawn(comfyui, joined, positive=["joined", 0])
     assert failure.value.exception_type == "ValueError"
 
 
-def test_patches_of_other_unets_change_nothing(comfy, native):
+def test_patches_of_other_unets_change_nothing(comfyui, native):
     patched = {
         "free_u": node("FreeU_V2", model=["model", 0], b1=1.3, b2=1.4, s1=0.9, s2=0.2),
         "tile": node("HyperTile", model=["free_u", 0], tile_size=256, swap_size=2, max_depth=0, scale_depth=False),
     }
-    assert np.array_equal(drawn(comfy, patched, model=["tile", 0]), native)
-    assert "ignores these patches of a UNet" in comfy.log_text()
+    assert np.array_equal(drawn(comfyui, patched, model=["tile", 0]), native)
+    assert "ignores these patches of a UNet" in comfyui.log_text()
 
 
-def test_wrappers_of_the_network_apply(comfy, native):
+def test_wrappers_of_the_network_apply(comfyui, native):
     cache = {
         "cache": node(
             "EasyCache", model=["model", 0], reuse_threshold=0.3, start_percent=0.15, end_percent=0.95, verbose=False
         )
     }
-    made = drawn(comfy, cache, model=["cache", 0])
-    assert "EasyCache - skipped" in comfy.log_text()
+    made = drawn(comfyui, cache, model=["cache", 0])
+    assert "EasyCache - skipped" in comfyui.log_text()
     assert 0 < difference(made, native) < 20
 
 
@@ -332,12 +332,12 @@ def test_model_predicts_what_our_sampler_predicts(inside):
 
 def test_what_the_host_reads_off_the_model(inside):
     patcher, model = inside.patcher, inside.patcher.model
-    latent_preview = importlib.import_module("latent_preview")
+    previews = importlib.import_module("latent_preview")
     model_sampling = importlib.import_module("comfy.model_sampling")
     # previews: the host's map from its factors is ours
     latents = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
     form = patcher.get_model_object("latent_format")
-    previewer = latent_preview.Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
+    previewer = previews.Latent2RGBPreviewer(form.latent_rgb_factors, form.latent_rgb_factors_bias)
     shown = torch.tensor(list(previewer.decode_latent_to_preview(latents).tobytes())).reshape(16, 16, 3)
     assert (shown - inside.previews.latents_to_rgb(latents, inside.latent_rgb)[0].long()).abs().max() <= 1
     assert torch.equal(form.process_out(form.process_in(latents)), latents)

@@ -148,17 +148,17 @@ def test_other_lists_make_a_run_for_each_value_as_before(prior_node):
 
 
 @pytest.mark.host
-def test_list_of_negatives_makes_one_set_of_pictures(comfy):
+def test_list_of_negatives_makes_one_set_of_pictures(comfyui):
     graph = small_graph(**{"set.text": "cat face\nred apple", "embed.negative_prompt": ["negatives", 1]})
     graph["negatives"] = {"class_type": "HierDiffPromptSet", "inputs": {"text": "blurry\ndark"}}
-    entry = comfy.run(graph)
-    assert len(pictures(comfy, entry, "save")) == 2
+    entry = comfyui.run(graph)
+    assert len(pictures(comfyui, entry, "save")) == 2
     assert "a negative for each prompt" in entry["outputs"]["embed"]["text"][0]
     graph["negatives"]["inputs"]["text"] = "blurry\ndark\nred"
-    assert len(pictures(comfy, comfy.run(graph), "save")) == 6
+    assert len(pictures(comfyui, comfyui.run(graph), "save")) == 6
 
 
 @pytest.mark.host
-def test_text_that_cannot_be_read_is_refused_before_anything_runs(comfy):
+def test_text_that_cannot_be_read_is_refused_before_anything_runs(comfyui):
     with pytest.raises(HttpFailed, match=r"line 1: '\{' is not closed"):
-        comfy.queue(small_graph(**{"set.text": "a {red apple"}))
+        comfyui.queue(small_graph(**{"set.text": "a {red apple"}))

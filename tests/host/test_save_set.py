@@ -166,7 +166,7 @@ def listed(saved, **source):
 
 
 @pytest.mark.host
-def test_server_saves_what_vae_decode_and_save_image_do(comfy):
+def test_server_saves_what_vae_decode_and_save_image_do(comfyui):
     graph = small_graph(**{"embed.seed": 32})  # of its own: the server leaves cached nodes out of the outputs
     graph["set_saved"] = node(
         "HierDiffSaveSet",
@@ -183,9 +183,9 @@ def test_server_saves_what_vae_decode_and_save_image_do(comfy):
     graph["list_saved"] = node("HierDiffSaveSet", **listed(graph["set_saved"], images=["singles", 0]))
     graph["latents_saved"] = node("HierDiffSaveSet", **listed(graph["set_saved"], latent=["single_latents", 0]))
     graph["list_sheet"] = node("HierDiffContactSheet", **graph["sheet"]["inputs"] | {"images": ["singles", 0]})
-    prompt_id = comfy.queue(graph, extra_data={"extra_pnginfo": {"workflow": {"nodes": []}}})
-    outputs = comfy.wait(prompt_id)["outputs"]
-    output = comfy.base_dir / "output"
+    prompt_id = comfyui.queue(graph, extra_data={"extra_pnginfo": {"workflow": {"nodes": []}}})
+    outputs = comfyui.wait(prompt_id)["outputs"]
+    output = comfyui.base_dir / "output"
     pairs = list(zip(outputs["set_saved"]["images"], outputs["save"]["images"], strict=True))
     pairs += zip(outputs["list_saved"]["images"], outputs["save"]["images"], strict=True)
     pairs += zip(outputs["latents_saved"]["images"], outputs["save"]["images"], strict=True)
@@ -195,8 +195,8 @@ def test_server_saves_what_vae_decode_and_save_image_do(comfy):
         assert np.array_equal(np.asarray(one), np.asarray(other))
         assert one.info == other.info
         assert set(one.info) == {"prompt", "workflow"}
-    assert np.array_equal(*(pictures(comfy, {"outputs": outputs}, name) for name in ("sheet", "list_sheet")))
+    assert np.array_equal(*(pictures(comfyui, {"outputs": outputs}, name) for name in ("sheet", "list_sheet")))
     assert "6 images, 128 × 128" in outputs["set_saved"]["text"][0]
     graph["set_saved"]["inputs"]["name"] = "{seed}"
     with pytest.raises(HttpFailed, match="seed"):
-        comfy.queue(graph)
+        comfyui.queue(graph)

@@ -70,9 +70,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def server(comfy):
+def server(comfyui):
     """What the pages are of."""
-    return comfy
+    return comfyui
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ LAYERS = {
 }
 CORE_FILES = sorted((ROOT / "hierdiff_core").rglob("*.py"))
 NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))
+OUR_FILES = sorted(file for top in ROOT.glob("[!.]*") for file in (top.rglob("*.py") if top.is_dir() else [top]))
 
 
 def name_of(path):
@@ -85,6 +86,23 @@ def test_adapters_import_no_node(path):
     """`nodes/host/` imports itself and the core alone."""
     for name in imports(parse(path)):
         assert not name.startswith("..") or name.startswith("...hierdiff_core."), name
+
+
+def bound(tree):
+    """Names that a module or a part of it binds other than by an import."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+@pytest.mark.parametrize("path", [path for path in OUR_FILES if path.suffix == ".py"], ids=name_of)
+def test_nothing_of_ours_is_called_as_a_package_of_the_host(path):
+    """Checkers of packs take `comfy.run` for a name that is missing in the host, whatever `comfy` is."""
+    assert set(bound(parse(path))) & (HOST - {"server"}) == set()
 
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=name_of)

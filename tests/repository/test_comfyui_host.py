@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import comfyui_host
@@ -116,13 +117,59 @@ def test_a_failed_download_says_what_pip_said(tmp_path, no_comfyui_dir, monkeypa
         find_or_fetch_comfyui(tmp_path)
 
 
+ASKED_FOR = (
+    "comfyui-frontend-package==1.2.3\ncomfyui-workflow-templates==0.7\ncomfyui_embedded_docs==0.3\n"
+    "torch\ntorchaudio\ntorchvision\naiohttp>=3.11.8  # the server\n\n#optional:\nkornia>=0.7.1\n"
+)
+
+
 def test_requirements_leave_out_what_the_host_can_run_without(tmp_path):
-    (tmp_path / "requirements.txt").write_text(
-        "comfyui-frontend-package==1.2.3\ncomfyui-workflow-templates==0.7\ncomfyui_embedded_docs==0.3\n"
-        "torch\ntorchaudio\ntorchvision\naiohttp>=3.11.8  # the server\n\n#optional:\nkornia>=0.7.1\n"
+    (tmp_path / "requirements.txt").write_text(ASKED_FOR)
+    left = ["comfyui-frontend-package==1.2.3", "torch", "torchaudio", "torchvision", "aiohttp>=3.11.8", "kornia>=0.7.1"]
+    assert host_requirements(tmp_path) == left
+
+
+def test_torchaudio_is_left_out_for_the_release_that_is_fetched(wheel_downloads, tmp_path):
+    """The only one that is known to start without it."""
+    host = find_or_fetch_comfyui(tmp_path)
+    (host / "requirements.txt").write_text(ASKED_FOR)
+    assert "torchaudio" not in host_requirements(host)
+    assert "torchvision" in host_requirements(host)
+
+
+def test_missing_requirements_are_named_with_the_command_that_installs_them(tmp_path):
+    there = metadata.version("torch")
+    lines = ["no-such-package>=2", "torch>=99", "numpy", "other-system; sys_platform == 'none'", f"torch<={there}"]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    assert comfyui_host.missing_requirements(tmp_path) == {"no-such-package>=2": None, "torch>=99": there}
+    advice = comfyui_host.advice_on_requirements(tmp_path)
+    assert f"no-such-package>=2, torch>=99 ({there} is installed)" in advice
+    assert advice.endswith(f"{sys.executable} -m pip install 'no-such-package>=2' 'torch>=99'")
+
+
+def test_no_advice_where_nothing_is_missing(tmp_path):
+    (tmp_path / "requirements.txt").write_text("numpy\n")
+    assert comfyui_host.advice_on_requirements(tmp_path) == ""
+
+
+def test_requirements_that_nobody_can_read_hide_no_other_error(tmp_path):
+    assert "could not be read" in comfyui_host.advice_on_requirements(tmp_path)
+    (tmp_path / "requirements.txt").write_text("numpy @@ 1\n")
+    assert "could not be read" in comfyui_host.advice_on_requirements(tmp_path)
+
+
+def test_host_that_cannot_be_imported_says_what_it_asks_for(tmp_path, repo_root):
+    for name in ("main.py", "comfy/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "comfy" / "cli_args.py").write_text("import no_such_package")
+    (tmp_path / "requirements.txt").write_text("no-such-package\n")
+    code = "import sys; sys.path.insert(0, 'scripts'); import comfyui_host; comfyui_host.import_pack('.')"
+    env = {**os.environ, "COMFYUI_DIR": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], cwd=repo_root, env=env, capture_output=True, text=True).stderr
+    assert re.search(
+        r"No module named 'no_such_package'. The ComfyUI in .* pip install no-such-package", said, re.DOTALL
     )
-    expected = ["comfyui-frontend-package==1.2.3", "torch", "torchvision", "aiohttp>=3.11.8", "kornia>=0.7.1"]
-    assert host_requirements(tmp_path) == expected
 
 
 # --- The process, with a stand-in for main.py ----------------------------------------------------------------------
@@ -169,6 +216,14 @@ def is_running(pid):
 def test_a_server_that_dies_shows_its_log(fake_comfyui, tmp_path):
     folder = fake_comfyui("print('loading'); raise SystemExit('no module named torch')")
     message = r"(?s)exit code 1.*loading.*no module named torch"
+    with pytest.raises(ServerFailed, match=message), ComfyServer(folder, pack_dir=tmp_path / "pack"):
+        pass
+
+
+def test_a_server_that_dies_of_a_missing_package_names_it(fake_comfyui, tmp_path):
+    folder = fake_comfyui("import no_such_package")
+    (folder / "requirements.txt").write_text("no-such-package\n")
+    message = r"(?s)No module named 'no_such_package'.*pip install no-such-package$"
     with pytest.raises(ServerFailed, match=message), ComfyServer(folder, pack_dir=tmp_path / "pack"):
         pass
 
@@ -375,4 +430,4 @@ def test_the_command_line_prints_the_requirements(tmp_path, repo_root):
     (tmp_path / "requirements.txt").write_text("torch\ntorchaudio\n")
     command = [sys.executable, str(repo_root / "scripts" / "comfyui_host.py"), "requirements"]
     env = {**os.environ, "COMFYUI_DIR": str(tmp_path)}
-    assert subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout == "torch\n"
+    assert subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout == "torch\ntorchaudio\n"

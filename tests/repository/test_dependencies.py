@@ -70,5 +70,5 @@ def test_registry_finds_its_fields(project):
     assert "dynamic" not in project
     assert {"name", "version", "description", "license", "dependencies", "urls"} <= project.keys()
     with (REPO_ROOT / "pyproject.toml").open("rb") as file:
-        comfy = tomllib.load(file)["tool"]["comfy"]
-    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} == comfy.keys()
+        fields = tomllib.load(file)["tool"]["comfy"]
+    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} == fields.keys()

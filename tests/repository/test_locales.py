@@ -102,27 +102,27 @@ def test_the_scripts_of_the_page_find_their_texts(repo_root):
 
 
 @pytest.mark.host
-def test_english_is_what_the_nodes_say(comfy):
-    texts = all_texts(comfy.object_info())
+def test_english_is_what_the_nodes_say(comfyui):
+    texts = all_texts(comfyui.object_info())
     assert read("en") == without_syntax(texts), "run python scripts/build_locales.py"
     assert set(paths(texts)) - set(paths(read("en"))) == ONLY_TRANSLATED
 
 
 @pytest.mark.host
-def test_comfyui_serves_the_texts(comfy):
-    served = comfy.get("/i18n")
+def test_comfyui_serves_the_texts(comfyui):
+    served = comfyui.get("/i18n")
     for language in ["en", *languages()]:
         assert served[language]["hierdiff"] == read(language, "main")["hierdiff"]
         assert {node: served[language]["nodeDefs"][node] for node in read(language)} == read(language)
 
 
 @pytest.mark.host
-def test_comfyui_serves_the_pages(comfy):
+def test_comfyui_serves_the_pages(comfyui):
     """As ComfyUI's page asks for them: by the language, else without."""
-    folder = comfy.object_info()["HierDiffGuider"]["python_module"].split(".")[1]
+    folder = comfyui.object_info()["HierDiffGuider"]["python_module"].split(".")[1]
     for language in languages():
-        assert comfy.get(f"/extensions/{folder}/docs/HierDiffGuider/{language}.md").startswith("# ")
-    assert comfy.get(f"/extensions/{folder}/docs/HierDiffGuider.md").startswith("# ")
+        assert comfyui.get(f"/extensions/{folder}/docs/HierDiffGuider/{language}.md").startswith("# ")
+    assert comfyui.get(f"/extensions/{folder}/docs/HierDiffGuider.md").startswith("# ")
 
 
 # --- Help pages ------------------------------------------------------------------------------------------------------
