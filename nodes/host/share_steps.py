@@ -193,8 +193,11 @@ class Sharing:
             *run.warnings(),
             *parted_prompts(plans.cut, plans.known, names),
             *parted_by(plans, steps),
-            *run.decorations.attempt("comparing the pictures", same_pictures, samples, last, names, otherwise=[]),
         ]
+        if not run.current.is_short_of_last:
+            lines += run.decorations.attempt(
+                "comparing the pictures", same_pictures, samples, last, names, otherwise=[]
+            )
         return run.decorations.noted("\n".join([report, *lines]))
 
 
