@@ -130,6 +130,7 @@ GUIDERS = [
     Feature("SplitSigmas, two samplers", functools.partial(advanced, second=split_sigmas)),
     Feature("A second pass over larger latents", functools.partial(advanced, second=upscaled), refused="latent batch"),
     Feature("FlipSigmas", flip_sigmas, refused="sigmas must fall"),
+    Feature("CFGGuider", from_node("CFGGuider", positive="positive", negative="negative", cfg=2.0)),
     Feature("BasicGuider", from_node("BasicGuider", conditioning="positive")),
     Feature(
         "DualCFGGuider",

@@ -27,6 +27,7 @@ SECTIONS = {
 }
 FEATURES = [feature for features in SECTIONS.values() for feature in features]
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
+BY_ROW = [*CONDITIONING, *LATENTS, *FOREIGN]  # may take what is a row's by its number in a call
 LONGEST = 160  # of a message in the table
 
 # Nodes that take and give a MODEL, a GUIDER or a SAMPLER, and are not run here.
@@ -71,7 +72,7 @@ def found(kit):
 
     def find(feature):
         if feature.name not in known:
-            known[feature.name] = outcomes(kit, feature)
+            known[feature.name] = outcomes(kit, feature, in_twos=feature in BY_ROW)
         return known[feature.name]
 
     return find
