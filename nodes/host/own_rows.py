@@ -40,8 +40,8 @@ class OwnRows:
             One evaluation of the host's, with the entries of each side.
         conds : list of list of dict
             With the rows of this call; a side may be None.
-        x, timestep : tensor
-            (rows, ...)
+        x, timestep : (rows, ...) tensor
+            What is evaluated.
         prompts : (rows,) int64
             Whose hints and entries the rows take.
         """
