@@ -70,10 +70,10 @@ def fill(module, seed=0):
     return module.requires_grad_(False)
 
 
-def unet_model(kind=comfy.model_base.BaseModel):
+def unet_model(kind=comfy.model_base.BaseModel, in_channels=4):
     """ModelPatcher of a tiny UNet; `kind` is one of the classes above, or the host's plain model."""
     pooled = {"adm_in_channels": POOLED + 8, "num_classes": "sequential"} if kind is PooledModel else {}
-    settings = {**UNET, **pooled}
+    settings = {**UNET, **pooled, "in_channels": in_channels}
     config = comfy.supported_models.SD15(settings)
     config.unet_config = settings
     config.manual_cast_dtype = None

@@ -53,7 +53,10 @@ def models(host):
             x = x if picture is None else x + 0.3 * picture
             return super()._apply_model(x if ids is None else x + 0.1 * ids[..., None, None], t, *args, **kwargs)
 
-    return Modules(plain=host.native_models.unet_model(), pictured=host.native_models.unet_model(Pictured))
+    inpainting = host.native_models.unet_model(in_channels=9)
+    inpainting.model.set_inpaint()
+    pictured = host.native_models.unet_model(Pictured)
+    return Modules(plain=host.native_models.unet_model(), pictured=pictured, inpainting=inpainting)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +211,21 @@ class ConditioningPictures(Kind):
                 conds[name] = conds[name]._copy_with(value)
 
 
+class InpaintingModels(ConditioningPictures):
+    """As InpaintModelConditioning makes it: pictures and masks are channels of the model's input."""
+
+    model = "inpainting"
+
+    def values(self, host, own):
+        return {"concat_latent_image": PICTURES[own], "concat_mask": MASKS[own]}
+
+    def switch(self, guider, inpainting, extra_args, own):
+        given = {**self.values(None, own), "noise": PICTURES[own], "device": torch.device("cpu"), "cross_attn": None}
+        made = guider.inner_model.extra_conds(**given, latent_image=PICTURES[own])["c_concat"]
+        for side in ("positive", "negative"):
+            guider.conds[side][0]["model_conds"]["c_concat"] = made
+
+
 class WholeNumbers(ConditioningPictures):
     def values(self, host, own):
         return {"ids": torch.arange(N)[own][:, None]}
@@ -222,6 +240,7 @@ KINDS = [
     InpaintingHints(),
     AdapterHints(),
     ConditioningPictures(),
+    InpaintingModels(),
     WholeNumbers(),
 ]
 
@@ -451,3 +470,53 @@ def test_whole_numbers_that_slip_through_are_named(host, plans):
     with pytest.raises(ValueError, match="conditioning 'ids' differs between prompts of a cluster and has no mean"):
         host.rows.reduced_rows(ids, clusters, "ids")
     assert host.rows.reduced_rows(ids, clusters, "ids", takes_first=True).tolist() == [[0]]
+
+
+# --- The nodes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", [None, *CHOICES])
+def test_nodes_hand_the_choice_on(host, models, plans, choice):
+    """Old workflows have none."""
+    sides, latent = Kind().sides(host, list(range(N)), []), {"samples": LATENTS}
+    settings = {"micro_batch": 0, **({"per_prompt_inputs": choice} if choice else {})}
+    node = host.guider.HierarchicalKSampler.PREPARE_CLASS_CLONE({})
+    run = node.execute(models.plain, *sides, latent, plans.all, SEED, 4.0, "euler", "normal", 0.5, **settings)
+    assert rows_of(run.args[1]) == (plans.all.nfe if choice == CHOICES[1] else N * STEPS)
+    guider = host.guider.Guider.execute(models.plain, *sides, 4.0, plans.all, **settings).args[0]
+    patched = host.node.ShareSteps.execute(models.plain, plans.all, **settings).args[0]
+    plain = host.samplers.CFGGuider(patched)
+    plain.set_conds(*sides)
+    plain.set_cfg(4.0)
+    for each in (guider, plain):
+        sampler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(host, models.plain, "euler", STEPS, 0.5)
+        samples = each.sample(one_noise(host), LATENTS, sampler, sigmas, disable_pbar=True, seed=SEED)
+        assert torch.equal(samples, run.args[0]["samples"])
+
+
+def test_nodes_refuse_another_choice(host, models, plans):
+    with pytest.raises(ValueError, match="per_prompt_inputs must be one of share only if equal, first prompt's while"):
+        host.node.ShareSteps.execute(models.plain, plans.all, per_prompt_inputs="the last one's")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_tree_on_the_page_is_that_of_the_run(host, models, plans, monkeypatch, choice):
+    trees = []
+
+    class Recorded(host.run.LiveTree):
+        def __enter__(self):
+            trees.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(host.run, "LiveTree", Recorded)
+    patched, reports = shared_model(host, models.plain, plans.all, per_prompt=choice, show_tree=True)
+    guider = host.samplers.CFGGuider(patched)
+    guider.set_conds(*Kind().sides(host, list(range(N)), []))
+    sampler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(host, models.plain, "euler", STEPS, 0.5)
+    guider.sample(one_noise(host), LATENTS, sampler, sigmas, disable_pbar=True, seed=SEED)
+    (tree,) = trees
+    roots = 1 if choice == CHOICES[1] else N
+    assert [parent for _, _, parent, _ in tree.branches].count(-1) == roots
+    assert (tree.state, tree.progress["rows"]) == ("done", rows_of(reports[0]))
+    assert set(tree.tiles) == set(range(len(tree.branches)))
+    assert "failed" not in reports[0]
