@@ -82,9 +82,9 @@ def unet_model(kind=comfy.model_base.BaseModel, in_channels=4):
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 
 
-def control_net():
+def control_net(hint_channels=3):
     """A tiny ControlNet for `unet_model()`, with a hint of 8 pixels per latent pixel."""
     settings = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output")}
     settings["operations"] = comfy.ops.disable_weight_init
-    network = fill(comfy.cldm.cldm.ControlNet(hint_channels=3, device=CPU, **settings), seed=1)
+    network = fill(comfy.cldm.cldm.ControlNet(hint_channels=hint_channels, device=CPU, **settings), seed=1)
     return comfy.controlnet.ControlNet(network, load_device=CPU)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # In the values of a conditioning entry: the texts of its rows. The host hands on entries that it does not know.
 PROMPTS = "hierdiff_prompts"
 APPLIES = "hierdiff_applies"  # (N,) bool tensor: the prompts that an entry is for; without it, all
-TEXTS = {"cross_attn", "pooled_output", "conditioning_llama3", "encoder_hidden_states_llama3"}
+TEXTS = {"cross_attn", "c_crossattn", "pooled_output", "conditioning_llama3", "encoder_hidden_states_llama3"}
 PICTURES = {"clip_vision_output", "clip_fea"}  # of an image, with as many dimensions as a text
 
 
@@ -151,7 +151,9 @@ def has_no_mean(name: str, rows: torch.Tensor) -> bool:
         return False
     if name in PICTURES or rows.ndim >= 4:
         return True
-    return rows.ndim == 3 if "mask" in name else not rows.is_floating_point()
+    if "mask" in name:
+        return rows.ndim == 3 and min(rows.shape[1:]) > 1
+    return not rows.is_floating_point()
 
 
 def reduced_cond(entry: dict, clusters: Clusters, takes_first: bool = False) -> dict:

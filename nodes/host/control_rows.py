@@ -22,7 +22,12 @@ def chain_of(control: Any) -> Iterator[Any]:
 
 
 def hints_of(control: Any) -> list[torch.Tensor]:
-    """A ControlNet's hint images, and the masks or latents that some take beside them."""
+    """A ControlNet's hint images, and the masks or latents that some take beside them.
+
+    None where its VAE makes one video of the images: that is for all prompts.
+    """
+    if getattr(getattr(control, "vae", None), "latent_dim", 2) == 3:
+        return []
     hints = [getattr(control, HINT, None), *(getattr(control, EXTRA, None) or ())]
     return [hint for hint in hints if torch.is_tensor(hint)]
 

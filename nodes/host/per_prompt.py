@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Plan
 
 SHARE_IF_EQUAL, FIRST_PROMPTS = "share only if equal", "first prompt's while shared"
+START = "start latents"
 CHOICES = [SHARE_IF_EQUAL, FIRST_PROMPTS]
 
 
@@ -103,15 +104,17 @@ class Plans(NamedTuple):
     known : with prompts of equal embeddings apart, whose pictures must differ, where the threshold is 0
     run : with prompts apart that have inputs of their own
     parting : by which it was refined
+    goes_on : whether no noise is added: the latents are those of a run that was begun
     """
 
     cut: Plan
     known: Plan
     run: Plan
     parting: list[OwnInput]
+    goes_on: bool
 
     @classmethod
-    def of(cls, plan: Plan, groups: np.ndarray, own: list[OwnInput], parting: list[OwnInput]) -> Plans:
+    def of(cls, plan: Plan, groups: np.ndarray, own: list[OwnInput], takes_first: bool, goes_on: bool) -> Plans:
         """Those of a plan.
 
         Parameters
@@ -122,12 +125,15 @@ class Plans(NamedTuple):
             Of prompts whose pictures are equal, by their conditioning.
         own : list of OwnInput
             All that differ.
-        parting : list of OwnInput
-            Those by which prompts are apart from the first step on.
+        takes_first : bool
+            Clusters use their first prompt's inputs. Not its latent where a run goes on: it has parted from the others.
+        goes_on : bool
+            Whether no noise is added.
         """
+        parting = [each for each in own if not takes_first or (goes_on and each.name == START)]
         known = separated(plan, crossed(groups, groups_of(own, plan.num_prompts)))
         parting = [each for each in parting if refined(known, each.groups) is not known]
-        return cls(plan, known, refined(known, groups_of(parting, plan.num_prompts)), parting)
+        return cls(plan, known, refined(known, groups_of(parting, plan.num_prompts)), parting, goes_on)
 
 
 def parted_by(plans: Plans, steps: slice) -> list[str]:
@@ -138,8 +144,11 @@ def parted_by(plans: Plans, steps: slice) -> list[str]:
     names = list(dict.fromkeys(each.name for each in plans.parting))
     listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     nothing = spent == plans.run.num_distinct * len(plans.run.clusters_per_step[steps])
-    return [
+    said = (
         f"⚠ {listed} differ between prompts that the plan lets share, so {'none' if nothing else 'fewer'} share: "
-        f"{spent} model rows a pass instead of {planned}. To share as planned, make them equal, or set "
-        f'per_prompt_inputs to "{FIRST_PROMPTS}"'
-    ]
+        f"{spent} model rows a pass instead of {planned}"
+    )
+    if names == [START] and plans.goes_on:
+        return [f"{said}. They come from a run that parted them"]
+    first = " (they then start from that prompt's latent)" if START in names else ""
+    return [f'{said}. To share as planned, set per_prompt_inputs to "{FIRST_PROMPTS}"{first}']

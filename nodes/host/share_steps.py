@@ -23,7 +23,7 @@ from .decoration import report_in_running_node
 from .encode_set import name_of
 from .guard import RUN_KEY
 from .partial_entries import assigned
-from .per_prompt import SHARE_IF_EQUAL, Plans, own_inputs, parted_by
+from .per_prompt import SHARE_IF_EQUAL, START, Plans, own_inputs, parted_by
 from .rows_alone import HostEncoding, encode_rows, mark_rows
 from .same_pictures import check_pictures_differ, same_pictures
 from .sharing_run import SharingRun
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 KEY = "hierdiff"  # of the wrappers
 ONE_OR_EACH = "give one latent, or one for each prompt"
-START = "start latents"
 NOT_FINITE = "load the model in another precision (--bf16-unet, --fp32-unet), or use another sampler or a lower cfg"
 NO_STEPS = "⚠ no steps (denoise 0): nothing was sampled, each prompt keeps its input latent"
 
@@ -142,7 +141,7 @@ class Sharing:
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
-        self.tell("\n".join([self._report(run, plans, guider.conds, samples), *notes]))
+        self.tell("\n".join([self._report(run, plans, rows, guider.conds, samples), *notes]))
         return samples
 
     def _rows(self, noise, latent_image, denoise_mask) -> Rows:
@@ -169,12 +168,10 @@ class Sharing:
             plan, first_step = self.plan.resampled(len(sigmas) - 1), 0
         else:
             plan, first_step = part_of_plan(self.plan, sigmas, sigma_max)
-        parting = own
-        if self.per_prompt != SHARE_IF_EQUAL:  # latents without noise are of a run that was begun: they have parted
-            parting = [each for each in own if each.name == START and not rows.noise.any()]
-        return Plans.of(plan, picture_groups(conds, [rows.latents, rows.mask], plan), own, parting), first_step, notes
+        groups, goes_on = picture_groups(conds, [rows.latents, rows.mask], plan), not bool(rows.noise.any())
+        return Plans.of(plan, groups, own, self.per_prompt != SHARE_IF_EQUAL, goes_on), first_step, notes
 
-    def _report(self, run, plans: Plans, conds, samples):
+    def _report(self, run, plans: Plans, rows: Rows, conds, samples):
         """What was spent, with warnings.
 
         Raises
@@ -193,6 +190,7 @@ class Sharing:
             *run.warnings(),
             *parted_prompts(plans.cut, plans.known, names),
             *parted_by(plans, steps),
+            *misplaced(run, rows),
         ]
         if not run.current.is_short_of_last:
             lines += run.decorations.attempt(
@@ -261,6 +259,16 @@ def is_part(guider: comfy.samplers.CFGGuider, sigmas: torch.Tensor, sigma_max: f
     if float(sigmas[-1]) > 0:
         return float(sigmas[0]) >= WHOLE_RUN * sigma_max
     return getattr(guider, "rows_given", 1) > 1 and not noise.any()
+
+
+def misplaced(run: SharingRun, rows: Rows) -> list[str]:
+    """A warning where a run from an empty latent was taken for the last steps of its plan."""
+    if run.current.first_step == 0 or rows.latents.any() or not rows.noise.any():
+        return []
+    return [
+        "⚠ the schedule begins below the model's largest sigma, as ddim_uniform does: the run was taken for the last "
+        "steps of the plan, where less is shared; give the sampler as many steps as the plan has"
+    ]
 
 
 def check_one_medium(latent_shapes: list | None) -> None:

@@ -135,9 +135,23 @@ def test_first_prompts_latent_is_taken_where_noise_is_added(host, model, plans, 
     firsts = plans.shared.steps[0].first[plans.shared.steps[0].labels]
     assert torch.equal(samples, ksampler(host, patched, *sides, latents=images[firsts], noise=noise, denoise=0.5))
     assert [rows_of(report) for report in reports] == [plans.shared.nfe] * 2
+    assert "⚠" not in reports[0] + reports[1]
     going_on = {"noise": torch.zeros_like(images), "start_step": 4, "last_step": 10000}
     ksampler(host, patched, *sides, latents=images, **going_on)
     assert rows_of(reports[2]) == N * K // 2
+    assert "They come from a run that parted them" in reports[2]
+    assert "per_prompt_inputs" not in reports[2]  # it would change nothing
+
+
+def test_whole_run_that_looks_like_a_last_part_is_told_of(host, model, plans, sides):
+    patched, reports = shared_model(host, model, plans.shared)
+    sigmas = host.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", 4)
+    assert len(sigmas) == 5
+    ksampler(host, patched, *sides, sigmas=sigmas)
+    assert "⚠ the schedule begins below the model's largest sigma" in reports[0]
+    images = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    ksampler(host, patched, *sides, sigmas=sigmas, latents=images)  # image to image is a last part
+    assert "⚠" not in reports[1]
 
 
 def test_second_stage_with_more_steps_than_the_plan(host, model, sides):

@@ -53,7 +53,10 @@ def models(host):
             x = x if picture is None else x + 0.3 * picture
             return super()._apply_model(x if ids is None else x + 0.1 * ids[..., None, None], t, *args, **kwargs)
 
-    return Modules(plain=host.native_models.unet_model(), pictured=host.native_models.unet_model(Pictured))
+    inpainting = host.native_models.unet_model(in_channels=9)
+    inpainting.model.set_inpaint()
+    pictured = host.native_models.unet_model(Pictured)
+    return Modules(plain=host.native_models.unet_model(), pictured=pictured, inpainting=inpainting)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,13 @@ class NoiseMasks(StartLatents):
         extra_args["denoise_mask"] = MASKS[own].expand(-1, 4, -1, -1)
 
 
+class SoftMasks(StartLatents):
+    """As Differential Diffusion takes them: what is kept falls from step to step."""
+
+    def mask(self, own):
+        return random(N, 1, 8, 8, seed=5)[own].sigmoid()
+
+
 class CondMasks(Kind):
     def values(self, host, own):
         return {"mask": AREAS[own], "mask_strength": 0.8}
@@ -155,6 +165,18 @@ class ChainedHints(Hints):
         control.cond_hint_original, control.cond_hint = HINTS[own], None
 
 
+class InpaintingHints(Hints):
+    """As ControlNets for inpainting take them: beside the image a mask."""
+
+    def control(self, host, own):
+        control = host.native_models.control_net(hint_channels=4)
+        return control.set_cond_hint(HINTS[own], 0.8, (0.0, 1.0), extra_concat=[MASKS[own]])
+
+    def switch(self, guider, inpainting, extra_args, own):
+        super().switch(guider, inpainting, extra_args, own)
+        guider.conds["positive"][0]["control"].extra_concat_orig = [MASKS[own]]
+
+
 class Adapter(torch.nn.Module):
     """A network of a T2I-Adapter: it sees the hint once, and what it makes is kept."""
 
@@ -189,6 +211,21 @@ class ConditioningPictures(Kind):
                 conds[name] = conds[name]._copy_with(value)
 
 
+class InpaintingModels(ConditioningPictures):
+    """As InpaintModelConditioning makes it: pictures and masks are channels of the model's input."""
+
+    model = "inpainting"
+
+    def values(self, host, own):
+        return {"concat_latent_image": PICTURES[own], "concat_mask": MASKS[own]}
+
+    def switch(self, guider, inpainting, extra_args, own):
+        given = {**self.values(None, own), "noise": PICTURES[own], "device": torch.device("cpu"), "cross_attn": None}
+        made = guider.inner_model.extra_conds(**given, latent_image=PICTURES[own])["c_concat"]
+        for side in ("positive", "negative"):
+            guider.conds[side][0]["model_conds"]["c_concat"] = made
+
+
 class WholeNumbers(ConditioningPictures):
     def values(self, host, own):
         return {"ids": torch.arange(N)[own][:, None]}
@@ -200,8 +237,10 @@ KINDS = [
     CondMasks(),
     Hints(),
     ChainedHints(),
+    InpaintingHints(),
     AdapterHints(),
     ConditioningPictures(),
+    InpaintingModels(),
     WholeNumbers(),
 ]
 
@@ -313,3 +352,171 @@ def test_cluster_uses_its_first_prompts_input_until_it_splits(host, models, plan
         agree(samples[i : i + 1], alone(host, models, kind, PAIRS[i], i - i % 2, i))
     assert rows_of(report) == plans.pairs.nfe
     assert "⚠" not in report
+
+
+# --- Neighbours ------------------------------------------------------------------------------------------------------
+
+
+def run_sampler(host, model, plan, kind, sampler, choice, own, texts=None):
+    patched, reports = shared_model(host, model, plan, per_prompt=choice)
+    guider = host.samplers.CFGGuider(patched)
+    guider.set_conds(*kind.sides(host, list(range(N)) if texts is None else texts, own))
+    guider.set_cfg(4.0)
+    samples = guider.sample(
+        one_noise(host),
+        kind.latents(own),
+        host.samplers.sampler_object(sampler),
+        sigmas_of(host, model, sampler, STEPS, kind.denoise),
+        kind.mask(own),
+        disable_pbar=True,
+        seed=SEED,
+    )
+    return samples, reports[0]
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "uni_pc", "heun", "euler_ancestral", "dpmpp_sde", "ddim", "dpm_fast"])
+def test_first_prompts_masks_with_any_sampler(host, models, plans, sampler):
+    """Each keeps what its own mask keeps; and pairs of equal prompts have what they have without sharing."""
+    kind = NoiseMasks()
+    samples, report = run_sampler(host, models.plain, plans.pairs, kind, sampler, CHOICES[1], list(range(N)))
+    assert "⚠" not in report
+    if sampler not in ("dpm_fast", "uni_pc"):  # these end a little above 0
+        kept = (1 - MASKS).expand_as(samples).bool()
+        torch.testing.assert_close(samples[kept], LATENTS[kept], atol=1e-4, rtol=1e-4)
+    pairs, _ = run_sampler(host, models.plain, plans.pairs, kind, sampler, CHOICES[1], PAIRS, PAIRS)
+    exact, _ = run_sampler(host, models.plain, plans.pairs, kind, sampler, CHOICES[0], PAIRS, PAIRS)
+    assert torch.equal(pairs, exact)
+
+
+def test_first_prompts_masks_with_differential_diffusion(host, models, plans):
+    """It puts a function of its own where ours goes."""
+    node = importlib.import_module("comfy_extras.nodes_differential_diffusion").DifferentialDiffusion
+    model = node.execute(models.plain).args[0]
+    kind = SoftMasks()
+    samples, _ = run_sampler(host, model, plans.none, kind, "euler", CHOICES[1], list(range(N)))
+    exact, _ = run_sampler(host, model, plans.none, kind, "euler", CHOICES[0], list(range(N)))
+    assert torch.equal(samples, exact)
+    plain, _ = run_sampler(host, models.plain, plans.none, kind, "euler", CHOICES[0], list(range(N)))
+    assert not torch.equal(samples, plain)
+    _, report = run_sampler(host, model, plans.pairs, kind, "euler", CHOICES[1], list(range(N)))
+    assert "⚠" not in report
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde"])
+def test_order_of_the_prompts_changes_no_picture_of_equal_inputs(host, models, sampler):
+    order, own = [4, 0, 3, 1, 5, 2], [0, 1, 0, 1, 1, 0]
+
+    def plan(order):
+        place = {prompt: i for i, prompt in enumerate(order)}
+        moved = [[place.get(int(a), a), place.get(int(b), b), height, size] for a, b, height, size in Z]
+        moved = [[min(a, b), max(a, b), height, size] for a, b, height, size in moved]
+        return build_plan(moved, [2, 2, 1, 0], [KEYS[i] for i in order])
+
+    kind, ordered = Hints(), [own[i] for i in order]
+    samples, _ = run_sampler(host, models.plain, plan(range(N)), kind, sampler, CHOICES[0], own)
+    moved, _ = run_sampler(host, models.plain, plan(order), kind, sampler, CHOICES[0], ordered, order)
+    assert torch.equal(moved, samples[order])
+
+
+def test_controlnets_are_loaded_once_and_copies_of_batches_are_let_go(host, models, plans, monkeypatch):
+    monkeypatch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: 2)
+    rows = host.calls.OwnRows(N).controls
+    control = Hints().control(host, list(range(N)))
+    entries = [{"control": control}, {"control": control}, {}]
+    (one, again, none) = rows.of(entries, (1, 4))
+    assert one["control"] is again["control"] is not control  # the host evaluates both in one call
+    assert "control" not in none
+    assert one["control"].control_model_wrapped is control.control_model_wrapped
+    assert torch.equal(one["control"].cond_hint_original, HINTS[[1, 4]])
+    (alone,) = rows.of(entries[:1], (3,))
+    rows.forget_batches()
+    assert rows.of(entries[:1], (3,))[0]["control"] is alone["control"]
+    assert rows.of(entries[:1], (1, 4))[0]["control"] is not one["control"]
+    assert rows.of(entries[:1], tuple(range(N)))[0] is entries[0]
+    assert rows.of(None, (1,)) is None
+    assert len(control.cond_hint_original) == N
+
+
+def test_images_of_a_video_are_one_hint(host):
+    control = Hints().control(host, list(range(N)))
+    control.vae = SimpleNamespace(latent_dim=3)
+    entry = {"control": control}
+    assert host.calls.OwnRows(N).controls.of([entry], (1,))[0] is entry
+    host.rows.check_conds([entry], "positive", 4)
+
+
+def test_masks_that_bound_areas_are_the_hosts_batch(host, models, plans):
+    """The host takes the bounds of all masks together."""
+    masks = torch.zeros(N, 64, 64)
+    for i in range(N):
+        masks[i, 8 * i : 8 * i + 16, :32] = 1
+    positive = [[TEXTS, {"mask": masks, "set_area_to_bounds": True}], [torch.ones(1, 5, 16) * 0.3, {}]]
+    patched, _ = shared_model(host, models.plain, plans.none)
+    results = []
+    for model in (patched, models.plain):
+        guider = host.samplers.CFGGuider(model)
+        guider.set_conds(positive, [[torch.zeros(1, 5, 16), {}]])
+        guider.set_cfg(4.0)
+        sigmas = sigmas_of(host, models.plain, "euler", STEPS)
+        sampler = host.samplers.sampler_object("euler")
+        results.append(guider.sample(one_noise(host), torch.zeros(N, 4, 8, 8), sampler, sigmas, disable_pbar=True))
+    torch.testing.assert_close(*results, atol=1e-2, rtol=1e-3)
+
+
+def test_whole_numbers_that_slip_through_are_named(host, plans):
+    """Made by a model of something that has a mean."""
+    clusters = host.clusters.in_prompt_order(plans.all.steps[0])
+    ids = torch.arange(N)[:, None]
+    with pytest.raises(ValueError, match="conditioning 'ids' differs between prompts of a cluster and has no mean"):
+        host.rows.reduced_rows(ids, clusters, "ids")
+    assert host.rows.reduced_rows(ids, clusters, "ids", takes_first=True).tolist() == [[0]]
+
+
+# --- The nodes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", [None, *CHOICES])
+def test_nodes_hand_the_choice_on(host, models, plans, choice):
+    """Old workflows have none."""
+    sides, latent = Kind().sides(host, list(range(N)), []), {"samples": LATENTS}
+    settings = {"micro_batch": 0, **({"per_prompt_inputs": choice} if choice else {})}
+    node = host.guider.HierarchicalKSampler.PREPARE_CLASS_CLONE({})
+    run = node.execute(models.plain, *sides, latent, plans.all, SEED, 4.0, "euler", "normal", 0.5, **settings)
+    assert rows_of(run.args[1]) == (plans.all.nfe if choice == CHOICES[1] else N * STEPS)
+    guider = host.guider.Guider.execute(models.plain, *sides, 4.0, plans.all, **settings).args[0]
+    patched = host.node.ShareSteps.execute(models.plain, plans.all, **settings).args[0]
+    plain = host.samplers.CFGGuider(patched)
+    plain.set_conds(*sides)
+    plain.set_cfg(4.0)
+    for each in (guider, plain):
+        sampler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(host, models.plain, "euler", STEPS, 0.5)
+        samples = each.sample(one_noise(host), LATENTS, sampler, sigmas, disable_pbar=True, seed=SEED)
+        assert torch.equal(samples, run.args[0]["samples"])
+
+
+def test_nodes_refuse_another_choice(host, models, plans):
+    with pytest.raises(ValueError, match="per_prompt_inputs must be one of share only if equal, first prompt's while"):
+        host.node.ShareSteps.execute(models.plain, plans.all, per_prompt_inputs="the last one's")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_tree_on_the_page_is_that_of_the_run(host, models, plans, monkeypatch, choice):
+    trees = []
+
+    class Recorded(host.run.LiveTree):
+        def __enter__(self):
+            trees.append(self)
+            return super().__enter__()
+
+    monkeypatch.setattr(host.run, "LiveTree", Recorded)
+    patched, reports = shared_model(host, models.plain, plans.all, per_prompt=choice, show_tree=True)
+    guider = host.samplers.CFGGuider(patched)
+    guider.set_conds(*Kind().sides(host, list(range(N)), []))
+    sampler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(host, models.plain, "euler", STEPS, 0.5)
+    guider.sample(one_noise(host), LATENTS, sampler, sigmas, disable_pbar=True, seed=SEED)
+    (tree,) = trees
+    roots = 1 if choice == CHOICES[1] else N
+    assert [parent for _, _, parent, _ in tree.branches].count(-1) == roots
+    assert (tree.state, tree.progress["rows"]) == ("done", rows_of(reports[0]))
+    assert set(tree.tiles) == set(range(len(tree.branches)))
+    assert "failed" not in reports[0]
