@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 
 OURS = __name__.rsplit(".nodes.", 1)[0]  # the pack's package
 UNET_FUNCTION = "model_function_wrapper"
-MODEL_WRAPPERS = ("apply_model", "diffusion_model")  # those that see the rows of a call and what comes of them
+MODEL_WRAPPERS = ("apply_model", "diffusion_model")
 POST_CFG = "sampler_post_cfg_function"
-CFG_FUNCTIONS = ("sampler_calc_cond_batch_function", "sampler_pre_cfg_function", "sampler_cfg_function", POST_CFG)
+CALLS_FUNCTION = "sampler_calc_cond_batch_function"
+CFG_FUNCTIONS = (CALLS_FUNCTION, "sampler_pre_cfg_function", "sampler_cfg_function", POST_CFG)
 ROW_WRAPPERS = ("predict_noise", "calc_cond_batch")  # those that see latents on their way to the calls
 # Wrappers by their key that change nothing of what a row gets, or that are told of the rows: no guard has to ask.
 COMPOSED = ("torch.compile", "easycache", "lazycache")
 # Object patches that only scale: every sampling node of the host's makes some.
 SCALES = ("model_sampling", "latent_format")
+HEEDS = "heeds_hierdiff"
 MOST_NAMES = 3
 
 
@@ -40,14 +42,19 @@ def patches_of(options: dict) -> Iterator[Attached]:
         yield from (Attached(kind, patch) for patch in patches.values())
 
 
-def wrappers_of(model_options: dict, kinds: Iterable[str] = MODEL_WRAPPERS) -> Iterator[Attached]:
-    """The wrappers of some kinds, and the function that calls the model, of other packs."""
-    if UNET_FUNCTION in model_options:
-        yield Attached(UNET_FUNCTION, model_options[UNET_FUNCTION])
+def wrappers_of(model_options: dict, kinds: Iterable[str]) -> Iterator[Attached]:
+    """The wrappers of some kinds, of other packs."""
     for kind in kinds:
         for key, wrappers in model_options.get("transformer_options", {}).get("wrappers", {}).get(kind, {}).items():
             if key not in COMPOSED:
                 yield from (Attached(kind, wrapper) for wrapper in wrappers if not is_ours(wrapper))
+
+
+def around_model(model_options: dict) -> Iterator[Attached]:
+    """What sees the rows of a call and what comes of them: the function that calls the model, and its wrappers."""
+    if UNET_FUNCTION in model_options:
+        yield Attached(UNET_FUNCTION, model_options[UNET_FUNCTION])
+    yield from wrappers_of(model_options, MODEL_WRAPPERS)
 
 
 def objects_of(patcher: Any) -> Iterator[Attached]:
@@ -107,6 +114,11 @@ def module_of(code: Any) -> str:
 def is_ours(code: Any) -> bool:
     """Whether it is this pack's own."""
     return module_of(code).split(".nodes.")[0] == OURS
+
+
+def needs_no_guard(code: Any) -> bool:
+    """Whether it is ours, or says of itself that it heeds which rows a call is for (docs/for-other-packs.md)."""
+    return is_ours(code) or bool(getattr(code, HEEDS, False) or getattr(inner_code(code), HEEDS, False))
 
 
 def name_of(code: Any) -> str:

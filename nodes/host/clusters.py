@@ -112,9 +112,11 @@ class CurrentClusters:
             follow(rows)
 
     def refine(self, plan: Plan) -> None:
-        """Go on with a finer plan of the same steps: what the rows are given turned out to differ within clusters."""
+        """Go on with a finer plan of the same steps, in mid-call: what rows are given turned out to differ."""
         self.plan = self.progress.plan = plan
+        before = len(self.clusters.first)
         self._split(self.k)
+        self.progress.rows += len(self.clusters.first) - before  # the present call is made anew
         if self.calls <= 1:  # there was no call before
             self.parents = None
 

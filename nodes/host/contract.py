@@ -52,6 +52,7 @@ class Contract:
             "clusters": rows,
             "parents": rows if current.parents is None else current.parents[rows].tolist(),
             "split": current.parents is not None,
+            "guard": False,
         }
 
 

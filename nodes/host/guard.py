@@ -17,13 +17,13 @@ from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .attachments import (
     COMPOSED,
     Attached,
+    around_model,
     controls_of,
     identity_of,
-    is_ours,
     names_of,
+    needs_no_guard,
     objects_of,
     patches_of,
-    wrappers_of,
 )
 from .cond_rows import sliced_cond
 from .contract import VERSION, Contract, told, window_of
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .clusters import CurrentClusters
 
 RUN_KEY = "hierdiff_run"  # of a run in its transformer_options
+# Rows that are asked of a larger set: where they are all equal the others are not asked.
+MOST_ROWS = 256
 # Rows that are asked at later sigmas, where a patch may begin only in mid-run.
 LATER_ROWS = 4
 # What counts as equal, in units of the model's own prediction (root mean square). Between rows of one call libraries
@@ -135,6 +137,35 @@ class Guard:
         finally:
             draws.undo()
 
+    def check_functions(self, case: Case, names: str, call: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Refuse functions around the guidance that are to be called by cluster, but remember what they were given.
+
+        Parameters
+        ----------
+        case : Case
+        names : str
+            Of the functions.
+        call : callable
+            ``call(x)`` with the latent of the first prompt, or another (1, ...): what comes out of the guidance.
+
+        Raises
+        ------
+        ValueError
+            Naming them.
+        """
+        x, draws = case.x[:1], SameDraws(case.x.device)
+        answers = []
+        try:
+            for latent in (x, -x, x):
+                self.before_call()
+                with draws.call():
+                    answers.append(call(latent))
+        finally:
+            draws.undo()
+        self.rows += len(answers)
+        if not equal_rows(answers[2], answers[0], x, case.model, OTHER_CALL).all():
+            raise ValueError(KEEPS.format(names=names))
+
     def report(self) -> list[str]:
         """What it cost, in words."""
         if not self.names:
@@ -143,7 +174,7 @@ class Guard:
 
     def concerns(self, case: Case) -> bool:
         """Whether other nodes take part in the evaluation at all."""
-        return bool(self._inside(case) or list(wrappers_of(case.options)))
+        return bool(self._inside(case) or list(around_model(case.options)))
 
     def _inside(self, case):
         model = id(case.model)
@@ -152,23 +183,33 @@ class Guard:
             self._attached[model] = [] if patcher is None else list(objects_of(patcher))
         options = case.options.get("transformer_options", {})
         found = [*patches_of(options), *self._attached[model], *controls_of(case.sides)]
-        return [attached for attached in found if not is_ours(attached.code)]
+        return [attached for attached in found if not needs_no_guard(attached.code)]
 
     def _ask(self, question):
         n = self.current.plan.num_prompts
         sigma = float(question.case.t.flatten()[0])
-        first = question.rows(sigma, range(n))
-        groups = question.groups(first, sigma, range(n))
-        for later in self._later_sigmas(sigma):
-            found = question.groups_at(later, spread_out(n, LATER_ROWS))
-            if found.any():
-                found = question.groups_at(later, range(n))
-            groups = groups if len(found) < n else crossed(groups, found)
-        i = int(groups.argmax())  # one whose data are not the first's, if there are any
-        question.refuse_if_other_alone(i, first[i : i + 1], BY_PLACE if groups[i] else KEEPS)
+        prompts = spread_out(n, MOST_ROWS)
+        rows = question.rows(sigma, prompts)
+        found = question.groups(rows, sigma, prompts)
+        if found.any() and len(prompts) < n:
+            prompts = list(range(n))
+            rows = question.rows(sigma, prompts)
+            found = question.groups(rows, sigma, prompts)
+        i = int(found.argmax())  # one whose data are not the first's, if there are any
+        groups = self._with_later(question, found if found.any() else np.zeros(n, dtype=int), sigma)
+        question.refuse_if_other_alone(prompts[i], rows[i : i + 1], BY_PLACE if found[i] else KEEPS)
         if groups.any():
             self.contract.tells_window = True
             self.part(groups, question.names)
+
+    def _with_later(self, question, groups, sigma):
+        """Groups that heed what begins later in the run too."""
+        some = spread_out(len(groups), LATER_ROWS)
+        for later in self._later_sigmas(sigma):
+            known = crossed(groups[some], groups[some])
+            if (crossed(known, question.groups_at(later, some)) != known).any():
+                groups = crossed(groups, question.groups_at(later, range(len(groups))))
+        return groups
 
     def _later_sigmas(self, sigma):
         """One in mid-run and the last."""
@@ -221,6 +262,7 @@ class Question:
         n = self.guard.current.plan.num_prompts
         values = {
             **{"version": VERSION, "prompts": n, "step": self.guard.current.k, "rows": ids, "split": False},
+            "guard": True,
             **{"members": [[i] for i in ids], "keys": [-1 - i for i in ids], "clusters": ids, "parents": ids},
         }
         with self.draws.call(), told(self.options, values, window_of(ids, n)):
@@ -274,15 +316,37 @@ class Question:
             raise ValueError(FAILS.format(names=self.names, error=short)) from error
 
     def _equal(self, a, b, sigma, tolerances):
-        """Which rows of (R, ...) are equal to (R, ...) or (1, ...): an (R,) bool array."""
-        dtype = getattr(self.case.model, "manual_cast_dtype", None) or self.case.model.get_dtype()
-        tolerance = tolerances.get(dtype, tolerances[torch.bfloat16])
-        a, b = a.float().nan_to_num(), b.float().nan_to_num()
-        scale = (self._x_at(sigma).float() - b).square().mean().sqrt().clamp(min=1e-12)
-        return ((a - b).flatten(1).square().mean(dim=1).sqrt() <= tolerance * scale).cpu().numpy()
+        return equal_rows(a, b, self._x_at(sigma), self.case.model, tolerances)
 
     def _x_at(self, sigma):
         return self.x * (sigma / self.sigma)
+
+
+def equal_rows(
+    a: torch.Tensor, b: torch.Tensor, x: torch.Tensor, model: Any, tolerances: dict[torch.dtype, float]
+) -> np.ndarray:
+    """Which rows of what a model predicted are equal.
+
+    Parameters
+    ----------
+    a : (R, ...) tensor
+    b : (R, ...) or (1, ...) tensor
+    x : (1, ...) tensor
+        The latents that both are for.
+    model : BaseModel
+        The host's.
+    tolerances : dict
+        By the dtype that a model computes in.
+
+    Returns
+    -------
+    equal : (R,) bool array
+    """
+    dtype = getattr(model, "manual_cast_dtype", None) or model.get_dtype()
+    tolerance = tolerances.get(dtype, tolerances[torch.bfloat16])
+    a, b = a.float().nan_to_num(), b.float().nan_to_num()
+    scale = (x.float() - b).square().mean().sqrt().clamp(min=1e-12)
+    return ((a - b).flatten(1).square().mean(dim=1).sqrt() <= tolerance * scale).cpu().numpy()
 
 
 def one_row(entry: dict, row: int, num_rows: int) -> dict:

@@ -38,7 +38,8 @@ def linked(functions: Iterable[Attached], inside: Iterable[Attached]) -> list[At
     linked : list of Attached
         They share a variable that a patch sets, or a dict, list, set or object of a pack's that a patch changes.
     """
-    written = {key for attached in inside for key in written_by(attached.code)}
+    functions = list(functions)
+    written = {key for attached in inside for key in written_by(attached.code)} if functions else set()
     return [attached for attached in functions if written & held_by(attached.code)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...hierdiff_core.sampling.microbatch import MicroBatches
-from .attachments import ROW_WRAPPERS, names_of, wrappers_of
+from .attachments import CALLS_FUNCTION, ROW_WRAPPERS, cfg_functions_of, names_of, wrappers_of
 from .clusters import CurrentClusters
 from .cond_rows import cond_bytes, cond_on_device, has_rows, reduced_cond
 from .contract import Contract
@@ -82,6 +82,7 @@ class ModelCalls:
         self._reduced = Kept()  # conditioning with a row for each cluster
         self._clusters = None  # those that the reduced are for
         self._readers: list[Callable] | None = None  # functions that must see the rows of the model's calls
+        self._asked = False  # about these functions
         self._inside: tuple[list[int], int] | None = None  # rows, of how many, that a guider is called with
 
     def predict_noise(self, executor, x, timestep, model_options, *args, **kwargs) -> torch.Tensor:
@@ -101,6 +102,9 @@ class ModelCalls:
             return cut.values(denoised)
 
         case = Case(guider.inner_model, list(guider.conds.values()), x, timestep, model_options)
+        if not self._asked:
+            self._asked = True
+            self._ask_functions(case, call, cut)
         return cut.after_rest(self._by_cluster(case, call, inside=True), x, timestep)
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kwargs) -> list:
@@ -169,6 +173,17 @@ class ModelCalls:
         if self.current.clusters is not clusters:
             raise PlanRefined
 
+    def _ask_functions(self, case, call, cut):
+        """Ask the guard about functions that are called by cluster: for the first prompt, as if it were alone."""
+        one = [0]
+        sides, _, t = rows_of_call(case.sides, case.x, case.t, one, np.arange(len(case.x)))
+
+        def ask(x):
+            with self.contract.evaluation(one, case.options), self._narrowed(one, len(self.current.clusters.first)):
+                return call(sides, x, t)[:, 0]
+
+        self.guard.check_functions(case, names_of([*cut.first, *(self._readers or ())]), ask)
+
     @contextlib.contextmanager
     def _narrowed(self, rows, count):
         self._inside = rows, count
@@ -190,6 +205,7 @@ class ModelCalls:
         if len(x) == num_prompts:
             return
         between = [attached.code for attached in wrappers_of(model_options, ROW_WRAPPERS)]
+        between += [one.code for one in cfg_functions_of(model_options) if one.kind == CALLS_FUNCTION]
         named = f" ({names_of(between)})" if between else ""
         raise ValueError(
             f"the model is called with {len(x)} rows, but the plan is for {num_prompts} prompts: a node between Share "

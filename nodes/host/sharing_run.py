@@ -155,13 +155,14 @@ class SharingRun:
         if self.takes_first:
             self._by_prompt = f"⚠ {names}: while steps were shared, the data of a cluster's first prompt were taken"
             return
-        self._by_prompt = f"{names}: only prompts with equal data shared steps"
         finer = refined(self.plan, groups)
-        if finer is not self.plan:
-            self.plan = finer
-            self.current.refine(finer)
-            if self._live is not None:
-                self.decorations.attempt(LIVE_TREE, self._live.begin_again, finer)
+        if finer is self.plan:
+            return
+        self._by_prompt = f"{names}: prompts with different data shared no step"
+        self.plan = finer
+        self.current.refine(finer)
+        if self._live is not None:
+            self.decorations.attempt(LIVE_TREE, self._live.begin_again, finer)
 
     @contextlib.contextmanager
     def tree(self, latent_format: object, show: bool) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .attachments import COMPOSED, MODEL_WRAPPERS, UNET_FUNCTION, is_ours
+from .attachments import COMPOSED, MODEL_WRAPPERS, UNET_FUNCTION, needs_no_guard
 
 
 class Watch:
@@ -30,7 +30,7 @@ class Watch:
         options = model_options.get("transformer_options", {})
         unet, wrappers = model_options.get(UNET_FUNCTION), options.get("wrappers", {})
         watched = {kind: self._watched(wrappers[kind]) for kind in MODEL_WRAPPERS if kind in wrappers}
-        if unet is not None:
+        if unet is not None and not needs_no_guard(unet):
             model_options[UNET_FUNCTION] = self.watched(unet)
         if watched:
             options["wrappers"] = {**wrappers, **watched}
@@ -45,7 +45,7 @@ class Watch:
 
     def _watched(self, by_key):
         return {
-            key: [one if key in COMPOSED or is_ours(one) else self.watched(one) for one in functions]
+            key: [one if key in COMPOSED or needs_no_guard(one) else self.watched(one) for one in functions]
             for key, functions in by_key.items()
         }
 

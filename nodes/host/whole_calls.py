@@ -12,13 +12,13 @@ import torch
 from ...hierdiff_core.devices import is_out_of_memory
 from .attachments import (
     POST_CFG,
+    around_model,
     cfg_functions_of,
     identity_of,
     is_ours,
     names_of,
     objects_of,
     patches_of,
-    wrappers_of,
 )
 from .linked import linked
 
@@ -26,7 +26,7 @@ from .linked import linked
 def recorder_readers(guider: Any) -> list[Callable]:
     """The functions around the guidance of a run that read what is recorded inside its model."""
     options, patcher = guider.model_options, getattr(guider.inner_model, "current_patcher", None)
-    inside = [*patches_of(options.get("transformer_options", {})), *wrappers_of(options)]
+    inside = [*patches_of(options.get("transformer_options", {})), *around_model(options)]
     inside += [] if patcher is None else objects_of(patcher)
     functions = [attached for attached in cfg_functions_of(options) if not is_ours(attached.code)]
     return [attached.code for attached in linked(functions, [one for one in inside if not is_ours(one.code)])]
