@@ -95,8 +95,15 @@ class SharingRun:
         self.noise.row = x[:1]
         self.current.look_up(timestep)
         parted = self.current.rows_parted(x)
-        if parted is not None:  # read at the end: reading it now would wait for the device
+        if parted is None:
+            return
+        if self.noise.theirs is None:  # read at the end: reading it now would wait for the device
             self._parted = parted if self._parted is None else self._parted | parted
+        elif bool(parted):
+            raise ValueError(
+                f"{self.noise.theirs} gave prompts of one cluster different latents, of which the model would see only "
+                "one: it draws noise for each row by itself, or keeps something by row; use another sampler"
+            )
 
     @contextlib.contextmanager
     def tree(self, latent_format: object, show: bool) -> Iterator[None]:
@@ -137,7 +144,7 @@ class SharingRun:
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""
-        lines = []
+        lines = [*self.noise.warnings]
         if self._parted is not None and bool(self._parted):
             lines.append(
                 "⚠ the sampler gave prompts of one cluster different latents, of which the model saw only one: it "
