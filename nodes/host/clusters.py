@@ -74,6 +74,8 @@ class CurrentClusters:
         What the current clusters' noise is a function of.
     by_call : bool
         Set for a sampler that calls once a step at sigmas of its own.
+    raised : float >= 1
+        By how much a sampler raises the sigma of a call above that of its step, at most.
     known_sigmas : list of float, or None
         Of all calls, where they are known before the first of them.
     followers : list of callable
@@ -98,6 +100,7 @@ class CurrentClusters:
         self.calls = 0
         self.progress = RunProgress(plan)
         self.by_call = False
+        self.raised = 1.0
         self.known_sigmas: list[float] | None = None
         self.followers: list[Callable[[np.ndarray], None]] = []
         self.parents: np.ndarray | None = None
@@ -161,7 +164,7 @@ class CurrentClusters:
         """The sigma of this call, if need be read from the device."""
         if self.known_sigmas is not None and self.calls < len(self.known_sigmas):
             return self.known_sigmas[self.calls]
-        return float(timestep.flatten()[0])
+        return float(timestep.flatten()[0]) / self.raised
 
     def step_of(self, sigma: float) -> int:
         """The plan's step that covers a sigma: from sigmas[i] down to above sigmas[i + 1] it is the i-th of the run."""

@@ -1,4 +1,4 @@
-"""At which sigmas one of the host's samplers will call its model, known before it runs: from a run without a model.
+"""One of the host's samplers run on a single number, before it runs on latents: when it calls its model, what it keeps.
 
 Reading a sigma from the device waits for everything that was queued before it: in each step the device would stand
 still until the CPU has launched the next call.
@@ -6,16 +6,43 @@ still until the CPU has launched the next call.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
+SAME_SIGMA = 1 + 1e-6  # sigmas are float32
 
-def sigmas_of_calls(
-    function: Callable, model: object, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict, options: dict
-) -> list[float] | None:
-    """The sigmas of a sampler's calls, in order: it is run on a single number, with a model that predicts zero.
+
+class StretchEnds(Exception):
+    """Leaves a sampler at a call of its model.
+
+    Parameters
+    ----------
+    x : (N, ...) tensor
+        What the model would have been called with.
+    """
+
+    def __init__(self, x: torch.Tensor):
+        super().__init__("a stretch of steps ends here")
+        self.x = x
+
+
+class Passed(NamedTuple):
+    """What a dry run came to.
+
+    x : float                the number at its end
+    sigmas : list of float   of its calls, in order
+    inputs : list of float   what the calls were made with
+    """
+
+    x: float
+    sigmas: list[float]
+    inputs: list[float]
+
+
+class DryRun:
+    """One of the host's samplers on a single number.
 
     Parameters
     ----------
@@ -28,61 +55,145 @@ def sigmas_of_calls(
     sigmas : (K + 1,) tensor
     extra_args, options : dict
         As the sampler gets them.
-
-    Returns
-    -------
-    sigmas : list of float, or None
-        None for samplers of other packs, and for those that need a real model: the sigmas may then depend on what it
-        predicts.
     """
-    if not (getattr(function, "__module__", None) or "").startswith("comfy."):
-        return None
-    zero = ZeroModel(model)
-    one = torch.zeros([1] * x.ndim)
-    extra_args = {**extra_args, "model_options": {}}  # nothing of what other nodes put there is called
-    if "noise_sampler" in options:
-        options = {**options, "noise_sampler": lambda sigma, sigma_next: torch.zeros_like(one)}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            function(zero, one, sigmas.cpu(), extra_args=extra_args, callback=None, disable=True, **options)
-    except Exception:  # whatever it needs that a number has not: the sigmas are read from the device then
-        return None
-    return zero.sigmas
+
+    def __init__(
+        self,
+        function: Callable,
+        model: object,
+        x: torch.Tensor,
+        sigmas: torch.Tensor,
+        extra_args: dict,
+        options: dict,
+    ):
+        self.is_hosts = is_hosts(function)
+        self.function = function
+        self.model = model
+        self.sigmas = sigmas.detach().cpu().clone()  # uni_pc writes into its sigmas
+        self.extra_args = {**extra_args, "model_options": {}}  # nothing of what other nodes put there is called
+        # churn raises the sigma of a call above that of its step, and draws noise
+        self.options = {name: value for name, value in options.items() if name != "s_churn"}
+        self._shape = [1] * x.ndim
+        if "noise_sampler" in options:
+            self.options["noise_sampler"] = lambda sigma, sigma_next: torch.zeros(self._shape)
+
+    def __call__(self, predict: Callable, x: float = 1.0, first: int = 0, until: int | None = None) -> Passed | None:
+        """Run some steps.
+
+        Parameters
+        ----------
+        predict : callable
+            ``predict(x, sigma, call) -> denoised`` of numbers, in place of the model.
+        x : float
+            What the steps begin with.
+        first : int
+            Step to begin with.
+        until : int, or None
+            Step to leave the sampler at; None: run to the end.
+
+        Returns
+        -------
+        passed : Passed, or None
+            None for samplers of other packs, and for those that need a real model: what they do may depend on what it
+            predicts.
+        """
+        if not self.is_hosts:
+            return None
+        stop = None if until is None else float(self.sigmas[until]) * SAME_SIGMA
+        model, one = NumberModel(self.model, predict, stop), torch.full(self._shape, x)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                one = self.function(
+                    model,
+                    one,
+                    self.sigmas[first:].clone(),
+                    extra_args=dict(self.extra_args),
+                    callback=None,
+                    disable=True,
+                    **self.options,
+                )
+        except StretchEnds as end:
+            one = end.x
+        except Exception:  # whatever it needs that a number has not: the sigmas are read from the device then
+            return None
+        return Passed(float(one), model.sigmas, model.inputs)
+
+    def heeds_model(self, first: int) -> bool:
+        """Whether the steps from `first` to the end use what the model predicts: too few of them may not."""
+        ends = [self(lambda x, sigma, call, value=value: value, first=first) for value in (0.0, 1.0)]
+        return ends[0] is not None and ends[1] is not None and ends[0].x != ends[1].x
+
+    def growth(self, steps_left: int) -> float:
+        """How much of an error of one prediction is left when the last one is made.
+
+        Parameters
+        ----------
+        steps_left : int
+            From the prediction with the error to the last.
+
+        Returns
+        -------
+        growth : float
+            0 where so many steps are more than half of the run.
+
+        Notes
+        -----
+        With guidance a prediction can fall where the latent rises: here by as much. Euler's errors then shrink from
+        step to step; those of a sampler of high order can grow, most where sigmas fall fast.
+        """
+        steps = len(self.sigmas) - 1
+        kicked = steps - 1 - steps_left
+        if kicked < steps // 2:
+            return 0.0
+        passed = self(lambda x, sigma, call: -x + (call == kicked), x=0.0)
+        return abs(passed.inputs[-1]) if passed else 0.0
 
 
-class ZeroModel:
-    """A denoiser that predicts zero and notes the sigmas that it is called with; all else is the real one's.
+class NumberModel:
+    """A denoiser that predicts numbers, and notes the sigmas that it is called with; all else is the real one's.
 
     Parameters
     ----------
     model : object
         The real denoiser.
+    predict : callable
+        ``predict(x, sigma, call) -> denoised``.
+    stop : float, or None
+        At this sigma it is left by a `StretchEnds`.
     """
 
-    def __init__(self, model: object):
+    def __init__(self, model: object, predict: Callable, stop: float | None):
         self.model = model
+        self.predict = predict
+        self.stop = stop
         self.sigmas: list[float] = []
+        self.inputs: list[float] = []
 
     def __call__(self, x, sigma, model_options=None, **kwargs):
-        self.sigmas.append(float(sigma.flatten()[0]))
-        zero = torch.zeros_like(x)
+        value = float(sigma.flatten()[0])
+        if self.stop is not None and value <= self.stop:
+            raise StretchEnds(x)
+        number = float(x)
+        denoised = torch.full_like(x, float(self.predict(number, value, len(self.sigmas))))
+        self.sigmas.append(value)
+        self.inputs.append(number)
         for listen in (model_options or {}).get("sampler_post_cfg_function", ()):  # the sampler's own
             listen(
-                {"denoised": zero, "cond_denoised": zero, "uncond_denoised": zero, "cond": (), "uncond": ()}
+                {"denoised": denoised, "cond_denoised": denoised, "uncond_denoised": denoised, "cond": (), "uncond": ()}
                 | {"cond_scale": 1.0, "model": self, "sigma": sigma, "model_options": model_options, "input": x}
             )
-        return zero
+        return denoised
 
     def __getattr__(self, name):
         return getattr(self.model, name)
 
 
-def with_dry_run(function: Callable, begin: Callable[[list[float] | None], None]) -> Callable:
-    """A sampler function that calls ``begin(sigmas or None)`` with the sigmas of its calls before the first of them."""
+def is_hosts(function: Callable) -> bool:
+    """Whether a sampler function is the host's own, and not another pack's."""
+    return (getattr(function, "__module__", None) or "").startswith("comfy.")
 
-    @functools.wraps(function)
-    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
-        begin(sigmas_of_calls(function, model, x, sigmas, extra_args or {}, options))
-        return function(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
 
-    return sample
+def sampler_name(function: Callable) -> str:
+    """What users call a sampler function, as far as it has a name."""
+    name = getattr(function, "__name__", "") or "the sampler"
+    return name.removeprefix("sample_").removesuffix("_function")

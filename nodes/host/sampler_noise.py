@@ -12,10 +12,20 @@ import torch
 
 from ...hierdiff_core.sampling.noise import draw_rows, keyed_generator
 from .clusters import CurrentClusters
-from .dry_run import with_dry_run
+from .dry_run import is_hosts, sampler_name
+from .row_noise import with_row_noise
+from .stretches import in_stretches
 
 # The host's samplers whose noise is a path: one Brownian tree for each branch.
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
+
+
+# Samplers that cannot share, by parts of their names.
+REFUSED = {
+    "adaptive": "chooses its steps from the error of all rows together",
+    "ar_video": "draws one block of frames after another, from caches that the model keeps by row",
+}
+LARGEST_CHURN = 2**0.5 - 1  # by how much a sampler with s_churn raises a sigma at most (Karras et al. 2022)
 
 
 class OneNoise:
@@ -50,12 +60,18 @@ class SamplerNoise:
     ----------
     row : (1, ...) tensor
         One latent: shape, dtype and device of the noise. The run sets it at each call of the model, before any noise.
+    theirs : str, or None
+        The name of the sampler where it is another pack's.
+    warnings : list of str
+        What users should know of the sampler.
     """
 
     def __init__(self, current: CurrentClusters, seed: int):
         self.current = current
         self.seed = seed
         self.row = torch.empty(0)
+        self.theirs: str | None = None
+        self.warnings: list[str] = []
         self._draws = 0
         self._trees = {}  # Brownian trees by branch key
 
@@ -65,25 +81,27 @@ class SamplerNoise:
         Raises
         ------
         ValueError
-            If the sampler couples rows or draws noise that cannot be replaced.
+            If the sampler couples rows, or is none that draws from sigma to sigma.
         """
         if not isinstance(sampler, comfy.samplers.KSAMPLER):
             raise ValueError(f"{type(sampler).__name__} is not a k-diffusion sampler of ComfyUI; use KSamplerSelect")
         function, options = sampler.sampler_function, dict(sampler.extra_options)
         name = getattr(function, "__name__", "")
-        if "adaptive" in name:
-            raise ValueError("dpm_adaptive chooses its steps from the error of all rows together; use another sampler")
+        self.theirs = None if is_hosts(function) else sampler_name(function)
+        for part, reason in REFUSED.items():
+            if part in name:
+                raise ValueError(f"{sampler_name(function)} {reason}; use another sampler")
         self.current.by_call = "dpm_fast" in name  # it never comes to the last sigma, where every prompt is alone
-        if options.get("s_churn", 0) > 0:
-            raise ValueError(
-                "s_churn > 0 draws noise for each row separately; set it to 0, or use an ancestral sampler"
-            )
+        churn = options.get("s_churn", 0) / max(len(self.current.sigmas) - 1, 1)
+        self.current.raised = 1 + min(max(churn, 0.0), LARGEST_CHURN)
         if "noise_sampler" in options:
             options["noise_sampler"] = self.repeated(options["noise_sampler"])
         elif "noise_sampler" in inspect.signature(function).parameters:
             options["noise_sampler"] = self.brownian(name) if is_brownian(name) else self.white
+        if self.theirs or churn > 0:
+            function = with_row_noise(function, self.current)
         # without inpaint options the mask's noise is the run's own: the host's "random" one differs between rows
-        return comfy.samplers.KSAMPLER(with_dry_run(function, self.current.know_sigmas), options, {})
+        return comfy.samplers.KSAMPLER(in_stretches(function, self.current, self.warnings.append), options, {})
 
     def white(self, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
         """(N, ...) independent noise of each draw, as the host's samplers ask for it."""

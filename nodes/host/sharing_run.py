@@ -147,8 +147,15 @@ class SharingRun:
 
     def _note_parted(self, x):
         parted = self.current.rows_parted(x)
-        if parted is not None:  # read at the end: reading it now would wait for the device
+        if parted is None:
+            return
+        if self.noise.theirs is None:  # read at the end: reading it now would wait for the device
             self._parted = parted if self._parted is None else self._parted | parted
+        elif bool(parted):
+            raise ValueError(
+                f"{self.noise.theirs} gave prompts of one cluster different latents, of which the model would see only "
+                "one: it draws noise for each row by itself, or keeps something by row; use another sampler"
+            )
 
     def part(self, groups: np.ndarray, names: str) -> None:
         """Heed that other nodes give these groups (N,) of prompts different data: by default they share no step."""
@@ -204,7 +211,7 @@ class SharingRun:
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""
-        lines = [self._by_prompt] if self._by_prompt else []
+        lines = [*self.noise.warnings, *([self._by_prompt] if self._by_prompt else [])]
         if self._parted is not None and bool(self._parted):
             lines.append(
                 "⚠ the sampler gave prompts of one cluster different latents, of which the model saw only one: it "

@@ -249,7 +249,8 @@ def facts_of(host, model, positive, negative, plans, name):
     plain = run_plain(host, model, positive, negative, name, sampler_object=same_noise if stochastic else None)
     assert torch.equal(alone, plain), name
     shared, report, seen = run_shared(host, model, positive, negative, plans.shared, name)
-    assert "⚠" not in report  # it parts no cluster, and comes to the last step
+    # it parts no cluster, and comes to the last step
+    assert not [line for line in report.splitlines() if "⚠" in line and "is unstable on this schedule" not in line]
     assert_clusters_identical(seen, plans.shared, shared)
     patched, _ = shared_model(host, model, plans.shared, micro_batch=2)
     assert torch.equal(shared, ksampler(host, patched, positive, negative, name)), name
@@ -636,10 +637,7 @@ def test_rows_that_differ_within_a_cluster_are_drawn_apart(host, model, positive
         assert f"⚠ {what} differ between prompts that the plan lets share, so none share: 48 model rows" in report
 
 
-def test_churn_and_rising_sigmas_are_refused(host, silent_model, positive, negative, plans):
-    churned = host.samplers.ksampler("euler", {"s_churn": 1.0})
-    with pytest.raises(ValueError, match="s_churn > 0 draws noise for each row separately"):
-        run_shared(host, silent_model, positive, negative, plans.shared, sampler_object=churned)
+def test_rising_sigmas_are_refused(host, silent_model, positive, negative, plans):
     with pytest.raises(ValueError, match="sigmas must fall"):
         run_shared(host, silent_model, positive, negative, plans.shared, sigmas=torch.tensor([0.0, 1.0, 2.0]))
 

@@ -1,0 +1,182 @@
+"""A sampler that remembers earlier predictions begins anew where clusters split.
+
+What it remembers was predicted under the mean conditioning of larger clusters. A multistep sampler would extrapolate
+from there across the jump to its own conditioning, and overshoot.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tqdm.auto import tqdm
+
+from .clusters import CurrentClusters
+from .dry_run import DryRun, Passed, StretchEnds, sampler_name
+
+# No sampler of the host's needs more steps than these to come to its full order.
+FULL_ORDER = 4
+# How much of an error of a prediction a sampler may leave some steps later, see `DryRun.growth`; found by measuring
+# (docs/measurements/samplers.md). Beyond the first it remembers nothing from the first split on.
+STEPS_TO_GROW, SENSITIVE, UNSTABLE = 7, 0.1, 2.0
+# The same for the steps before the last, which many schedules make the largest by far.
+STEPS_TO_LAST, LAST_UNSTABLE = 2, 6.0
+
+
+class Stretch(NamedTuple):
+    """Steps that a sampler runs through without a new beginning.
+
+    first : int              its first step
+    sigmas : list of float   of its calls of the model
+    """
+
+    first: int
+    sigmas: list[float]
+
+
+def in_stretches(function: Callable, current: CurrentClusters, warn: Callable[[str], object]) -> Callable:
+    """A sampler function that begins anew where clusters split, if what it remembers would mislead it.
+
+    Parameters
+    ----------
+    function : callable
+        Any k-diffusion sampler; those of other packs run as they are.
+    current : CurrentClusters
+        Of the run; told at which sigmas the model will be called, where that is known.
+    warn : callable
+        Gets a warning, before the first call, if the sampler makes much of small differences.
+    """
+
+    @functools.wraps(function)
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        dry = DryRun(function, model, x, sigmas, extra_args or {}, options)
+        stretches = stretches_of(dry, split_steps(current))
+        current.know_sigmas([sigma for stretch in stretches for sigma in stretch.sigmas] or None)
+        if len(stretches) > 1 and is_unstable(dry):
+            warn(unstable(function))
+        settings = {"disable": disable, **options}
+        if len(stretches) < 2:
+            return function(model, x, sigmas, extra_args=extra_args, callback=callback, **settings)
+        with tqdm(total=len(sigmas) - 1, disable=disable) as bar:  # one for all, not one for each
+            settings["disable"] = True
+            for stretch in stretches:
+                told = numbered(callback, stretch.first, bar)
+                x = run(function, stretch, model, x, sigmas, extra_args, told, settings)
+        return x
+
+    return sample
+
+
+def run(function, stretch, model, x, sigmas, extra_args, callback, settings):
+    """A stretch of a sampler: what comes out of it, or what it would have called the model with next."""
+    ahead = CallsOf(model, len(stretch.sigmas))
+    # samplers put functions of their own into the arguments
+    args = None if extra_args is None else dict(extra_args)
+    try:
+        return function(ahead, x, sigmas[stretch.first :], extra_args=args, callback=callback, **settings)
+    except StretchEnds as end:
+        return end.x
+
+
+class CallsOf:
+    """A denoiser that answers the calls of one stretch; the call after them leaves the sampler.
+
+    Parameters
+    ----------
+    model : object
+        The real denoiser.
+    calls : int
+    """
+
+    def __init__(self, model: object, calls: int):
+        self.model = model
+        self.calls = calls
+
+    def __call__(self, x, sigma, *args, **kwargs):
+        if self.calls == 0:
+            raise StretchEnds(x)
+        self.calls -= 1
+        return self.model(x, sigma, *args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
+def numbered(callback: Callable | None, first: int, bar: tqdm) -> Callable:
+    """A sampler's callback for steps that begin with this one of the run; the bar moves with it."""
+
+    def told(info):
+        bar.update(1)
+        if callback is not None:
+            callback({**info, "i": info["i"] + first})
+
+    return told
+
+
+def split_steps(current: CurrentClusters) -> list[int]:
+    """The run's own steps, its first being 0, at which there are more clusters than before."""
+    counts = [step.num_clusters for step in current.plan.steps[current.first_step : current.last_step + 1]]
+    return [i + 1 for i, (before, now) in enumerate(itertools.pairwise(counts)) if now > before]
+
+
+def stretches_of(dry: DryRun, splits: list[int]) -> list[Stretch]:
+    """How a sampler is to run: in one stretch where it looks at the present step only.
+
+    Parameters
+    ----------
+    dry : DryRun
+    splits : list of int
+        Steps at which clusters split.
+
+    Returns
+    -------
+    stretches : list of Stretch
+        None where its calls cannot be known before it runs.
+    """
+    whole, steps = dry(restless), len(dry.sigmas) - 1
+    if whole is None:
+        return []
+    if not calls_once_a_step(whole, dry):  # else each step begins with a prediction of its own
+        return [Stretch(0, whole.sigmas)]
+    begin = [k for k in splits if k <= steps - FULL_ORDER or dry.heeds_model(k)]
+    if begin and dry.growth(STEPS_TO_GROW) > SENSITIVE:  # no memory at all, from the first split on
+        begin = [k for k in range(begin[0], steps) if k in begin or k <= steps - FULL_ORDER or dry.heeds_model(k)]
+    x, inputs, stretches = 1.0, [], []
+    for first, until in itertools.pairwise([0, *begin, None]):
+        passed = dry(restless, x, first, until)
+        if passed is None or len(passed.sigmas) != (until or steps) - first:
+            return [Stretch(0, whole.sigmas)]
+        x = passed.x
+        inputs += passed.inputs
+        stretches.append(Stretch(first, passed.sigmas))
+    return stretches if inputs != whole.inputs else [Stretch(0, whole.sigmas)]
+
+
+def calls_once_a_step(whole: Passed, dry: DryRun) -> bool:
+    """Whether the model is called at the sigma of each step, and only there."""
+    grid = dry.sigmas[:-1].tolist()  # flow models are called a little below their first sigma
+    return len(whole.sigmas) == len(grid) and all(
+        math.isclose(sigma, step, rel_tol=1e-3) for sigma, step in zip(whole.sigmas, grid, strict=True)
+    )
+
+
+def restless(x: float, sigma: float, call: int) -> float:
+    """A prediction that changes from step to step, as it must for a dry run to show what a sampler remembers."""
+    return x / (1 + sigma * sigma) + math.sin(8 * math.log(sigma))
+
+
+def is_unstable(dry: DryRun) -> bool:
+    """Whether a sampler makes large errors of small ones on its schedule."""
+    return dry.growth(STEPS_TO_GROW) > UNSTABLE or dry.growth(STEPS_TO_LAST) > LAST_UNSTABLE
+
+
+def unstable(function: Callable) -> str:
+    """The warning of a sampler that does not suit its sigmas."""
+    return (
+        f"⚠ {sampler_name(function)} is unstable on this schedule, with or without sharing: it makes large errors of "
+        "small ones, so that images can be far from the unshared ones. Choose the scheduler karras, or a sampler such "
+        "as euler or dpmpp_2m"
+    )
