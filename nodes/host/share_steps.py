@@ -172,8 +172,11 @@ class Sharing:
         problem = latents_not_finite(samples, names, NOT_FINITE)
         report = run.decorations.attempt("the report", run.report, self.plan, otherwise="")
         lines = [*([f"⚠ {problem}"] if problem else []), *run.warnings(), *parted_prompts(plan, run.plan, names)]
-        last = run.current.plan.steps[run.current.last_step].first
-        lines += run.decorations.attempt("comparing the pictures", same_pictures, samples, last, names, otherwise=[])
+        if not run.current.is_short_of_last:  # which the warnings tell of
+            last = run.plan.steps[run.current.last_step].first
+            lines += run.decorations.attempt(
+                "comparing the pictures", same_pictures, samples, last, names, otherwise=[]
+            )
         return run.decorations.noted("\n".join([report, *lines]))
 
 
