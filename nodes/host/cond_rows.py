@@ -13,7 +13,7 @@ from ...hierdiff_core.sampling.pooling import cluster_means
 from .clusters import Clusters, rows_equal, rows_for_all
 from .control_rows import check_control
 from .prompt_vectors import digest
-from .token_lengths import LENGTHS, TokenLengths
+from .token_lengths import lengths_of, taken_lengths
 
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Plan
@@ -76,7 +76,7 @@ def check_rows_differ(conds: dict[str, list[dict]], tensors: list, plan: Plan) -
     given = tensors_with_rows(conds, tensors, plan.num_prompts)
     if plan.num_distinct == 1 or any(not torch.equal(rows, rows[:1].expand_as(rows)) for rows in given):
         return
-    if any(entry[LENGTHS].differ for entries in conds.values() for entry in entries if LENGTHS in entry):
+    if any(lengths.differ for entries in conds.values() for entry in entries if (lengths := lengths_of(entry))):
         return
     many = tensors_with_rows(conds, [], plan.num_prompts)
     raise ValueError(
@@ -256,8 +256,6 @@ def rows_of(conditioning: list, rows: list[int], num_prompts: int, name: str) ->
     """
 
     def take(value):
-        if isinstance(value, TokenLengths):
-            return value.of_rows(rows) if len(value.tokens) == num_prompts else value
         many = torch.is_tensor(value) and value.ndim > 0 and value.shape[0] == num_prompts > 1
         return value[rows] if many else value
 
@@ -271,4 +269,4 @@ def rows_of(conditioning: list, rows: list[int], num_prompts: int, name: str) ->
     kept = [
         (cond, {key: take(value) for key, value in values.items() if key != PROMPTS}) for cond, values in conditioning
     ]
-    return [[take(cond), values] for cond, values in kept]
+    return [[take(cond), taken_lengths(values, rows, num_prompts)] for cond, values in kept]

@@ -82,7 +82,7 @@ def merge(
     if masks is not None:
         merged["attention_mask"] = torch.cat(masks)
     if masks is not None or (lengthen == NO_MASK and len(set(lengths)) > 1):
-        merged[LENGTHS] = TokenLengths(lengths, masked, conds[0].shape[1], lengthen == PAD_LEFT)
+        merged[LENGTHS] = tuple(TokenLengths(lengths, masked, conds[0].shape[1], lengthen == PAD_LEFT))
     return [torch.cat(conds), merged]
 
 

@@ -18,7 +18,7 @@ import torch
 
 from .clusters import Clusters
 from .cond_rows import reduced_cond, reduced_rows, sliced_cond
-from .token_lengths import LENGTHS, TokenLengths
+from .token_lengths import TokenLengths, lengths_of
 
 ALONE = "hierdiff_alone"  # in an entry of a run: its `RowsAlone`
 CLUSTERS = "hierdiff_clusters"  # in a reduced entry: what the model gets for each cluster, in a list
@@ -62,6 +62,8 @@ class RowsAlone:
     ----------
     entry : dict
         As the guider has it before the host encodes it.
+    lengths : TokenLengths
+        Of its rows.
     side : str
         Such as "positive".
     num_prompts : int
@@ -70,6 +72,7 @@ class RowsAlone:
     """
 
     entry: dict
+    lengths: TokenLengths
     side: str
     num_prompts: int
     encoding: HostEncoding | None = None
@@ -91,21 +94,20 @@ class RowsAlone:
     def _of_members(self, members, device):
         encoding = self.encoding
         assert encoding is not None  # else `is_alone` is false
-        lengths = self.entry[LENGTHS]
-        longest = max(lengths.tokens[i] for i in members)
-        mask = self._mask(members, longest) if any(lengths.masked[i] for i in members) else None
+        longest = max(self.lengths.tokens[i] for i in members)
+        mask = self._mask(members, longest) if any(self.lengths.masked[i] for i in members) else None
         rows = [encoding.of_row(self._row(i, longest, mask), self.side, i) for i in members]
         return {name: _moved(_mean([row[name] for row in rows], name), device) for name in rows[0]}
 
     def _mask(self, members, length):
         """(1, length): a token counts for a cluster if it counts for a member."""
         masks = self.entry["attention_mask"][list(members)].amax(dim=0, keepdim=True)
-        return self.entry[LENGTHS].trimmed(masks, length)
+        return self.lengths.trimmed(masks, length)
 
     def _row(self, i, length, mask):
         """The i-th prompt's own entry, with as many tokens as its cluster has."""
         own = {key: _row_of_value(value, i, self.num_prompts) for key, value in self.entry.items()}
-        own["cross_attn"] = self.entry[LENGTHS].trimmed(own["cross_attn"], length)
+        own["cross_attn"] = self.lengths.trimmed(own["cross_attn"], length)
         if mask is None:
             own.pop("attention_mask", None)
         else:
@@ -130,16 +132,18 @@ def mark_rows(conds: dict[str, list[dict]], num_prompts: int) -> list[RowsAlone]
     marked = []
     for side, entries in conds.items():
         for k, entry in enumerate(entries):
-            if _knows_padding(entry, num_prompts):
-                marked.append(RowsAlone(entry, side, num_prompts))
+            lengths = lengths_of(entry)
+            if lengths is not None and _fits(lengths, entry, num_prompts):
+                marked.append(RowsAlone(entry, lengths, side, num_prompts))
                 entries[k] = {**entry, ALONE: marked[-1]}
     return marked
 
 
-def _knows_padding(entry, n):
-    lengths, tokens = entry.get(LENGTHS), entry.get("cross_attn")
-    fits = isinstance(lengths, TokenLengths) and torch.is_tensor(tokens) and tokens.ndim == 3
-    if not fits or not len(tokens) == len(lengths.tokens) == n or tokens.shape[1] < lengths.total:
+def _fits(lengths, entry, n):
+    tokens = entry.get("cross_attn")
+    if not torch.is_tensor(tokens) or tokens.ndim != 3 or not len(tokens) == len(lengths.tokens) == n:
+        return False
+    if tokens.shape[1] < lengths.total:
         return False
     mask = entry.get("attention_mask")
     return not any(lengths.masked) or (torch.is_tensor(mask) and mask.shape == (n, lengths.total))
@@ -176,7 +180,7 @@ def is_alone(entry: dict) -> bool:
         If it must be, and the guider does not tell of its sampler's run.
     """
     rows = entry.get(ALONE)
-    if rows is not None and rows.encoding is None and rows.entry[LENGTHS].differ:
+    if rows is not None and rows.encoding is None and rows.lengths.differ:
         raise ValueError(
             f"the prompts of the {rows.side} conditioning have different numbers of tokens, and this guider does not "
             "run ComfyUI's wrappers of samplers (SAMPLER_SAMPLE); use prompts with the same number of tokens, or a "
@@ -255,7 +259,7 @@ def row_of(tensor: Any, i: int, num_prompts: int) -> Any:
     return tensor[i : i + 1] if many else tensor
 
 
-def _row_of_value(value, i, n):
+def _row_of_value(value: Any, i: int, n: int) -> Any:
     if isinstance(value, list):
         return [row_of(item, i, n) for item in value]
     return row_of(value, i, n)

@@ -13,7 +13,7 @@ import torch
 
 from .encode_set import name_of
 from .prompt_vectors import digest
-from .token_lengths import TokenLengths
+from .token_lengths import lengths_of
 
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Plan
@@ -75,15 +75,16 @@ def is_same_for_all(conds: dict[str, list[dict]], tensors: Iterable[torch.Tensor
         False where anything is of a kind that nobody here knows.
     """
     n = plan.num_prompts
-    values = [value for entries in conds.values() for entry in entries for value in entry.values()]
+    all_entries = [entry for entries in conds.values() for entry in entries]
+    values = [value for entry in all_entries for value in entry.values()]
+    if any(lengths.differ for entry in all_entries if (lengths := lengths_of(entry))):
+        return False
     return plan.num_distinct > 1 and not any(_may_differ(value, n) for value in [*values, *tensors])
 
 
 def _may_differ(value, n):
     if torch.is_tensor(value):
         return value.ndim > 0 and len(value) == n and not torch.equal(value, value[:1].expand_as(value))
-    if isinstance(value, TokenLengths):
-        return value.differ
     if isinstance(value, dict):
         return any(_may_differ(item, n) for item in value.values())
     if isinstance(value, (list, tuple)):

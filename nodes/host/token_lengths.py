@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-# In the values of a conditioning entry: its `TokenLengths`. The host hands on entries that it does not know.
+# In the values of a conditioning entry: its `TokenLengths`, as a plain tuple, which anybody can save. The host hands on
+# entries that it does not know.
 LENGTHS = "hierdiff_lengths"
 
 
@@ -38,3 +39,16 @@ class TokenLengths(NamedTuple):
     def differ(self) -> bool:
         """Whether some are padded."""
         return min(self.tokens) < self.total
+
+
+def lengths_of(values: dict[str, Any]) -> TokenLengths | None:
+    """The `TokenLengths` in the values of a conditioning entry, or None."""
+    return TokenLengths(*values[LENGTHS]) if LENGTHS in values else None
+
+
+def taken_lengths(values: dict[str, Any], rows: Sequence[int], num_prompts: int) -> dict[str, Any]:
+    """Values whose lengths, if they are of as many prompts, are those of some rows."""
+    lengths = lengths_of(values)
+    if lengths is None or len(lengths.tokens) != num_prompts:
+        return values
+    return {**values, LENGTHS: tuple(lengths.of_rows(rows))}
