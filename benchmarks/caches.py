@@ -3,7 +3,8 @@
 For each cache and threshold, without sharing and with: rows that the model really evaluated, and how far the pictures
 are from those without sharing and without a cache, as the mean absolute difference of pixels in levels of 255.
 
-    python benchmarks/caches.py [--gpu] [--small] [--sampler NAME] [--only CACHE ...] [--saving SHARE ...]
+    python benchmarks/caches.py [--gpu] [--small] [--sampler NAME] [--only CACHE ...]
+                                [--saving SHARE ...] [--end PERCENT]
 """
 
 import argparse
@@ -25,13 +26,13 @@ PROMPTS = "{cat face|tiger face|fox face|red apple|strawberry|fire engine}, {not
 THRESHOLDS = (0.1, 0.2, 0.4)
 
 
-def graph_with(cache, threshold, sampler, mode, value, prompts, steps):
+def graph_with(cache, threshold, end, sampler, mode, value, prompts, steps):
     """That of `samplers.py`, with a cache before Hierarchical KSampler, which hands out its report."""
     made = graph(sampler, mode, value, prompts, steps)
     del made["share"]
     inputs = {**made["sample"]["inputs"], "model": ["model", 0], "plan": ["plan", 0], "micro_batch": 0}
     if threshold:
-        settings = {"reuse_threshold": threshold, "start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+        settings = {"reuse_threshold": threshold, "start_percent": 0.15, "end_percent": end, "verbose": False}
         made["cache"] = node(cache, model=["model", 0], **settings)
         inputs["model"] = ["cache", 0]
     made["sample"] = node("HierDiffKSampler", **inputs)
@@ -54,6 +55,7 @@ def main():
     parser.add_argument("--small", action="store_true", help="few prompts and steps, one threshold")
     parser.add_argument("--sampler", default="euler")
     parser.add_argument("--only", nargs="+", default=["none", "EasyCache", "LazyCache"], metavar="CACHE")
+    parser.add_argument("--end", type=float, default=0.95, metavar="PERCENT", help="where the caches stop, 0 to 1")
     parser.add_argument("--saving", nargs="+", type=float, default=[0.3, 0.6], metavar="SHARE", help="of the rows")
     options = parser.parse_args()
     prompts, steps = ("{cat face|red apple}, {noto|flat} style", 8) if options.small else (PROMPTS, 20)
@@ -61,14 +63,14 @@ def main():
     thresholds = THRESHOLDS[1:2] if options.small else THRESHOLDS
     caches = [(name, threshold) for name in options.only for threshold in (thresholds if name != "none" else (None,))]
     with ComfyServer(device_args=() if options.gpu else CPU_ARGS) as server:
-        reference, _ = run(server, "none", None, options.sampler, *plans[0], prompts, steps)
+        reference, _ = run(server, "none", None, options.end, options.sampler, *plans[0], prompts, steps)
         columns = ["not shared", *(f"{saving * 100:.0f} % saved" for saving in options.saving)]
         print("| cache | " + " | ".join(f"{column}: rows | difference" for column in columns) + " |")
         print("|---" * (1 + 2 * len(columns)) + "|")
         for cache, threshold in caches:
             cells = [f"{cache}, threshold {threshold}" if threshold else cache]
             for plan in plans:
-                pictures, rows = run(server, cache, threshold, options.sampler, *plan, prompts, steps)
+                pictures, rows = run(server, cache, threshold, options.end, options.sampler, *plan, prompts, steps)
                 cells += [str(rows), f"{abs(pictures - reference).mean():.1f}"]
             print("| " + " | ".join(cells) + " |", flush=True)
 
