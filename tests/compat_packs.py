@@ -350,6 +350,13 @@ def sample_drawing(model, x, sigmas, extra_args=None, callback=None, disable=Non
     return x
 
 
+def sample_asking(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """It asks what its denoiser is by the names that the host's has, and that others have."""
+    sampling = model.model.model_sampling if hasattr(model, "model") else model.inner_model.inner_model.model_sampling
+    near = 1 + 0.01 / float(sampling.sigma_max)
+    return own_euler(model, x * near, sigmas, extra_args, callback, disable)
+
+
 def sample_lying(model, x, sigmas, extra_args=None, callback=None, disable=None, inner=None):
     """It runs another sampler, and tells the model of less noise than there is."""
 

@@ -91,8 +91,7 @@ class CurrentClusters:
     """
 
     def __init__(self, plan: Plan, sigmas: torch.Tensor, first_step: int = 0):
-        if (sigmas.diff() > 0).any():
-            raise ValueError("sigmas must fall from step to step; step sharing cannot run a sampler backwards")
+        check_falling(sigmas)
         self.plan = plan
         self.sigmas = sigmas.detach().cpu().double()
         self.k = self.first_step = first_step
@@ -223,6 +222,18 @@ def rows_for_all(tensor: torch.Tensor, num_prompts: int, name: str, fix: str) ->
     return tensor.expand(num_prompts, *tensor.shape[1:]).clone()
 
 
+def check_falling(sigmas: torch.Tensor) -> None:
+    """Refuse sigmas that rise.
+
+    Raises
+    ------
+    ValueError
+        If they do.
+    """
+    if (sigmas.diff() > 0).any():
+        raise ValueError("sigmas must fall from step to step; step sharing cannot run a sampler backwards")
+
+
 def part_of_plan(plan: Plan, sigmas: torch.Tensor, sigma_max: float) -> tuple[Plan, int]:
     """The plan for a run of some sigmas, and the plan's step that the run begins with.
 
@@ -246,8 +257,9 @@ def part_of_plan(plan: Plan, sigmas: torch.Tensor, sigma_max: float) -> tuple[Pl
     Raises
     ------
     ValueError
-        For a part from the middle, of which nobody can tell where it lies.
+        For a part from the middle, of which nobody can tell where it lies, and for sigmas that rise.
     """
+    check_falling(sigmas)
     steps = len(sigmas) - 1
     late, early = float(sigmas[0]) < WHOLE_RUN * sigma_max, float(sigmas[-1]) > 0
     if steps >= plan.num_steps or not (late or early):
