@@ -3,6 +3,8 @@
 Each may have a LoRA hook, a ControlNet, an area of its own; its prompts must get what the host gives them alone.
 """
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -174,13 +176,19 @@ def test_same_texts_with_each_of_several_loras(host, model, loras, agree):
 
 def test_negatives_with_the_loras_go_with_their_positives(host, model, loras, agree):
     """As Cond Pair Set Props and Cond Pair Combine make them."""
-    positive = [entry(host, [0, 1, 2], hooks=loras[0]), entry(host, [3, 4, 5], hooks=loras[1])]
-    negatives = [[NEGATIVES[j : j + 1], {"hooks": hooks}] for j, hooks in enumerate(loras)]
+    nodes = importlib.import_module("comfy_extras.nodes_hooks")
+    props, combine = nodes.PairConditioningSetProperties(), nodes.PairConditioningCombine()
+    pairs = [
+        props.set_properties([entry(host, rows)], [[NEGATIVES[j : j + 1], {}]], 1.0, "default", hooks=loras[j])
+        for j, rows in enumerate(([0, 1, 2], [3, 4, 5]))
+    ]
+    positive, negatives = combine.combine(*pairs[0], *pairs[1])
     samples, _ = shared(host, model, plan_of(0, 0, 0, 0), positive, negatives)
     for i in (0, 5):
         j = i // 3
         own = [[TEXTS[i : i + 1], {"hooks": loras[j]}]]
-        agree(samples[i : i + 1], run(host, model, own, [negatives[j]], 1))
+        alone = [[NEGATIVES[j : j + 1], {"hooks": loras[j]}]]
+        agree(samples[i : i + 1], run(host, model, own, alone, 1))
 
 
 # --- ControlNets and areas -------------------------------------------------------------------------------------------
