@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 HINT, EXTRA, PREPARED = "cond_hint_original", "extra_concat_orig", "cond_hint"
+CLONES = "multigpu_clones"  # of newer hosts: for each of several GPUs one with the same hints
 
 
 def chain_of(control: Any) -> Iterator[Any]:
@@ -62,6 +63,9 @@ def with_hints(control: Any, take: Callable[[Any], Any]) -> Any:
     setattr(made, HINT, take(getattr(control, HINT, None)))
     setattr(made, EXTRA, [take(each) for each in getattr(control, EXTRA, None) or ()])
     setattr(made, PREPARED, None)
+    clones = getattr(control, CLONES, None)
+    if clones:
+        setattr(made, CLONES, {device: with_hints(clone, take) for device, clone in clones.items()})
     return made
 
 

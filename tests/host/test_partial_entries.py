@@ -3,6 +3,8 @@
 Each may have a LoRA hook, a ControlNet, an area of its own; its prompts must get what the host gives them alone.
 """
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -174,13 +176,19 @@ def test_same_texts_with_each_of_several_loras(host, model, loras, agree):
 
 def test_negatives_with_the_loras_go_with_their_positives(host, model, loras, agree):
     """As Cond Pair Set Props and Cond Pair Combine make them."""
-    positive = [entry(host, [0, 1, 2], hooks=loras[0]), entry(host, [3, 4, 5], hooks=loras[1])]
-    negatives = [[NEGATIVES[j : j + 1], {"hooks": hooks}] for j, hooks in enumerate(loras)]
+    nodes = importlib.import_module("comfy_extras.nodes_hooks")
+    props, combine = nodes.PairConditioningSetProperties(), nodes.PairConditioningCombine()
+    pairs = [
+        props.set_properties([entry(host, rows)], [[NEGATIVES[j : j + 1], {}]], 1.0, "default", hooks=loras[j])
+        for j, rows in enumerate(([0, 1, 2], [3, 4, 5]))
+    ]
+    positive, negatives = combine.combine(*pairs[0], *pairs[1])
     samples, _ = shared(host, model, plan_of(0, 0, 0, 0), positive, negatives)
     for i in (0, 5):
         j = i // 3
         own = [[TEXTS[i : i + 1], {"hooks": loras[j]}]]
-        agree(samples[i : i + 1], run(host, model, own, [negatives[j]], 1))
+        alone = [[NEGATIVES[j : j + 1], {"hooks": loras[j]}]]
+        agree(samples[i : i + 1], run(host, model, own, alone, 1))
 
 
 # --- ControlNets and areas -------------------------------------------------------------------------------------------
@@ -216,6 +224,54 @@ def test_areas_of_entries(host, model, agree):
     for i, own in ((1, [left]), (2, [left, right]), (3, [right]), (4, [])):
         entries = [[TEXTS[i : i + 1] * 0.5, {}], *([TEXTS[i : i + 1], values] for values in own)]
         agree(samples[i : i + 1], run(host, model, entries, negative(), 1))
+
+
+@pytest.mark.parametrize("name", ["Guider_Basic", "Guider_DualCFG"])
+def test_guiders_of_one_or_three_sides(host, model, loras, name):
+    """The other sides' entries go with the positive ones."""
+    kind = getattr(importlib.import_module("comfy_extras.nodes_custom_sampler"), name)
+
+    def drawn(model, positive, rows):
+        guider = kind(model)
+        if name == "Guider_Basic":
+            guider.set_conds(positive)
+        else:
+            guider.set_conds(positive, [[TEXTS[:1] * 0.2, {}]], negative())
+            guider.set_cfg(4.0, 2.0)
+        sampler, sigmas = host.samplers.sampler_object("euler"), sigmas_of(host, model, "euler", STEPS)
+        return guider.sample(one_noise(host, rows), torch.zeros(rows, 4, 8, 8), sampler, sigmas, disable_pbar=True)
+
+    patched, _ = shared_model(host, model, plan_of(0, 0, 0, 0))
+    positive = [entry(host, [0, 1, 2], hooks=loras[0]), entry(host, [3, 4, 5], hooks=loras[1])]
+    samples = drawn(patched, positive, N)
+    for i in (0, 4):
+        own = [[TEXTS[i : i + 1], {"hooks": loras[i // 3]}]]
+        assert torch.equal(samples[i : i + 1], drawn(model, own, 1))
+
+
+class Gligen(torch.nn.Module):
+    """As the host's: a patch for the network, made for each call."""
+
+    def set_position(self, shape, positions, device):
+        return lambda x, options: x + 0.1 * positions
+
+    def set_empty(self, shape, device):
+        return lambda x, options: x
+
+
+def test_gligen_of_entries(host, model):
+    """The host gives each negative one without boxes."""
+
+    cpu = torch.device("cpu")
+    boxes = host.model_patcher.ModelPatcher(Gligen(), cpu, cpu)
+
+    def values(strength):
+        return {"gligen": ("position", boxes, strength)}
+
+    positive = [entry(host, [0, 1, 2], **values(1.0)), entry(host, [3, 4], **values(3.0)), entry(host, [5])]
+    samples, _ = shared(host, model, plan_of(0, 0, 0, 0), positive, negative())
+    for i, own in ((1, values(1.0)), (4, values(3.0)), (5, {})):
+        assert torch.equal(samples[i : i + 1], run(host, model, [[TEXTS[i : i + 1], own]], negative(), 1))
 
 
 # --- What they are not -----------------------------------------------------------------------------------------------

@@ -437,6 +437,14 @@ def test_controlnets_are_loaded_once_and_copies_of_batches_are_let_go(host, mode
     assert len(control.cond_hint_original) == N
 
 
+def test_clones_for_other_gpus_have_the_same_hints(host):
+    control, clone = (Hints().control(host, list(range(N))) for _ in range(2))
+    control.multigpu_clones = {"cuda:1": clone}
+    (made,) = host.calls.OwnRows(N).controls.of([{"control": control}], (2, 3))
+    assert torch.equal(made["control"].multigpu_clones["cuda:1"].cond_hint_original, HINTS[2:4])
+    assert len(clone.cond_hint_original) == N
+
+
 def test_images_of_a_video_are_one_hint(host):
     control = Hints().control(host, list(range(N)))
     control.vae = SimpleNamespace(latent_dim=3)
