@@ -198,8 +198,9 @@ class Guard:
         i = int(found.argmax())  # one whose data are not the first's, if there are any
         groups = self._with_later(question, found if found.any() else np.zeros(n, dtype=int), sigma)
         question.refuse_if_other_alone(prompts[i], rows[i : i + 1], BY_PLACE if found[i] else KEEPS)
-        if groups.any():
+        if groups.any() or list(controls_of(question.case.sides)):  # these keep the window that they were told last
             self.contract.tells_window = True
+        if groups.any():
             self.part(groups, question.names)
 
     def _with_later(self, question, groups, sigma):

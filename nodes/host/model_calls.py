@@ -90,7 +90,8 @@ class ModelCalls:
         guider = executor.class_obj
         if self._readers is None:
             self._readers = recorder_readers(guider)
-        if not self._readers or len(self.current.clusters.first) == self.current.plan.num_prompts <= self._limit(x):
+        count = len(self.current.clusters.first)
+        if not self._readers or count == self.current.plan.num_prompts <= self._micro_batches(x).limit:
             with one_at_a_time_only(model_options, len(x)):
                 return executor(x, timestep, model_options, *args, **kwargs)
         self._check_rows(x, model_options)
@@ -192,12 +193,10 @@ class ModelCalls:
         finally:
             self._inside = None
 
-    def _limit(self, x):
-        return rows_per_call(x.device, self.micro_batch) or self.current.plan.num_prompts
-
     def _micro_batches(self, x):
         if self._batches is None:
-            self._batches = MicroBatches(self._limit(x), self.before_call)
+            limit = rows_per_call(x.device, self.micro_batch) or self.current.plan.num_prompts
+            self._batches = MicroBatches(limit, self.before_call)
         return self._batches
 
     def _check_rows(self, x, model_options):

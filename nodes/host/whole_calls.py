@@ -11,6 +11,7 @@ import torch
 
 from ...hierdiff_core.devices import is_out_of_memory
 from .attachments import (
+    OURS,
     POST_CFG,
     around_model,
     cfg_functions_of,
@@ -38,14 +39,20 @@ def one_at_a_time_only(model_options: dict, num_rows: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, ValueError, LookupError) as error:
-        frames = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
-        failed = [one.code for one in cfg_functions_of(model_options) if identity_of(one.code) in frames]
-        if not failed or num_rows == 1 or is_out_of_memory(error) or is_ours(failed[0]):
+        failed = [one.code for one in cfg_functions_of(model_options) if fails_itself(one.code, error)]
+        if not failed or num_rows == 1 or is_out_of_memory(error):
             raise
         raise ValueError(
             f"{names_of(failed)} fails for {num_rows} latents at once ({type(error).__name__}: {error}), with or "
             "without shared steps; remove it from the model whose steps are shared"
         ) from error
+
+
+def fails_itself(code: Any, error: BaseException) -> bool:
+    """Whether an error arose in a function, and not in a call of the model that it made through us."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [i for i, frame in enumerate(frames) if frame.f_code is identity_of(code)]
+    return bool(own) and not any(frame.f_globals.get("__name__", "").startswith(OURS) for frame in frames[own[-1] :])
 
 
 class CutGuidance:

@@ -10,6 +10,7 @@ import torch
 from attached_nodes import (
     PAIRED,
     PAIRS,
+    SIDES,
     alone,
     pictures,
     plan_of_pairs,
@@ -455,3 +456,49 @@ def test_rows_of_pairs_are_equal_for_the_guard(host, model):
     ((found, names),) = groups
     assert found.tolist() == [2 * i for i in PAIRS]
     assert names == "with_pictures (add_picture) of attached_nodes"
+
+
+# --- ControlNets of other packs ---------------------------------------------------------------------------------------
+
+
+def control_by_window(host, hints):
+    """A ControlNet that picks its hints by the window it was told last, as Advanced-ControlNet does."""
+
+    class Windowed(importlib.import_module("comfy.controlnet").ControlNet):
+        window = None
+
+        def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+            if "ad_params" in transformer_options:
+                self.window = transformer_options["ad_params"]["sub_idxs"]
+            all_hints, rows = hints, list(range(len(x_noisy) // batched_number)) if self.window is None else self.window
+            self.cond_hint_original = all_hints[rows] if len(all_hints) > 1 else all_hints
+            self.cond_hint = None
+            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+
+        def copy(self):
+            copied = Windowed(self.control_model, load_device=self.load_device)
+            self.copy_to(copied)
+            return copied
+
+    net = host.native_models.control_net()
+    control = Windowed(net.control_model, load_device=net.load_device)
+    control.cond_hint_original = hints[:1]
+    return control
+
+
+def with_hints(host, hints, sides):
+    control = control_by_window(host, hints)
+    return [[[rows, {**values, "control": control}] for rows, values in side] for side in sides]
+
+
+def test_hints_of_another_packs_control_net(host, model, plans):
+    """One for each prompt, where the pack knows windows; equal ones in pairs are shared without loss."""
+    hints = torch.rand(N, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    paired = hints[PAIRS]
+    samples, report = shared(host, model, plan_of_pairs(1.5), with_hints(host, paired, PAIRED))
+    for i in (0, 3):
+        own = with_hints(host, paired[i : i + 1], PAIRED)
+        assert torch.equal(samples[i : i + 1], alone(host, model, i, own))
+    assert f"model rows: {3 * K} instead of" in report
+    samples, _ = shared(host, model, plans.none, with_hints(host, hints[:1], SIDES))
+    assert torch.equal(samples[N - 1 :], alone(host, model, N - 1, with_hints(host, hints[:1], SIDES)))
