@@ -86,12 +86,12 @@ class CallsOf:
 
     Parameters
     ----------
-    model : object
+    model : callable
         The real denoiser.
     calls : int
     """
 
-    def __init__(self, model: object, calls: int):
+    def __init__(self, model: Callable, calls: int):
         self.model = model
         self.calls = calls
 
@@ -145,9 +145,9 @@ def stretches_of(dry: DryRun, splits: list[int]) -> list[Stretch]:
     if begin and dry.growth(STEPS_TO_GROW) > SENSITIVE:  # no memory at all, from the first split on
         begin = [k for k in range(begin[0], steps) if k in begin or k <= steps - FULL_ORDER or dry.heeds_model(k)]
     x, inputs, stretches = 1.0, [], []
-    for first, until in itertools.pairwise([0, *begin, None]):
-        passed = dry(restless, x, first, until)
-        if passed is None or len(passed.sigmas) != (until or steps) - first:
+    for first, until in itertools.pairwise([0, *begin, steps]):
+        passed = dry(restless, x, first, until if until < steps else None)
+        if passed is None or len(passed.sigmas) != until - first:
             return [Stretch(0, whole.sigmas)]
         x = passed.x
         inputs += passed.inputs
