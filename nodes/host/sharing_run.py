@@ -144,7 +144,7 @@ class SharingRun:
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""
-        lines = [*self.noise.warnings]
+        lines = [*self.noise.notes]
         if self._parted is not None and bool(self._parted):
             lines.append(
                 "⚠ the sampler gave prompts of one cluster different latents, of which the model saw only one: it "

@@ -209,6 +209,31 @@ def test_dry_run_leaves_the_sigmas_and_the_generator_as_they_are(host, model):
         assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_newer_samplers_of_the_host_are_known_beforehand_whatever_of_guidance_they_read(host, model, plans):
+    """As cfgpp_ud10_ab, which takes the conditional prediction where there is no negative."""
+
+    def sample_newer(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        heard = []
+        listening = {**extra_args["model_options"], "sampler_post_cfg_function": [lambda args: hear(args)]}
+
+        def hear(args):
+            heard.append(args["uncond_denoised"] if args["uncond"] is not None else args["cond_denoised"])
+            return args["denoised"]
+
+        for i in range(len(sigmas) - 1):
+            ones = x.new_ones(len(x))
+            denoised = model(x, sigmas[i] * ones, **{**extra_args, "model_options": listening})
+            slope = (x - heard[-1]) / sigmas[i] + (0.1 * (heard[-1] - heard[-2]) if i else 0)
+            callback and callback({"i": i, "denoised": denoised, "x": x})
+            x = denoised + slope * sigmas[i + 1]
+        return x
+
+    sample_newer.__module__ = "comfy.k_diffusion.sampling"
+    samples, _, _, calls = run(host, model, plans.shared, host.samplers.KSAMPLER(sample_newer))
+    assert len(calls) == 1 + len(splits_of(plans.shared))
+    assert samples.isfinite().all()
+
+
 @pytest.mark.parametrize("sampler", ["lms", "ipndm", "ipndm_v", "dpmpp_3m_sde"])
 def test_unstable_sampler_remembers_nothing_after_the_first_split_and_is_told_of(host, model, sampler):
     """On the steep end of the schedule normal, at 40 steps; on karras it is as good as another."""
@@ -230,3 +255,6 @@ def test_unstable_sampler_is_told_of_in_the_report_only_where_it_shares(host, mo
     told = "⚠ lms is unstable on this schedule"
     assert told in run(host, model, plans.shared, "lms", sigmas=sigmas)[1]
     assert told not in run(host, model, plans.none, "lms", sigmas=sigmas)[1]
+    report = run(host, model, plans.shared, "sa_solver", sigmas=sigmas)[1]
+    assert "sa_solver is sensitive on this schedule: from the first split on each step begins anew" in report
+    assert "⚠" not in report
