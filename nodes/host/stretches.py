@@ -189,8 +189,8 @@ def notes_on(dry: DryRun, name: str) -> list[str]:
     if is_unstable(dry):
         return [
             f"⚠ {name} is unstable on this schedule, with or without sharing: it makes large errors of small ones, so "
-            "that images can be far from the unshared ones. Choose the scheduler karras, or a sampler such as euler or "
-            "dpmpp_2m"
+            "that images can be far from the unshared ones. Choose another scheduler (karras; simple for flow models) "
+            "or a sampler such as euler or dpmpp_2m"
         ]
     if is_sensitive(dry):
         return [f"{name} is sensitive on this schedule: from the first split on each step begins anew, as with euler"]
