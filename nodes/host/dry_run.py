@@ -177,11 +177,10 @@ class NumberModel:
         denoised = torch.full_like(x, float(self.predict(number, value, len(self.sigmas))))
         self.sigmas.append(value)
         self.inputs.append(number)
+        guided = dict.fromkeys(("denoised", "cond_denoised", "uncond_denoised"), denoised)
+        told = {**guided, "cond": [], "uncond": [], "cond_scale": 1.0, "sigma": sigma, "input": x}
         for listen in (model_options or {}).get("sampler_post_cfg_function", ()):  # the sampler's own
-            listen(
-                {"denoised": denoised, "cond_denoised": denoised, "uncond_denoised": denoised, "cond": (), "uncond": ()}
-                | {"cond_scale": 1.0, "model": self, "sigma": sigma, "model_options": model_options, "input": x}
-            )
+            listen(dict(told))
         return denoised
 
     def __getattr__(self, name):

@@ -62,7 +62,7 @@ class SamplerNoise:
         One latent: shape, dtype and device of the noise. The run sets it at each call of the model, before any noise.
     theirs : str, or None
         The name of the sampler where it is another pack's.
-    warnings : list of str
+    notes : list of str
         What users should know of the sampler.
     """
 
@@ -71,7 +71,7 @@ class SamplerNoise:
         self.seed = seed
         self.row = torch.empty(0)
         self.theirs: str | None = None
-        self.warnings: list[str] = []
+        self.notes: list[str] = []
         self._draws = 0
         self._trees = {}  # Brownian trees by branch key
 
@@ -101,7 +101,7 @@ class SamplerNoise:
         if self.theirs or churn > 0:
             function = with_row_noise(function, self.current)
         # without inpaint options the mask's noise is the run's own: the host's "random" one differs between rows
-        return comfy.samplers.KSAMPLER(in_stretches(function, self.current, self.warnings.append), options, {})
+        return comfy.samplers.KSAMPLER(in_stretches(function, self.current, self.notes.append), options, {})
 
     def white(self, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
         """(N, ...) independent noise of each draw, as the host's samplers ask for it."""

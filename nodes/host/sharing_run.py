@@ -211,7 +211,7 @@ class SharingRun:
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""
-        lines = [*self.noise.warnings, *([self._by_prompt] if self._by_prompt else [])]
+        lines = [*self.noise.notes, *([self._by_prompt] if self._by_prompt else [])]
         if self._parted is not None and bool(self._parted):
             lines.append(
                 "⚠ the sampler gave prompts of one cluster different latents, of which the model saw only one: it "

@@ -37,7 +37,7 @@ class Stretch(NamedTuple):
     sigmas: list[float]
 
 
-def in_stretches(function: Callable, current: CurrentClusters, warn: Callable[[str], object]) -> Callable:
+def in_stretches(function: Callable, current: CurrentClusters, note: Callable[[str], object]) -> Callable:
     """A sampler function that begins anew where clusters split, if what it remembers would mislead it.
 
     Parameters
@@ -46,8 +46,8 @@ def in_stretches(function: Callable, current: CurrentClusters, warn: Callable[[s
         Any k-diffusion sampler; those of other packs run as they are.
     current : CurrentClusters
         Of the run; told at which sigmas the model will be called, where that is known.
-    warn : callable
-        Gets a warning, before the first call, if the sampler makes much of small differences.
+    note : callable
+        Gets a line for the report, before the first call of the model, if the sampler makes much of small differences.
     """
 
     @functools.wraps(function)
@@ -55,8 +55,9 @@ def in_stretches(function: Callable, current: CurrentClusters, warn: Callable[[s
         dry = DryRun(function, model, x, sigmas, extra_args or {}, options)
         stretches = stretches_of(dry, split_steps(current))
         current.know_sigmas([sigma for stretch in stretches for sigma in stretch.sigmas] or None)
-        if len(stretches) > 1 and is_unstable(dry):
-            warn(unstable(function))
+        if len(stretches) > 1:
+            for line in notes_on(dry, sampler_name(function)):
+                note(line)
         settings = {"disable": disable, **options}
         if len(stretches) < 2:
             return function(model, x, sigmas, extra_args=extra_args, callback=callback, **settings)
@@ -86,12 +87,12 @@ class CallsOf:
 
     Parameters
     ----------
-    model : object
+    model : callable
         The real denoiser.
     calls : int
     """
 
-    def __init__(self, model: object, calls: int):
+    def __init__(self, model: Callable, calls: int):
         self.model = model
         self.calls = calls
 
@@ -134,25 +135,30 @@ def stretches_of(dry: DryRun, splits: list[int]) -> list[Stretch]:
     Returns
     -------
     stretches : list of Stretch
-        None where its calls cannot be known before it runs.
+        None at all where the sampler's calls cannot be known before it runs.
     """
     whole, steps = dry(restless), len(dry.sigmas) - 1
     if whole is None:
         return []
     if not calls_once_a_step(whole, dry):  # else each step begins with a prediction of its own
         return [Stretch(0, whole.sigmas)]
-    begin = [k for k in splits if k <= steps - FULL_ORDER or dry.heeds_model(k)]
-    if begin and dry.growth(STEPS_TO_GROW) > SENSITIVE:  # no memory at all, from the first split on
-        begin = [k for k in range(begin[0], steps) if k in begin or k <= steps - FULL_ORDER or dry.heeds_model(k)]
     x, inputs, stretches = 1.0, [], []
-    for first, until in itertools.pairwise([0, *begin, None]):
-        passed = dry(restless, x, first, until)
-        if passed is None or len(passed.sigmas) != (until or steps) - first:
+    for first, until in itertools.pairwise([0, *beginnings(dry, splits), steps]):
+        passed = dry(restless, x, first, until if until < steps else None)
+        if passed is None or len(passed.sigmas) != until - first:
             return [Stretch(0, whole.sigmas)]
         x = passed.x
         inputs += passed.inputs
         stretches.append(Stretch(first, passed.sigmas))
     return stretches if inputs != whole.inputs else [Stretch(0, whole.sigmas)]
+
+
+def beginnings(dry: DryRun, splits: list[int]) -> list[int]:
+    """The steps at which a sampler begins anew: the splits, or every step after the first where errors would grow."""
+    steps = len(dry.sigmas) - 1
+    if splits and is_sensitive(dry):
+        splits = list(range(splits[0], steps))
+    return [k for k in splits if k <= steps - FULL_ORDER or dry.heeds_model(k)]
 
 
 def calls_once_a_step(whole: Passed, dry: DryRun) -> bool:
@@ -168,15 +174,24 @@ def restless(x: float, sigma: float, call: int) -> float:
     return x / (1 + sigma * sigma) + math.sin(8 * math.log(sigma))
 
 
+def is_sensitive(dry: DryRun) -> bool:
+    """Whether a sampler is better off without what it remembers, on its schedule."""
+    return dry.growth(STEPS_TO_GROW) > SENSITIVE
+
+
 def is_unstable(dry: DryRun) -> bool:
     """Whether a sampler makes large errors of small ones on its schedule."""
     return dry.growth(STEPS_TO_GROW) > UNSTABLE or dry.growth(STEPS_TO_LAST) > LAST_UNSTABLE
 
 
-def unstable(function: Callable) -> str:
-    """The warning of a sampler that does not suit its sigmas."""
-    return (
-        f"⚠ {sampler_name(function)} is unstable on this schedule, with or without sharing: it makes large errors of "
-        "small ones, so that images can be far from the unshared ones. Choose the scheduler karras, or a sampler such "
-        "as euler or dpmpp_2m"
-    )
+def notes_on(dry: DryRun, name: str) -> list[str]:
+    """What users should know of a sampler on its schedule."""
+    if is_unstable(dry):
+        return [
+            f"⚠ {name} is unstable on this schedule, with or without sharing: it makes large errors of small ones, so "
+            "that images can be far from the unshared ones. Choose another scheduler (karras; simple for flow models) "
+            "or a sampler such as euler or dpmpp_2m"
+        ]
+    if is_sensitive(dry):
+        return [f"{name} is sensitive on this schedule: from the first split on each step begins anew, as with euler"]
+    return []

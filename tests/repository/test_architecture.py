@@ -66,7 +66,7 @@ def test_root_imports_the_nodes_alone():
 
 @pytest.mark.parametrize("path", NODE_FILES, ids=name_of)
 def test_nodes_import_the_core_the_host_and_what_the_host_ships(path):
-    allowed = HOST | {"aiohttp", "torch", "numpy", "PIL"} | sys.stdlib_module_names
+    allowed = HOST | {"aiohttp", "tqdm", "torch", "numpy", "PIL"} | sys.stdlib_module_names
     core = "." * (len(path.relative_to(ROOT).parts)) + "hierdiff_core."
     for name in imports(parse(path)):
         if name.startswith(".."):

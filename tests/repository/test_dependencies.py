@@ -14,7 +14,7 @@ else:
     import tomli as tomllib  # pytest brings it there
 
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "server"}
-SHIPPED_BY_HOST = {"aiohttp"}  # the nodes may import it: they run in ComfyUI's server
+SHIPPED_BY_HOST = {"aiohttp", "tqdm"}  # the nodes may import it: they run in ComfyUI's server
 NOT_IMPORTED = {"accelerate"}  # diffusers and transformers load weights with it
 
 
