@@ -2,8 +2,8 @@
 
 import collections
 import functools
-import gc
 import importlib
+import weakref
 
 import pytest
 import torch
@@ -420,31 +420,39 @@ def test_what_two_functions_only_read_is_no_recorder(host, model, plans):
 # --- Conditioning that is made anew at each call ----------------------------------------------------------------------
 
 
-def live_rows(shape):
-    """Tensors of a shape that something still holds."""
-    gc.collect()
-    return sum(torch.is_tensor(kept) and kept.shape == shape for kept in gc.get_objects())
-
-
 @pytest.mark.parametrize("kept_on_device", [False, True])
 def test_conditioning_of_each_call_is_not_kept(host, model, plans, monkeypatch, kept_on_device):
     """As the deprecated Perp-Neg node encodes its own conditioning at each call, here for each prompt."""
-    samplers, living = host.samplers, []
+    samplers, made, living = host.samplers, [], []
     if kept_on_device:
         monkeypatch.setattr(host.calls.ModelCalls, "_kept_on", kept_on_cpu(host.calls))
+    for name in ("reduced_cond", "cond_on_device"):
+        monkeypatch.setattr(host.calls, name, noting(getattr(host.calls, name), made))
 
     def after(args):
-        living.append(live_rows((3, 7, 16)) + live_rows((N, 7, 16)))
-        raw = host.samplers.comfy.sampler_helpers.convert_cond([[torch.randn(N, 7, 16) + 0.0, {}]])
-        made = samplers.encode_model_conds(args["model"].extra_conds, raw, args["input"], args["input"].device, "other")
-        (other,) = samplers.calc_cond_batch(args["model"], [made], args["input"], args["sigma"], args["model_options"])
+        living.append(sum(ref() is not None for ref in made))
+        raw = samplers.comfy.sampler_helpers.convert_cond([[torch.randn(N, 7, 16), {}]])
+        cond = samplers.encode_model_conds(args["model"].extra_conds, raw, args["input"], args["input"].device, "other")
+        (other,) = samplers.calc_cond_batch(args["model"], [cond], args["input"], args["sigma"], args["model_options"])
         return args["denoised"] + 0.0 * other
 
     patched = model.clone()
     patched.set_model_sampler_post_cfg_function(after)
     shared(host, patched, plan_of_pairs(), PAIRED)
     assert len(living) == K
-    assert living[-1] == living[3]
+    assert living[-1] == living[3] > 0
+    assert len(made) > K
+
+
+def noting(make, made):
+    """A function whose results' tensors are noted without being held."""
+
+    def note(*args):
+        entry = make(*args)
+        made.append(weakref.ref(entry["model_conds"]["c_crossattn"].cond))
+        return entry
+
+    return note
 
 
 def kept_on_cpu(calls):
