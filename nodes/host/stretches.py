@@ -29,7 +29,7 @@ STEPS_TO_LAST, LAST_UNSTABLE = 2, 6.0
 # saved, in levels of 255, on the schedule normal at cfg 3 (docs/measurements/samplers.md). Of euler it is less than 1.
 MEASURED_FAR = {
     "lcm": 6,
-    "euler_cfg_pp": 5,
+    "euler_cfg_pp": 6,
     "euler_ancestral_cfg_pp": 4,
     "dpmpp_2m_cfg_pp": 8,
     "res_multistep_cfg_pp": 4,
