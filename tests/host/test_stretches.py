@@ -258,3 +258,10 @@ def test_unstable_sampler_is_told_of_in_the_report_only_where_it_shares(host, mo
     report = run(host, model, plans.shared, "sa_solver", sigmas=sigmas)[1]
     assert "sa_solver is sensitive on this schedule: from the first split on each step begins anew" in report
     assert "⚠" not in report
+
+
+@pytest.mark.parametrize("sampler", ["lcm", "euler_cfg_pp"])
+def test_sampler_that_was_measured_far_off_is_told_of_only_where_it_shares(host, model, plans, sampler):
+    told = f"⚠ {sampler} carries the shared steps into the images"
+    assert told in run(host, model, plans.shared, sampler)[1]
+    assert "⚠" not in run(host, model, plans.none, sampler)[1]
