@@ -17,6 +17,7 @@ OURS = {
     "noise": "host.sampler_noise",
     "rows": "host.cond_rows",
     "partial": "host.partial_entries",
+    "per_prompt": "host.per_prompt",
     "calls": "host.model_calls",
     "pictures": "host.same_pictures",
     "host_samplers": "host.samplers",

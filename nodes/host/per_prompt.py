@@ -114,7 +114,15 @@ class Plans(NamedTuple):
     goes_on: bool
 
     @classmethod
-    def of(cls, plan: Plan, groups: np.ndarray, own: list[OwnInput], takes_first: bool, goes_on: bool) -> Plans:
+    def of(
+        cls,
+        plan: Plan,
+        groups: np.ndarray,
+        own: list[OwnInput],
+        first_step: int = 0,
+        takes_first: bool = False,
+        goes_on: bool = False,
+    ) -> Plans:
         """Those of a plan.
 
         Parameters
@@ -125,6 +133,8 @@ class Plans(NamedTuple):
             Of prompts whose pictures are equal, by their conditioning.
         own : list of OwnInput
             All that differ.
+        first_step : int
+            Of the run. Where its clusters have their inputs in common, the plan stays as it is.
         takes_first : bool
             Clusters use their first prompt's inputs. Not its latent where a run goes on: it has parted from the others.
         goes_on : bool
@@ -132,7 +142,8 @@ class Plans(NamedTuple):
         """
         parting = [each for each in own if not takes_first or (goes_on and each.name == START)]
         known = separated(plan, crossed(groups, groups_of(own, plan.num_prompts)))
-        parting = [each for each in parting if refined(known, each.groups) is not known]
+        step = known.steps[first_step]
+        parting = [each for each in parting if (each.groups != each.groups[step.first][step.labels]).any()]
         return cls(plan, known, refined(known, groups_of(parting, plan.num_prompts)), parting, goes_on)
 
 

@@ -169,7 +169,8 @@ class Sharing:
         else:
             plan, first_step = part_of_plan(self.plan, sigmas, sigma_max)
         groups, goes_on = picture_groups(conds, [rows.latents, rows.mask], plan), not bool(rows.noise.any())
-        return Plans.of(plan, groups, own, self.per_prompt != SHARE_IF_EQUAL, goes_on), first_step, notes
+        takes_first = self.per_prompt != SHARE_IF_EQUAL
+        return Plans.of(plan, groups, own, first_step, takes_first, goes_on), first_step, notes
 
     def _report(self, run, plans: Plans, rows: Rows, conds, samples):
         """What was spent, with warnings.

@@ -480,6 +480,18 @@ def test_whole_numbers_that_slip_through_are_named(host, plans):
     assert host.rows.reduced_rows(ids, clusters, "ids", takes_first=True).tolist() == [[0]]
 
 
+def test_plan_stays_where_the_runs_clusters_have_their_inputs_in_common(host, plans):
+    """As in the last part of a run, whose latents have parted by the plan."""
+    per_prompt, groups = host.per_prompt, plans.all.steps[0].labels
+    own = [per_prompt.OwnInput(per_prompt.START, plans.all.steps[2].labels)]
+    assert per_prompt.Plans.of(plans.all, groups, own, 2).run is plans.all
+    made = per_prompt.Plans.of(plans.all, groups, own, 1)
+    assert made.run.clusters_per_step.tolist() == [3, 3, 3, 6]
+    assert [each.name for each in made.parting] == ["start latents"]
+    assert per_prompt.Plans.of(plans.all, groups, own, takes_first=True).run is plans.all
+    assert per_prompt.Plans.of(plans.all, groups, own, takes_first=True, goes_on=True).run.nfe == 15
+
+
 # --- The nodes -------------------------------------------------------------------------------------------------------
 
 
