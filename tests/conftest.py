@@ -2,7 +2,7 @@
 
 Beside this file are modules that tests import: graphs (workflows for a server), trees (messages of a growing tree),
 native_models and large_models (small and full-sized networks with random weights), first_parser (the first release's
-parser of prompts).
+parser of prompts), compat_* (what users combine with Share Steps, and runs with and without it).
 """
 
 from __future__ import annotations
