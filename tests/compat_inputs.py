@@ -171,7 +171,8 @@ SAMPLERS = [
     ),
     Feature("SamplerDPMPP_3M_SDE", sampler_node("SamplerDPMPP_3M_SDE", **NOISE, noise_device="cpu"), **DRAWN),
     Feature("SamplerER_SDE", sampler_node("SamplerER_SDE", solver_type="ER-SDE", max_stage=3, **NOISE), **DRAWN),
-    Feature("SamplerLMS", sampler_node("SamplerLMS", order=4)),
+    # it begins anew where clusters split, and alone it does not
+    Feature("SamplerLMS", sampler_node("SamplerLMS", order=4), split=False),
     Feature("SamplerLCMUpscale", upscaling_lcm, split=False, batch=True, noisy=True, refused="lcm_upscale|draws noise"),
     Feature("s_churn > 0", churning, split=False, batch=True, noisy=True, refused="s_churn"),
 ]

@@ -5,6 +5,7 @@ what the host gives it alone; and prompts that are equal in pairs, and all equal
 loss.
 """
 
+import importlib
 import os
 import re
 
@@ -28,6 +29,7 @@ SECTIONS = {
 FEATURES = [feature for features in SECTIONS.values() for feature in features]
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
 BY_ROW = [*CONDITIONING, *LATENTS, *FOREIGN]  # may take what is a row's by its number in a call
+DOCUMENTED_ON = "0.3.75"  # newer versions have more nodes, and other messages
 LONGEST = 160  # of a message in the table
 
 # Nodes that take and give a MODEL, a GUIDER or a SAMPLER, and are not run here.
@@ -104,7 +106,13 @@ def test_every_node_of_the_host_that_changes_a_model_is_here(kit, found):
         gives = set(node.RETURN_TYPES)
         if ("MODEL" in sockets and gives & {"MODEL", "GUIDER"}) or "SAMPLER" in gives:
             unknown.append(name)
-    assert [name for name in unknown if not (name in kit.used or name in ELSEWHERE or MERGES.match(name))] == []
+    assert kit.used.isdisjoint(ELSEWHERE)
+    if is_documented_version():
+        assert [name for name in unknown if not (name in kit.used or name in ELSEWHERE or MERGES.match(name))] == []
+
+
+def is_documented_version():
+    return importlib.import_module("comfyui_version").__version__ == DOCUMENTED_ON
 
 
 def cell(outcome, feature):
@@ -134,9 +142,17 @@ def table_of(found):
 def test_table_in_the_docs_is_this_one(found, repo_root):
     page = repo_root / "docs" / "compatibility.md"
     text = page.read_text(encoding="utf-8")
-    before, end = text.split(BEGIN)[0] + BEGIN, END + text.split(END)[1]
-    written = before + table_of(found) + end
-    if os.environ.get("HIERDIFF_WRITE_DOCS"):
-        page.write_text(written, encoding="utf-8", newline="\n")
+    before, rest = text.split(BEGIN)
+    documented, after = rest.split(END)
+    made = table_of(found)
+    if not is_documented_version():
+        assert rows_in(documented) == rows_in(made)
+    elif os.environ.get("HIERDIFF_WRITE_DOCS"):
+        page.write_text(before + BEGIN + made + END + after, encoding="utf-8", newline="\n")
     else:
-        assert text == written, "run HIERDIFF_WRITE_DOCS=1 python -m pytest tests/host/test_compatibility.py"
+        assert documented == made, "run HIERDIFF_WRITE_DOCS=1 python -m pytest tests/host/test_compatibility.py"
+
+
+def rows_in(table):
+    """What the rows of a table are about."""
+    return [line.split(" | ")[0] for line in table.splitlines()]
