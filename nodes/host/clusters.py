@@ -78,6 +78,8 @@ class CurrentClusters:
         By how much a sampler raises the sigma of a call above that of its step, at most.
     known_sigmas : list of float, or None
         Of all calls, where they are known before the first of them.
+    equal_inputs : callable
+        Gives (N,) int64, equal for prompts whose inputs are all the same, so that their pictures are too.
     followers : list of callable
         Each is called as ``follow(rows)`` when clusters split, with rows (C,) int64: the row that each of the new
         clusters had among the clusters before.
@@ -101,6 +103,7 @@ class CurrentClusters:
         self.by_call = False
         self.raised = 1.0
         self.known_sigmas: list[float] | None = None
+        self.equal_inputs: Callable[[], np.ndarray] = lambda: np.arange(plan.num_prompts)
         self.followers: list[Callable[[np.ndarray], None]] = []
         self.parents: np.ndarray | None = None
         self._use(first_step)

@@ -178,7 +178,8 @@ class NumberModel:
         self.sigmas.append(value)
         self.inputs.append(number)
         guided = dict.fromkeys(("denoised", "cond_denoised", "uncond_denoised"), denoised)
-        told = {**guided, "cond": [], "uncond": [], "cond_scale": 1.0, "sigma": sigma, "input": x}
+        told = {**guided, "cond": [], "uncond": [], "cond_scale": 1.0, "model": self, "sigma": sigma, "input": x}
+        told["model_options"] = model_options
         for listen in (model_options or {}).get("sampler_post_cfg_function", ()):  # the sampler's own
             listen(dict(told))
         return denoised

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...hierdiff_core.plan.matching import crossed, refined, separated
-from .cond_rows import APPLIES, PICTURES, has_no_mean
+from .cond_rows import APPLIES, PICTURES, has_no_mean, tensors_with_rows
 from .control_rows import chain_of, hints_of
 from .prompt_vectors import digest
 
@@ -97,19 +97,29 @@ def groups_of(inputs: Sequence[OwnInput], num_prompts: int) -> np.ndarray:
     return groups
 
 
+def equal_inputs(conds: dict[str, list[dict]], own: Sequence[OwnInput], num_prompts: int) -> np.ndarray:
+    """(N,) int64, equal for prompts that have conditioning and all other inputs in common."""
+    groups = groups_of(own, num_prompts)
+    for rows in tensors_with_rows(conds, [], num_prompts):
+        groups = crossed(groups, equal_rows(rows))
+    return groups
+
+
 class Plans(NamedTuple):
     """The plan of a run, before and after it was refined.
 
     cut : as the tree is cut for the run
     known : with prompts of equal embeddings apart, whose pictures must differ, where the threshold is 0
     run : with prompts apart that have inputs of their own
-    parting : by which it was refined
+    own : inputs that are not the same for all prompts
+    parting : those by which it was refined
     goes_on : whether no noise is added: the latents are those of a run that was begun
     """
 
     cut: Plan
     known: Plan
     run: Plan
+    own: list[OwnInput]
     parting: list[OwnInput]
     goes_on: bool
 
@@ -144,7 +154,7 @@ class Plans(NamedTuple):
         known = separated(plan, crossed(groups, groups_of(own, plan.num_prompts)))
         step = known.steps[first_step]
         parting = [each for each in parting if (each.groups != each.groups[step.first][step.labels]).any()]
-        return cls(plan, known, refined(known, groups_of(parting, plan.num_prompts)), parting, goes_on)
+        return cls(plan, known, refined(known, groups_of(parting, plan.num_prompts)), own, parting, goes_on)
 
 
 def parted_by(plans: Plans, steps: slice) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import comfy.controlnet
 import comfy.samplers
+import numpy as np
 import torch
 
 from .encode_set import name_of
@@ -132,7 +133,9 @@ def _wrappers_of_others(options, key):
     return False
 
 
-def same_pictures(samples: torch.Tensor, first: Iterable[int], names: Sequence[str]) -> list[str]:
+def same_pictures(
+    samples: torch.Tensor, first: Iterable[int], names: Sequence[str], equal_inputs: Callable[[], np.ndarray]
+) -> list[str]:
     """A warning where prompts that the plan keeps apart have the same picture.
 
     Parameters
@@ -143,6 +146,8 @@ def same_pictures(samples: torch.Tensor, first: Iterable[int], names: Sequence[s
         A prompt of each cluster that the run's last step had.
     names : N str
         Texts of the prompts.
+    equal_inputs : callable
+        Gives (N,) numbers, equal for prompts whose pictures must be the same; asked only where some are.
 
     Returns
     -------
@@ -153,9 +158,13 @@ def same_pictures(samples: torch.Tensor, first: Iterable[int], names: Sequence[s
     groups: dict[bytes | str, list[int]] = {}
     for i in leaves:
         groups.setdefault(digest([samples[i]]), []).append(i)
-    same = next((group for group in groups.values() if len(group) > 1), None)
+    if len(groups) == len(leaves):
+        return []
+    inputs = equal_inputs()
+    same = next((group for group in groups.values() if len(set(inputs[group].tolist())) > 1), None)
     if same is None:
         return []
+    same = same[0], next(i for i in same if inputs[i] != inputs[same[0]])
     found = f"{len(groups)} different image{'s' * (len(groups) > 1)} for {len(leaves)} prompts"
     return [
         f"⚠ {found}: {name_of(same[0], names)} and {name_of(same[1], names)} have the same one, since nothing differs "

@@ -23,7 +23,6 @@ BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 # Samplers that cannot share, by parts of their names.
 REFUSED = {
     "adaptive": "chooses its steps from the error of all rows together",
-    "ar_video": "draws one block of frames after another, from caches that the model keeps by row",
 }
 LARGEST_CHURN = 2**0.5 - 1  # by how much a sampler with s_churn raises a sigma at most (Karras et al. 2022)
 

@@ -7,6 +7,7 @@ sampler's history is right by construction.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +24,7 @@ from .decoration import report_in_running_node
 from .encode_set import name_of
 from .guard import RUN_KEY
 from .partial_entries import assigned
-from .per_prompt import SHARE_IF_EQUAL, START, Plans, own_inputs, parted_by
+from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, parted_by
 from .rows_alone import HostEncoding, encode_rows, mark_rows
 from .same_pictures import check_pictures_differ, same_pictures
 from .sharing_run import SharingRun
@@ -130,6 +131,8 @@ class Sharing:
         rows = self._rows(noise, latent_image, denoise_mask)
         plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
         run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, self.per_prompt != SHARE_IF_EQUAL)
+        conds = {side: list(entries) for side, entries in guider.conds.items()}  # the host encodes its own
+        run.current.equal_inputs = functools.cache(lambda: equal_inputs(conds, plans.own, self.plan.num_prompts))
         noise = run.current.all_rows(rows.noise, "the noise", "use Shared Noise")
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [rows.latents.shape]
@@ -194,9 +197,8 @@ class Sharing:
             *misplaced(run, rows),
         ]
         if not run.current.is_short_of_last:
-            lines += run.decorations.attempt(
-                "comparing the pictures", same_pictures, samples, last, names, otherwise=[]
-            )
+            compared = samples, last, names, run.current.equal_inputs
+            lines += run.decorations.attempt("comparing the pictures", same_pictures, *compared, otherwise=[])
         return run.decorations.noted("\n".join([report, *lines]))
 
 

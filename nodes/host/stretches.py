@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from .clusters import CurrentClusters
@@ -66,6 +67,9 @@ def in_stretches(function: Callable, current: CurrentClusters, note: Callable[[s
         dry = DryRun(function, model, x, sigmas, extra_args or {}, options)
         splits = split_steps(current)
         stretches = stretches_of(dry, splits)
+        if len(stretches) > 1:
+            splits = split_steps(current, current.equal_inputs())
+            stretches = stretches_of(dry, splits)
         current.know_sigmas([sigma for stretch in stretches for sigma in stretch.sigmas] or None)
         for line in notes_on(dry, sampler_name(function), len(stretches) > 1) if splits else ():
             note(line)
@@ -128,10 +132,23 @@ def numbered(callback: Callable | None, first: int, bar: tqdm) -> Callable:
     return told
 
 
-def split_steps(current: CurrentClusters) -> list[int]:
-    """The run's own steps, its first being 0, at which there are more clusters than before."""
-    counts = [step.num_clusters for step in current.plan.steps[current.first_step : current.last_step + 1]]
-    return [i + 1 for i, (before, now) in enumerate(itertools.pairwise(counts)) if now > before]
+def split_steps(current: CurrentClusters, inputs: np.ndarray | None = None) -> list[int]:
+    """The run's own steps, its first being 0, at which clusters split.
+
+    With the prompts' inputs, (N,) numbers: at which what the model gets changes for a prompt.
+    """
+    steps = current.plan.steps[current.first_step : current.last_step + 1]
+    inputs = np.arange(current.plan.num_prompts) if inputs is None else inputs
+    return [i + 1 for i, (before, now) in enumerate(itertools.pairwise(steps)) if _changes(before, now, inputs)]
+
+
+def _changes(before, now, inputs):
+    if now.num_clusters == before.num_clusters:
+        return False
+    split = (np.bincount(before.labels[now.first]) > 1)[before.labels]
+    return len({*zip(before.labels[split].tolist(), inputs[split].tolist(), strict=True)}) > len(
+        set(before.labels[split])
+    )
 
 
 def stretches_of(dry: DryRun, splits: list[int]) -> list[Stretch]:

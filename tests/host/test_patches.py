@@ -459,9 +459,9 @@ def kept_on_cpu(calls):
     """`ModelCalls._kept_on`, as on a GPU with memory to spare."""
     original = calls.ModelCalls._kept_on
 
-    def kept_on(self, conds, device):
+    def kept_on(self, conds, device, model):
         self._stays = True
-        return original(self, conds, device)
+        return original(self, conds, device, model)
 
     return kept_on
 

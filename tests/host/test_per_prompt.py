@@ -420,7 +420,7 @@ def test_order_of_the_prompts_changes_no_picture_of_equal_inputs(host, models, s
 
 def test_controlnets_are_loaded_once_and_copies_of_batches_are_let_go(host, models, plans, monkeypatch):
     monkeypatch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: 2)
-    rows = host.calls.OwnRows(N).controls
+    rows = host.calls.ControlRows(N)
     control = Hints().control(host, list(range(N)))
     entries = [{"control": control}, {"control": control}, {}]
     (one, again, none) = rows.of(entries, (1, 4))
@@ -440,7 +440,7 @@ def test_controlnets_are_loaded_once_and_copies_of_batches_are_let_go(host, mode
 def test_clones_for_other_gpus_have_the_same_hints(host):
     control, clone = (Hints().control(host, list(range(N))) for _ in range(2))
     control.multigpu_clones = {"cuda:1": clone}
-    (made,) = host.calls.OwnRows(N).controls.of([{"control": control}], (2, 3))
+    (made,) = host.calls.ControlRows(N).of([{"control": control}], (2, 3))
     assert torch.equal(made["control"].multigpu_clones["cuda:1"].cond_hint_original, HINTS[2:4])
     assert len(clone.cond_hint_original) == N
 
@@ -449,7 +449,7 @@ def test_images_of_a_video_are_one_hint(host):
     control = Hints().control(host, list(range(N)))
     control.vae = SimpleNamespace(latent_dim=3)
     entry = {"control": control}
-    assert host.calls.OwnRows(N).controls.of([entry], (1,))[0] is entry
+    assert host.calls.ControlRows(N).of([entry], (1,))[0] is entry
     host.rows.check_conds([entry], "positive", 4)
 
 

@@ -41,6 +41,7 @@ def model(host):
         return args["input"] * 0.5 + args["c"]["c_crossattn"][:, 0, :4, None, None] * 0.3
 
     seen = []
+    call.heeds_hierdiff = True  # no questions: only the sampler's calls are seen
     model = host.native_models.unet_model()
     model.set_model_unet_function_wrapper(call)
     model.seen = seen
@@ -260,7 +261,7 @@ def test_samplers_that_couple_rows_are_refused_by_name_before_any_call(host, mod
         pytest.fail("the sampler ran")
 
     for function, told in (
-        (sample_ar_video, "ar_video draws one block of frames after another"),
+        (sample_ar_video, "ar_video draws a video in blocks"),
         (sample_rk_adaptive, "rk_adaptive chooses its steps from the error of all rows together"),
     ):
         with pytest.raises(ValueError, match=told):

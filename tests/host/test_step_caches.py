@@ -330,27 +330,27 @@ class Holder:
 
 def test_rows_of_several_calls_come_together(host, pack):
     states = importlib.import_module(f"{pack.__name__}.nodes.host.row_states").RowStates(Holder(None), 3)
-    for rows, found in ((slice(0, 2), [1, 2]), (slice(2, 3), [3])):
+    for rows, found in (([0, 1], [1, 2]), ([2], [3])):
         with states.of_call(rows) as state:
             assert state.rows is None
             assert not state.skip_current_step
             vars(state).update(vars(Holder(found, rate=0.5)))
     states.follow(np.array([0, 0, 1, 2]))  # the first splits
-    with states.of_call(slice(0, 2)) as state:
+    with states.of_call([0, 1]) as state:
         assert state.rows[:, 0].tolist() == [1, 1]
         assert state.by_uuid["a"][:, 0].tolist() == [10, 10]
         assert math.isinf(state.cumulative_change_rate)  # it must compute
         state.cumulative_change_rate = 0.25
-    with states.of_call(slice(2, 4)) as state:  # of two calls
+    with states.of_call([2, 3]) as state:  # of two calls
         assert state.rows[:, 0].tolist() == [2, 3]
         assert math.isinf(state.cumulative_change_rate)
-    with states.of_call(slice(0, 2)) as state:  # again, now as it is
+    with states.of_call([0, 1]) as state:  # again, now as it is
         assert state.cumulative_change_rate == 0.25
-    with contextlib.suppress(torch.OutOfMemoryError), states.of_call(slice(0, 2)) as state:
+    with contextlib.suppress(torch.OutOfMemoryError), states.of_call([0, 1]) as state:
         state.norm += 1
         state.rows, state.cumulative_change_rate = None, 7.0
         raise torch.OutOfMemoryError
-    with states.of_call(slice(1, 2)) as state:  # the failed call has left no trace
+    with states.of_call([1]) as state:  # the failed call has left no trace
         assert state.rows[:, 0].tolist() == [1]
         assert (state.cumulative_change_rate, float(state.norm)) == (0.25, 1.0)
 
