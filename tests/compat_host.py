@@ -92,7 +92,7 @@ def large(change):
 
 
 SKIP = {"scale": 3.0, "start_percent": 0.0, "end_percent": 0.9}
-CACHE = {"reuse_threshold": 0.5, "start_percent": 0.1, "end_percent": 0.95, "verbose": False}
+CACHE = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 0.95, "verbose": False}
 CONTEXT = {"context_length": 2, "context_overlap": 1, "context_schedule": "standard_static", "context_stride": 1}
 CONTEXT |= {"closed_loop": False, "fuse_method": "pyramid"}
 MULTIPLY = {"q": 1.1, "k": 0.9, "v": 1.2, "out": 0.8}
@@ -159,6 +159,7 @@ PATCHES = [
     Feature(
         "ContextWindowsManual over the batch",
         node("ContextWindowsManual", dim=0, **CONTEXT),
+        inert=True,
         batch=True,
         refused="context windows",
     ),

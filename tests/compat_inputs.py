@@ -123,10 +123,10 @@ def upscaling_lcm(case: Case) -> None:
 DRAWN = {"split": False, "drawn": True}
 NOISE = {"eta": 1.0, "s_noise": 1.0}
 GUIDERS = [
-    Feature("KSampler", ksampler),
+    Feature("KSampler", ksampler, inert=True),
     Feature("KSampler (Advanced), two stages", two_stages),
-    Feature("SamplerCustom", custom),
-    Feature("SamplerCustomAdvanced", advanced),
+    Feature("SamplerCustom", custom, inert=True),
+    Feature("SamplerCustomAdvanced", advanced, inert=True),
     Feature("SplitSigmas, two samplers", functools.partial(advanced, second=split_sigmas)),
     Feature("A second pass over larger latents", functools.partial(advanced, second=upscaled), refused="latent batch"),
     Feature("FlipSigmas", flip_sigmas, refused="sigmas must fall"),
@@ -373,7 +373,7 @@ CONDITIONING = [
     Feature("ConditioningCombine", combined),
     Feature("ConditioningAverage", averaged),
     Feature("ConditioningConcat", concatenated),
-    Feature("ConditioningZeroOut as negative", zeroed),
+    Feature("ConditioningZeroOut as negative", zeroed, inert=True),
     Feature("ConditioningSetTimestepRange", lambda case: None, ranged=True, inert=True),
     Feature("ConditioningSetArea", area),
     Feature("ConditioningSetAreaStrength", positive("ConditioningSetAreaStrength", strength=0.6), inert=True),

@@ -452,6 +452,7 @@ FOREIGN = [
         "An attention patch that looks at other rows", mean_of_the_batch, **BATCH, refused="aligned|mean_of_the_batch"
     ),
     Feature("A sampler of another pack", sampled(own_euler), inert=True),
+    Feature("A sampler that asks for the model's sampling", sampled(sample_asking)),
     Feature(
         "A sampler that draws with randn_like", sampled(sample_drawing), **NOISY, refused="sample_drawing|draws noise"
     ),
