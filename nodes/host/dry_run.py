@@ -116,7 +116,7 @@ class DryRun:
             one = end.x
         except Exception:  # whatever it needs that a number has not: the sigmas are read from the device then
             return None
-        return Passed(float(one), model.sigmas, model.inputs)
+        return Passed(float(one), model.seen_sigmas, model.seen_inputs)
 
     def heeds_model(self, first: int) -> bool:
         """Whether the steps from `first` to the end use what the model predicts: too few of them may not."""
@@ -163,20 +163,20 @@ class NumberModel:
     """
 
     def __init__(self, model: object, predict: Callable, stop: float | None):
-        self.model = model
-        self.predict = predict
-        self.stop = stop
-        self.sigmas: list[float] = []
-        self.inputs: list[float] = []
+        self._model = model  # no other names: samplers ask a denoiser whether it has a `model`
+        self._predict = predict
+        self._stop = stop
+        self.seen_sigmas: list[float] = []
+        self.seen_inputs: list[float] = []
 
     def __call__(self, x, sigma, model_options=None, **kwargs):
         value = float(sigma.flatten()[0])
-        if self.stop is not None and value <= self.stop:
+        if self._stop is not None and value <= self._stop:
             raise StretchEnds(x)
         number = float(x)
-        denoised = torch.full_like(x, float(self.predict(number, value, len(self.sigmas))))
-        self.sigmas.append(value)
-        self.inputs.append(number)
+        denoised = torch.full_like(x, float(self._predict(number, value, len(self.seen_sigmas))))
+        self.seen_sigmas.append(value)
+        self.seen_inputs.append(number)
         guided = dict.fromkeys(("denoised", "cond_denoised", "uncond_denoised"), denoised)
         told = {**guided, "cond": [], "uncond": [], "cond_scale": 1.0, "model": self, "sigma": sigma, "input": x}
         told["model_options"] = model_options
@@ -185,7 +185,7 @@ class NumberModel:
         return denoised
 
     def __getattr__(self, name):
-        return getattr(self.model, name)
+        return getattr(self._model, name)
 
 
 def is_hosts(function: Callable) -> bool:

@@ -50,6 +50,10 @@ KEEPS = (
     "{names} keeps something from one call of the model to the next: the same input gave another result the second "
     "time. With shared steps the calls are for other rows than without; remove it, or sample without shared steps"
 )
+MIXES = (
+    "{names} mixes the rows of a call, so that what comes out for one prompt depends on the others. With shared steps "
+    "the rows of a call are others than without; remove it, or sample without shared steps"
+)
 FAILS = (
     "{names} does not work when the model is called with other rows than before ({error}), as shared steps do; "
     "remove it, or sample without shared steps"
@@ -242,14 +246,14 @@ class Question:
         self.sigma = float(case.t.flatten()[0])
 
     def rows(self, sigma: float, prompts: Iterable[int], x: torch.Tensor | None = None) -> torch.Tensor:
-        """(R, sides, ...) of equal rows that are said to be these prompts'."""
+        """(R, sides, ...) of rows, equal but for those of `x` (R, ...), that are said to be these prompts'."""
         prompts, x = list(prompts), self._x_at(sigma) if x is None else x
         sides = self.sides if sigma == self.sigma else [without_controls(side) for side in self.sides]
 
         def evaluate(rows):
             ids = prompts[rows]
             with self._said(ids):
-                many = x.expand(len(ids), *x.shape[1:]).contiguous()
+                many = x[rows] if len(x) > 1 else x.expand(len(ids), *x.shape[1:]).contiguous()
                 sigmas = torch.full((len(ids),), sigma, dtype=self.case.t.dtype, device=self.case.t.device)
                 outputs = comfy.samplers.calc_cond_batch(self.case.model, sides, many, sigmas, self.options)
             self.guard.rows += len(ids)
@@ -295,17 +299,20 @@ class Question:
         return groups
 
     def refuse_if_other_alone(self, prompt: int, row: torch.Tensor, reason: str) -> None:
-        """Refuse if a prompt's row (1, ...) comes out otherwise alone, and after another input.
+        """Refuse if a prompt's row (1, ...) comes out otherwise beside another input, or alone after it.
 
         Raises
         ------
         ValueError
-            With this reason.
+            With this reason, or since rows are mixed.
         """
+        beside = self._answered(lambda: self.rows(self.sigma, [prompt] * 2, torch.cat([self.x, -self.x])))
         self._answered(lambda: self.rows(self.sigma, [prompt], -self.x))
         again = self._answered(lambda: self.rows(self.sigma, [prompt]))
         if not self._equal(again, row, self.sigma, OTHER_CALL).all():
             raise ValueError(reason.format(names=self.names))
+        if not self._equal(beside[:1], row, self.sigma, OTHER_CALL).all():
+            raise ValueError(MIXES.format(names=self.names))
 
     def _answered(self, ask):
         try:

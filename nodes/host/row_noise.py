@@ -80,14 +80,14 @@ class Outside:
     """
 
     def __init__(self, model: Callable, noise: RowNoise):
-        self.model = model
-        self.call = noise.outside(model)
+        self._model = model  # no other names: samplers ask a denoiser whether it has a `model`
+        self._call = noise.outside(model)
 
     def __call__(self, *args, **kwargs):
-        return self.call(*args, **kwargs)
+        return self._call(*args, **kwargs)
 
     def __getattr__(self, name):
-        return getattr(self.model, name)
+        return getattr(self._model, name)
 
 
 def with_row_noise(function: Callable, current: CurrentClusters) -> Callable:

@@ -127,6 +127,7 @@ class Sharing:
             return rows_for_all(latent_image, self.plan.num_prompts, "the latent batch", ONE_OR_EACH)
         check_block_sampler(sampler)
         check_step_caches(guider.model_options, guider.model_patcher)
+        check_context_windows(guider.model_options, latent_image, self.plan.num_prompts)
         guider.conds = assigned(guider.conds, self.plan)
         rows = self._rows(noise, latent_image, denoise_mask)
         plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
@@ -272,6 +273,26 @@ def misplaced(run: SharingRun, rows: Rows) -> list[str]:
         "⚠ the schedule begins below the model's largest sigma, as ddim_uniform does: the run was taken for the last "
         "steps of the plan, where less is shared; give the sampler as many steps as the plan has"
     ]
+
+
+def check_context_windows(model_options: dict, latents: torch.Tensor, num_prompts: int) -> None:
+    """Refuse context windows that are in force: the host takes them for a single row only.
+
+    Raises
+    ------
+    ValueError
+        If there are several prompts.
+    """
+    handler = model_options.get("context_handler")
+    if handler is None or num_prompts == 1:
+        return
+    dim, length = getattr(handler, "dim", None), getattr(handler, "context_length", 0)
+    size = num_prompts if dim == 0 else latents.shape[dim] if isinstance(dim, int) and dim < latents.ndim else None
+    if size is None or size > length:
+        raise ValueError(
+            f"the model has context windows ({type(handler).__name__}), which ComfyUI takes for one latent at a time, "
+            f"not for {num_prompts} prompts; remove them, or make each window at least as long as the latent"
+        )
 
 
 def check_one_medium(latent_shapes: list | None) -> None:

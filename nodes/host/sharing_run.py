@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ...hierdiff_core.devices import on_device
 from ...hierdiff_core.plan.matching import refined
 from ...hierdiff_core.sampling.observer import Observer, Observers
+from .attachments import cfg_functions_of, names_of, wrappers_of
 from .cached_calls import CachedCalls
 from .clusters import CurrentClusters
 from .decoration import LIVE_TREE, Decorations
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     import comfy.samplers
 
     from ...hierdiff_core.plan.plan import Plan
+
+
+ROUNDING = 1e-3  # of the largest value: rows of one batch differ by less where they are given the same
 
 
 class Cancellation(Observer):
@@ -110,6 +115,7 @@ class SharingRun:
         self.rows_alone: list[RowsAlone] = []  # of conditioning that the model gets without padding
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
+        self._guidance_checked = False  # once, while rows are shared
         self._live: LiveTree | None = None
         self._by_prompt = ""  # what gives the prompts different data, and how it was met
         self._latents = torch.empty(0)  # of the sampler's call
@@ -128,7 +134,24 @@ class SharingRun:
         """A sampler's call of the model, with the clusters of its sigma."""
         with self.caches.sampler_call(model_options):
             self.look_up(x, timestep)
-            return self.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
+            denoised = self.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
+        self._check_guidance(denoised, model_options)
+        return denoised
+
+    def _check_guidance(self, denoised, model_options):
+        """Refuse functions around the guidance that give prompts of one cluster different predictions."""
+        if self._guidance_checked or self.current.rows_parted(denoised) is None:
+            return
+        self._guidance_checked = True
+        first, labels = self.current.indices(denoised.device)
+        difference = (denoised - denoised[first][labels]).abs().amax()
+        if bool(difference > ROUNDING * denoised.abs().amax()):
+            around = [*cfg_functions_of(model_options), *wrappers_of(model_options, (WrappersMP.PREDICT_NOISE,))]
+            raise ValueError(
+                f"{names_of(attached.code for attached in around)} gives prompts of one cluster different predictions "
+                "for the same latent: it draws noise, or takes another strength for each row; remove it, or sample "
+                "without shared steps"
+            )
 
     def look_up(self, x: torch.Tensor, timestep: torch.Tensor) -> None:
         """Make the clusters of a call's sigma current."""

@@ -108,17 +108,17 @@ class CallsOf:
     """
 
     def __init__(self, model: Callable, calls: int):
-        self.model = model
-        self.calls = calls
+        self._model = model  # no other names: samplers ask a denoiser whether it has a `model`
+        self._calls = calls
 
     def __call__(self, x, sigma, *args, **kwargs):
-        if self.calls == 0:
+        if self._calls == 0:
             raise StretchEnds(x)
-        self.calls -= 1
-        return self.model(x, sigma, *args, **kwargs)
+        self._calls -= 1
+        return self._model(x, sigma, *args, **kwargs)
 
     def __getattr__(self, name):
-        return getattr(self.model, name)
+        return getattr(self._model, name)
 
 
 def numbered(callback: Callable | None, first: int, bar: tqdm) -> Callable:

@@ -222,7 +222,9 @@ def test_unknown_memory_is_found_where_clusters_split(host, model, sides, attach
     Z = ward_linkage(vectors_of_prompts())
     plan = build_plan(Z, [float(Z[-1, 2]) * 2] * 4 + [0.0] * (K - 4), range(100, 100 + N))
     patched, _ = patched_by(host, model, plan, attach, order)
-    with pytest.raises(ValueError, match=rf"answered from memory.*patches of the model: [\w.]*{attach.__name__}"):
+    name = attach.__name__
+    told = rf"answered from memory.*patches of the model: [\w.]*{name}|{name}.*(keeps something|does not work)"
+    with pytest.raises(ValueError, match=told):
         ksampler(host, patched, *sides)
 
 
@@ -230,7 +232,7 @@ def test_unknown_memory_is_found_where_it_serves_several_calls(host, model, plan
     """With one row in each call, also without any split, what it gave for a prompt would be another's."""
     cached = model.clone()
     below_the_rows(cached)
-    with pytest.raises(ValueError, match="answered from memory"):
+    with pytest.raises(ValueError, match=r"answered from memory|below_the_rows.*does not work"):
         ksampler(host, shared_model(host, cached, plans.none)[0], *sides)
 
 

@@ -371,7 +371,7 @@ def test_the_report_tells_what_it_cost(host, model, plans, monkeypatch):
     one = with_pictures(model, pictures([0]), rows_by_place)
     called = counted(host, model, monkeypatch)
     _, report = shared(host, one, plans.shared)
-    asked = N + 2 * 4 + 2
+    asked = N + 2 * 4 + 4  # and later sigmas, beside another row, after another, and again
     assert f"and {asked} rows to check what other nodes do with them: with_pictures (add_picture)" in report
     assert sum(called) == 2 * (plans.shared.nfe + asked)
 
@@ -425,7 +425,7 @@ def test_it_asks_once_a_run(host, model, plans):
     one = with_pictures(model, pictures([0]), rows_by_place)
     for sampler in ("heun", "dpmpp_2m_sde"):
         _, report = shared(host, one, plans.shared, sampler=sampler)
-        assert f"and {N + 10} rows to check" in report
+        assert f"and {N + 12} rows to check" in report
 
 
 def test_names_of_packs(pack):

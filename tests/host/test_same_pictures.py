@@ -111,17 +111,19 @@ def test_values_in_lists_and_dicts_count(host, vectors, plans):
     assert not same({"positive": [{**one, "control": control}]}, latents, plans.shared)
 
 
-def by_batch_index(apply_model, options):
-    """A patch that has something of its own for each row, as a picture per prompt."""
-    out = apply_model(options["input"], options["timestep"], **options["c"])
-    by_batch_index.calls += 1
-    return out + 0.01 * (by_batch_index.calls % N)
+def by_prompt(apply_model, options):
+    """A patch that has something of its own for each prompt, and heeds whose rows a call has."""
+    out, told = apply_model(options["input"], options["timestep"], **options["c"]), options["c"]["transformer_options"]
+    own = torch.tensor(told["hierdiff"]["rows"] * len(options["cond_or_uncond"]))
+    return out + 0.01 * own[:, None, None, None]
+
+
+by_prompt.heeds_hierdiff = True
 
 
 def test_patches_of_others_are_left_to_differ_and_told_of(host, model, vectors, plans):
-    by_batch_index.calls = 0
     patched = model.clone()
-    patched.set_model_unet_function_wrapper(by_batch_index)
+    patched.set_model_unet_function_wrapper(by_prompt)
     samples, report = run(host, patched, one_row(vectors), one_negative(), plans.none)
     assert len({row.numpy().tobytes() for row in samples}) > 1
     assert "⚠ the conditioning is the same for all prompts, and only noise or patches make the images differ" in report
