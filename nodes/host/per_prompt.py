@@ -111,7 +111,7 @@ class Plans(NamedTuple):
     cut : as the tree is cut for the run
     known : with prompts of equal embeddings apart, whose pictures must differ, where the threshold is 0
     run : with prompts apart that have inputs of their own
-    own : inputs that are not the same for all prompts
+    telling : inputs by which the prompts' pictures differ: not all, where clusters use their first prompt's
     parting : those by which it was refined
     goes_on : whether no noise is added: the latents are those of a run that was begun
     """
@@ -119,7 +119,7 @@ class Plans(NamedTuple):
     cut: Plan
     known: Plan
     run: Plan
-    own: list[OwnInput]
+    telling: list[OwnInput]
     parting: list[OwnInput]
     goes_on: bool
 
@@ -151,10 +151,11 @@ class Plans(NamedTuple):
             Whether no noise is added.
         """
         parting = [each for each in own if not takes_first or (goes_on and each.name == START)]
+        telling = parting if takes_first else own
         known = separated(plan, crossed(groups, groups_of(own, plan.num_prompts)))
         step = known.steps[first_step]
         parting = [each for each in parting if (each.groups != each.groups[step.first][step.labels]).any()]
-        return cls(plan, known, refined(known, groups_of(parting, plan.num_prompts)), own, parting, goes_on)
+        return cls(plan, known, refined(known, groups_of(parting, plan.num_prompts)), telling, parting, goes_on)
 
 
 def parted_by(plans: Plans, steps: slice) -> list[str]:

@@ -133,7 +133,7 @@ class Sharing:
         plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
         run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, self.per_prompt != SHARE_IF_EQUAL)
         conds = {side: list(entries) for side, entries in guider.conds.items()}  # the host encodes its own
-        run.current.equal_inputs = functools.cache(lambda: equal_inputs(conds, plans.own, self.plan.num_prompts))
+        run.current.equal_inputs = functools.cache(lambda: equal_inputs(conds, plans.telling, self.plan.num_prompts))
         noise = run.current.all_rows(rows.noise, "the noise", "use Shared Noise")
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [rows.latents.shape]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from .clusters import CurrentClusters
@@ -35,7 +36,10 @@ MEASURED_FAR = {
     "dpmpp_2m_cfg_pp": 8,
     "res_multistep_cfg_pp": 4,
     "gradient_estimation_cfg_pp": 4,
+    "sa_solver": 3,
 }
+# On a schedule whose sigmas fall by less from step to step, as those of karras over 20 steps, they are within 2 levels.
+STEEP = 2.0
 
 
 class Stretch(NamedTuple):
@@ -212,13 +216,20 @@ def is_unstable(dry: DryRun) -> bool:
     return dry.growth(STEPS_TO_GROW) > UNSTABLE or dry.growth(STEPS_TO_LAST) > LAST_UNSTABLE
 
 
+def is_steep(sigmas: torch.Tensor) -> bool:
+    """Whether some step of (K + 1,) sigmas is a large one, but for that to 0."""
+    positive = sigmas[sigmas > 0]
+    return bool((positive[:-1] / positive[1:] >= STEEP).any())
+
+
 def notes_on(dry: DryRun, name: str, begins_anew: bool) -> list[str]:
     """What users should know of a sampler on its schedule, where clusters split."""
     lines = []
-    if dry.is_hosts and name in MEASURED_FAR:
+    if dry.is_hosts and name in MEASURED_FAR and is_steep(dry.sigmas):
         lines.append(
             f"⚠ {name} carries the shared steps into the images: with 60 % saved, those of the bundled model were "
-            f"{MEASURED_FAR[name]} levels of 255 from the unshared ones, with euler less than 1"
+            f"{MEASURED_FAR[name]} levels of 255 from the unshared ones, with euler less than 1. Choose the scheduler "
+            "karras, or euler"
         )
     if begins_anew and is_unstable(dry):
         lines.append(
