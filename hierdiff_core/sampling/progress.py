@@ -82,6 +82,18 @@ class RunProgress(Observer):
         self.rows += rows
         self.standard_rows += self.plan.num_distinct
 
+    def refine(self, plan: Plan) -> None:
+        """Go on with a finer plan of the same steps.
+
+        Parameters
+        ----------
+        plan : Plan
+            More of its prompts may differ: what separate runs would have taken is counted for these.
+        """
+        self.standard_rows = self.standard_rows // max(self.plan.num_distinct, 1) * plan.num_distinct
+        self.plan, self.total = plan, plan.nfe
+        self._until = np.cumsum(plan.clusters_per_step)
+
     def on_remembered(self, rows: int) -> None:
         """Take back rows of the last evaluation: a cache answered for them.
 

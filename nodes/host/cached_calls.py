@@ -74,7 +74,7 @@ class CachedCalls:
             If somebody answers from memory for other rows than those of the memory.
         """
         self._options = model_options.get("transformer_options", {})
-        self._split, self._evaluated = False, None
+        self._evaluated = None
         self.witness.begin()
         yield
         cache = host_cache(self._options)
@@ -83,6 +83,7 @@ class CachedCalls:
         self.witness.saw_rows(self._evaluated is not None, self._are_others(self._split))
         self.witness.check(model_options)
         self._count(cache)
+        self._split = False  # a mask may make the next call's clusters current before that call
 
     def _are_others(self, others):
         """Whether rows are others than before, for those who do not follow."""

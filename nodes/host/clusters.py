@@ -106,6 +106,7 @@ class CurrentClusters:
         self.equal_inputs: Callable[[], np.ndarray] = lambda: np.arange(plan.num_prompts)
         self.followers: list[Callable[[np.ndarray], None]] = []
         self.parents: np.ndarray | None = None
+        self._advanced = 0  # the call that `parents` is of
         self._use(first_step)
 
     def _split(self, k: int) -> None:
@@ -118,7 +119,8 @@ class CurrentClusters:
 
     def refine(self, plan: Plan) -> None:
         """Go on with a finer plan of the same steps, in mid-call: what rows are given turned out to differ."""
-        self.plan = self.progress.plan = plan
+        self.plan = plan
+        self.progress.refine(plan)
         before = len(self.clusters.first)
         self._split(self.k)
         self.progress.rows += len(self.clusters.first) - before  # the present call is made anew
@@ -155,7 +157,8 @@ class CurrentClusters:
         """Make the clusters of the next call's sigma current; never back to coarser ones."""
         k = self.first_step + self.calls if self.by_call else self.step_of(self._sigma(timestep))
         k = min(k, self.last_step)
-        self.parents = None
+        if self._advanced != self.calls:  # for a mask the host asks before the call itself
+            self._advanced, self.parents = self.calls, None
         if k > self.k:
             finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
             self.k = k

@@ -35,3 +35,12 @@ def results_device() -> torch.device:
 def stop_if_cancelled() -> None:
     """Raise the host's interruption if the user has cancelled the run."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def largest_call(model: object, x: torch.Tensor, most: int) -> int:
+    """Rows that fit into one call by the host's estimate of memory."""
+    free = comfy.model_management.get_free_memory(x.device)
+    rows = most
+    while rows > 1 and model.memory_required([rows * 2, *x.shape[1:]]) * 1.5 > free:
+        rows = (rows + 1) // 2
+    return rows

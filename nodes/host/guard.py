@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import numpy as np
@@ -27,6 +26,7 @@ from .attachments import (
 )
 from .cond_rows import sliced_cond
 from .contract import VERSION, Contract, told, window_of
+from .device import largest_call
 from .same_draws import SameDraws
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ class Guard:
         if not new:
             return
         self._known.update(identity_of(attached.code) for attached in new)
-        names = names_of(attached.code for attached in new)
-        self.names.append(names)
+        self.names.append(names_of(attached.code for attached in new))
+        names = names_of(attached.code for attached in [*new, *found, *around_model(case.options)])  # all take part
         draws = SameDraws(case.x.device)
         try:
             self._ask(Question(self, case, names, draws))
@@ -211,9 +211,9 @@ class Guard:
         """Groups that heed what begins later in the run too."""
         some = spread_out(len(groups), LATER_ROWS)
         for later in self._later_sigmas(sigma):
-            known = crossed(groups[some], groups[some])
-            if (crossed(known, question.groups_at(later, some)) != known).any():
-                groups = crossed(groups, question.groups_at(later, range(len(groups))))
+            known = first_alike(groups[some], groups[some])
+            if (first_alike(known, question.groups_at(later, some)) != known).any():
+                groups = first_alike(groups, question.groups_at(later, range(len(groups))))
         return groups
 
     def _later_sigmas(self, sigma):
@@ -390,16 +390,7 @@ def spread_out(n: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int)).tolist()
 
 
-def largest_call(model: Any, x: torch.Tensor, most: int) -> int:
-    """Rows that fit into one call by the host's estimate of memory."""
-    free = comfy.model_management.get_free_memory(x.device)
-    rows = most
-    while rows > 1 and model.memory_required([rows * 2, *x.shape[1:]]) * 1.5 > free:
-        rows = (rows + 1) // 2
-    return rows
-
-
-def crossed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def first_alike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(N,) numbers that are equal where both are: the first such place."""
-    pairs = list(zip(a.tolist(), b.tolist(), strict=True))
-    return np.array([pairs.index(pair) for pair in pairs])
+    found: dict[tuple, int] = {}
+    return np.array([found.setdefault(pair, i) for i, pair in enumerate(zip(a.tolist(), b.tolist(), strict=True))])

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from comfy.patcher_extension import WrappersMP
 
 from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .attachments import CALLS_FUNCTION, ROW_WRAPPERS, cfg_functions_of, names_of, wrappers_of
 from .clusters import CurrentClusters
-from .cond_rows import cond_bytes, cond_on_device, has_rows, reduced_cond
+from .cond_rows import APPLIES, cond_bytes, cond_on_device, has_rows, reduced_cond
 from .contract import Contract
 from .control_rows import ControlRows
 from .device import free_memory_beside
@@ -19,6 +20,7 @@ from .guard import Case, Guard
 from .own_rows import alike, rows_of_call
 from .rows_alone import alone_cond, is_alone, taken_cond
 from .same_draws import SameDraws
+from .step_caches import host_cache
 from .watch import Watch
 from .whole_calls import CutGuidance, one_at_a_time_only, recorder_readers
 
@@ -90,11 +92,11 @@ class ModelCalls:
         guider = executor.class_obj
         if self._readers is None:
             self._readers = recorder_readers(guider)
-        count = len(self.current.clusters.first)
-        if not self._readers or count == self.current.plan.num_prompts <= self._micro_batches(x).limit:
+        if not self._readers or self._is_one_call(guider.conds, x):
             with one_at_a_time_only(model_options, len(x)):
                 return executor(x, timestep, model_options, *args, **kwargs)
         self._check_rows(x, model_options)
+        self._check_alone(model_options)
         cut = CutGuidance(guider, self._readers, model_options)
 
         def call(sides, x, t):
@@ -107,6 +109,23 @@ class ModelCalls:
             self._asked = True
             self._ask_functions(case, call, cut)
         return cut.after_rest(self._by_cluster(case, call, inside=True), x, timestep)
+
+    def _is_one_call(self, conds, x):
+        """Whether all prompts are evaluated at once, each by itself."""
+        entries = [entry for side in conds.values() for entry in side]
+        if any(is_alone(entry) or APPLIES in entry for entry in entries):
+            return False
+        return len(self.current.clusters.first) == self.current.plan.num_prompts <= self._micro_batches(x).limit
+
+    def _check_alone(self, model_options):
+        """Refuse what would see the guider being called for one cluster after another as if these were steps."""
+        cache = host_cache(model_options.get("transformer_options", {}))
+        between = names_of(attached.code for attached in wrappers_of(model_options, (WrappersMP.PREDICT_NOISE,)))
+        if cache or between:
+            raise ValueError(
+                f"{names_of(self._readers or ())} reads what the model has recorded, so that the guider is called by "
+                f"cluster; {cache or between} would take these calls for steps: remove one of the two"
+            )
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options, *args, **kwargs) -> list:
         """A CALC_COND_BATCH wrapper: one row per cluster goes in, and comes back for every prompt.
@@ -156,7 +175,12 @@ class ModelCalls:
             self._ask(case, rows, clusters, self._watch.active)
             return outputs
 
-        outputs = self._micro_batches(x).map_groups(evaluate, alike(sides, clusters.first))
+        try:
+            outputs = self._micro_batches(x).map_groups(evaluate, alike(sides, clusters.first))
+        except PlanRefined:  # all of it is made anew
+            if draws is not None:
+                draws.undo()
+            raise
         if draws is not None:
             draws.finish()
         return self.current.spread(outputs) if count < num_prompts else outputs

@@ -69,6 +69,8 @@ def _rows_of(side: str, entries: Iterable[dict]) -> Iterator[tuple[str, Any]]:
             for hint in hints_of(control):
                 yield f"ControlNet images of the {side} conditioning", hint
         for key, value in entry.items():
+            if key == APPLIES:
+                continue
             for rows in _tensors_of(value, key in PICTURES):
                 if key == "mask":
                     yield f"masks of the {side} conditioning", rows

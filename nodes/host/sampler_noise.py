@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 
@@ -99,8 +100,10 @@ class SamplerNoise:
             options["noise_sampler"] = self.brownian(name) if is_brownian(name) else self.white
         if self.theirs or churn > 0:
             function = with_row_noise(function, self.current)
-        # without inpaint options the mask's noise is the run's own: the host's "random" one differs between rows
-        return comfy.samplers.KSAMPLER(in_stretches(function, self.current, self.notes.append), options, {})
+        function = in_stretches(function, self.current, self.notes.append)
+        if sampler.inpaint_options.get("random"):
+            function = with_mask_noise(function)
+        return comfy.samplers.KSAMPLER(function, options, {})
 
     def white(self, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
         """(N, ...) independent noise of each draw, as the host's samplers ask for it."""
@@ -135,6 +138,19 @@ class SamplerNoise:
             return self.current.spread(rows[self.current.indices(rows.device)[0]])
 
         return noise
+
+
+def with_mask_noise(function: Callable) -> Callable:
+    """A sampler function whose mask keeps another noise than the run's, as the host's ddim: here one for all rows."""
+
+    @functools.wraps(function)
+    def sample(model, x, sigmas, extra_args=None, **options):
+        generator = torch.manual_seed((extra_args or {}).get("seed", 41) + 1)
+        noise = torch.randn((1, *x.shape[1:]), generator=generator)
+        model.noise = noise.to(model.noise).expand(x.shape).clone()
+        return function(model, x, sigmas, extra_args=extra_args, **options)
+
+    return sample
 
 
 def is_brownian(name: str) -> bool:

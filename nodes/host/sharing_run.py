@@ -11,7 +11,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...hierdiff_core.devices import on_device
-from ...hierdiff_core.plan.matching import refined
+from ...hierdiff_core.plan.matching import refined, separated
 from ...hierdiff_core.sampling.observer import Observer, Observers
 from .attachments import cfg_functions_of, names_of, wrappers_of
 from .cached_calls import CachedCalls
@@ -182,13 +182,13 @@ class SharingRun:
 
     def part(self, groups: np.ndarray, names: str) -> None:
         """Heed that other nodes give these groups (N,) of prompts different data: by default they share no step."""
-        if self.takes_first:
+        finer = (separated if self.takes_first else refined)(self.plan, groups)
+        if refined(finer, groups) is not finer:
             self._by_prompt = f"⚠ {names}: while steps were shared, the data of a cluster's first prompt were taken"
-            return
-        finer = refined(self.plan, groups)
+        elif not self.takes_first and finer is not self.plan:
+            self._by_prompt = f"{names}: prompts with different data shared no step"
         if finer is self.plan:
             return
-        self._by_prompt = f"{names}: prompts with different data shared no step"
         self.plan = finer
         self.current.refine(finer)
         if self._live is not None:
