@@ -45,14 +45,14 @@ NARROW = {"model_channels": 32, "num_head_channels": 32, "transformer_depth_midd
 NARROW |= {"transformer_depth": [0, 0, 1, 1, 1, 1], "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1]}
 
 
-def random_sdxl(small):
-    """The host's ModelPatcher around its own SDXL, with random weights."""
+def random_sdxl(small, dtype=None):
+    """The host's ModelPatcher around its own SDXL, with random weights; in float16 unless small, or as `dtype` says."""
     import comfy.model_base
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
 
-    dtype = torch.float32 if small else torch.float16
+    dtype = dtype or (torch.float32 if small else torch.float16)
     config = comfy.supported_models.SDXL({**SDXL, **(NARROW if small else {}), "dtype": dtype})
     device = comfy.model_management.get_torch_device()
     model = comfy.model_base.SDXL(config, device=device).eval().requires_grad_(False)
