@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.model_management
 import torch
 
@@ -37,7 +39,7 @@ def stop_if_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def largest_call(model: object, x: torch.Tensor, most: int) -> int:
+def largest_call(model: Any, x: torch.Tensor, most: int) -> int:
     """Rows that fit into one call by the host's estimate of memory."""
     free = comfy.model_management.get_free_memory(x.device)
     rows = most
