@@ -77,26 +77,30 @@ def in_stretches(function: Callable, current: CurrentClusters, note: Callable[[s
         current.know_sigmas([sigma for stretch in stretches for sigma in stretch.sigmas] or None)
         for line in notes_on(dry, sampler_name(function), len(stretches) > 1) if splits else ():
             note(line)
-        settings = {"disable": disable, **options}
+        plan, settings = current.plan, {"disable": disable, **options}
+
+        def begins(step):  # the plan may have been refined meanwhile, so that nothing splits there any more
+            return current.plan is plan or step in beginnings(dry, split_steps(current, current.equal_inputs()))
+
         if len(stretches) < 2:
             return function(model, x, sigmas, extra_args=extra_args, callback=callback, **settings)
         with tqdm(total=len(sigmas) - 1, disable=disable) as bar:  # one for all, not one for each
             settings["disable"] = True
-            for stretch in stretches:
-                told = numbered(callback, stretch.first, bar)
-                x = run(function, stretch, model, x, sigmas, extra_args, told, settings)
+            while stretches:
+                first = stretches[0].first
+                ahead = CallsOf(model, stretches, begins)
+                x = run(function, ahead, x, sigmas[first:], extra_args, numbered(callback, first, bar), settings)
         return x
 
     return sample
 
 
-def run(function, stretch, model, x, sigmas, extra_args, callback, settings):
+def run(function, ahead, x, sigmas, extra_args, callback, settings):
     """A stretch of a sampler: what comes out of it, or what it would have called the model with next."""
-    ahead = CallsOf(model, len(stretch.sigmas))
     # samplers put functions of their own into the arguments
     args = None if extra_args is None else dict(extra_args)
     try:
-        return function(ahead, x, sigmas[stretch.first :], extra_args=args, callback=callback, **settings)
+        return function(ahead, x, sigmas, extra_args=args, callback=callback, **settings)
     except StretchEnds as end:
         return end.x
 
@@ -106,16 +110,22 @@ class CallsOf:
 
     Parameters
     ----------
-    model : callable
+    model : object
         The real denoiser.
-    calls : int
+    stretches : list of Stretch
+        Those to come; what is run is taken out.
+    begins : callable
+        ``begins(step) -> bool``: whether a stretch begins there; else it goes on with the one before.
     """
 
-    def __init__(self, model: Callable, calls: int):
+    def __init__(self, model: object, stretches: list[Stretch], begins: Callable[[int], bool]):
         self._model = model  # no other names: samplers ask a denoiser whether it has a `model`
-        self._calls = calls
+        self._stretches, self._begins = stretches, begins
+        self._calls = len(stretches.pop(0).sigmas)
 
     def __call__(self, x, sigma, *args, **kwargs):
+        if self._calls == 0 and self._stretches and not self._begins(self._stretches[0].first):
+            self._calls = len(self._stretches.pop(0).sigmas)
         if self._calls == 0:
             raise StretchEnds(x)
         self._calls -= 1

@@ -101,6 +101,14 @@ def test_rows_are_counted_after_pictures_parted_the_prompts(host, model, plans):
     assert f"model rows: {N * K} instead of {N * K}, 0.0% saved" in report
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "lms", "uni_pc", "deis"])
+def test_samplers_that_remember_go_on_where_pictures_keep_the_prompts_apart(host, model, plans, sampler):
+    """The prompts part at the first call, so that nothing splits where the plan has a split."""
+    patched = with_pictures(model, pictures(range(N)), rows_by_window)
+    samples, _ = shared(host, patched, plans.shared, sampler=sampler)
+    assert torch.equal(samples, shared(host, patched, plans.none, sampler=sampler)[0])
+
+
 @pytest.mark.parametrize("choice", ["share only if equal", FIRST])
 def test_packs_are_told_of_splits_where_there_is_a_mask(host, model, plans, choice):
     """The host asks for a mask before it calls the model: the split is that call's."""
