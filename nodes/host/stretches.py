@@ -118,7 +118,7 @@ class CallsOf:
         ``begins(step) -> bool``: whether a stretch begins there; else it goes on with the one before.
     """
 
-    def __init__(self, model: object, stretches: list[Stretch], begins: Callable[[int], bool]):
+    def __init__(self, model: Callable, stretches: list[Stretch], begins: Callable[[int], bool]):
         self._model = model  # no other names: samplers ask a denoiser whether it has a `model`
         self._stretches, self._begins = stretches, begins
         self._calls = len(stretches.pop(0).sigmas)
