@@ -44,6 +44,7 @@ def cfg_input():
 def per_prompt_input():
     return io.Combo.Input(
         "per_prompt_inputs",
+        display_name="own inputs",  # Nodes 2.0 of front end 1.32.9 shows a dozen letters
         options=CHOICES,
         default=SHARE_IF_EQUAL,
         optional=True,
