@@ -74,7 +74,7 @@ def test_share_steps_of_prompts_that_are_not_conditioned_apart_is_refused(comfyu
     graph["only_embed"] = node("HierDiffPriorEmbedding", **{**graph["embed"]["inputs"], "prompts": ["only", 0]})
     graph["only_model"] = node("HierDiffKandinskyModel", decoder=["load_decoder", 0], embeddings=["only_embed", 0])
     graph["sample"]["inputs"] |= {"positive": ["only_model", 1], "negative": ["only_model", 2]}
-    with pytest.raises(PromptFailed, match=r"no entry of the positive conditioning is for prompt 1 .\"cat face") as failure:
+    with pytest.raises(PromptFailed, match="no entry of the positive conditioning is for prompt 1 ") as failure:
         comfyui.run(graph)
     assert failure.value.node_id == "sample"
 
