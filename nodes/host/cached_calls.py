@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from .contract import replaced
 from .row_states import RowStates
 from .step_caches import LAZYCACHE, PLACE, host_cache, who_may_answer
 
@@ -116,7 +117,7 @@ class CachedCalls:
         else:
             holder = options[PLACE]
             states = self._states.setdefault(id(holder), RowStates(holder, count))
-            with states.of_call(rows) as state, put(options, PLACE, state):
+            with states.of_call(rows) as state, replaced(options, {PLACE: state}):
                 before = state.total_steps_skipped
                 yield
                 evaluated[rows] |= state.total_steps_skipped <= before
@@ -200,14 +201,3 @@ def no_longer_infinite(holder: Any) -> None:
     """A cache that had to compute has, or was not asked: outside of its part of the run it never skips."""
     if isinstance(holder.cumulative_change_rate, float) and math.isinf(holder.cumulative_change_rate):
         holder.cumulative_change_rate = 0.0
-
-
-@contextlib.contextmanager
-def put(options: dict[str, Any], name: str, value: Any) -> Iterator[None]:
-    """`value` in the place of another, in a context: in the same dict, where patches keep what they need."""
-    before = options[name]
-    options[name] = value
-    try:
-        yield
-    finally:
-        options[name] = before

@@ -179,8 +179,7 @@ class CurrentClusters:
         """Whether the latents (N, ...) of a cluster differ: a flag on their device. None where nothing is shared."""
         if len(self.clusters.first) == self.plan.num_prompts:
             return None
-        first, labels = self.indices(x.device)
-        return (x != x[first][labels]).any() & x.isfinite().all()  # NaN is told of elsewhere
+        return (x != self.of_first(x)).any() & x.isfinite().all()  # NaN is told of elsewhere
 
     @property
     def is_short_of_last(self) -> bool:
@@ -196,6 +195,10 @@ class CurrentClusters:
     def spread(self, rows: torch.Tensor) -> torch.Tensor:
         """(N, ...) from one row for each cluster."""
         return rows[self.indices(rows.device)[1]]
+
+    def of_first(self, rows: torch.Tensor) -> torch.Tensor:
+        """(N, ...) in which every prompt has the row of its cluster's first."""
+        return self.spread(rows[self.indices(rows.device)[0]])
 
     def all_rows(self, tensor: torch.Tensor, name: str, fix: str) -> torch.Tensor:
         """`tensor` with N rows that are equal within the clusters of the first step.

@@ -78,11 +78,18 @@ def told(model_options: dict, values: dict, window: dict | None = None) -> Itera
     added = {KEY: values}
     if window is not None and WINDOW_KEY not in options:
         added[WINDOW_KEY] = window
-    before = {key: options[key] for key in added if key in options}
-    options.update(added)
+    with replaced(options, added):
+        yield
+
+
+@contextlib.contextmanager
+def replaced(options: dict, values: dict) -> Iterator[None]:
+    """A context: a dict has other values for some keys, in place; afterwards it is as it was."""
+    before = {key: options[key] for key in values if key in options}
+    options.update(values)
     try:
         yield
     finally:
-        for key in added:
+        for key in values:
             options.pop(key, None)
         options.update(before)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from .stand_in import StandIn
+
 SAME_SIGMA = 1 + 1e-6  # sigmas are float32
 
 
@@ -149,7 +151,7 @@ class DryRun:
         return abs(passed.inputs[-1]) if passed else 0.0
 
 
-class NumberModel:
+class NumberModel(StandIn):
     """A denoiser that predicts numbers, and notes the sigmas that it is called with; all else is the real one's.
 
     Parameters
@@ -163,7 +165,7 @@ class NumberModel:
     """
 
     def __init__(self, model: object, predict: Callable, stop: float | None):
-        self._model = model  # no other names: samplers ask a denoiser whether it has a `model`
+        super().__init__(model)
         self._predict = predict
         self._stop = stop
         self.seen_sigmas: list[float] = []
@@ -183,9 +185,6 @@ class NumberModel:
         for listen in (model_options or {}).get("sampler_post_cfg_function", ()):  # the sampler's own
             listen(dict(told))
         return denoised
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
 
 
 def is_hosts(function: Callable) -> bool:

@@ -31,16 +31,10 @@ def with_first_inputs(sampler: comfy.samplers.KSAMPLER, current: CurrentClusters
             host_options = extra_args.get("model_options", {})
             following = FollowingMask(current, model, host_options.get(MASK_FUNCTION))
             extra_args["model_options"] = {**host_options, MASK_FUNCTION: following}
-        x = of_first(x, current)
+        x = current.of_first(x)
         return function(model, x, sigmas, extra_args=extra_args, callback=callback, disable=disable, **options)
 
     return comfy.samplers.KSAMPLER(sample, sampler.extra_options, sampler.inpaint_options)
-
-
-def of_first(rows: torch.Tensor, current: CurrentClusters) -> torch.Tensor:
-    """(N, ...) in which every prompt has the row of its cluster's first."""
-    first, labels = current.indices(rows.device)
-    return rows[first][labels]
 
 
 class FollowingMask:
@@ -63,6 +57,6 @@ class FollowingMask:
     def __call__(self, sigma: torch.Tensor, denoise_mask: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         """The mask of each cluster's first prompt, at the clusters that this call will have."""
         self.current.advance(sigma)
-        self.model.latent_image = of_first(self.latents, self.current)
-        mask = of_first(denoise_mask, self.current)
+        self.model.latent_image = self.current.of_first(self.latents)
+        mask = self.current.of_first(denoise_mask)
         return mask if self.before is None else self.before(sigma, mask, *args, **kwargs)

@@ -10,6 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from .clusters import CurrentClusters
+from .stand_in import StandIn
 
 DRAWS = {
     *(torch.randn, torch.randn_like, torch.rand, torch.rand_like, torch.randint, torch.randint_like),
@@ -48,8 +49,7 @@ class RowNoise(TorchFunctionMode):
         drawn = func(*args, **(kwargs or {}))
         if func not in DRAWS or not self._has_rows(drawn):
             return drawn
-        first, labels = self.current.indices(drawn.device)
-        return drawn.copy_(drawn[first][labels])  # in place: it may be a tensor that the sampler has
+        return drawn.copy_(self.current.of_first(drawn))  # in place: it may be a tensor that the sampler has
 
     def _has_rows(self, drawn):
         num_prompts = self.current.plan.num_prompts
@@ -69,7 +69,7 @@ class RowNoise(TorchFunctionMode):
         return call
 
 
-class Outside:
+class Outside(StandIn):
     """A denoiser whose calls run outside of a `RowNoise`; all else is the real one's.
 
     Parameters
@@ -80,14 +80,11 @@ class Outside:
     """
 
     def __init__(self, model: Callable, noise: RowNoise):
-        self._model = model  # no other names: samplers ask a denoiser whether it has a `model`
+        super().__init__(model)
         self._call = noise.outside(model)
 
     def __call__(self, *args, **kwargs):
         return self._call(*args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
 
 
 def with_row_noise(function: Callable, current: CurrentClusters) -> Callable:

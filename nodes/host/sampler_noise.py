@@ -20,11 +20,6 @@ from .stretches import in_stretches
 # The host's samplers whose noise is a path: one Brownian tree for each branch.
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 
-
-# Samplers that cannot share, by parts of their names.
-REFUSED = {
-    "adaptive": "chooses its steps from the error of all rows together",
-}
 LARGEST_CHURN = 2**0.5 - 1  # by how much a sampler with s_churn raises a sigma at most (Karras et al. 2022)
 
 
@@ -88,9 +83,10 @@ class SamplerNoise:
         function, options = sampler.sampler_function, dict(sampler.extra_options)
         name = getattr(function, "__name__", "")
         self.theirs = None if is_hosts(function) else sampler_name(function)
-        for part, reason in REFUSED.items():
-            if part in name:
-                raise ValueError(f"{sampler_name(function)} {reason}; use another sampler")
+        if "adaptive" in name:
+            raise ValueError(
+                f"{sampler_name(function)} chooses its steps from the error of all rows together; use another sampler"
+            )
         self.current.by_call = "dpm_fast" in name  # it never comes to the last sigma, where every prompt is alone
         churn = options.get("s_churn", 0) / max(len(self.current.sigmas) - 1, 1)
         self.current.raised = 1 + min(max(churn, 0.0), LARGEST_CHURN)
@@ -134,8 +130,7 @@ class SamplerNoise:
         """Somebody else's noise, each cluster's first row for all of its rows."""
 
         def noise(sigma, sigma_next):
-            rows = noise_sampler(sigma, sigma_next)
-            return self.current.spread(rows[self.current.indices(rows.device)[0]])
+            return self.current.of_first(noise_sampler(sigma, sigma_next))
 
         return noise
 

@@ -143,8 +143,7 @@ class SharingRun:
         if self._guidance_checked or self.current.rows_parted(denoised) is None:
             return
         self._guidance_checked = True
-        first, labels = self.current.indices(denoised.device)
-        difference = (denoised - denoised[first][labels]).abs().amax()
+        difference = (denoised - self.current.of_first(denoised)).abs().amax()
         if bool(difference > ROUNDING * denoised.abs().amax()):
             around = [*cfg_functions_of(model_options), *wrappers_of(model_options, (WrappersMP.PREDICT_NOISE,))]
             raise ValueError(

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .clusters import CurrentClusters
 from .dry_run import DryRun, Passed, StretchEnds, sampler_name
+from .stand_in import StandIn
 
 # No sampler of the host's needs more steps than these to come to its full order.
 FULL_ORDER = 4
@@ -105,7 +106,7 @@ def run(function, ahead, x, sigmas, extra_args, callback, settings):
         return end.x
 
 
-class CallsOf:
+class CallsOf(StandIn):
     """A denoiser that answers the calls of one stretch; the call after them leaves the sampler.
 
     Parameters
@@ -119,7 +120,7 @@ class CallsOf:
     """
 
     def __init__(self, model: Callable, stretches: list[Stretch], begins: Callable[[int], bool]):
-        self._model = model  # no other names: samplers ask a denoiser whether it has a `model`
+        super().__init__(model)
         self._stretches, self._begins = stretches, begins
         self._calls = len(stretches.pop(0).sigmas)
 
@@ -130,9 +131,6 @@ class CallsOf:
             raise StretchEnds(x)
         self._calls -= 1
         return self._model(x, sigma, *args, **kwargs)
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
 
 
 def numbered(callback: Callable | None, first: int, bar: tqdm) -> Callable:

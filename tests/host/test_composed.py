@@ -16,25 +16,10 @@ from attached_nodes import (
     shared,
     with_pictures,
 )
-from shared_runs import SEED, K, N, ksampler, modules_of, plans_of, shared_model, vectors_of_prompts
+from shared_runs import SEED, K, N, ksampler, plans_of, shared_model, vectors_of_prompts
 
 pytestmark = pytest.mark.host
 FIRST = "first prompt's while shared"
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
-
-
-@pytest.fixture(scope="module")
-def plans():
-    return plans_of(vectors_of_prompts())
 
 
 @pytest.fixture

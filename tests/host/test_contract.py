@@ -6,26 +6,11 @@ import re
 import pytest
 import torch
 from attached_nodes import SIDES, alone, shared
-from shared_runs import ENDS, K, N, ksampler, modules_of, plans_of, shared_model, vectors_of_prompts
+from shared_runs import ENDS, K, N, ksampler, shared_model
 
 pytestmark = pytest.mark.host
 
 MEANINGS = {"version", "prompts", "step", "split", "guard", "rows", "members", "keys", "clusters", "parents"}
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
-
-
-@pytest.fixture(scope="module")
-def plans():
-    return plans_of(vectors_of_prompts())
 
 
 def listening(model, heard):

@@ -22,25 +22,10 @@ from attached_nodes import (
     with_pictures,
     with_unet_function,
 )
-from shared_runs import K, N, ksampler, modules_of, plans_of, shared_model, vectors_of_prompts
+from shared_runs import K, N, ksampler, shared_model
 
 pytestmark = pytest.mark.host
 HERE = re.escape(__name__)
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
-
-
-@pytest.fixture(scope="module")
-def plans():
-    return plans_of(vectors_of_prompts())
 
 
 def counted(host, model, monkeypatch):

@@ -13,40 +13,14 @@ from shared_runs import (
     SEED,
     N,
     ksampler,
-    modules_of,
-    one_negative,
     one_noise,
-    plans_of,
-    positive_of,
     shared_model,
     sigmas_of,
-    vectors_of_prompts,
 )
 
 pytestmark = pytest.mark.host
 
 CARDS = torch.device("cpu"), torch.device("cpu", 0)  # two names of one device
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
-
-
-@pytest.fixture(scope="module")
-def plans():
-    return plans_of(vectors_of_prompts())
-
-
-@pytest.fixture(scope="module")
-def sides():
-    """positive and negative"""
-    return positive_of(vectors_of_prompts()), one_negative()
 
 
 def run(host, guider, model, rows=1):

@@ -8,7 +8,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from shared_runs import N, modules_of, one_noise, shared_model, sigmas_of
+from shared_runs import N, one_noise, shared_model, sigmas_of
 
 from hierdiff_core import build_plan
 from hierdiff_core.plan.keys import text_key
@@ -19,16 +19,6 @@ STEPS, SEED, SPLIT = 4, 7, 3
 PROMPTS = tuple(f"prompt {i}" for i in range(N))
 Z = [[0, 1, 1.0, 2], [2, 3, 1.0, 2], [4, 5, 1.0, 2], [6, 7, 2.0, 4], [8, 9, 2.0, 6]]
 EQUAL, FIRST = "share only if equal", "first prompt's while shared"
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
 
 
 def plan_of(*thresholds, prompts=PROMPTS):

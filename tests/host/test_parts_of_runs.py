@@ -7,39 +7,14 @@ from shared_runs import (
     K,
     N,
     ksampler,
-    modules_of,
-    one_negative,
     one_noise,
-    plans_of,
-    positive_of,
     shared_model,
     sigmas_of,
-    vectors_of_prompts,
 )
 
 from hierdiff_core import build_plan
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
-
-
-@pytest.fixture(scope="module")
-def plans():
-    return plans_of(vectors_of_prompts())
-
-
-@pytest.fixture(scope="module")
-def sides():
-    return positive_of(vectors_of_prompts()), one_negative()
 
 
 def rows_of(report):

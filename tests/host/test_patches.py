@@ -8,30 +8,15 @@ import weakref
 import pytest
 import torch
 from attached_nodes import PAIRED, SIDES, alone, plan_of_pairs, shared, together
-from shared_runs import SEED, K, N, modules_of, one_noise, plans_of, shared_model, sigmas_of, vectors_of_prompts
+from shared_runs import SEED, K, N, one_noise, shared_model, sigmas_of
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
 
 
 @pytest.fixture(scope="module")
 def plain(host, model, plans):
     """Of the model without patches, unshared."""
     return shared(host, model, plans.none)[0]
-
-
-@pytest.fixture(scope="module")
-def plans():
-    return plans_of(vectors_of_prompts())
 
 
 def assert_works(host, model, plans, sampler="euler"):

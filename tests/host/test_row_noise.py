@@ -10,26 +10,14 @@ from shared_runs import (
     SEED,
     K,
     N,
-    modules_of,
     one_negative,
     one_noise,
-    plans_of,
     positive_of,
     sigmas_of,
     vectors_of_prompts,
 )
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def plans():
-    return plans_of(vectors_of_prompts())
 
 
 @pytest.fixture(scope="module")

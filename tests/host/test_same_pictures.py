@@ -2,21 +2,11 @@
 
 import pytest
 import torch
-from shared_runs import ENDS, SEED, K, N, modules_of, one_negative, one_noise, plans_of, positive_of, vectors_of_prompts
+from shared_runs import ENDS, SEED, K, N, one_negative, one_noise, plans_of, positive_of, vectors_of_prompts
 from shared_runs import sigmas_of as sigmas_for
 
 pytestmark = pytest.mark.host
 SAME = r"the conditioning is the same for all 6 prompts: all pictures would be; connect the conditioning of CLIP Embed"
-
-
-@pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
 
 
 @pytest.fixture(scope="module")

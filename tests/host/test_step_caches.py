@@ -13,7 +13,6 @@ from shared_runs import (
     ENDS,
     SEED,
     N,
-    modules_of,
     one_negative,
     one_noise,
     positive_of,
@@ -29,18 +28,8 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def host(pack):
-    return modules_of(pack)
-
-
-@pytest.fixture(scope="module")
 def caches(host):
     return importlib.import_module("comfy_extras.nodes_easycache")
-
-
-@pytest.fixture(scope="module")
-def model(host):
-    return host.native_models.unet_model()
 
 
 @pytest.fixture(scope="module")

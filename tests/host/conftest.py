@@ -1,0 +1,25 @@
+"""What the runs in this process share: the host's modules and ours, a tiny model, a set's plans and conditioning."""
+
+import pytest
+from shared_runs import modules_of, one_negative, plans_of, positive_of, vectors_of_prompts
+
+
+@pytest.fixture(scope="module")
+def host(pack):
+    return modules_of(pack)
+
+
+@pytest.fixture(scope="module")
+def model(host):
+    return host.native_models.unet_model()
+
+
+@pytest.fixture(scope="module")
+def plans():
+    return plans_of(vectors_of_prompts())
+
+
+@pytest.fixture(scope="module")
+def sides():
+    """positive and negative"""
+    return positive_of(vectors_of_prompts()), one_negative()
