@@ -82,3 +82,9 @@ def ksampler(host, model, positive, negative, sampler="euler", rows=1, **options
         noise = host.sample.prepare_noise(latents, SEED)
     options = {"disable_pbar": True, "seed": SEED, **options}
     return host.sample.sample(model, noise, K, 4.0, sampler, "normal", positive, negative, latents, **options)
+
+
+def rows_of(report):
+    """Rows that the model evaluated, by a report."""
+    line = next(line for line in report.splitlines() if line.startswith("model rows"))
+    return int(line.split()[2])

@@ -23,3 +23,17 @@ def plans():
 def sides():
     """positive and negative"""
     return positive_of(vectors_of_prompts()), one_negative()
+
+
+@pytest.fixture
+def all_at_once(host, monkeypatch):
+    """As on a GPU: all rows in one call."""
+    monkeypatch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: 0)
+
+
+@pytest.fixture
+def silent_model(model):
+    """A model that must not be called."""
+    silent = model.clone()
+    silent.set_model_unet_function_wrapper(lambda *_: pytest.fail("the model was called"))
+    return silent

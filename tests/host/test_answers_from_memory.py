@@ -172,12 +172,6 @@ def in_the_place_of_the_host(model):
     model.set_model_sampler_calc_cond_batch_function(lambda args: unnamed(args))
 
 
-@pytest.fixture
-def all_at_once(host, monkeypatch):
-    """As on a GPU: all rows in one call."""
-    monkeypatch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: 0)
-
-
 def patched_by(host, model, plan, attach, order):
     """A model and the reports of its runs, with somebody's patch before Share Steps or behind it."""
     if order == "sharing first":

@@ -22,12 +22,6 @@ pytestmark = pytest.mark.host
 FIRST = "first prompt's while shared"
 
 
-@pytest.fixture
-def all_at_once(host, monkeypatch):
-    """As on a GPU: all rows in one call."""
-    monkeypatch.setattr(host.calls, "rows_per_call", lambda device, micro_batch: 0)
-
-
 def node_of(module, name, model, *settings):
     return getattr(importlib.import_module(f"comfy_extras.{module}"), name).execute(model, *settings).args[0]
 

@@ -8,7 +8,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from shared_runs import N, one_noise, shared_model, sigmas_of
+from shared_runs import N, one_noise, rows_of, shared_model, sigmas_of
 
 from hierdiff_core import build_plan
 from hierdiff_core.plan.keys import text_key
@@ -90,11 +90,6 @@ def run(host, model, positive, negative, rows, on_step=lambda guider, i: None):
 def shared(host, model, plan, positive, negative, choice=EQUAL, **options):
     patched, reports = shared_model(host, model, plan, per_prompt=choice, micro_batch=2, **options)
     return run(host, patched, positive, negative, N), reports[0]
-
-
-def rows_of(report):
-    line = next(line for line in report.splitlines() if line.startswith("model rows"))
-    return int(line.split()[2])
 
 
 # --- LoRA hooks ------------------------------------------------------------------------------------------------------

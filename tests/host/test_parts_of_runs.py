@@ -8,6 +8,7 @@ from shared_runs import (
     N,
     ksampler,
     one_noise,
+    rows_of,
     shared_model,
     sigmas_of,
 )
@@ -15,11 +16,6 @@ from shared_runs import (
 from hierdiff_core import build_plan
 
 pytestmark = pytest.mark.host
-
-
-def rows_of(report):
-    line = next(line for line in report.splitlines() if line.startswith("model rows"))
-    return int(line.split()[2])
 
 
 def custom(host, guider, sigmas, latents, noise=None):

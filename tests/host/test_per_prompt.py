@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from shared_runs import N, modules_of, one_noise, shared_model, sigmas_of
+from shared_runs import N, modules_of, one_noise, rows_of, shared_model, sigmas_of
 
 from hierdiff_core import build_plan
 from hierdiff_core.plan.keys import text_key
@@ -287,11 +287,6 @@ def together(host, models, kind, plan, texts, own, choice, strict=False):
         one_noise(host), kind.latents(own), sampler, sigmas, kind.mask(own), disable_pbar=True, seed=SEED
     )
     return samples, reports[0]
-
-
-def rows_of(report):
-    line = next(line for line in report.splitlines() if line.startswith("model rows"))
-    return int(line.split()[2])
 
 
 @pytest.fixture(params=[1, 2], ids=["one row a call", "two rows a call"])

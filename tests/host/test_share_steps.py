@@ -21,14 +21,6 @@ from hierdiff_core import build_plan, linear_thresholds
 pytestmark = pytest.mark.host
 
 
-@pytest.fixture
-def silent_model(model):
-    """A model that must not be called."""
-    silent = model.clone()
-    silent.set_model_unet_function_wrapper(lambda *_: pytest.fail("the model was called"))
-    return silent
-
-
 def rows_told(report):
     """(spent, standard) of a report."""
     line = next(line for line in report.splitlines() if line.startswith("model rows"))

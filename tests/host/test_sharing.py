@@ -580,14 +580,6 @@ def test_rows_that_are_constant_masks_lists_or_whole_numbers(host, plans):
 # --- What is refused, before any model call --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def silent_model(model):
-    """A model that must not be called."""
-    silent = model.clone()
-    silent.set_model_unet_function_wrapper(lambda *_: pytest.fail("the model was called"))
-    return silent
-
-
 def test_rows_that_fit_neither_one_nor_n_are_refused(host, silent_model, positive, negative, plans):
     four = [[positive[0][0][:4], {}]]
     with pytest.raises(ValueError, match=r"the positive conditioning has 4 rows .* the plan is for 6 prompts"):
