@@ -123,23 +123,23 @@ def test_page_that_is_loaded_in_mid_run_gets_the_tree_so_far_and_hears_the_end(c
 
 
 async def heard_by(comfyui, client, graph, queued_by):
-    """Types of the messages that a page hears while another program's prompt runs; of binary ones their numbers."""
-    types, queued = [], False
+    """Types of the messages that a page hears until a prompt has run and it is still; of binary ones their numbers."""
+    types = []
     url = f"ws://127.0.0.1:{comfyui.port}/ws?clientId={client}"
     async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as socket:
         prompt_id = await asyncio.to_thread(comfyui.queue, graph, queued_by)
-        async for message in socket:
-            if message.type == aiohttp.WSMsgType.BINARY:
-                types.append(int.from_bytes(message.data[:4], "big"))
-            if message.type != aiohttp.WSMsgType.TEXT:
+        run = asyncio.create_task(asyncio.to_thread(comfyui.wait, prompt_id))
+        while True:
+            was_done = run.done()
+            try:
+                message = await socket.receive(timeout=1)
+            except asyncio.TimeoutError:
+                if was_done:
+                    return types, await run
                 continue
-            event = json.loads(message.data)
-            types.append(event["type"])
-            if event["type"] == "status":  # everybody hears it
-                left = event["data"]["status"]["exec_info"]["queue_remaining"]
-                if queued and not left:
-                    return types, await asyncio.to_thread(comfyui.wait, prompt_id)
-                queued = queued or left > 0
+            assert message.type in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT)
+            binary = message.type == aiohttp.WSMsgType.BINARY
+            types.append(int.from_bytes(message.data[:4], "big") if binary else json.loads(message.data)["type"])
 
 
 @pytest.mark.parametrize(("queued_by", "hears"), [("page", True), ("another", False), (None, False)])

@@ -522,7 +522,7 @@ def test_results_stay_and_come_back(open_page):
     assert said(window) == {}
     cached = window.run()
     assert str(page.node_of(SAMPLER)) not in cached["outputs"]
-    until(window, "done", timeout=10_000)
+    until(window, "done", timeout=60_000)
     window.page.wait_for_selector(PLOT)
     assert set(said(window)) == REPORTING
     window.evaluate(
@@ -566,7 +566,7 @@ def test_template_that_is_opened_twice_knows_nothing_of_the_first(open_page):
     assert states(page, PLOT) == []
     while to_next_tab(page) != first:
         assert page.serialized()["id"] != second  # all tabs seen
-    until(page, "done", timeout=10_000)
+    until(page, "done", timeout=60_000)
     assert set(said(page)) >= {SCHEDULE, SAMPLER, "HierDiffContactSheet"}
     assert len(states(page, PLOT)) == 1
 
@@ -707,7 +707,7 @@ def test_help_page_shows_text_and_picture_in_the_users_language(open_page, langu
     page.load_graph(small())
     open_help(page, SCHEDULE)
     heading = page.page.locator(".node-help-content h1").first
-    heading.wait_for(state="visible", timeout=15_000)
+    heading.wait_for(state="visible", timeout=60_000)
     assert title in heading.inner_text()
     picture = page.page.locator(".node-help-content img[src*='example.webp']").first
     picture.scroll_into_view_if_needed()
@@ -755,7 +755,7 @@ def test_menu_opens_each_template(open_page):
         shipped = json.loads((WORKFLOWS / f"hierdiff_{name}.json").read_text(encoding="utf-8"))
         assert page.serialized()["id"] == shipped["id"]
     page.evaluate("app.extensionManager.command.execute('HierDiff.BrowseTemplates')")
-    page.page.locator("text=hierdiff_quickstart").last.wait_for(state="visible", timeout=15_000)
+    page.page.locator("text=hierdiff_quickstart").last.wait_for(state="visible", timeout=60_000)
     thumbnails = "[...document.images].filter((image) => image.naturalWidth === 512).length"
     page.page.wait_for_function(f"() => {thumbnails} === 3")
 

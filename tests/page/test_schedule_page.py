@@ -1,11 +1,13 @@
 """Threshold Schedule and the templates in a real page: what is seen and said."""
 
+import contextlib
 import json
 import uuid
 
 import pytest
 from comfyui_host import REPO_ROOT
 from comfyui_page import PLOT_PANEL as PLOT
+from playwright.sync_api import TimeoutError as NotThere
 
 pytestmark = pytest.mark.browser
 
@@ -154,5 +156,11 @@ def test_nodes_are_found_by_other_words_in_the_pages_search(open_page, words, no
     page.page.mouse.dblclick(800, 700)
     box = page.page.locator("input[type='text']:visible").last
     box.wait_for(state="visible")
-    box.fill(words)
-    page.page.get_by_text(node, exact=True).first.wait_for(state="visible", timeout=15_000)
+    found = page.page.get_by_text(node, exact=True).first
+    for _ in range(6):  # on a busy machine the box is there before it looks for what is typed
+        box.fill("")
+        box.press_sequentially(words, delay=20)
+        with contextlib.suppress(NotThere):
+            found.wait_for(state="visible", timeout=10_000)
+            return
+    raise AssertionError(f"{words!r} does not find {node!r}")
