@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..files.whole_files import replace
-from .checks import LARGEST_KEY
+from .advised import advised_data, advised_of
+from .checks import LARGEST_KEY, check_thresholds
 from .frozen import FrozenTree
 from .linkage import METRICS, check_linkage, cut
-from .plan import Plan, check_thresholds
+from .plan import Plan
 from .sensitivity import as_data, bounded_text, is_number, is_whole, of_data, shortened
 from .steps import Step, linked_steps
 from .tree import PromptTree
@@ -66,6 +67,8 @@ def plan_json(plan: Plan) -> bytes:
         "differ": listed(plan.differ),
         "frozen": None if plan.frozen is None else frozen_data(plan.frozen),
     }
+    if plan.advised is not None:  # files of plans that nothing was measured for stay what they were
+        data["advised"] = advised_data(plan.advised)
     text = (json.dumps(data, allow_nan=False) + "\n").encode()
     plan_of_json(text)  # what could not be read again is not written
     return text
@@ -116,6 +119,7 @@ def plan_of_json(text: str | bytes) -> Plan:
         metric=None if tree is None else tree.metric,
         frozen=frozen,
         differ=differ,
+        advised=optional(data, "advised", lambda: advised_of(data["advised"])),
     )
 
 
