@@ -14,6 +14,7 @@ from .advised import Advised
 from .budget import Budget, thresholds_for
 from .checks import check_lengths, check_thresholds, checked_keys, whole_number
 from .frozen import FrozenTree
+from .guidance import GuidanceCourse
 from .keys import branch_keys
 from .linkage import check_linkage, cut
 from .profile import Profile
@@ -52,6 +53,8 @@ class Plan:
         The tree with its history, once a prompt was attached or removed: branches that were there stay what they were.
     differ : (M,) int64, or None
         For a plan without `Z`, the prompts whose embeddings differ, rising; None if all do.
+    guidance : GuidanceCourse, or None
+        Where and how strongly its runs are guided; None leaves that to the sampler's settings.
     advised : Advised, or None
         What was measured for this plan on a model. Whatever makes another plan of it drops it.
 
@@ -75,6 +78,7 @@ class Plan:
     metric: str | None = None
     frozen: FrozenTree | None = None
     differ: np.ndarray | None = None
+    guidance: GuidanceCourse | None = None
     advised: Advised | None = None
 
     @property
@@ -221,6 +225,8 @@ class Plan:
 
     def resampled(self, num_steps: int) -> Plan:
         """The plan for another number of steps, with thresholds interpolated over the same course.
+
+        Its guidance stays as it is: shares of the steps are of the new ones, `boost_steps` as many as before.
 
         Raises
         ------
