@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .kandinsky.loading import load_decoder, load_prior
     from .kandinsky.prior import embed_prompts
     from .plan.budget import Budget, reachable_saving, tau_for_root_share, tau_for_saving
+    from .plan.guidance import GuidanceCourse
     from .plan.linkage import flat_clusters, merge_errors, ward_linkage
     from .plan.plan import Plan, build_plan, plan_for
     from .plan.plan_file import read_plan, write_plan
@@ -28,6 +29,7 @@ __version__ = "0.1.0"  # as in pyproject.toml, which ComfyUI's registry reads
 
 _MODULES = {
     "Budget": "plan.budget",
+    "GuidanceCourse": "plan.guidance",
     "Observer": "sampling.observer",
     "Plan": "plan.plan",
     "Profile": "plan.profile",
@@ -59,6 +61,7 @@ _MODULES = {
 }
 __all__ = [
     "Budget",
+    "GuidanceCourse",
     "Observer",
     "Plan",
     "Profile",

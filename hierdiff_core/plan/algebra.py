@@ -71,13 +71,14 @@ def join(plans: Iterable[Plan]) -> Plan:
     Returns
     -------
     plan : Plan
-        Without a linkage matrix; drawing it draws what each of them draws. It has keys and prompts if all of them do.
+        Without a linkage matrix; drawing it draws what each of them draws. It has keys and prompts if all of them do,
+        and their guidance.
 
     Raises
     ------
     ValueError
-        If there is no plan, their numbers of steps differ, or prompts were attached to or removed from one: its means
-        are of other prompts than its own.
+        If there is no plan, their numbers of steps or their guidance differ, or prompts were attached to or removed
+        from one: its means are of other prompts than its own.
 
     Examples
     --------
@@ -93,6 +94,8 @@ def join(plans: Iterable[Plan]) -> Plan:
         raise ValueError(f"plans to join must be at least one and of equal numbers of steps; got {sorted(steps)}")
     if any(plan.frozen is not None for plan in plans):
         raise ValueError("a plan that prompts were attached to or removed from cannot be joined; plan its prompts anew")
+    if any(plan.guidance != plans[0].guidance for plan in plans):
+        raise ValueError("plans to join must have the same guidance: one run has one course of it")
     prompts = offsets(plan.num_prompts for plan in plans)
     keys = [plan.prompt_keys for plan in plans]
     texts = [plan.prompts for plan in plans]
@@ -102,6 +105,7 @@ def join(plans: Iterable[Plan]) -> Plan:
         prompt_keys=None if None in keys else tuple(key for part in keys for key in part or ()),
         prompts=None if None in texts else tuple(text for part in texts for text in part or ()),
         differ=np.concatenate([plan.distinct + p for plan, p in zip(plans, prompts, strict=True)]),
+        guidance=plans[0].guidance,
     )
 
 

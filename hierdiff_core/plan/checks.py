@@ -1,4 +1,4 @@
-"""Checks of arguments that several modules take: whole numbers, keys, lengths, plans that can be drawn."""
+"""Checks of arguments that several modules take: whole numbers, keys, lengths, thresholds, plans that can be drawn."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
+from numpy.typing import ArrayLike
 
+if TYPE_CHECKING:
     from .plan import Plan
 
 LARGEST_KEY = 2**64  # as in files; those of texts are below 2**63
@@ -60,6 +61,26 @@ def check_lengths(num_prompts: int, **lists: Sequence[Any] | np.ndarray | None) 
         wanted = num_prompts - name.endswith("errors")
         if values is not None and len(values) != wanted:
             raise ValueError(f"{name} must have {wanted} entries for Z of {num_prompts}; got {len(values)}")
+
+
+def check_thresholds(thresholds: ArrayLike) -> np.ndarray:
+    """Thresholds as an array of their own; `ValueError` if they rise, are no heights, or do not end at 0."""
+    thresholds = np.array(thresholds, dtype=np.float64)
+    if thresholds.ndim != 1 or len(thresholds) == 0:
+        raise ValueError(f"thresholds must have shape (K,) with K >= 1; got {thresholds.shape}")
+    if not (np.isfinite(thresholds).all() and (thresholds >= 0).all()):
+        raise ValueError("thresholds must be finite heights >= 0")
+    rises = np.flatnonzero(np.diff(thresholds) > 0)
+    if len(rises):
+        k = rises[0] + 1
+        raise ValueError(
+            f"thresholds must not increase; step {k} rises from {thresholds[k - 1]:.4g} to {thresholds[k]:.4g}"
+        )
+    if thresholds[-1] != 0:
+        raise ValueError(
+            f"thresholds must end at 0, where every prompt has a latent of its own; the last is {thresholds[-1]:.4g}"
+        )
+    return thresholds
 
 
 def check_drawable(plan: Plan) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .checks import check_drawable
+from .guidance import GuidanceCourse
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -49,12 +50,15 @@ class Part:
         Places in `prompts` of those that count in means: of prompts with equal embeddings the first.
     steps : tuple of PartStep
         Steps `start` ... K - 1.
+    guidance : GuidanceCourse, or None
+        The whole plan's.
     """
 
     start: int
     prompts: np.ndarray
     distinct: np.ndarray
     steps: tuple[PartStep, ...]
+    guidance: GuidanceCourse | None = None
 
     @property
     def counted(self) -> np.ndarray:
@@ -95,7 +99,7 @@ def whole(plan: Plan) -> Part:
     for step in plan.steps:
         counts = np.bincount(step.labels[distinct], minlength=step.num_clusters) if equal else step.counts
         steps.append(PartStep(np.arange(step.num_clusters), step.labels, counts, step.parents))
-    return Part(0, np.arange(plan.num_prompts), distinct, tuple(steps))
+    return Part(0, np.arange(plan.num_prompts), distinct, tuple(steps), plan.guidance)
 
 
 def below(part: Part, i: int, clusters: np.ndarray) -> Part:
@@ -134,7 +138,7 @@ def below(part: Part, i: int, clusters: np.ndarray) -> Part:
         parents = step.parents[kept] if before is None else before[step.parents[kept]]
         steps.append(PartStep(step.clusters[kept], number[labels], step.counts[kept], parents))
         before = number
-    return Part(part.start + i, part.prompts[inside], distinct, tuple(steps))
+    return Part(part.start + i, part.prompts[inside], distinct, tuple(steps), part.guidance)
 
 
 def _marked(places: np.ndarray, size: int) -> np.ndarray:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .budget import Budget, thresholds_for
-from .checks import check_lengths, checked_keys, whole_number
+from .checks import check_lengths, check_thresholds, checked_keys, whole_number
 from .frozen import FrozenTree
+from .guidance import GuidanceCourse
 from .keys import branch_keys
 from .linkage import check_linkage, cut
 from .profile import Profile
@@ -51,6 +52,8 @@ class Plan:
         The tree with its history, once a prompt was attached or removed: branches that were there stay what they were.
     differ : (M,) int64, or None
         For a plan without `Z`, the prompts whose embeddings differ, rising; None if all do.
+    guidance : GuidanceCourse, or None
+        Where and how strongly its runs are guided; None leaves that to the sampler's settings.
 
     Examples
     --------
@@ -72,6 +75,7 @@ class Plan:
     metric: str | None = None
     frozen: FrozenTree | None = None
     differ: np.ndarray | None = None
+    guidance: GuidanceCourse | None = None
 
     @property
     def num_steps(self) -> int:
@@ -217,6 +221,8 @@ class Plan:
 
     def resampled(self, num_steps: int) -> Plan:
         """The plan for another number of steps, with thresholds interpolated over the same course.
+
+        Its guidance stays as it is: shares of the steps are of the new ones, `boost_steps` as many as before.
 
         Raises
         ------
@@ -377,23 +383,3 @@ def build_plan(
 
 def _cuts(Z: np.ndarray, thresholds: np.ndarray) -> tuple[Step, ...]:
     return linked_steps(cut(Z, t) for t in thresholds)
-
-
-def check_thresholds(thresholds: ArrayLike) -> np.ndarray:
-    """Thresholds as an array of their own; `ValueError` if they rise, are no heights, or do not end at 0."""
-    thresholds = np.array(thresholds, dtype=np.float64)
-    if thresholds.ndim != 1 or len(thresholds) == 0:
-        raise ValueError(f"thresholds must have shape (K,) with K >= 1; got {thresholds.shape}")
-    if not (np.isfinite(thresholds).all() and (thresholds >= 0).all()):
-        raise ValueError("thresholds must be finite heights >= 0")
-    rises = np.flatnonzero(np.diff(thresholds) > 0)
-    if len(rises):
-        k = rises[0] + 1
-        raise ValueError(
-            f"thresholds must not increase; step {k} rises from {thresholds[k - 1]:.4g} to {thresholds[k]:.4g}"
-        )
-    if thresholds[-1] != 0:
-        raise ValueError(
-            f"thresholds must end at 0, where every prompt has a latent of its own; the last is {thresholds[-1]:.4g}"
-        )
-    return thresholds

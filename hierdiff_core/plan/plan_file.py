@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 
 from ..files.whole_files import replace
-from .checks import LARGEST_KEY
+from .checks import LARGEST_KEY, check_thresholds
 from .frozen import FrozenTree
+from .guidance import GuidanceCourse
 from .linkage import METRICS, check_linkage, cut
-from .plan import Plan, check_thresholds
+from .plan import Plan
 from .sensitivity import as_data, bounded_text, is_number, is_whole, of_data, shortened
 from .steps import Step, linked_steps
 from .tree import PromptTree
@@ -65,6 +67,7 @@ def plan_json(plan: Plan) -> bytes:
         "sensitivity": None if plan.sensitivity is None else as_data(plan.sensitivity),
         "differ": listed(plan.differ),
         "frozen": None if plan.frozen is None else frozen_data(plan.frozen),
+        "guidance": None if plan.guidance is None else asdict(plan.guidance),
     }
     text = (json.dumps(data, allow_nan=False) + "\n").encode()
     plan_of_json(text)  # what could not be read again is not written
@@ -116,6 +119,7 @@ def plan_of_json(text: str | bytes) -> Plan:
         metric=None if tree is None else tree.metric,
         frozen=frozen,
         differ=differ,
+        guidance=optional(data, "guidance", lambda: guidance_of(data["guidance"])),
     )
 
 
@@ -287,6 +291,20 @@ def check_frozen(frozen: FrozenTree, tree: PromptTree | None) -> None:
         if theirs != ours:
             entry = "prompt_keys" if name == "keys" else name
             raise ValueError(f"frozen must have the plan's {entry}; got {shortened(theirs)}")
+
+
+def guidance_of(data: Any) -> GuidanceCourse:
+    """Where and how strongly to guide; every value must be there, and no other."""
+    names = {field.name for field in fields(GuidanceCourse)}
+    if not isinstance(data, dict) or data.keys() != names:
+        raise ValueError(f"guidance must hold {', '.join(sorted(names))} and nothing else; got {shortened(data)}")
+    for name, value in data.items():
+        if not is_number(value):
+            raise ValueError(f"{name} of guidance must be a number; got {shortened(value)}")
+    try:
+        return GuidanceCourse(**data)
+    except ValueError as error:
+        raise ValueError(f"guidance: {error}") from error
 
 
 def optional(data: dict, name: str, read: Callable[[], Any]) -> Any:
