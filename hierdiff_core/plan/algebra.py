@@ -338,6 +338,7 @@ def replanned(plan: Plan, frozen: FrozenTree) -> Plan:
         prompts=tree.prompts,
         metric=tree.metric,
         frozen=None if frozen.plain else frozen,
+        advised=None,
     )
 
 

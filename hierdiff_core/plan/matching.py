@@ -99,7 +99,7 @@ def separated(plan: Plan, groups: ArrayLike) -> Plan:
     for threshold, step in zip(plan.thresholds, plan.steps, strict=True):
         pairs = np.stack([step.labels, groups if threshold == 0 else np.zeros_like(groups)])
         labels.append(crossed(*pairs))
-    return replace(plan, steps=linked_steps(labels))
+    return replace(plan, steps=linked_steps(labels), advised=None)
 
 
 def refined(plan: Plan, groups: ArrayLike) -> Plan:
@@ -132,7 +132,8 @@ def refined(plan: Plan, groups: ArrayLike) -> Plan:
     check_drawable(plan)
     steps = linked_steps(crossed(step.labels, groups) for step in plan.steps)
     first = steps[-1].first[~np.isin(np.arange(steps[-1].num_clusters), steps[-1].labels[plan.distinct])]
-    return replace(plan, steps=steps, Z=None, merge_errors=None, differ=np.union1d(plan.distinct, first))
+    differ = np.union1d(plan.distinct, first)
+    return replace(plan, steps=steps, Z=None, merge_errors=None, differ=differ, advised=None)
 
 
 def crossed(labels: ArrayLike, groups: ArrayLike) -> np.ndarray:

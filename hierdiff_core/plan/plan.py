@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .advised import Advised
 from .budget import Budget, thresholds_for
 from .checks import check_lengths, check_thresholds, checked_keys, whole_number
 from .frozen import FrozenTree
@@ -54,6 +55,8 @@ class Plan:
         For a plan without `Z`, the prompts whose embeddings differ, rising; None if all do.
     guidance : GuidanceCourse, or None
         Where and how strongly its runs are guided; None leaves that to the sampler's settings.
+    advised : Advised, or None
+        What was measured for this plan on a model. Whatever makes another plan of it drops it.
 
     Examples
     --------
@@ -76,6 +79,7 @@ class Plan:
     frozen: FrozenTree | None = None
     differ: np.ndarray | None = None
     guidance: GuidanceCourse | None = None
+    advised: Advised | None = None
 
     @property
     def num_steps(self) -> int:
@@ -238,7 +242,7 @@ class Plan:
 
     def _cut_again(self, thresholds: np.ndarray) -> Plan:
         thresholds = check_thresholds(thresholds)
-        return replace(self, thresholds=thresholds, steps=_cuts(self._known_tree().Z, thresholds))
+        return replace(self, thresholds=thresholds, steps=_cuts(self._known_tree().Z, thresholds), advised=None)
 
     def _known_tree(self) -> PromptTree:
         if self.tree is None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..files.whole_files import replace
+from .advised import advised_data, advised_of
 from .checks import LARGEST_KEY, check_thresholds
 from .frozen import FrozenTree
 from .guidance import GuidanceCourse
@@ -69,6 +70,8 @@ def plan_json(plan: Plan) -> bytes:
         "frozen": None if plan.frozen is None else frozen_data(plan.frozen),
         "guidance": None if plan.guidance is None else asdict(plan.guidance),
     }
+    if plan.advised is not None:  # files of plans that nothing was measured for stay what they were
+        data["advised"] = advised_data(plan.advised)
     text = (json.dumps(data, allow_nan=False) + "\n").encode()
     plan_of_json(text)  # what could not be read again is not written
     return text
@@ -120,6 +123,7 @@ def plan_of_json(text: str | bytes) -> Plan:
         frozen=frozen,
         differ=differ,
         guidance=optional(data, "guidance", lambda: guidance_of(data["guidance"])),
+        advised=optional(data, "advised", lambda: advised_of(data["advised"])),
     )
 
 

@@ -24,6 +24,7 @@ from hierdiff_core import (
     write_plan,
 )
 from hierdiff_core.plan import plan_file
+from hierdiff_core.plan.advised import Advised, advised_data
 from hierdiff_core.plan.algebra import alone, attach, edited, join, removed
 from hierdiff_core.plan.matching import separated
 from hierdiff_core.plan.plan_file import plan_json, plan_of_json
@@ -31,6 +32,7 @@ from hierdiff_core.plan.plan_file import plan_json, plan_of_json
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
 
+ADVISED = Advised("5f1c", {"sampler": "euler", "steps": 3, "模型": "小"}, "slight", 0.1 + 0.2, 12.25, "looks as good")
 MEASURED = Sensitivity(6, [1, 4, 5, 6], [1e-6, 0.16, 0.74, 1], {"model": "小さい", "guidance": 3.0})
 GOOD = build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], [0.6, 0.4, 0], [1, 2, 3], [0.1, 0.2], None, ["a", "b", "c"])
 
@@ -47,6 +49,8 @@ def plans(draw):
     profile = Profile(draw(st.integers(1, 9)), sensitivity=draw(st.sampled_from([None, MEASURED])))
     plan = plan_for(replace(tree, keys=keys), Budget("root share", rng.uniform(0, 2)), profile)
     kind = draw(st.sampled_from(["cut", "attached", "removed", "separated", "joined", "alone", "no keys"]))
+    if draw(st.booleans()):
+        plan = replace(plan, advised=ADVISED)
     if kind == "attached":
         return attach(plan, rows, rng.normal(size=(1, 4)), [2**63 - 1], prompts and ["new"])
     if kind == "removed" and len(rows) > 1:
@@ -90,6 +94,11 @@ def test_changed_plan_goes_on_changing_after_it_was_read(tmp_path):
     assert_same_plan(edited(again, 1, leaves, rows[1], tree.keys[1], "b"), plan)
 
 
+def test_plan_that_nothing_was_measured_for_says_nothing_of_it():
+    assert "advised" not in json.loads(plan_json(GOOD))
+    assert plan_of_json(plan_json(replace(GOOD, advised=ADVISED))).advised == ADVISED
+
+
 def test_cuts_are_not_stored_and_clusters_made_by_hand_are():
     assert json.loads(plan_json(GOOD))["labels"] is None
     steps = GOOD.steps[0], GOOD.steps[0], GOOD.steps[1]
@@ -112,6 +121,10 @@ def test_numbers_that_json_cannot_hold_are_not_written():
 
 def with_(**changes):
     return {**json.loads(plan_json(GOOD)), **changes}
+
+
+def changed(**changes):
+    return {**advised_data(ADVISED), **changes}
 
 
 LATER = {"Z": [[0, 1, 0.2, 2], [2, 3, 0.5, 3]], "keys": [1, 2, 3], "generations": [0, 0, 1], "present": [0, 1, 2]}
@@ -174,6 +187,14 @@ LATER = {"Z": [[0, 1, 0.2, 2], [2, 3, 0.5, 3]], "keys": [1, 2, 3], "generations"
             with_(frozen={**LATER, "metric": "cosine"}, prompts=None, metric="chord"),
             "frozen must have the plan's metric; got 'cosine'",
         ),
+        (with_(advised=[]), r"advised must have model, settings, verdict, loss, passes, measure; got \[\]"),
+        (with_(advised=changed(verdict="great")), "advised: verdict must be one of none, slight, visible; got 'great'"),
+        (with_(advised=changed(model="x" * 501)), "advised: model must be a text of 1 to 500 characters; got 'x+'?…"),
+        (with_(advised=changed(measure="")), "advised: measure must be a text of 1 to 500 characters; got ''"),
+        (with_(advised=changed(loss="0")), r"advised: loss must be a number from -1e\+12 to 1e\+12; got '0'"),
+        (with_(advised=changed(loss=float("nan"))), r"advised: loss must be a number from -1e\+12 to 1e\+12; got nan"),
+        (with_(advised=changed(passes=-1)), r"advised: passes must be a number from 0 to 1e\+12; got -1"),
+        (with_(advised=changed(settings={"a": []})), r"advised: settings must be texts of at most 500 .* got \[\] for"),
         (with_(frozen={**LATER, "Z": [[0, 1, 0.3, 2], [2, 3, 0.5, 3]]}), "frozen must be a tree that holds that of Z"),
     ],
 )
