@@ -14,6 +14,7 @@ from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
 from .sampler import BranchingSampler
 from .save_set import SaveSet
+from .scenes import SceneLoader
 from .schedule import ThresholdSchedule
 from .schedule_plot import shape_of_settings
 from .sensitivity import SensitivityLoader
@@ -39,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
     SensitivityLoader,
     SaveSet,
     ShareSteps,
+    SceneLoader,
 ]
 for node in NODES:
     checked(node)
