@@ -13,7 +13,7 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 
 
-def train_tokenizer(texts, folder, vocabulary=VOCABULARY):
+def train_tokenizer(texts, folder, vocabulary=VOCABULARY, length=TOKENS):
     """Learn byte pairs and keep them as a `CLIPTokenizer`.
 
     Every byte is in the vocabulary, so that any prompt can be read. Begin and end have the highest ids: CLIP's text
@@ -24,6 +24,7 @@ def train_tokenizer(texts, folder, vocabulary=VOCABULARY):
     texts : iterable of str
     folder : Path            receives vocab.json, merges.txt and tokenizer.json
     vocabulary : int         tokens at most
+    length : int             tokens that the text encoder reads
 
     Returns
     -------
@@ -37,7 +38,7 @@ def train_tokenizer(texts, folder, vocabulary=VOCABULARY):
     learned = json.loads(learner.to_str())["model"]["merges"]
     tokens, merges = vocabulary_of(learned, vocabulary)
     ids = {token: i for i, token in enumerate(tokens)}
-    tokenizer = CLIPTokenizer(vocab=ids, merges=merges, pad_token=END, model_max_length=TOKENS)
+    tokenizer = CLIPTokenizer(vocab=ids, merges=merges, pad_token=END, model_max_length=length)
     tokenizer.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]

@@ -22,11 +22,11 @@ SECONDS_TO_STOP = 20
 class Stage:
     """A running stage; its lines go to the terminal with its name before them, and to out.txt in its folder."""
 
-    def __init__(self, name, options, minutes):
+    def __init__(self, name, options, minutes, script):
         self.name = name
         self.log = options.out / name / "out.txt"
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-u", str(HERE / f"{name}.py"), "--out", options.out, "--data", options.data]
+        command = [sys.executable, "-u", *script, "--out", options.out, "--data", options.data]
         command += ["--minutes", f"{minutes:.3f}"]
         command += ["--smoke"] * options.smoke + (["--device", options.device] if options.device else [])
         self.process = subprocess.Popen(
@@ -52,17 +52,23 @@ class Stage:
             self.process.wait()
 
 
-def run_phase(shares, options):
+def own_script(name):
+    return [HERE / f"{name}.py"]
+
+
+def run_phase(shares, options, script=own_script):
     """Run stages at the same time; exits when one fails, after stopping the others.
 
     Parameters
     ----------
-    shares : dict   stage -> share of the minutes
+    shares : dict       stage -> share of the minutes
+    options : Namespace
+    script : callable   ``script(stage) -> list``, what Python runs: a file, and arguments
     """
     stages = []
     try:
         for name, share in shares.items():
-            stages.append(Stage(name, options, share * options.minutes))
+            stages.append(Stage(name, options, share * options.minutes, script(name)))
         while any(stage.process.poll() is None for stage in stages):
             if any(stage.process.poll() for stage in stages):
                 break
