@@ -3,11 +3,13 @@
 import importlib
 import types
 
+import numpy as np
 import pytest
 import torch
 from scene_folders import LENGTH, diffusers_parts, tokenizer_of, write_scene_folder
 
 pytestmark = pytest.mark.host
+OURS = ("model", "folder", "unet", "clip", "vae")
 PROMPT = "a red apple to the left of a green cat face, noto style"
 LONG = ", ".join(["a red apple to the left of a cat face"] * 5)  # several windows
 # Each differs from the plain folder in something that a config.json may say.
@@ -34,9 +36,6 @@ def loader(pack):
         nodes=importlib.import_module("nodes"),
         node=pack.nodes.SceneLoader,
     )
-
-
-OURS = ("model", "folder", "unet", "clip", "vae")
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +131,203 @@ def test_sampling_is_that_of_diffusers_scheduler(loader, tmp_path, vae, shift):
         x = parts.scheduler.step(without + 3.0 * (with_text - without), time, x).prev_sample
     expected = x / parts.vae.config.scaling_factor + (parts.vae.config.shift_factor or 0.0)
     torch.testing.assert_close(made["samples"], expected, atol=5e-4, rtol=5e-4)
+
+
+# --- Whatever takes a model of the host ------------------------------------------------------------------------------
+
+
+def sides_of(loader, clip, *texts):
+    return [loader.nodes.CLIPTextEncode().encode(clip, text)[0] for text in texts]
+
+
+def drawn(loader, model, clip, steps=3, sampler="euler", scheduler="simple", cfg=3.0, batch=1):
+    """What the host's KSampler draws of the prompt, on its own empty latent."""
+    (latents,) = loader.nodes.EmptyLatentImage().generate(128, 128, batch)
+    sides = sides_of(loader, clip, PROMPT, "")
+    (made,) = loader.nodes.KSampler().sample(model, 7, steps, cfg, sampler, scheduler, *sides, latents)
+    return made["samples"]
+
+
+def extra(module, name, *args, **inputs):
+    """The first output of one of the host's newer nodes."""
+    node = getattr(importlib.import_module(f"comfy_extras.nodes_{module}"), name)
+    made = (
+        node.execute(*args, **inputs) if hasattr(node, "execute") else getattr(node(), node.FUNCTION)(*args, **inputs)
+    )
+    return getattr(made, "args", made)[0]
+
+
+def test_an_empty_latent_of_128_pixels_is_one_of_16(loader, loaded):
+    assert drawn(loader, *loaded[:2], batch=2).shape == (2, 8, 16, 16)
+
+
+def test_every_sampler_draws(loader, loaded):
+    samplers = importlib.import_module("comfy.samplers").KSampler.SAMPLERS
+    assert len(samplers) > 30
+    plain = drawn(loader, *loaded[:2])
+    for name in samplers:
+        made = drawn(loader, *loaded[:2], sampler=name)
+        assert made.isfinite().all(), name
+        assert (made - plain).abs().mean() < 2 * plain.abs().mean(), name
+
+
+def test_every_scheduler_draws(loader, loaded):
+    schedulers = importlib.import_module("comfy.samplers").KSampler.SCHEDULERS
+    assert len(schedulers) > 5
+    made = {name: drawn(loader, *loaded[:2], scheduler=name) for name in schedulers}
+    assert [name for name, latents in made.items() if not latents.isfinite().all()] == []
+
+
+PATCHES = {
+    "FreeU": ("freelunch", "FreeU", (1.1, 1.2, 0.9, 0.2)),
+    "FreeU_V2": ("freelunch", "FreeU_V2", (1.3, 1.4, 0.9, 0.2)),
+    "PatchModelAddDownscale": (
+        "model_downscale",
+        "PatchModelAddDownscale",
+        (2, 2.0, 0.0, 0.5, True, "bicubic", "bicubic"),
+    ),
+    "PerturbedAttentionGuidance": ("pag", "PerturbedAttentionGuidance", (3.0,)),
+    "SelfAttentionGuidance": ("sag", "SelfAttentionGuidance", (0.5, 2.0)),
+    "ModelSamplingSD3": ("model_advanced", "ModelSamplingSD3", (3.0,)),
+    "ModelSamplingAuraFlow": ("model_advanced", "ModelSamplingAuraFlow", (1.73,)),
+    "RescaleCFG": ("model_advanced", "RescaleCFG", (0.7,)),
+    "UNetSelfAttentionMultiply": ("attention_multiply", "UNetSelfAttentionMultiply", (1.5, 1.0, 1.0, 1.0)),
+    "EasyCache": ("easycache", "EasyCacheNode", (9.0, 0.1, 0.95, False)),
+    "LazyCache": ("easycache", "LazyCacheNode", (9.0, 0.1, 0.95, False)),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_patches_of_a_model_take_effect(loader, loaded, name):
+    module, node, settings = PATCHES[name]
+    patched = extra(module, node, loaded[0], *settings)
+    made = drawn(loader, patched, loaded[1], steps=6)
+    assert made.isfinite().all()
+    assert not torch.equal(made, drawn(loader, *loaded[:2], steps=6))
+
+
+def test_hypertile_tiles_the_attention(loader, loaded):
+    """In the blocks of more than a tile, which this small picture has at its first levels only."""
+    seen = []
+    patched = extra("hypertile", "HyperTile", loaded[0], 8, 2, 1, False)
+    patched.set_model_attn1_patch(lambda q, k, v, options: seen.append(len(q)) or (q, k, v))
+    assert drawn(loader, patched, loaded[1]).isfinite().all()
+    assert max(seen) > 2  # more than the rows with and without the prompt
+
+
+# --- LoRAs -----------------------------------------------------------------------------------------------------------
+
+ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+WORDS = "text_model.encoder.layers.1.self_attn.q_proj"
+NAMES = {
+    "kohya": (f"lora_unet_{ATTENTION.replace('.', '_')}", f"lora_te_{WORDS.replace('.', '_')}", "lora_down", "lora_up"),
+    "diffusers": (f"unet.{ATTENTION.replace('.to_', '.processor.to_')}", f"text_encoder.{WORDS}", "lora_A", "lora_B"),
+}
+
+
+def low_rank(unet, words, down, up):
+    """A LoRA of two layers of the tiny networks, and the change of each layer's weights at strength 1."""
+    halves = [(random(4, 48, seed=5), random(64, 4, seed=6)), (random(4, 48, seed=7), random(48, 4, seed=8))]
+    tensors = {}
+    for name, (first, second) in zip((unet, words), halves, strict=True):
+        tensors |= {f"{name}.{down}.weight": 0.2 * first, f"{name}.{up}.weight": 0.2 * second}
+    return tensors, [0.04 * second @ first for first, second in halves]
+
+
+@pytest.mark.parametrize("form", NAMES)
+def test_a_lora_changes_the_layers_that_it_names(loader, loaded, path, form):
+    """As if the changes had been added to the folder's own weights."""
+    model, clip, _ = loaded
+    tensors, (of_unet, of_words) = low_rank(*NAMES[form])
+    patched = importlib.import_module("comfy.sd").load_lora_for_models(model, clip, tensors, 0.8, 0.6)
+    parts = diffusers_parts(path)
+    parts.unet.get_submodule(ATTENTION).weight += 0.8 * of_unet
+    words = dict(parts.text_encoder.named_modules())
+    words.get(WORDS, words.get(WORDS.removeprefix("text_model."))).weight += 0.6 * of_words
+    ids = tokenizer_of(path)(PROMPT, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+    expected = parts.text_encoder(ids).last_hidden_state
+    torch.testing.assert_close(patched[1].encode(PROMPT), expected, atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(expected, clip.encode(PROMPT), atol=1e-3)
+
+    sides = [[[expected, {}]], [[parts.text_encoder(ids * 0).last_hidden_state, {}]]]
+    (made,) = loader.nodes.KSampler().sample(
+        patched[0], 7, 1, 1.0, "euler", "simple", *sides, {"samples": torch.zeros(1, 8, 16, 16)}
+    )
+    noise = torch.randn((1, 8, 16, 16), generator=torch.manual_seed(7))
+    velocity = parts.unet(noise, torch.tensor([1000.0]), encoder_hidden_states=expected).sample
+    torch.testing.assert_close(made["samples"], (noise - velocity) / 0.6, atol=2e-4, rtol=2e-4)
+
+
+def test_every_layer_has_a_name_that_loras_of_sd15_use(loaded):
+    lora = importlib.import_module("comfy.lora")
+    networks = loaded[0].model, loaded[1].cond_stage_model
+    names = [set(lora.model_lora_keys_unet(networks[0], {}).values()), set(lora.model_lora_keys_clip(networks[1], {}))]
+    matrices = {
+        name for name, value in networks[0].state_dict().items() if value.ndim > 1 and "diffusion_model" in name
+    }
+    assert matrices <= names[0]
+    kinds = ("mlp_fc1", "mlp_fc2", *(f"self_attn_{kind}_proj" for kind in ("q", "k", "v", "out")))
+    assert {f"lora_te_text_model_encoder_layers_{i}_{kind}" for i in range(3) for kind in kinds} <= names[1]
+
+
+# --- Memory, precision, previews -------------------------------------------------------------------------------------
+
+
+def test_networks_are_under_the_hosts_memory_management(loader, loaded):
+    management = importlib.import_module("comfy.model_management")
+    drawn(loader, *loaded[:2])
+    loaded[2].decode(torch.zeros(1, 8, 16, 16))
+    held = {id(entry.model.model) for entry in management.current_loaded_models if entry.model is not None}
+    networks = [loaded[0].model, loaded[1].cond_stage_model, loaded[2].first_stage_model]
+    assert {id(network) for network in networks} <= held
+    management.unload_all_models()
+    assert not management.current_loaded_models
+    assert drawn(loader, *loaded[:2]).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_are_in_the_precision_that_the_host_chooses(loader, path, monkeypatch, dtype):
+    management = importlib.import_module("comfy.model_management")
+    monkeypatch.setattr(management, "unet_dtype", lambda **_: dtype)
+    model = loader.unet.scene_model(loader.folder.read_scene_folder(path))
+    assert {value.dtype for value in model.model.diffusion_model.parameters()} == {dtype}
+    assert model.model.manual_cast_dtype == management.unet_manual_cast(dtype, model.load_device)
+
+
+def test_estimates_of_memory_follow_the_widths(loader, tmp_path, loaded):
+    wide = write_scene_folder(
+        tmp_path / "wide", unet={"block_out_channels": (64, 64, 64)}, vae={"block_out_channels": (64,) * 4}
+    )
+    wider, _, vae = loader.model.load_scene_folder(wide)
+    rows = [1, 8, 16, 16]
+    assert wider.model.memory_required(rows) == 2 * loaded[0].model.memory_required(rows) > 0
+    for estimate in ("memory_used_decode", "memory_used_encode"):
+        one, two = (getattr(made, estimate)((1, 8, 16, 16), torch.float32) for made in (loaded[2], vae))
+        assert two == 2 * one > 0
+
+
+def test_the_estimate_covers_what_a_call_of_the_network_takes(loader, loaded):
+    """Of tensors that are alive at once, by torch's own count."""
+    unet, x = loaded[0].model.diffusion_model, random(8, 8, 16, 16)
+    with torch.inference_mode(), torch.profiler.profile(profile_memory=True) as profile:
+        unet(x, torch.full((8,), 500.0), context=random(8, LENGTH, 48))
+    events = sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    taken = np.cumsum([event.nbytes() for event in events if event.name() == "[memory]"])
+    assert 0 < taken.max() < loaded[0].model.memory_required([8, 8, 16, 16])
+
+
+def test_previews_show_the_colours_that_the_autoencoder_decodes(loader, pack, loaded):
+    """As near as a linear map can: the sum of squares is the least that there is for the patches it was fitted on."""
+    model, _, vae = loaded
+    previews = importlib.import_module(f"{pack.__name__}.hierdiff_core.previews")
+    patches = previews.colour_patches()
+    latents = model.model.process_latent_in(vae.encode(patches))
+    shown = importlib.import_module("latent_preview").Latent2RGBPreviewer(
+        model.model.latent_format.latent_rgb_factors, model.model.latent_format.latent_rgb_factors_bias
+    )
+    picture = torch.from_numpy(np.array(shown.decode_latent_to_preview(latents))) / 255
+    wanted = patches[0].unflatten(0, (32, 8)).unflatten(2, (32, 8)).mean((1, 3))
+    flat = wanted.flatten(0, 1).std()
+    assert (picture - wanted).square().mean().sqrt() < flat
+    own = previews.latents_to_rgb(latents, previews.fit_latent_rgb(patches, latents))[0] / 255
+    assert (picture - own).abs().max() < 0.02
