@@ -100,9 +100,9 @@ SCENES = """# two emoji and where they are (one prompt per line; {a|b} gives all
 {a koala|a mushroom|a green apple} to the left of {a rocket|a teapot}, {flat|noto} style, on a blue background"""
 
 ANY_MODEL_ABOUT = """## HierDiff with any model
-Press **Run**: the small bundled model draws two emoji in a picture, 128×128 pixels at cfg 3. For your own model choose its
-checkpoint in **Load Scene Model**, set its size, cfg and steps (SD 1.5: 512×512, cfg 7, 30), and write other prompts.
-LoRAs go after the loader as usual; sampler and scheduler are ComfyUI's own."""
+Press **Run**: the small bundled model draws two emoji in a picture, 128×128 pixels at cfg 3. For your own model choose
+its checkpoint in **Load Scene Model**, set its size, cfg and steps (SD 1.5: 512×512, cfg 7, 30), and write other
+prompts. LoRAs go after the loader as usual; sampler and scheduler are ComfyUI's own."""
 
 CLIP_NOTE = """### 1 CLIP Embedding
 Encodes each prompt: one row of conditioning, and a vector for clustering."""

@@ -168,9 +168,17 @@ def naming_the_fix(path: Path) -> Iterator[None]:
     """Say what to do with every error that a folder's files cause."""
     try:
         yield
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
-        # torch's errors list every tensor that does not fit
+    except (ValueError, OSError) as error:
         raise ValueError(f"{short(error, 300)}. {FIX.format(folder=f'models/{path.name}')}") from error
+
+
+@contextlib.contextmanager
+def filling(where: str) -> Iterator[None]:
+    """Name the network for which the host's classes refuse the weights."""
+    try:
+        yield
+    except RuntimeError as error:  # of torch: lists every tensor that does not fit
+        raise ValueError(f"the weights of {where} do not fit its config.json ({short(error, 200)})") from error
 
 
 def check_names(expected: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:

@@ -1,11 +1,15 @@
 """Load Scene Model: the networks of a folder in diffusers' format compute the same in the host's classes."""
 
 import importlib
+import json
+import re
+import shutil
 import types
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scene_folders import LENGTH, diffusers_parts, tokenizer_of, write_scene_folder
 
 pytestmark = pytest.mark.host
@@ -331,3 +335,229 @@ def test_previews_show_the_colours_that_the_autoencoder_decodes(loader, pack, lo
     assert (picture - wanted).square().mean().sqrt() < flat
     own = previews.latents_to_rgb(latents, previews.fit_latent_rgb(patches, latents))[0] / 255
     assert (picture - own).abs().max() < 0.02
+
+
+# --- With this pack's own nodes --------------------------------------------------------------------------------------
+
+TEXTS = ("a red apple", "a green apple, flat style", "a cat face", "a rocket to the left of a cat face, noto style")
+
+
+def embedded(pack, clip, texts=TEXTS):
+    """Conditioning with a row for each prompt, embeddings, and what the node says."""
+    made = pack.nodes.ClipEmbedding.execute(clip, texts, "auto")
+    return (*made.args, made.ui["text"][0])
+
+
+def planned(pack, embeddings, mode, value):
+    tree = pack.nodes.WardLinkage.execute(embeddings, "chord").args[0]
+    return pack.nodes.ThresholdSchedule.execute(tree, 4, mode, value, 1).args[0]
+
+
+def shared_steps(loader, pack, loaded, plan, positive):
+    """What KSampler behind Share Steps draws from one latent."""
+    patched = pack.nodes.ShareSteps.execute(loaded[0], plan).args[0]
+    (negative,) = sides_of(loader, loaded[1], "")
+    latents = {"samples": torch.zeros(1, 4, 16, 16)}
+    (made,) = loader.nodes.KSampler().sample(patched, 7, 4, 3.0, "euler", "simple", positive, negative, latents)
+    return made["samples"]
+
+
+def test_prompts_are_drawn_as_alone_where_nothing_is_shared(loader, pack, loaded):
+    positive, embeddings, said = embedded(pack, loaded[1])
+    assert f"tokens: {LENGTH} (4 prompts)" in said
+    assert "embeddings: pooled, 48 numbers each" in said
+    assert "⚠" not in said
+    made = shared_steps(loader, pack, loaded, planned(pack, embeddings, "tau", 0.0), positive)
+    noise = torch.zeros(1, 4, 16, 16)
+    for i, text in enumerate(TEXTS):
+        sides = sides_of(loader, loaded[1], text, "")
+        (alone,) = loader.nodes.KSampler().sample(loaded[0], 7, 4, 3.0, "euler", "simple", *sides, {"samples": noise})
+        assert torch.equal(made[i : i + 1], alone["samples"])
+
+
+def test_steps_are_shared(loader, pack, loaded):
+    positive, embeddings, _ = embedded(pack, loaded[1])
+    plan = planned(pack, embeddings, "saving", 0.4)
+    assert 0.3 < plan.saved < 0.6
+    made = shared_steps(loader, pack, loaded, plan, positive)
+    assert made.shape == (4, 8, 16, 16)
+    assert made.isfinite().all()
+    assert len({row.numpy().tobytes() for row in made}) == len(TEXTS)
+
+
+def test_prompts_longer_than_the_window_are_read_in_chunks(loader, pack, loaded):
+    positive, embeddings, said = embedded(pack, loaded[1], (*TEXTS, LONG))
+    chunks = len(loaded[1].tokenize(LONG)["l"])
+    assert chunks > 1
+    assert positive[0][0].shape == (5, chunks * LENGTH, 48)
+    assert f"⚠ longer than the {LENGTH - 2} tokens that this encoder reads at once" in said
+    made = shared_steps(loader, pack, loaded, planned(pack, embeddings, "tau", 0.0), positive)
+    sides = sides_of(loader, loaded[1], LONG, "")
+    (alone,) = loader.nodes.KSampler().sample(
+        loaded[0], 7, 4, 3.0, "euler", "simple", *sides, {"samples": torch.zeros(1, 4, 16, 16)}
+    )
+    torch.testing.assert_close(made[4:], alone["samples"], atol=1e-4, rtol=1e-4)
+
+
+def test_words_in_brackets_weigh_more(loaded):
+    plain, weighted = (loaded[1].encode(text) for text in ("a red apple", "a (red:1.4) apple"))
+    assert plain.shape == weighted.shape
+    assert not torch.allclose(plain, weighted, atol=1e-3)
+
+
+# --- The widget ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundled(loader, path, monkeypatch):
+    """The tiny folder in place of the bundled one."""
+    monkeypatch.setattr(loader.model, "BUNDLED_SCENES", path)
+
+
+@pytest.fixture
+def checkpoints(monkeypatch, tmp_path):
+    """A folder of checkpoints with one file."""
+    folder_paths = importlib.import_module("folder_paths")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], {".safetensors"}))
+    (tmp_path / "mine.safetensors").touch()
+    return tmp_path
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_the_bundled_model_is_the_first_choice_and_checkpoints_follow(loader):
+    (widget,) = loader.node.define_schema().inputs
+    assert (widget.id, widget.default) == ("model_name", "emoji-scenes (bundled)")
+    assert widget.options == ["emoji-scenes (bundled)", "mine.safetensors"]
+
+
+@pytest.mark.usefixtures("bundled")
+def test_the_node_loads_the_bundled_model(loader):
+    assert loader.node.validate_inputs(model_name="emoji-scenes (bundled)") is True
+    model, clip, vae = loader.node.execute("emoji-scenes (bundled)").args
+    latents = drawn(loader, model, clip)
+    assert loader.nodes.VAEDecode().decode(vae, {"samples": latents})[0].shape == (1, 128, 128, 3)
+
+
+def test_a_checkpoint_is_loaded_as_load_checkpoint_does(loader, checkpoints, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        importlib.import_module("comfy.sd"),
+        "load_checkpoint_guess_config",
+        lambda *args, **options: calls.append((args, options)) or ("model", "clip", "vae", "vision"),
+    )
+    assert loader.node.validate_inputs(model_name="mine.safetensors") is True
+    ours = loader.node.execute("mine.safetensors").args
+    assert tuple(ours) == tuple(loader.nodes.CheckpointLoaderSimple().load_checkpoint("mine.safetensors"))
+    assert calls[0] == calls[1]
+    assert calls[0][0] == (str(checkpoints / "mine.safetensors"),)
+
+
+@pytest.mark.usefixtures("checkpoints")
+@pytest.mark.parametrize("name", ["gone.safetensors", "x" * 500])
+def test_a_missing_checkpoint_is_named_when_it_is_queued_and_when_a_link_brings_it(loader, name):
+    message = loader.node.validate_inputs(model_name=name)
+    assert message.startswith(f"there is no checkpoint '{name[:80]}")
+    assert "choose emoji-scenes (bundled)" in message
+    assert len(message) < 250
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        loader.node.execute(name)
+
+
+# --- A folder that is not as it should be ----------------------------------------------------------------------------
+
+FILES = [
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "scheduler/scheduler_config.json",
+]
+ADVICE = r"The bundled scene model in models/emoji-scenes is incomplete or damaged: install HierDiff again"
+
+
+@pytest.fixture
+def copy(path, tmp_path, loader, monkeypatch):
+    """A copy of the folder, in place of the bundled one."""
+    folder = tmp_path / "emoji-scenes"
+    shutil.copytree(path, folder)
+    monkeypatch.setattr(loader.model, "BUNDLED_SCENES", folder)
+    return folder
+
+
+def fault_of(loader):
+    """The error of the node; when queued, the configs alone are read."""
+    with pytest.raises(ValueError, match=ADVICE) as raised:
+        loader.node.execute(loader.model.SCENES_NAME)
+    return str(raised.value)
+
+
+def test_without_the_folder_the_first_file_is_named(loader, copy):
+    shutil.rmtree(copy)
+    assert "emoji-scenes/unet/config.json is missing" in loader.node.validate_inputs(model_name=loader.model.SCENES_NAME)
+    assert "emoji-scenes/unet/config.json is missing" in fault_of(loader)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(loader, copy, name):
+    (copy / name).unlink()
+    place = name.split("/")[0] if name.endswith(".safetensors") else name
+    assert f"emoji-scenes/{place}" in fault_of(loader)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.endswith(".txt")])
+def test_a_file_that_was_cut_off_is_named(loader, copy, name):
+    (copy / name).write_bytes((copy / name).read_bytes()[:100])
+    assert f"emoji-scenes/{name}" in fault_of(loader)
+
+
+SETTINGS = [
+    ("unet/config.json", "block_out_channels", [32, 48, 64], "whole multiples of the first"),
+    ("unet/config.json", "block_out_channels", [], "whole multiples of the first"),
+    ("unet/config.json", "down_block_types", ["DownBlock2D"], "3 of CrossAttnDownBlock2D and DownBlock2D"),
+    ("unet/config.json", "up_block_types", ["UpBlock2D"] * 3, "the way down reversed"),
+    ("unet/config.json", "attention_head_dim", [3, 4, 5], "one number of heads"),
+    ("unet/config.json", "attention_head_dim", 7, "one number of heads"),
+    ("unet/config.json", "transformer_layers_per_block", [1, 1], "one for each of 3 levels"),
+    ("unet/config.json", "flip_sin_to_cos", False, "must be True; got False"),
+    ("unet/config.json", "class_embed_type", "timestep", "must be None; got 'timestep'"),
+    ("vae/config.json", "block_out_channels", [32, 64], "those of 4 levels"),
+    ("vae/config.json", "layers_per_block", 1, "must be 2; got 1"),
+    ("text_encoder/config.json", "hidden_act", "relu", "one of quick_gelu, gelu"),
+    ("text_encoder/config.json", "vocab_size", 5, "at least the"),
+    ("text_encoder/config.json", "hidden_size", None, "has no hidden_size"),
+    ("scheduler/scheduler_config.json", "_class_name", "DDPMScheduler", "must be 'FlowMatchEulerDiscreteScheduler'"),
+    ("tokenizer/tokenizer_config.json", "pad_token", "<pad>", "vocab.json does not have the pad_token, '<pad>'"),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value", "needed"), SETTINGS)
+def test_a_config_of_another_network_is_named_with_what_is_needed(loader, copy, name, key, value, needed):
+    settings = json.loads((copy / name).read_text(encoding="utf-8"))
+    (copy / name).write_text(json.dumps({**settings, key: value}), encoding="utf-8")
+    message = fault_of(loader)
+    assert needed in message
+    assert f"emoji-scenes/{name.split('/')[0]}" in message
+    assert key in message
+
+
+def renamed(tensors):
+    tensors["mine"] = tensors.pop(sorted(tensors)[0])
+
+
+def shortened(tensors):
+    name = max(tensors, key=lambda name: tensors[name].ndim)
+    tensors[name] = tensors[name][:-1].contiguous()
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".safetensors")])
+@pytest.mark.parametrize("damage", [renamed, shortened])
+def test_weights_of_another_network_are_named(loader, copy, name, damage):
+    tensors = load_file(copy / name)
+    damage(tensors)
+    save_file(tensors, copy / name)
+    assert re.search(rf"emoji-scenes/{name.split('/')[0]}\b", fault_of(loader))
