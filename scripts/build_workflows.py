@@ -96,9 +96,13 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
     }
 
 
+SCENES = """# two emoji and where they are (one prompt per line; {a|b} gives all combinations)
+{a koala|a mushroom|a green apple} to the left of {a rocket|a teapot}, {flat|noto} style, on a blue background"""
+
 ANY_MODEL_ABOUT = """## HierDiff with any model
-Load your own checkpoint (here SD 1.5, with 512×512 pixels and cfg 7), and add LoRAs after it as usual. The model runs
-once per cluster of prompts; sampler and scheduler are ComfyUI's own."""
+Press **Run**: the small bundled model draws two emoji in a picture, 128×128 pixels at cfg 3. For your own model choose
+its checkpoint in **Load Scene Model**, set its size, cfg and steps (SD 1.5: 512×512, cfg 7, 30), and write other
+prompts. LoRAs go after the loader as usual; sampler and scheduler are ComfyUI's own."""
 
 CLIP_NOTE = """### 1 CLIP Embedding
 Encodes each prompt: one row of conditioning, and a vector for clustering."""
@@ -110,38 +114,38 @@ with splits; multistep ones (such as dpmpp_2m) overshoot if clusters split late:
 
 def any_model():
     """Nodes of the graph for a native model, as in `describe`."""
-    checkpoint = ("load", 0), ("load", 1), ("load", 2)
+    model, clip, vae = ("load", 0), ("load", 1), ("load", 2)
     return {
-        "about": ("MarkdownNote", [ANY_MODEL_ABOUT], {}, 0, 180, None),
-        "prompts": ("HierDiffPromptSet", [PRODUCTS], {}, 0, 360, "prompts"),
-        "load": ("CheckpointLoaderSimple", ["v1-5-pruned-emaonly-fp16.safetensors"], {}, 1, 100, "load"),
+        "about": ("MarkdownNote", [ANY_MODEL_ABOUT], {}, 0, 260, None),
+        "prompts": ("HierDiffPromptSet", [SCENES], {}, 0, 360, "prompts"),
+        "load": ("HierDiffSceneLoader", ["emoji-scenes (bundled)"], {}, 1, 100, "load"),
         "embed": (
             "HierDiffClipEmbedding",
             ["auto"],
-            {"clip": checkpoint[1], "prompts": ("prompts", 0)},
+            {"clip": clip, "prompts": ("prompts", 0)},
             1,
             280,
             "prompts",
         ),
-        "negative": ("CLIPTextEncode", ["blurry, text, watermark"], {"clip": checkpoint[1]}, 1, 120, "prompts"),
+        "negative": ("CLIPTextEncode", [""], {"clip": clip}, 1, 120, "prompts"),
         "note_embed": ("MarkdownNote", [CLIP_NOTE], {}, 1, 120, None),
         "linkage": ("HierDiffWardLinkage", ["chord"], {"embeddings": ("embed", 1)}, 2, 510, "plan"),
         "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
         "schedule": (
             "HierDiffThresholdSchedule",
-            [30, "saving", 0.5, 1, "linear", 2.0],
+            [20, "saving", 0.15, 1, "power", 4.0],
             {"linkage": ("linkage", 0)},
             3,
             680,
             "plan",
         ),
         "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
-        "empty": ("EmptyLatentImage", [512, 512, 1], {}, 4, 110, "load"),
+        "empty": ("EmptyLatentImage", [128, 128, 1], {}, 4, 110, "load"),
         "sampler": (
             "HierDiffKSampler",
-            [0, "fixed", 7.0, "euler", "normal", 1.0, 0],
+            [0, "fixed", 3.0, "euler", "simple", 1.0, 0],
             {
-                "model": checkpoint[0],
+                "model": model,
                 "positive": ("embed", 0),
                 "negative": ("negative", 0),
                 "latent_image": ("empty", 0),
@@ -152,7 +156,7 @@ def any_model():
             "sample",
         ),
         "note_sampler": ("MarkdownNote", [KSAMPLER_NOTE], {}, 4, 170, None),
-        "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": checkpoint[2]}, 5, 50, "sample"),
+        "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": vae}, 5, 50, "sample"),
         "sheet": (
             "HierDiffContactSheet",
             [0],

@@ -159,6 +159,30 @@ CHECKPOINT = NATIVE | {
     ),
     "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load", 2)}, "sample"),
 }
+# The bundled scene model, which wants cfg 3 and 128 pixels
+SCENES = CHECKPOINT | {
+    "prompts": (
+        "HierDiffPromptSet",
+        ["a {koala|mushroom|teapot} to the left of a rocket, {flat|noto} style"],
+        {},
+        "prompts",
+    ),
+    "load": ("HierDiffSceneLoader", ["emoji-scenes (bundled)"], {}, "load"),
+    "negative": ("CLIPTextEncode", [""], {"clip": ("load", 1)}, "prompts"),
+    "schedule": (
+        "HierDiffThresholdSchedule",
+        [20, "saving", 0.15, 1, "power", 4.0],
+        {"linkage": ("linkage", 0)},
+        "plan",
+    ),
+    "empty": ("EmptyLatentImage", [128, 128, 1], {}, "load"),
+    "sampler": (
+        "HierDiffKSampler",
+        [0, "fixed", 3.0, "euler", "simple", 1.0, 0],
+        CHECKPOINT["sampler"][2],
+        "sample",
+    ),
+}
 
 
 class Example(NamedTuple):
@@ -351,5 +375,18 @@ EXAMPLES = {
         "load prompts embed negative empty linkage schedule sampler",
         {0: 340, 1: 330, 2: 300, 3: 360},
         until="embed",  # its numbers are those of SD 1.5's shapes; what follows depends on the weights
+    ),
+    "HierDiffSceneLoader": Example(
+        SCENES,
+        [
+            {"load": 100, "prompts": 350},
+            {"embed": 290, "negative": 120, "empty": 106},
+            {"linkage": 380},
+            {"schedule": 570},
+            {"sampler": 780},
+            PICTURES,
+        ],
+        "load embed negative empty sampler decode preview",
+        {0: 360, 1: 390, 4: 560},
     ),
 }

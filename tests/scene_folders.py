@@ -1,6 +1,7 @@
-"""A scene model's folder in diffusers' own format, with tiny networks and random weights, made by diffusers' classes."""
+"""A scene model's folder in diffusers' own format: tiny networks with random weights, made by diffusers' classes."""
 
 import json
+import types
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
@@ -101,3 +102,14 @@ def bytes_as_letters():
 def tokenizer_of(path):
     """transformers' own tokenizer of a folder."""
     return CLIPTokenizer.from_pretrained(path / "tokenizer")
+
+
+def diffusers_parts(path):
+    """The networks of a folder in diffusers' and transformers' own classes, in full precision, and its scheduler."""
+    full = {"torch_dtype": torch.float32}
+    return types.SimpleNamespace(
+        unet=UNet2DConditionModel.from_pretrained(path / "unet", **full).requires_grad_(False),
+        vae=AutoencoderKL.from_pretrained(path / "vae", **full).requires_grad_(False),
+        text_encoder=CLIPTextModel.from_pretrained(path / "text_encoder", dtype=torch.float32).requires_grad_(False),
+        scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(path / "scheduler"),
+    )

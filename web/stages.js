@@ -3,7 +3,13 @@
 
 export const STAGES = {
   prompts: ["HierDiffPromptSet", "HierDiffPriorEmbedding", "HierDiffClipEmbedding"],
-  load: ["HierDiffPriorLoader", "HierDiffDecoderLoader", "HierDiffSensitivityLoader", "HierDiffKandinskyModel"],
+  load: [
+    "HierDiffPriorLoader",
+    "HierDiffDecoderLoader",
+    "HierDiffSceneLoader",
+    "HierDiffSensitivityLoader",
+    "HierDiffKandinskyModel",
+  ],
   plan: ["HierDiffWardLinkage", "HierDiffThresholdSchedule", "HierDiffCalibrate", "HierDiffCalibrateModel"],
   sample: [
     "HierDiffBranchingSampler",

@@ -15,7 +15,7 @@ import torch
 from comfy.supported_models_base import ClipTarget
 
 from ...hierdiff_core.kandinsky.model_folder import title
-from .scene_folder import SceneFolder, check_names
+from .scene_folder import SceneFolder, check_names, filling
 
 PREFIX = "clip_l.transformer."
 READ = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
@@ -39,10 +39,12 @@ def scene_clip(folder: SceneFolder) -> Any:
     }
     # newer hosts fill the network before it goes to the device
     filled = "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters
-    clip = comfy.sd.CLIP(target(folder), **options, **({"state_dict": dict(weights)} if filled else {}))
+    where = f"{title(folder.path)}/text_encoder"
+    with filling(where):
+        clip = comfy.sd.CLIP(target(folder), **options, **({"state_dict": dict(weights)} if filled else {}))
     expected = clip.cond_stage_model.state_dict()
     expected.pop("clip_l.logit_scale", None)  # no part of a text encoder, and never used
-    check_names(expected, weights, f"{title(folder.path)}/text_encoder")
+    check_names(expected, weights, where)
     if not filled:
         clip.load_sd(weights, full_model=True)
     return clip

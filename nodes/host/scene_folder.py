@@ -1,7 +1,7 @@
 """The bundled scene model's folder: what its files say, checked before any network is made.
 
-The folder is in diffusers' own format. The host's classes can be what its configs describe within limits: where a config
-asks for what they cannot do, its file and its value are named.
+The folder is in diffusers' own format. The host's classes can be what its configs describe within limits: where a
+config asks for what they cannot do, its file and its value are named.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ...hierdiff_core.kandinsky.weights import read_headers, weight_files
 
 BUNDLED_SCENES = Path(__file__).parents[2] / "models" / "emoji-scenes"
 FIX = (
-    "The bundled scene model in {folder} is incomplete or damaged: install HierDiff again (or, in a clone, git checkout "
-    "models/emoji-scenes), or choose a checkpoint of your own"
+    "The bundled scene model in {folder} is incomplete or damaged: install HierDiff again (in a clone: git checkout -- "
+    "{folder}), or choose a checkpoint of your own"
 )
 
 # What the host's classes do and cannot be told to do otherwise, by the names of the configs.
@@ -51,6 +51,7 @@ FIXED = {
         "mid_block_type": "UNetMidBlock2DCrossAttn",
         "norm_eps": 1e-5,
         "norm_num_groups": 32,
+        "num_attention_heads": None,
         "num_class_embeds": None,
         "only_cross_attention": False,
         "resnet_time_scale_shift": "default",
@@ -129,7 +130,7 @@ class SceneFolder:
         """Id of a special token, such as "eos_token"."""
         text = self.setting("tokenizer", name)
         text = text.get("content") if isinstance(text, dict) else text
-        if text not in self.vocabulary:
+        if not isinstance(text, str) or text not in self.vocabulary:
             raise ValueError(f"{title(self.path)}/tokenizer/vocab.json does not have the {name}, {short(repr(text))}")
         return self.vocabulary[text]
 
@@ -167,9 +168,17 @@ def naming_the_fix(path: Path) -> Iterator[None]:
     """Say what to do with every error that a folder's files cause."""
     try:
         yield
-    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
-        # torch's errors list every tensor that does not fit
+    except (ValueError, OSError) as error:
         raise ValueError(f"{short(error, 300)}. {FIX.format(folder=f'models/{path.name}')}") from error
+
+
+@contextlib.contextmanager
+def filling(where: str) -> Iterator[None]:
+    """Name the network for which the host's classes refuse the weights."""
+    try:
+        yield
+    except RuntimeError as error:  # of torch: lists every tensor that does not fit
+        raise ValueError(f"the weights of {where} do not fit its config.json ({short(error, 200)})") from error
 
 
 def check_names(expected: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import comfy.sd
 import folder_paths
 
+from ...hierdiff_core.kandinsky.model_folder import short
 from ...hierdiff_core.previews import colour_patches, fit_latent_rgb
 from .scene_clip import scene_clip
 from .scene_folder import BUNDLED_SCENES, naming_the_fix, read_scene_folder
@@ -27,8 +28,8 @@ def validate_scene_name(name: str) -> bool | str:
     if name != SCENES_NAME:
         if folder_paths.get_full_path("checkpoints", name) is None:
             return (
-                f"there is no checkpoint '{name[:80]}' in models/checkpoints: put the file there and press R, or choose "
-                f"{SCENES_NAME}"
+                f"there is no checkpoint '{short(name)}' in models/checkpoints: put the file there and press R, or "
+                f"choose {SCENES_NAME}"
             )
         return True
     try:
@@ -42,7 +43,7 @@ def validate_scene_name(name: str) -> bool | str:
 def load_scenes(name: str) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of a choice.
 
-    A checkpoint is loaded by the host's own loader, as Load Checkpoint does it: CLIP and VAE are None where it has none.
+    A checkpoint is loaded by the host's own loader, as Load Checkpoint does it: CLIP is None where it holds none.
     """
     if name == SCENES_NAME:
         return load_scene_folder(BUNDLED_SCENES)

@@ -151,8 +151,7 @@ def attention_levels(folder: SceneFolder, levels: int) -> list[bool]:
 
 def heads(folder: SceneFolder, channels: Sequence[int]) -> dict[str, int]:
     """Either the same number of attention heads at all levels, or the same width of each."""
-    name = "num_attention_heads"  # diffusers' older name for it is that of the heads' width
-    name = name if folder.configs["unet"].get(name) is not None else "attention_head_dim"
+    name = "attention_head_dim"  # in spite of its name, diffusers takes it for their number
     counts = per_level(folder, name, 8, len(channels))
     if len(set(counts)) == 1 and not any(n % counts[0] for n in channels):
         return {"num_heads": counts[0], "num_head_channels": -1}

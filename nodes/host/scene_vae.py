@@ -9,7 +9,7 @@ import comfy.sd
 import torch
 
 from ...hierdiff_core.kandinsky.model_folder import title
-from .scene_folder import SceneFolder, check_names, widths
+from .scene_folder import SceneFolder, check_names, filling, widths
 
 LEVELS = 4  # that the host converts: it makes latents of an eighth of a picture's sides
 REFERENCE_WIDTH = 128  # of SD's autoencoder at its first level, on which the host's estimate of memory is made
@@ -35,8 +35,10 @@ def scene_vae(folder: SceneFolder) -> Any:
         "dropout": 0.0,
     }
     weights = vae_weights(folder, channels)
-    vae = comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": sizes, "embed_dim": channels}})
-    check_names(vae.first_stage_model.state_dict(), weights, f"{title(folder.path)}/vae")
+    where = f"{title(folder.path)}/vae"
+    with filling(where):
+        vae = comfy.sd.VAE(sd=dict(weights), config={"params": {"ddconfig": sizes, "embed_dim": channels}})
+    check_names(vae.first_stage_model.state_dict(), weights, where)
     vae.latent_channels = channels
     scale_memory(vae, first / REFERENCE_WIDTH)
     return vae

@@ -225,6 +225,7 @@ def test_template_for_any_model_runs_with_a_checkpoint(open_page, web, checkpoin
     (folder / checkpoint.name).symlink_to(checkpoint)
     page = open_page(shared=True)
     page.drop_workflow(WORKFLOWS / "hierdiff_any_model.json")
+    page.set_value("HierDiffSceneLoader", "model_name", checkpoint.name)
     page.set_value("HierDiffPromptSet", "text", "a {red|green|blue} mug")
     page.set_value(SCHEDULE, "steps", 5)
     page.set_value("EmptyLatentImage", "width", 64)
