@@ -498,7 +498,9 @@ def fault_of(loader):
 
 def test_without_the_folder_the_first_file_is_named(loader, copy):
     shutil.rmtree(copy)
-    assert "emoji-scenes/unet/config.json is missing" in loader.node.validate_inputs(model_name=loader.model.SCENES_NAME)
+    assert "emoji-scenes/unet/config.json is missing" in loader.node.validate_inputs(
+        model_name=loader.model.SCENES_NAME
+    )
     assert "emoji-scenes/unet/config.json is missing" in fault_of(loader)
 
 
