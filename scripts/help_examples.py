@@ -159,29 +159,25 @@ CHECKPOINT = NATIVE | {
     ),
     "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load", 2)}, "sample"),
 }
-# The bundled scene model, which wants cfg 3 and 128 pixels
-SCENES = CHECKPOINT | {
-    "prompts": (
-        "HierDiffPromptSet",
-        ["a {koala|mushroom|teapot} to the left of a rocket, {flat|noto} style"],
-        {},
+# The bundled scene model, which wants cfg 3 and 128 pixels, as any checkpoint is used
+SCENES = {
+    "load": ("HierDiffSceneLoader", ["emoji-scenes (bundled)"], {}, "load"),
+    "empty": ("EmptyLatentImage", [128, 128, 4], {}, "load"),
+    "positive": (
+        "CLIPTextEncode",
+        ["a koala to the left of a rocket, flat style, on a blue background"],
+        {"clip": ("load", 1)},
         "prompts",
     ),
-    "load": ("HierDiffSceneLoader", ["emoji-scenes (bundled)"], {}, "load"),
     "negative": ("CLIPTextEncode", [""], {"clip": ("load", 1)}, "prompts"),
-    "schedule": (
-        "HierDiffThresholdSchedule",
-        [20, "saving", 0.15, 1, "power", 4.0],
-        {"linkage": ("linkage", 0)},
-        "plan",
-    ),
-    "empty": ("EmptyLatentImage", [128, 128, 1], {}, "load"),
     "sampler": (
-        "HierDiffKSampler",
-        [0, "fixed", 3.0, "euler", "simple", 1.0, 0],
-        CHECKPOINT["sampler"][2],
+        "KSampler",
+        [0, "fixed", 20, 3.0, "euler", "simple", 1.0],
+        {"model": ("load", 0), "positive": ("positive", 0), "negative": ("negative", 0), "latent_image": ("empty", 0)},
         "sample",
     ),
+    "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load", 2)}, "sample"),
+    "preview": ("PreviewImage", [], {"images": ("decode", 0)}, "sample"),
 }
 
 
@@ -379,14 +375,12 @@ EXAMPLES = {
     "HierDiffSceneLoader": Example(
         SCENES,
         [
-            {"load": 100, "prompts": 350},
-            {"embed": 290, "negative": 120, "empty": 106},
-            {"linkage": 380},
-            {"schedule": 570},
-            {"sampler": 780},
+            {"load": 102, "empty": 106},
+            {"positive": 120, "negative": 120},
+            {"sampler": 262},
             PICTURES,
         ],
-        "load embed negative empty sampler decode preview",
-        {0: 360, 1: 390, 4: 560},
+        "load empty positive negative sampler decode preview",
+        {0: 360},
     ),
 }

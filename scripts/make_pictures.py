@@ -1,4 +1,4 @@
-"""Make the still pictures of the README and of the template browser, from a run of the quick-start workflow.
+"""Make the still pictures of the README and of the template browser, from runs of the workflows on the bundled models.
 
 python scripts/make_pictures.py
 """
@@ -24,6 +24,14 @@ def run_quickstart(server, **changes):
     return {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in files.items() if name.endswith(".png")}
 
 
+def run_any_model(server):
+    """The contact sheet of the template for any model, on the bundled scene model."""
+    prompt = convert(server, load_workflow(WORKFLOW.with_name("hierdiff_any_model.json")))
+    entry = server.run(prompt)
+    (sheet,) = Results(prompt, entry["outputs"]).of("HierDiffContactSheet", "images")
+    return Image.open(io.BytesIO(server.view(sheet))).convert("RGB")
+
+
 def narrowed(picture, width):
     return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
 
@@ -46,12 +54,13 @@ def main():
     with ComfyServer() as server:
         made = run_quickstart(server)
         few = run_quickstart(server, text=FEW, shape="linear", metric="cosine")  # splits spread over the steps
+        scenes = run_any_model(server)
     IMAGES.mkdir(parents=True, exist_ok=True)
     narrowed(made["contact_sheet.png"], README_WIDTH).save(IMAGES / "contact_sheet.png", optimize=True)
     pictures = [picture for name, picture in made.items() if name[0].isdigit()]
     icon([pictures[i] for i in (6, 11, 15, 28)]).save(REPO_ROOT / "docs" / "icon.png", optimize=True)
     thumbnails = {"hierdiff_quickstart": made["contact_sheet.png"], "hierdiff_kandinsky22": few["tree.png"]}
-    thumbnails["hierdiff_any_model"] = few["contact_sheet.png"]
+    thumbnails["hierdiff_any_model"] = scenes
     for name, picture in thumbnails.items():
         square(picture, THUMBNAIL).save(REPO_ROOT / "workflows" / f"{name}.jpg", quality=90)
 

@@ -113,3 +113,12 @@ def diffusers_parts(path):
         text_encoder=CLIPTextModel.from_pretrained(path / "text_encoder", dtype=torch.float32).requires_grad_(False),
         scheduler=FlowMatchEulerDiscreteScheduler.from_pretrained(path / "scheduler"),
     )
+
+
+def pack_with_scenes(folder, repo_root):
+    """This pack with a tiny scene model in place of the bundled one; for a server's `pack_dir`."""
+    (folder / "models").mkdir(parents=True)
+    for name in ("__init__.py", "nodes", "hierdiff_core", "web", "locales", "workflows", "models/emoji-kandinsky"):
+        (folder / name).symlink_to(repo_root / name)
+    write_scene_folder(folder / "models" / "emoji-scenes")
+    return folder

@@ -2,14 +2,17 @@
 
 import gc
 import importlib
+import json
 
 import numpy as np
 import pytest
 import torch
-from comfyui_host import ComfyServer
+from comfyui_host import CPU_ARGS, ComfyServer
 from graphs import native_graph, small_graph
 from graphs import pictures as server_pictures
+from scene_folders import pack_with_scenes
 from scipy.cluster.hierarchy import is_isomorphic
+from workflow_api import to_api
 
 from hierdiff_core import (
     build_plan,
@@ -33,6 +36,7 @@ from hierdiff_core.sampling.observer import Observer
 
 pytestmark = pytest.mark.gpu
 
+BETWEEN_PRECISIONS = 4  # levels of 255, on average
 PROMPTS = [
     f"{name}, {style} style"
     for name in ("cat face", "tiger face", "red apple", "fire engine")
@@ -274,6 +278,19 @@ def test_ksampler_with_shared_steps_on_the_gpu(tmp_path, sampler):
         pairs = zip(server_pictures(server, one, "save"), server_pictures(server, other, "save"), strict=True)
         assert max(np.abs(a.astype(int) - b).mean() for a, b in pairs) < 0.5
         assert "% saved" in one["outputs"]["sample"]["text"][0]
+
+
+def test_scene_model_draws_on_the_gpu_what_it_draws_on_the_cpu(tmp_path, repo_root):
+    """In the precision that the host chooses for each: fp32 on a CPU."""
+    scenes, drawn = pack_with_scenes(tmp_path / "pack", repo_root), {}
+    workflow = json.loads((repo_root / "workflows" / "hierdiff_any_model.json").read_text(encoding="utf-8"))
+    for name, device in (("cpu", CPU_ARGS), ("gpu", [])):
+        with ComfyServer(base_dir=tmp_path / name, pack_dir=scenes, device_args=device) as server:
+            prompt = to_api(workflow, server.object_info())
+            (save,) = (node_id for node_id, node in prompt.items() if node["class_type"] == "SaveImage")
+            drawn[name] = np.stack(server_pictures(server, server.run(prompt), save)).astype(int)
+    assert drawn["cpu"].std() > 4 * BETWEEN_PRECISIONS
+    assert np.abs(drawn["gpu"] - drawn["cpu"]).mean() < BETWEEN_PRECISIONS
 
 
 @pytest.mark.parametrize("acceleration", ACCELERATIONS[1:])

@@ -189,8 +189,9 @@ def test_kandinsky_workflow_runs_on_folders_under_models(comfyui, repo_root):
             (diffusers / f"kandinsky-2-2-{part}").unlink()
 
 
-def test_workflow_for_any_model_only_lacks_its_checkpoint(comfyui, repo_root):
-    workflow = json.loads((repo_root / "workflows" / "hierdiff_any_model.json").read_text(encoding="utf-8"))
+def test_workflow_for_any_model_of_the_first_version_only_lacks_its_checkpoint(comfyui, repo_root):
+    path = repo_root / "tests" / "data" / "any_model_0.1.0.json"
+    workflow = json.loads(path.read_text(encoding="utf-8"))
     with pytest.raises(HttpFailed) as failure:
         comfyui.queue(to_api(workflow, comfyui.object_info()))
     errors = [error for node in failure.value.body["node_errors"].values() for error in node["errors"]]

@@ -417,8 +417,8 @@ def bundled(loader, path, monkeypatch):
 @pytest.fixture
 def checkpoints(monkeypatch, tmp_path):
     """A folder of checkpoints with one file."""
-    folder_paths = importlib.import_module("folder_paths")
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], {".safetensors"}))
+    places = importlib.import_module("folder_paths").folder_names_and_paths
+    monkeypatch.setitem(places, "checkpoints", ([str(tmp_path)], {".safetensors"}))
     (tmp_path / "mine.safetensors").touch()
     return tmp_path
 
@@ -498,8 +498,9 @@ def fault_of(loader):
 
 def test_without_the_folder_the_first_file_is_named(loader, copy):
     shutil.rmtree(copy)
-    assert "emoji-scenes/unet/config.json is missing" in loader.node.validate_inputs(model_name=loader.model.SCENES_NAME)
-    assert "emoji-scenes/unet/config.json is missing" in fault_of(loader)
+    message = "emoji-scenes/unet/config.json is missing"
+    assert message in loader.node.validate_inputs(model_name=loader.model.SCENES_NAME)
+    assert message in fault_of(loader)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -561,3 +562,35 @@ def test_weights_of_another_network_are_named(loader, copy, name, damage):
     damage(tensors)
     save_file(tensors, copy / name)
     assert re.search(rf"emoji-scenes/{name.split('/')[0]}\b", fault_of(loader))
+
+
+# --- Newer hosts, imitated -------------------------------------------------------------------------------------------
+
+
+def test_newer_hosts_that_keep_the_files_tensors_are_given_them(loader, path, loaded, monkeypatch):
+    """With dynamic VRAM they take the place of the network's own, and CLIP is filled while it is made."""
+    patchers, base, sd = (importlib.import_module(f"comfy.{name}") for name in ("model_patcher", "model_base", "sd"))
+    made, assigned = sd.CLIP.__init__, []
+
+    class Dynamic(patchers.ModelPatcher):
+        def is_dynamic(self):
+            return True
+
+    def load_model_weights(self, weights, prefix="", assign=False):
+        assigned.append((assign, {value.dtype for value in weights.values()}))
+        self.diffusion_model.load_state_dict(weights, assign=assign)
+
+    def init(self, target=None, state_dict=(), **options):
+        made(self, target, **options)
+        self.cond_stage_model.load_state_dict(state_dict, strict=False, assign=True)
+
+    monkeypatch.setattr(patchers, "CoreModelPatcher", Dynamic, raising=False)
+    monkeypatch.setattr(base.BaseModel, "load_model_weights", load_model_weights)
+    monkeypatch.setattr(sd.CLIP, "__init__", init)
+    folder = loader.folder.read_scene_folder(path)
+    model, clip = loader.unet.scene_model(folder), loader.clip.scene_clip(folder)
+    assert type(model) is Dynamic
+    assert assigned == [(True, {torch.float16})]
+    torch.testing.assert_close(clip.encode(PROMPT), loaded[1].encode(PROMPT))
+    ours, theirs = (m.model.diffusion_model.state_dict() for m in (model, loaded[0]))
+    assert all(torch.equal(ours[name].float(), theirs[name].float()) for name in theirs)
