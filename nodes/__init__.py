@@ -10,6 +10,7 @@ from .host.checks import checked
 from .host.routes import add_routes
 from .linkage import WardLinkage
 from .native_model import KandinskyModel
+from .plan_guidance import PlanGuidance
 from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
 from .sampler import BranchingSampler
@@ -39,6 +40,7 @@ NODES: list[type[io.ComfyNode]] = [
     SensitivityLoader,
     SaveSet,
     ShareSteps,
+    PlanGuidance,
 ]
 for node in NODES:
     checked(node)

@@ -4,7 +4,13 @@
 export const STAGES = {
   prompts: ["HierDiffPromptSet", "HierDiffPriorEmbedding", "HierDiffClipEmbedding"],
   load: ["HierDiffPriorLoader", "HierDiffDecoderLoader", "HierDiffSensitivityLoader", "HierDiffKandinskyModel"],
-  plan: ["HierDiffWardLinkage", "HierDiffThresholdSchedule", "HierDiffCalibrate", "HierDiffCalibrateModel"],
+  plan: [
+    "HierDiffWardLinkage",
+    "HierDiffThresholdSchedule",
+    "HierDiffPlanGuidance",
+    "HierDiffCalibrate",
+    "HierDiffCalibrateModel",
+  ],
   sample: [
     "HierDiffBranchingSampler",
     "HierDiffKSampler",
