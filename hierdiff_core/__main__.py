@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ from . import (
 )
 from .files.set_folder import DrawnSet, prepare_folder
 from .kandinsky.acceleration import ACCELERATIONS
-from .kandinsky.decoder import WHOLE_RUN
 from .kandinsky.decoding import BackgroundDecoder
+from .kandinsky.guidance import WHOLE_RUN
 from .kandinsky.model_folder import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable_settings
 from .kandinsky.prior import PRIOR_NOISE
 from .kandinsky.schedulers import SCHEDULERS
@@ -46,6 +47,7 @@ from .pictures.schedule import draw_schedule
 from .pictures.tree import draw_tree
 from .plan.linkage import METRICS
 from .plan.profile import SHAPES
+from .plan_options import guidance_course, private_steps
 from .previews import BranchLatents, to_pictures
 from .prompts.files import add_file
 from .prompts.prompt_set import PromptReader, check_prompts
@@ -90,6 +92,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--private-steps", type=int, default=1, help="number of final steps that are not shared")
     parser.add_argument("--shape", choices=SHAPES, default=SHAPES[0], help="how the threshold falls")
+    parser.add_argument(
+        "--share-above",
+        type=float,
+        default=0.0,
+        help="only steps with more noise than this, a noise level from 0 to 1, are shared; 0: no limit",
+    )
     parser.add_argument("--power", type=float, default=2.0, help="exponent of shape power; 1 is the straight line")
     parser.add_argument(
         "--sensitivity",
@@ -110,6 +118,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar=("START", "END"),
         default=WHOLE_RUN,
         help="shares of the steps, 0 to 1, between which there is guidance; the others cost half as much",
+    )
+    parser.add_argument(
+        "--boost",
+        type=float,
+        nargs=3,
+        metavar=("FACTOR", "STEPS", "ABOVE"),
+        help="multiply guidance for so many steps after each split, while the noise level is above 0 to 1",
     )
     parser.add_argument("--scheduler", choices=list(SCHEDULERS), default="DDPM")
     parser.add_argument("--width", type=int, help="pixels; default: what suits the model, else 512")
@@ -173,7 +188,7 @@ def make_profile(options: argparse.Namespace, sensitivity: Sensitivity | None) -
             f"--shape calibrated needs the model's sensitivity, and {options.decoder} has no {SENSITIVITY}; name one "
             "that Calibrate Schedule has saved with --sensitivity, or choose another shape"
         )
-    return Profile(options.steps, options.shape, options.private_steps, options.power, sensitivity)
+    return Profile(options.steps, options.shape, private_steps(options), options.power, sensitivity)
 
 
 def make_plan(embeddings: PromptEmbeddings, profile: Profile, options: argparse.Namespace) -> Plan:
@@ -184,7 +199,7 @@ def make_plan(embeddings: PromptEmbeddings, profile: Profile, options: argparse.
     budget = Budget(unit, budgets[unit], clamp=True)
     if options.budget_given and (missed := budget.missed(tree, profile)):
         tell(missed)
-    return plan_for(tree, budget, profile)
+    return replace(plan_for(tree, budget, profile), guidance=guidance_course(options))
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -196,6 +211,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     check_folder(options.decoder, DECODER_CLASS)
     sensitivity = read_sensitivity(options.sensitivity) if options.sensitivity else None
     profile = make_profile(options, sensitivity)
+    guidance_course(options)  # refused before anything is loaded
     prepare_folder(options.out, options.overwrite)
     began = time.monotonic()
     prior = load_prior(options.prior, device=options.device)

@@ -19,6 +19,7 @@ LIMITS = {
     "steps": (1, 1000),
     "private_steps": (1, 1000),
     "power": (0, 1000),
+    "share_above": (0, 1),
     "guidance": (0, 100),
     "width": (64, 4096),
     "height": (64, 4096),

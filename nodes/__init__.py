@@ -10,6 +10,7 @@ from .host.checks import checked
 from .host.routes import add_routes
 from .linkage import WardLinkage
 from .native_model import KandinskyModel
+from .plan_guidance import PlanGuidance
 from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
 from .sampler import BranchingSampler
@@ -41,6 +42,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveSet,
     ShareSteps,
     SceneLoader,
+    PlanGuidance,
 ]
 for node in NODES:
     checked(node)

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.pictures.schedule import draw_schedule
 from ..hierdiff_core.plan.budget import UNITS, Budget, reachable_saving
+from ..hierdiff_core.plan.noise_levels import levels_of_sigmas, unshared_steps
 from ..hierdiff_core.plan.plan import plan_for
 from ..hierdiff_core.plan.profile import SHAPES, Profile
 from . import types
@@ -57,7 +58,8 @@ class ThresholdSchedule(io.ComfyNode):
                     default=SHAPES[0],
                     optional=True,
                     tooltip="How the threshold falls. linear: a straight line, as in the paper. power: faster, so that "
-                    "the last steps share less. calibrated: by the model's sensitivity. cosine: much like power 2.",
+                    "the last steps share less. calibrated: by the model's sensitivity. cosine: much like power 2. "
+                    "trunk: not at all until the unshared steps, for models that lay their images out early.",
                 ),
                 types.Sensitivity.Input(
                     "sensitivity",
@@ -74,6 +76,22 @@ class ThresholdSchedule(io.ComfyNode):
                     optional=True,
                     tooltip="Exponent of shape power. 1: a straight line. Higher: the threshold falls earlier; try 4.",
                 ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="For share_above: those of the run, for example from BasicScheduler, for as many steps.",
+                ),
+                io.Float.Input(
+                    "share_above",
+                    display_name="share above",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Only steps with more noise than this are shared: a noise level from 0 to 1, the same for "
+                    "every model and number of steps. Needs sigmas. 0: no limit.",
+                ),
             ],
             outputs=[
                 types.Plan.Output(
@@ -87,17 +105,64 @@ class ThresholdSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, linkage, steps, mode, value, private_steps, shape=SHAPES[0], sensitivity=None, power=2.0):
+    def execute(
+        cls,
+        linkage,
+        steps,
+        mode,
+        value,
+        private_steps,
+        shape=SHAPES[0],
+        sensitivity=None,
+        power=2.0,
+        sigmas=None,
+        share_above=0.0,
+    ):
+        levels = levels_of(sigmas, steps, share_above)
+        private_steps = private_steps if levels is None else unshared_steps(levels, share_above, private_steps)
         profile, budget = Profile(steps, shape, private_steps, power, sensitivity), Budget(mode, value, clamp=True)
         plan = plan_for(linkage, budget, profile)
         greatest = reachable_saving(linkage.Z, profile.falling(linkage.metric))[1]
         decorations = Decorations()
         picture = decorations.picture("the plot", draw_schedule, plan)
-        lines = [*describe(plan, greatest), *distortion(plan), *warnings(plan, greatest, budget, profile)]
+        lines = [*describe(plan, greatest), *distortion(plan), *unshared_by_level(profile, levels, share_above)]
+        lines += warnings(plan, greatest, budget, profile)
         text = "\n".join([*lines, first_clusters(plan, linkage.prompts)])
-        plot = plot_data(linkage, profile, plan)
+        plot = plot_data(linkage, profile, plan, levels)
         shown = decorations.show(cls, text, picture, hierdiff_schedule=[plot])
         return io.NodeOutput(plan, picture, plan.saved, plan.nfe, ui=shown)
+
+
+def levels_of(sigmas, steps, share_above):
+    """Noise levels of the steps, (K,); None without sigmas.
+
+    Raises
+    ------
+    ValueError
+        If they are needed and not there, or are of another number of steps.
+    """
+    if sigmas is None:
+        if share_above > 0:
+            raise ValueError(
+                f"share_above is a noise level ({share_above:g}), which takes the sigmas of the run: connect them, for "
+                "example from BasicScheduler (for Kandinsky, with the model of Kandinsky 2.2 as MODEL), or set it to 0"
+            )
+        return None
+    if len(sigmas) - 1 != steps:
+        raise ValueError(
+            f"sigmas are of {len(sigmas) - 1} steps, but steps is {steps}: make both the same (schedulers such as beta "
+            "or ddim_uniform may give another number than they are asked for)"
+        )
+    return levels_of_sigmas(sigmas.detach().cpu().double().numpy())
+
+
+def unshared_by_level(profile, levels, share_above):
+    """A line on the steps that the noise level leaves unshared."""
+    if levels is None or not share_above:
+        return []
+    shared = profile.num_steps - profile.private_steps
+    level = f", down to noise level {levels[shared - 1]:.3g}" if shared else ""
+    return [f"sharing above noise level {share_above:g}: {shared} of {profile.num_steps} steps{level}"]
 
 
 def first_clusters(plan, prompts):

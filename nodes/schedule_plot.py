@@ -24,7 +24,7 @@ LARGEST = 1e100  # number: products of such numbers are still finite
 finite_json = functools.partial(json.dumps, allow_nan=False)
 
 
-def plot_data(tree, profile, plan=None):
+def plot_data(tree, profile, plan=None, levels=None):
     """For the node's `ui`: heights and errors of the merges, falling shape, weights and clusters of the steps.
 
     Parameters
@@ -35,6 +35,8 @@ def plot_data(tree, profile, plan=None):
         How the threshold falls.
     plan : Plan, optional
         What was made of them: the page tells when the settings change.
+    levels : (K,) float, optional
+        Noise levels of the steps, by which the page finds those that are not shared.
 
     Returns
     -------
@@ -49,6 +51,7 @@ def plot_data(tree, profile, plan=None):
         "metric": tree.metric,
         "clusters": plan and plan.clusters_per_step.tolist(),
         "sensitivity": profile.sensitivity and described(profile.sensitivity),
+        "levels": None if levels is None else levels.tolist(),
         **shape_data(profile, tree.metric),
     }
 

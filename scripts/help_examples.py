@@ -51,6 +51,10 @@ SAVED = STAGES | {
         "sample",
     )
 }
+GUIDED = STAGES | {
+    "guidance": ("HierDiffPlanGuidance", [0.0, 0.6, 1.0, 0, 0.0], {"plan": ("schedule", 0)}, "plan"),
+    "sampler": (*STAGES["sampler"][:2], {**STAGES["sampler"][2], "plan": ("guidance", 0)}, "sample"),
+}
 MEASURED = STAGES | {
     "sensitivity": ("HierDiffSensitivityLoader", [BUNDLED], {}, "load"),
     "schedule": (
@@ -250,6 +254,12 @@ EXAMPLES = {
         [BEGIN, {"embed": 290}, {"linkage": 440}, {"schedule": 558}, LATENTS, PICTURES],
         "linkage schedule",
         {2: 420, 3: 520},
+    ),
+    "HierDiffPlanGuidance": Example(
+        GUIDED,
+        [BEGIN, {"embed": 290}, {"linkage": 440}, {"schedule": 620, "guidance": 330}, LATENTS, PICTURES],
+        "schedule guidance",
+        {3: 460},
     ),
     "HierDiffBranchingSampler": Example(
         STAGES,

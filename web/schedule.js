@@ -16,6 +16,15 @@ function countAtMost(rising, value) {
   return low;
 }
 
+/**
+ * How many final steps are not shared, where steps at a noise level or below are not: unshared_steps in
+ * hierdiff_core/plan/noise_levels.py.
+ */
+export function unsharedSteps(levels, shareAbove, atLeast) {
+  const first = levels.findIndex((level) => level <= shareAbove);
+  return Math.max(first < 0 ? 0 : levels.length - first, atLeast);
+}
+
 /** What the last run knew of its tree, with a falling shape: plans for any budget follow from it. */
 export class Schedule {
   /** @param data  {heights, errors, metric, falling, weights} of nodes/schedule_plot.py */

@@ -3,7 +3,7 @@
 import { SAVED, SPENT, THRESHOLD } from "./colors.js";
 import { after } from "./hooks.js";
 import { element, makePanel, oncePerFrame, passToGraph, sized, themeColors, watch } from "./panel.js";
-import { Schedule } from "./schedule.js";
+import { Schedule, unsharedSteps } from "./schedule.js";
 import { percent, short, text } from "./texts.js";
 import { ticks } from "./ticks.js";
 
@@ -11,6 +11,7 @@ export const MIN_HEIGHT = 200;
 const [LEFT, TOP, RIGHT, BOTTOM] = [36, 12, 12, 24];
 const WARNING = "var(--hierdiff-warning)";
 const SHAPING = ["steps", "shape", "private_steps", "power"];
+const LEVEL = "share_above"; // a noise level, which the last run's sigmas turn into steps
 
 /**
  * Shows what the node's settings make of the tree of its last run.
@@ -57,10 +58,10 @@ export class SchedulePanel {
   }
 
   followWidgets() {
-    for (const name of [...SHAPING, "mode", "value"]) {
+    for (const name of [...SHAPING, LEVEL, "mode", "value"]) {
       const widget = this.widget(name);
       if (!widget) continue;
-      after(widget, "callback", () => (SHAPING.includes(name) ? this.reshape() : this.refresh()));
+      after(widget, "callback", () => (["mode", "value"].includes(name) ? this.refresh() : this.reshape()));
     }
     after(this.node, "onConfigure", () => this.reshape());
   }
@@ -78,6 +79,9 @@ export class SchedulePanel {
     const data = this.memory.get();
     if (!data?.heights) return this.refresh();
     const settings = Object.fromEntries(SHAPING.map((name) => [name, this.setting(name)]));
+    if (data.levels?.length === settings.steps) {
+      settings.private_steps = unsharedSteps(data.levels, this.setting(LEVEL) ?? 0, settings.private_steps);
+    }
     const asked = { ...settings, metric: data.metric, sensitivity: data.sensitivity };
     const question = (this.question = JSON.stringify(asked));
     const headers = { "Content-Type": "application/json" };

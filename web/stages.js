@@ -10,7 +10,13 @@ export const STAGES = {
     "HierDiffSensitivityLoader",
     "HierDiffKandinskyModel",
   ],
-  plan: ["HierDiffWardLinkage", "HierDiffThresholdSchedule", "HierDiffCalibrate", "HierDiffCalibrateModel"],
+  plan: [
+    "HierDiffWardLinkage",
+    "HierDiffThresholdSchedule",
+    "HierDiffPlanGuidance",
+    "HierDiffCalibrate",
+    "HierDiffCalibrateModel",
+  ],
   sample: [
     "HierDiffBranchingSampler",
     "HierDiffKSampler",

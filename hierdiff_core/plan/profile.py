@@ -16,7 +16,7 @@ from .checks import is_finite, shown, whole_number
 from .linkage import check_linkage, check_metric
 from .sensitivity import Sensitivity
 
-SHAPES = ("linear", "cosine", "power", "calibrated")
+SHAPES = ("linear", "cosine", "power", "calibrated", "trunk")
 
 # Weights below this share of the largest count as equal: quotients of rounding errors shape no schedule.
 FAINTEST = 1e-12
@@ -30,7 +30,7 @@ class Profile:
     ----------
     num_steps : int >= 1
         Denoising steps K.
-    shape : "linear", "cosine", "power" or "calibrated"
+    shape : "linear", "cosine", "power", "calibrated" or "trunk"
         See `falling_shape`.
     private_steps : int >= 1
         Number of final steps that are not shared.
@@ -102,9 +102,11 @@ def falling_shape(
     ----------
     num_steps : int >= 1
         Denoising steps K.
-    name : "linear", "cosine", "power" or "calibrated"
+    name : "linear", "cosine", "power", "calibrated" or "trunk"
         "linear" is the paper's straight line r_k = 1 - k / (K - 1); "cosine" is (1 - cos(pi r)) / 2; "power" is
-        r ** power; "calibrated" spends a budget where it shows, see `calibrated_shape`.
+        r ** power; "calibrated" spends a budget where it shows, see `calibrated_shape`; "trunk" stays at 1 until the
+        unshared steps begin: the first clusters, or one trunk of all prompts, down to a noise level
+        (`noise_levels.unshared_steps`).
     private_steps : int >= 1
         Number of final steps that are not shared: their threshold is 0.
     power : float > 0
@@ -153,6 +155,8 @@ def falling_shape(
                 "load one with Load Sensitivity, or choose another shape"
             )
         shape = calibrated_shape(weights, private_steps, metric)
+    elif name == "trunk":
+        shape = np.ones(num_steps)
     else:
         shape = line.copy()
     shape[num_steps - private_steps :] = 0

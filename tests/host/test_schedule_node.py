@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from hierdiff_core import Sensitivity
 from hierdiff_core.sampling.progress import RunProgress
@@ -99,7 +100,42 @@ def test_left_out_optional_inputs_mean_what_they_did(pack):
     """Prompts in API format name mode and value; what they may leave out keeps its defaults."""
     parameters = inspect.signature(pack.nodes.schedule.ThresholdSchedule.execute).parameters
     defaults = {name: entry.default for name, entry in parameters.items() if entry.default is not entry.empty}
-    assert defaults == {"shape": "linear", "sensitivity": None, "power": 2.0}
+    assert defaults == {"shape": "linear", "sensitivity": None, "power": 2.0, "sigmas": None, "share_above": 0.0}
+
+
+# --- By noise level
+
+
+def test_only_steps_above_a_noise_level_are_shared(made):
+    flow, other = torch.linspace(1, 0, 13), torch.linspace(1, 0, 13)[:-1]
+    for sigmas in (flow, torch.cat([(other / (1.0001 - other)), torch.zeros(1)])):  # the same levels
+        result = made(rows_of(8), mode="root share", value=1.0, shape="trunk", sigmas=sigmas, share_above=0.7)
+        assert result.plan.clusters_per_step.tolist() == [1] * 4 + [8] * 8
+        assert "sharing above noise level 0.7: 4 of 12 steps, down to noise level 0.75" in result.text
+    assert len(result.hierdiff_schedule[0]["levels"]) == 12
+
+
+def test_unshared_steps_are_the_most_that_is_asked_for(made):
+    options = {"mode": "root share", "value": 1.0, "shape": "trunk", "sigmas": torch.linspace(1, 0, 13)}
+    more = made(rows_of(8), private_steps=10, share_above=0.7, **options)
+    assert more.plan.clusters_per_step.tolist()[:3] == [1, 1, 8]
+    nothing = made(rows_of(8), share_above=1.0, **options)
+    assert nothing.plan.clusters_per_step.tolist() == [8] * 12
+    assert "0 of 12 steps" in nothing.text
+    unlimited = made(rows_of(8), share_above=0.0, **options)
+    assert unlimited.plan.clusters_per_step.tolist() == [1] * 11 + [8]
+    assert "noise level" not in unlimited.text
+
+
+def test_noise_levels_that_are_not_known_are_refused(made):
+    with pytest.raises(ValueError, match=r"share_above is a noise level \(0.5\), which takes the sigmas of the run"):
+        made(rows_of(4), share_above=0.5)
+    with pytest.raises(ValueError, match="sigmas are of 9 steps, but steps is 12: make both the same"):
+        made(rows_of(4), share_above=0.5, sigmas=torch.linspace(1, 0, 10))
+    with pytest.raises(ValueError, match=r"sigmas begin at 0.6, where no whole run does"):
+        made(rows_of(4), share_above=0.5, sigmas=torch.linspace(0.6, 0, 13))
+    with pytest.raises(ValueError, match="not rise from step to step"):
+        made(rows_of(4), share_above=0.5, sigmas=torch.linspace(0, 1, 13))
 
 
 @pytest.mark.parametrize("mode", ["tau", "root share"])

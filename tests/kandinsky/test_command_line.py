@@ -11,11 +11,12 @@ from PIL import Image
 
 import hierdiff_core.__main__ as command_line
 import hierdiff_core.kandinsky.decoding as decoding
-from hierdiff_core import Sensitivity, write_sensitivity
+from hierdiff_core import Sensitivity, load_decoder, write_sensitivity
 from hierdiff_core.__main__ import main
 from hierdiff_core.files import whole_files
 from hierdiff_core.files.set_folder import DrawnSet
 from hierdiff_core.kandinsky.model_folder import BUNDLED
+from hierdiff_core.kandinsky.schedulers import make_scheduler, noise_levels
 from hierdiff_core.limits import LIMITS
 from hierdiff_core.picture_files import writing
 
@@ -127,6 +128,27 @@ def test_guidance_for_a_part_of_the_steps(tmp_path):
     _, whole = draw(tmp_path / "whole")
     assert report["settings"]["guidance_interval"] == [0.0, 0.6]
     assert pictures != whole
+
+
+def test_steps_by_noise_level_and_guidance_after_splits(tmp_path, capsys):
+    """The level of each of the decoder's own steps decides which are shared."""
+    trunk = ["--shape", "trunk", "--root-share", "1"]
+    report, pictures = draw(tmp_path / "trunk", *trunk, "--share-above", "0.6")
+    scheduler = make_scheduler("DDPM", load_decoder().scheduler.config, 5)
+    shared = int((noise_levels(scheduler) > 0.6).sum())
+    assert 0 < shared < 4
+    assert report["clusters_per_step"] == [1] * shared + [6] * (5 - shared)
+    assert report["settings"]["share_above"] == 0.6
+    raised, others = draw(tmp_path / "raised", *trunk, "--share-above", "0.6", "--boost", "2", "1", "0")
+    assert others != pictures
+    assert raised["nfe"] == report["nfe"]
+    for wrong, said in (
+        (["--boost", "2", "1.5", "0"], "--boost must have a whole number of steps; got 1.5"),
+        (["--boost", "0", "1", "0"], "--boost: boost must be above 0"),
+        (["--share-above", "2"], "--share-above must lie between 0 and 1; got 2.0"),
+    ):
+        assert main(["a red apple", "a green apple", "--out", str(tmp_path / "no"), *QUICK, *wrong]) == 1
+        assert said in capsys.readouterr().err
 
 
 def test_saving_beyond_reach_saves_what_can_be_saved_and_says_so(tmp_path, capsys):

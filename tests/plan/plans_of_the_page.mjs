@@ -4,9 +4,10 @@
 import { readFileSync } from "node:fs";
 
 const code = readFileSync(process.argv[2], "utf8"); // as text: node takes a .js file for no module
-const { Schedule } = await import(`data:text/javascript,${encodeURIComponent(code)}`);
+const { Schedule, unsharedSteps } = await import(`data:text/javascript,${encodeURIComponent(code)}`);
 
-const answers = JSON.parse(readFileSync(0, "utf8")).map(({ data, calibrated, budgets, moved }) => {
+const answers = JSON.parse(readFileSync(0, "utf8")).map(({ levels, data, calibrated, budgets, moved }) => {
+  if (levels) return levels.map(([own, above, atLeast]) => unsharedSteps(own, above, atLeast));
   const schedule = new Schedule(data, calibrated);
   return {
     plans: budgets.map(([mode, value]) => schedule.plan(mode, value)),

@@ -172,7 +172,10 @@ def test_shapes_of_numbers_that_are_not_whole_are_refused(steps, unshared, messa
             {"num_steps": 5, "shape": "calibrated", "sensitivity": "model.json"},
             "must be a Sensitivity or None; got str",
         ),
-        ({"num_steps": 5, "shape": "sigmoid"}, "shape must be one of linear, cosine, power, calibrated; got 'sigmoid'"),
+        (
+            {"num_steps": 5, "shape": "sigmoid"},
+            "shape must be one of linear, cosine, power, calibrated, trunk; got 'sigmoid'",
+        ),
         ({"num_steps": 5, "shape": "power", "power": 0}, "power must be a finite number above 0; got 0"),
         ({"num_steps": 5, "shape": "calibrated"}, "shape 'calibrated' needs the model's sensitivity at each step"),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from hierdiff_core import Budget, Plan, Profile, PromptTree, Sensitivity, plan_for, reachable_saving
 from hierdiff_core.plan.budget import CLEARANCE, UNITS
+from hierdiff_core.plan.noise_levels import unshared_steps
 from hierdiff_core.plan.plan import LEAST_APART
 from hierdiff_core.plan.profile import SHAPES
 
@@ -68,11 +69,23 @@ CASES = [
 @pytest.fixture(scope="module")
 def answers():
     """What the page makes of every case, from one run of node."""
-    asked = json.dumps([case.asked() for case in CASES])
+    return dict(zip(CASES, said_by_the_page([case.asked() for case in CASES]), strict=True))
+
+
+def said_by_the_page(asked):
     command = ["node", str(HERE / "plans_of_the_page.mjs"), str(SCRIPT)]  # without node this is an error, not a skip
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    text = json.dumps(asked)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
-    return dict(zip(CASES, json.loads(done.stdout), strict=True))
+    return json.loads(done.stdout)
+
+
+def test_page_counts_the_unshared_steps_of_a_noise_level():
+    rng = np.random.default_rng(0)
+    falling = [np.sort(rng.uniform(size=n))[::-1].tolist() for n in (1, 2, 9, 40)] + [[1.0, 0.5, 0.5, 0.1]]
+    cases = [(levels, above, least) for levels in falling for above in (0, 0.3, 0.5, 1) for least in (1, 2)]
+    (found,) = said_by_the_page([{"levels": cases}])
+    assert found == [unshared_steps(*case) for case in cases]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

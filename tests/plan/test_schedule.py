@@ -19,6 +19,7 @@ from hierdiff_core import (
 )
 from hierdiff_core.plan.budget import out_of_reach
 from hierdiff_core.plan.linkage import METRICS, ward_linkage
+from hierdiff_core.plan.noise_levels import levels_of_sigmas, unshared_steps
 from hierdiff_core.plan.profile import SHAPES, calibrated_shape
 
 settings.register_profile("core", deadline=None, max_examples=60)
@@ -173,7 +174,7 @@ def test_private_steps_outside_the_run_are_refused(private_steps):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sigmoid", {}, "shape must be one of linear, cosine, power, calibrated; got 'sigmoid'"),
+        ("sigmoid", {}, "shape must be one of linear, cosine, power, calibrated, trunk; got 'sigmoid'"),
         ("power", {"power": 0}, "power must be a finite number above 0; got 0"),
         ("power", {"power": -1.5}, "power must be a finite number above 0; got -1.5"),
         ("power", {"power": math.nan}, "power must be a finite number above 0; got nan"),
@@ -398,3 +399,35 @@ def test_the_search_finds_better_clusterings_than_the_straight_line():
 def test_shape_alone_asks_for_the_metric_too():
     np.testing.assert_allclose(calibrated_shape([1, 4, 9], metric="chord"), [1, 1 / 2, 0])
     np.testing.assert_allclose(calibrated_shape([1, 4, 9], metric="cosine"), [1, 1 / 4, 0])
+
+
+# --- Down to a noise level
+
+
+def test_trunk_stays_at_its_first_value_until_the_unshared_steps():
+    assert falling_shape(6, "trunk", 2).tolist() == [1, 1, 1, 1, 0, 0]
+    assert falling_shape(3, "trunk", 3).tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0, 1), st.integers(1, 3))
+def test_unshared_steps_begin_with_the_first_at_the_level_or_below(levels, above, least):
+    levels = sorted(levels, reverse=True)
+    count = unshared_steps(levels, above, least)
+    assert count == max(sum(level <= above for level in levels), least)
+
+
+@pytest.mark.parametrize("above", [-0.1, 1.1, float("nan"), "much"])
+def test_levels_that_are_none_are_refused(above):
+    with pytest.raises(ValueError, match="share_above must be a noise level from 0 to 1"):
+        unshared_steps([1, 0.5], above)
+
+
+def test_levels_of_sigmas_are_those_of_their_kind_of_model():
+    assert levels_of_sigmas([1, 0.6, 0.2, 0]).tolist() == [1, 0.6, 0.2]
+    assert levels_of_sigmas([3, 1, 0.25, 0]).tolist() == [0.75, 0.5, 0.2]
+    for bad in ([], [1], [[1, 0]]):
+        with pytest.raises(ValueError, match="sigmas must be those of at least one step"):
+            levels_of_sigmas(bad)
+    for bad in ([1, -0.1], [1, float("nan"), 0], [0.5, 0.6, 0]):
+        with pytest.raises(ValueError, match="sigmas must be finite, not negative, and not rise"):
+            levels_of_sigmas(bad)

@@ -9,6 +9,7 @@ import pytest
 from comfyui_host import REPO_ROOT
 
 from hierdiff_core import (
+    GuidanceCourse,
     build_plan,
     embed_prompts,
     falling_shape,
@@ -135,6 +136,17 @@ def test_page_of_threshold_schedule_tells_the_clusters_of_its_picture(example, l
     assert any(words in text for words in half_way)
     assert in_order(text, together, alone)
     assert in_order(text, 0.6, more.nfe)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_page_of_plan_guidance_tells_the_passes_of_its_picture(example, language):
+    _, Z, (steps, _, saving, private_steps, shape, power) = example
+    falling = falling_shape(steps, shape, private_steps, power=power)
+    plan = build_plan(Z, thresholds_at(tau_for_saving(Z, falling, saving), falling))
+    course = GuidanceCourse(*importlib.import_module("help_examples").GUIDED["guidance"][1])
+    text = example_text("HierDiffPlanGuidance", language)
+    assert in_order(text, steps, saving, course.end)
+    assert f"passes: {course.passes(plan)} instead of {2 * plan.nfe_standard}" in text
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
