@@ -8,6 +8,7 @@ import itertools
 import sys
 import tempfile
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,7 @@ class Scenes:
     def start(self, seed):
         self.seed = seed
 
+    @torch.no_grad()
     def draw(self, plans):
         """A plan of each set, in the order of the sets."""
         plan, samplers = joined(plans), self.host.samplers
@@ -183,8 +185,6 @@ class Modules:
         self.pack = pack
 
     def __getattr__(self, name):
-        from importlib import import_module
-
         place = "nodes" if name == "clip" else "nodes.host"
         return import_module(f"{self.pack.__name__}.{place}.{name}")
 
@@ -195,6 +195,7 @@ def host_modules():
         from comfyui_host import import_pack
 
         import_pack(Path(tempfile.mkdtemp()), cpu=device_of() == "cpu")
+        import_module("comfy.utils").PROGRESS_BAR_ENABLED = False
     return Modules(sys.modules["hierdiff_pack"])
 
 
