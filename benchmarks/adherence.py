@@ -79,7 +79,7 @@ class Way:
             shared = min(steps - 1, round(self.trunk * steps))
             plan = build_plan(tree.Z, [float(tree.Z[-1, 2])] * shared + [0.0] * (steps - shared), tree.keys)
         else:
-            plan = alone(tree.num_prompts, steps)
+            plan = alone(tree.num_prompts, steps, tree.keys)
         return replace(plan, guidance=self.guidance(steps))
 
     def guidance(self, steps):
@@ -153,7 +153,7 @@ def measured(model, way, full):
 def models(options):
     """Those that can be judged."""
     if "emoji" in options.models and (judge := emoji_judge(options.emoji_judge, device_of())) is not None:
-        yield Emoji(emoji_sets(options.sets, options.size), judge)
+        yield Emoji(emoji_sets(options.sets, options.size), judge, same_noise=True)
     if "scenes" in options.models and (judge := scene_judge(options.scene_judge, device_of())) is not None:
         yield Scenes(scene_sets(options.sets, options.size, len(judge.names)), judge.names, judge, options.scenes)
 

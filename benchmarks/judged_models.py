@@ -8,6 +8,7 @@ import itertools
 import sys
 import tempfile
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch
 
 sys.path.extend(str(Path(__file__).resolve().parent.parent / name) for name in ("", "scripts", "training"))
 
-from emoji_sets import SETS
+from emoji_sets import CALIBRATION, SETS
 from quality import joined_embeddings, split
 
 from hierdiff_core import PromptTree, decode, embed_prompts, load_decoder, load_prior, sample
@@ -38,10 +39,12 @@ class Drawing:
 
     latents : (N, ...) tensor
     pictures : (N, H, W, 3) float32 tensor   in 0 ... 1, on the CPU
+    passes : float or None                   per picture, where a step cache left fewer than the plan has
     """
 
     latents: torch.Tensor
     pictures: torch.Tensor
+    passes: float | None = None
 
 
 def device_of():
@@ -67,14 +70,15 @@ class Emoji:
     ----------
     sets : dict of str to list of str   prompts by the name of their set
     judge : Judge or None               of training/judge.py; None: nothing is judged
+    same_noise : bool                   DDPM adds the same to all, so that pictures differ by their conditioning alone
     """
 
     name, steps, size = "emoji", 40, 128
 
-    def __init__(self, sets, judge=None, guidance=3.0, scheduler="DDPM"):
+    def __init__(self, sets, judge=None, guidance=3.0, scheduler="DDPM", same_noise=False):
         self.sets, self.judge, self.guidance, self.scheduler = sets, judge, guidance, scheduler
-        self.device = device_of()
-        self.prior, self.decoder = load_prior(device=self.device), load_decoder(device=self.device)
+        self.same_noise = same_noise
+        self.prior, self.decoder = emoji_networks()
         self.texts = list(itertools.chain(*sets.values()))
 
     def start(self, seed):
@@ -83,9 +87,9 @@ class Emoji:
         self.embeddings = embed_prompts(self.prior, self.texts, guidance=4.0, seed=seed, batch_size=256)
         parts = split(self.embeddings, self.sets.values())
         self.parts = dict(zip(self.sets, parts, strict=True))
-        self.trees = {name: PromptTree.of(part.positive, "chord") for name, part in self.parts.items()}
+        self.trees = {name: PromptTree.of(part.positive, "chord", part.prompts) for name, part in self.parts.items()}
 
-    def draw(self, plans):
+    def draw(self, plans, cache=""):
         """A plan of each set, in the order of the sets."""
         latents = sample(
             self.decoder,
@@ -97,9 +101,20 @@ class Emoji:
             width=self.size,
             height=self.size,
             micro_batch=GPU_ROWS,
-            noise=common_noise(self.seed),
+            noise=common_noise(self.seed) if self.same_noise else None,
         )
         return Drawing(latents, decode(self.decoder, latents, micro_batch=256))
+
+    def workbench(self, samples, seed, steps):
+        """The advisor's, of all prompts as one set."""
+        from hierdiff_core.kandinsky.workbench import DecoderWorkbench
+
+        tree = PromptTree.of(self.embeddings.positive, "chord", self.texts)
+        settings = {"guidance": self.guidance, "scheduler": self.scheduler, "width": self.size, "height": self.size}
+        batch = {"micro_batch": GPU_ROWS}
+        return DecoderWorkbench(
+            self.decoder, self.embeddings, tree, steps, samples=samples, seed=seed, **settings, **batch
+        ), tree
 
     def adherence(self, latents, levels):
         return by_level(latents, DecoderDenoiser(self.decoder, self.embeddings, GPU_ROWS), levels)
@@ -136,31 +151,64 @@ class Scenes:
         self.sets = {name: [canonical(Scene(*row), names) for row in rows.tolist()] for name, rows in sets.items()}
         self.truth = torch.from_numpy(np.concatenate(list(sets.values())))
         self.judge, self.cfg, self.sampler, self.scheduler = judge, cfg, sampler, scheduler
-        self.device = device_of()
         self.texts = list(itertools.chain(*self.sets.values()))
         self.host = host_modules()
-        self.model, self.clip, self.vae = self.host.scene_model.load_scene_folder(Path(folder))
-        self.positive, rows = encoded(self.host, self.clip, self.texts)
+        self.model, self.clip, self.vae = scene_networks(folder)
+        self.positive, self.vectors = encoded(self.host, self.clip, self.texts)
         self.negative = encoded(self.host, self.clip, [""])[0]
-        places = np.cumsum([0, *map(len, self.sets.values())])
-        self.vectors = {name: rows[a:b] for name, a, b in zip(self.sets, places[:-1], places[1:], strict=True)}
-        self.trees = {name: PromptTree.of(part, "chord") for name, part in self.vectors.items()}
+        self.empty = self.host.samplers.latents_for(self.model, torch.zeros(1, 4, 16, 16))
+        ends = np.cumsum([0, *map(len, self.sets.values())]).tolist()
+        self.places = [list(range(a, b)) for a, b in itertools.pairwise(ends)]
+        trees = (PromptTree.of(self.vectors[rows], "chord", [self.texts[i] for i in rows]) for rows in self.places)
+        self.trees = dict(zip(self.sets, trees, strict=True))
 
     def start(self, seed):
         self.seed = seed
 
     @torch.no_grad()
-    def draw(self, plans):
-        """A plan of each set, in the order of the sets."""
-        plan, samplers = joined(plans), self.host.samplers
-        plan = replace(plan, prompt_keys=(0,) * plan.num_prompts)  # the same noise for all
-        sides = self.positive, self.negative
+    def draw(self, plans, cache=""):
+        """A plan of each set, in the order of the sets; with a step cache each set by itself, as it decides by set."""
+        plans, everything = list(plans), list(range(len(self.texts)))
+        runs = list(zip(plans, self.places, strict=True)) if cache else [(joined(plans), everything)]
+        model, counted = self.with_cache(cache)
+        latents = torch.cat([self.run(model, plan, rows) for plan, rows in runs])
+        return Drawing(latents, self.vae.decode(latents).cpu().float(), counted[0] / len(everything) if cache else None)
+
+    def run(self, model, plan, rows):
+        samplers = self.host.samplers
+        positive = self.host.cond_rows.rows_of(self.positive, rows, len(self.texts), "positive")
         options = {"show_tree": False, "tell": lambda _: None}
-        guider = samplers.make_guider(self.model, *sides, self.cfg, plan, GPU_ROWS, **options)
-        sigmas = samplers.sigmas_of(self.model, plan.num_steps, self.sampler, self.scheduler)
-        empty = samplers.latents_for(self.model, torch.zeros(1, 4, 16, 16))
-        latents = samplers.sample(guider, empty, self.sampler, sigmas, self.seed)
-        return Drawing(latents, self.vae.decode(latents).cpu().float())
+        guider = samplers.make_guider(model, positive, self.negative, self.cfg, plan, GPU_ROWS, **options)
+        sigmas = self.host.samplers_by_name.sigmas_of(model, plan.num_steps, self.sampler, self.scheduler)
+        return samplers.sample(guider, self.empty, self.sampler, sigmas, self.seed)
+
+    def with_cache(self, cache):
+        """The model with one of the host's step caches, and where the rows that it still evaluates are counted."""
+        counted = [0]
+        if not cache:
+            return self.model, counted
+        bench = self.host.advisor_bench
+        return bench.counting(bench.host_caches()[cache](self.model), counted), counted
+
+    def workbench(self, samples, seed, steps, caches=False):
+        """The advisor's, of all prompts as one set."""
+        tree = PromptTree.of(self.vectors, "chord", self.texts)
+        bench = self.host.advisor_bench.ModelWorkbench(
+            self.model,
+            self.positive,
+            self.negative,
+            {"samples": self.empty},
+            tree,
+            sampler_name=self.sampler,
+            scheduler=self.scheduler,
+            steps=steps,
+            cfg=self.cfg,
+            seed=seed,
+            samples=samples,
+            vae=self.vae,
+        )
+        bench.caches = bench.caches if caches else ()
+        return bench, tree
 
     def adherence(self, latents, levels):
         ask = self.host.adherence.ModelDenoiser
@@ -176,6 +224,17 @@ class Scenes:
 def shares(right):
     """(N, P) bool -> (N,) bool of all, (N,) float of their mean."""
     return right.all(dim=1).numpy(), right.float().mean(dim=1).numpy()
+
+
+@lru_cache(maxsize=1)
+def emoji_networks():
+    return load_prior(device=device_of()), load_decoder(device=device_of())
+
+
+@lru_cache(maxsize=1)
+def scene_networks(folder):
+    """MODEL, CLIP and VAE"""
+    return host_modules().scene_model.load_scene_folder(Path(folder))
 
 
 class Modules:
@@ -210,10 +269,11 @@ def encoded(host, clip, texts):
 # --- sets ------------------------------------------------------------------------------------------------------------
 
 
-def emoji_sets(count, size, skip=0):
-    """`count` sets of emoji_sets.py with `size` prompts each, spread over the set."""
+def emoji_sets(count, size, calibration=False):
+    """`count` sets of emoji_sets.py with `size` prompts each, spread over the set; or the one for calibrations."""
+    texts = {"calibration": CALIBRATION} if calibration else dict(itertools.islice(SETS.items(), count))
     found = {}
-    for name, text in itertools.islice(SETS.items(), skip, skip + count):
+    for name, text in texts.items():
         prompts = parse_prompts(text)
         places = np.unique(np.linspace(0, len(prompts) - 1, min(size, len(prompts))).round().astype(int))
         found[name] = [prompts[i] for i in places]
