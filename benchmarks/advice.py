@@ -345,6 +345,7 @@ def begin(options, lock):
     WORK.append(Work(options, lock))
 
 
+@torch.no_grad()
 def run(task):
     """A task in a worker; what goes wrong is a line of the file too."""
     kind, name, number = task
