@@ -68,6 +68,7 @@ class KnownNetwork(torch.nn.Module):
     def __init__(self, sampling):
         super().__init__()
         self.sampling, self.dtype = [sampling], torch.float32  # a list: it is the model's part, not the network's
+        self.weight = torch.nn.Parameter(torch.ones(1))  # trained, for all that anybody knows
         self.rows = []  # of each call
 
     def forward(self, x, t, context=None, control=None, transformer_options=None, **kwargs):
@@ -79,7 +80,7 @@ class KnownNetwork(torch.nn.Module):
         picture_in_x = sampling.noise_scaling(sigma, zero, one, False)
         wanted = torch.where(empty, latents / picture_in_x, context.reshape(x.shape))
         without = sampling.calculate_denoised(sigma, torch.zeros_like(x), latents)
-        return (wanted - without) / sampling.calculate_denoised(sigma, one, zero)
+        return self.weight * (wanted - without) / sampling.calculate_denoised(sigma, one, zero)
 
 
 def known_model(kind, latent_format=None):

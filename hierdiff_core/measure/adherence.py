@@ -128,7 +128,7 @@ def common_noise_of(latents: torch.Tensor, seed: int, place: int) -> torch.Tenso
 
 def squared_errors(found: torch.Tensor, latents: torch.Tensor) -> np.ndarray:
     """(N,) float64 mean squares of what a prediction differs by."""
-    difference = found.to(latents.device).double() - latents.double()
+    difference = (found.to(latents.device).double() - latents.double()).detach()
     errors = difference.square().flatten(1).mean(dim=1).cpu().numpy()
     if not np.isfinite(errors).all():
         raise ValueError("the model predicts NaN or infinity for noised pictures; load it in fp32 or bf16")

@@ -63,7 +63,7 @@ def detail_loss(pictures: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
 
 def contrasts(pictures: torch.Tensor) -> list[np.ndarray]:
     """For each scale (N, Q) float64: mean absolute contrast of each of Q equal parts of the pixels, rising."""
-    pixels = pictures.float().movedim(-1, 1)
+    pixels = pictures.detach().float().movedim(-1, 1)
     found = []
     for _ in range(SCALES):
         if min(pixels.shape[2:]) < 2 * len(BLUR):
@@ -125,7 +125,7 @@ def fidelity_loss(latents: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
     """
     check_same_shape(latents, reference)
     count = len(reference)
-    rows, theirs = latents.cpu().double().reshape(count, -1), reference.cpu().double().reshape(count, -1)
+    rows, theirs = (values.detach().cpu().double().reshape(count, -1) for values in (latents, reference))
     between = 2 * (theirs - theirs.mean(dim=0)).square().sum().item() / max(1, count - 1)
     if not between > 0:
         raise ValueError("full sampling gives the same picture for all prompts; compare prompts that differ")

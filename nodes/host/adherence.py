@@ -86,6 +86,7 @@ class ModelDenoiser:
         scaled = self.model.model.process_latent_in(latents.detach().cpu().float())
         return sampling.noise_scaling(sigma, noise.cpu().float(), scaled, False)
 
+    @torch.no_grad()
     def denoised(self, noised: torch.Tensor, level: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Clean latents with the prompts and without, unguided both.
 

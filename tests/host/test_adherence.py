@@ -120,6 +120,14 @@ def test_it_takes_the_passes_that_it_says_with_and_without_sharing_patches(host,
     assert ours.sharing.shares_steps(patched)  # the user's model is as it was
 
 
+def test_no_graph_is_kept_of_the_evaluations(host, ours, set_of_three):
+    """Outside of the host's own runs of nodes nothing else would prevent it."""
+    denoiser = asked(ours, host.native_models.known_model("EPS"), set_of_three.positive)
+    pictures = set_of_three.pictures
+    found = denoiser.denoised(denoiser.noised(pictures, torch.ones_like(pictures), 0.5), 0.5)
+    assert not any(x0.requires_grad for x0 in found)
+
+
 def test_functions_around_the_guidance_are_left_out(host, ours, set_of_three):
     model = host.native_models.known_model("EPS")
     plain = measured(asked(ours, model, set_of_three.positive), set_of_three.pictures)

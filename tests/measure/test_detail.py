@@ -136,6 +136,12 @@ def test_what_cannot_be_compared_is_refused(full):
         detail_loss(full * float("nan"), full)
 
 
+def test_pictures_with_a_graph_are_compared_without_it(full):
+    drawn = full.clone().requires_grad_(True)
+    assert (detail_loss(drawn, full) == 0).all()
+    assert (fidelity_loss(drawn, full) == 0).all()
+
+
 # --- likeness
 
 
