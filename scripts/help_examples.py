@@ -257,7 +257,7 @@ EXAMPLES = {
     ),
     "HierDiffPlanGuidance": Example(
         GUIDED,
-        [BEGIN, {"embed": 290}, {"linkage": 440}, {"schedule": 620, "guidance": 330}, LATENTS, PICTURES],
+        [BEGIN, {"embed": 290}, {"linkage": 440}, {"schedule": 620, "guidance": 260}, LATENTS, PICTURES],
         "schedule guidance",
         {3: 460},
     ),

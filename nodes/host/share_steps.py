@@ -130,6 +130,8 @@ class Sharing:
         check_block_sampler(sampler)
         check_step_caches(guider.model_options, guider.model_patcher)
         check_context_windows(guider.model_options, latent_image, self.plan.num_prompts)
+        if self.plan.guidance is not None:
+            check_guider(guider, self.plan.guidance)
         guider.conds = assigned(guider.conds, self.plan)
         rows = self._rows(noise, latent_image, denoise_mask)
         plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
@@ -152,17 +154,10 @@ class Sharing:
         return samples
 
     def _guide(self, run: SharingRun, guider, sigmas) -> None:
-        """Let a run obey the plan's course of guidance, if there is one.
-
-        Raises
-        ------
-        ValueError
-            If the guider cannot.
-        """
+        """Let a run obey the plan's course of guidance, if there is one."""
         course = self.plan.guidance
         if course is None or not (course.cuts or course.boosts):
             return
-        check_guider(guider, course)
         levels = noise_levels(guider.model_patcher.get_model_object("model_sampling"), sigmas[:-1])
         run.guidance = RunGuidance(course, guider, run.current, levels, lambda: run.model_calls.rows_inside)
         run.guidance.attach(guider.model_options)
