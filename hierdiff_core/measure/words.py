@@ -16,6 +16,7 @@ OF = {
     "fidelity": "of the difference between two prompts' pictures",
 }
 UNSEEN = 0.5  # per cent that nobody measures
+UNSURE = 2.0  # per cent: what is larger is a loss, however unsure
 SURE = 2.0  # standard errors
 SAVES = 0.98  # of the passes: what leaves more saves nothing
 
@@ -85,7 +86,7 @@ def _share_above(full: Way, level: float) -> float:
 
 def _lost(measured: Measured) -> str:
     """What a way lost, in words."""
-    if measured.loss <= max(UNSEEN, SURE * measured.error):
+    if measured.loss <= max(UNSEEN, min(SURE * measured.error, UNSURE)):
         return "no measurable loss"
     name = max(measured.losses, key=lambda own: measured.losses[own])
     return f"{_percent(measured.loss)} lost {OF[name]}"
@@ -100,10 +101,11 @@ def _nothing(advice: Advice) -> str:
     if not saving:
         return f"{line}."
     least = min(saving, key=lambda one: one.at_most(1.0))
-    return (
-        f"{line}. What loses least of all that was tried takes {number(least.passes)} instead of "
-        f"{number(advice.full.passes)} passes per picture, and loses {_percent(least.loss)} ± {_percent(least.error)}."
-    )
+    cost = f"takes {number(least.passes)} instead of {number(advice.full.passes)} passes per picture"
+    lost = f"{_percent(least.loss)} ± {_percent(least.error)}"
+    if least.loss <= advice.value:
+        return f"{line}. What {cost} lost {lost}, too unsure to be promised: measure with more samples."
+    return f"{line}. What loses least of all that was tried {cost}, and loses {lost}."
 
 
 def _missed(advice: Advice) -> str:
