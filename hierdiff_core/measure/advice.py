@@ -7,14 +7,16 @@ two. Losses are relative to full sampling of the same prompts, in per cent.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
 
-from ..plan.plan import Plan
+from ..plan.checks import is_finite, shown
+from ..plan.sensitivity import check_settings
 from ..plan.tree import PromptTree
-from .sampled import sampled_prompts, sampled_tree
+from .advice_file import read_advice, write_advice
+from .advised_way import GOALS, LOSSLESS, Advice, Measured
+from .menu import BOOSTS, LEAST_STEPS, Menu, Mix
+from .sampled import LEAST_SAMPLES, sampled_prompts, sampled_tree
+from .search import CHECKED, NOISES, ROUNDING, TYPICAL, Found, Search
+from .trials import MEASURES, Progress, Trials, trials_path
 from .ways import Way
 from .workbench import Drawn, Workbench
 
@@ -34,146 +36,6 @@ __all__ = [
     "sampled_tree",
     "write_advice",
 ]
-
-# No visible loss: the value is the loss that is allowed, in per cent. Rows per picture: guided rows, of two passes
-# each, so that 20 guided steps of a picture that shares nothing are 20.
-GOALS = ("no visible loss", "rows per picture")
-MEASURES = ("looks as good", "looks the same")
-# progress(done, most, what): passes that are done, those that it may take at most, and what is drawn now, in words.
-Progress: TypeAlias = Callable[[int, int, str], Any]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one way of drawing lost.
-
-    Attributes
-    ----------
-    way : Way
-        That was drawn.
-    means : str
-        Which means of saving it tries alone; "together" for more than one.
-    passes : float
-        For each picture of the whole set.
-    losses : mapping of str to float
-        By each measure ("adherence", "detail" or "fidelity"): per cent.
-    errors : mapping of str to float
-        Standard errors of the losses, from the differences between prompts.
-    checked : bool
-        Whether a second noise is in it, which took no part in the choice.
-    """
-
-    way: Way
-    means: str
-    passes: float
-    losses: Mapping[str, float]
-    errors: Mapping[str, float]
-    checked: bool = False
-
-    @property
-    def loss(self) -> float:
-        """The largest of the losses, per cent."""
-        return max(self.losses.values())
-
-    @property
-    def error(self) -> float:
-        """Standard error of the largest loss."""
-        return self.errors[max(self.losses, key=lambda name: self.losses[name])]
-
-
-@dataclass(frozen=True)
-class Advice:
-    """What was found to pay on a model.
-
-    Attributes
-    ----------
-    model : str
-        Fingerprint of the weights.
-    settings : dict
-        What it holds for: sampler, scheduler, steps, cfg, size.
-    goal : str
-        One of `GOALS`.
-    value : float
-        Of the goal.
-    measure : str
-        One of `MEASURES`.
-    guided : bool
-        Whether the sampler guides.
-    full : Measured
-        Full sampling.
-    measured : tuple of Measured
-        All other ways that were drawn.
-    chosen : Measured
-        The way that is advised, checked; it is full sampling where nothing else holds the goal.
-    met : bool
-        Whether the chosen way holds the goal.
-    """
-
-    model: str
-    settings: dict[str, Any]
-    goal: str
-    value: float
-    measure: str
-    guided: bool
-    full: Measured
-    measured: tuple[Measured, ...]
-    chosen: Measured
-    met: bool
-
-    @property
-    def loss(self) -> float:
-        """Of the advised way, per cent, as it was measured."""
-        return self.chosen.loss
-
-    @property
-    def promised(self) -> float:
-        """The largest loss of the advised way that its measurement leaves room for, per cent."""
-        raise NotImplementedError
-
-    @property
-    def verdict(self) -> str:
-        """How much of the promised loss can be seen: "none", "slight" or "visible"."""
-        raise NotImplementedError
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """What pays, in plain words; the first says it all."""
-        raise NotImplementedError
-
-    def plan_for(self, tree: PromptTree) -> Plan:
-        """The advised plan for a set, with `guidance` and `advised`.
-
-        Parameters
-        ----------
-        tree : PromptTree
-            Of any set of prompts.
-
-        Returns
-        -------
-        plan : Plan
-        """
-        raise NotImplementedError
-
-    def check_for(self, fingerprint: str, settings: Mapping[str, Any]) -> None:
-        """Refuse another model, or other settings.
-
-        Parameters
-        ----------
-        fingerprint : str
-            Of the model that is to draw.
-        settings : mapping
-            Of the run; names that the advice does not know are passed over.
-
-        Raises
-        ------
-        ValueError
-            Naming each difference.
-        """
-        raise NotImplementedError
-
-    def chart(self) -> dict[str, Any]:
-        """What `pictures.advice.draw_advice` draws: its keyword arguments."""
-        raise NotImplementedError
 
 
 def advise(
@@ -216,7 +78,73 @@ def advise(
         Before anything is drawn, if the goal or the prompts are none to be measured; after full sampling, if the model
         does not follow its prompts.
     """
-    raise NotImplementedError
+    check_goal(goal, value, measure)
+    check_settings(dict(workbench.settings))
+    _check_sample(workbench, tree)
+    menu = Menu(workbench)
+    trials = Trials(
+        workbench,
+        menu.way(Mix()),
+        measure,
+        None if folder is None else trials_path(folder, workbench),
+        progress,
+        most_passes(workbench, measure),
+    )
+    search = Search(menu, trials, tree, value if goal == LOSSLESS else TYPICAL)
+    search.each_alone()
+    if goal == LOSSLESS:
+        chosen = search.within(value)
+        met = chosen is not None
+    else:
+        passes = value * (1 + workbench.guided)
+        chosen = search.for_passes(passes)
+        met = chosen.passes <= passes * (1 + ROUNDING)
+    return _advice(search, goal, float(value), chosen or search.draw(Mix()), met)
+
+
+def _advice(search: Search, goal: str, value: float, chosen: Found, met: bool) -> Advice:
+    """What a search has found."""
+    workbench, full = search.trials.workbench, search.draw(Mix())
+
+    def measured(found: Found) -> Measured:
+        mix = found.mix
+        way, cached = search.menu.way(mix), search.caches.get(mix.cache, 1.0)
+        return Measured(way, mix.means, found.passes, found.losses, found.errors, found.checked, cached)
+
+    return Advice(
+        workbench.fingerprint,
+        dict(workbench.settings),
+        goal,
+        value,
+        search.trials.measure,
+        bool(workbench.guided),
+        workbench.tree.num_distinct,
+        search.tree.num_distinct,
+        measured(full),
+        tuple(measured(found) for found in search.found.values() if found is not full),
+        measured(chosen),
+        met,
+    )
+
+
+def check_goal(goal: str, value: float, measure: str) -> None:
+    """Raise `ValueError` for a goal or a measure that there is not, or a value that it cannot have."""
+    for name, own, known in (("goal", goal, GOALS), ("measure", measure, MEASURES)):
+        if own not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}; got {shown(own)}")
+    if not (is_finite(value) and value > 0):
+        what = "loss that is allowed, in per cent," if goal == LOSSLESS else "number of guided rows per picture"
+        raise ValueError(f"value must be the {what} above 0; got {shown(value)}")
+
+
+def _check_sample(workbench: Workbench, tree: PromptTree) -> None:
+    """Refuse, before anything is drawn, prompts of which nothing can be learned."""
+    sampled_prompts(tree)
+    if workbench.tree.num_distinct < LEAST_SAMPLES:
+        few = "the sample is a single prompt, or equal ones"
+        raise ValueError(f"{few}; {LEAST_SAMPLES} prompts that differ are the least to measure with, 8 are usual")
+    if workbench.steps < LEAST_STEPS:
+        raise ValueError(f"with {workbench.steps} step there is nothing to save; take {LEAST_STEPS} or more")
 
 
 def most_passes(workbench: Workbench, measure: str = MEASURES[0]) -> int:
@@ -233,38 +161,24 @@ def most_passes(workbench: Workbench, measure: str = MEASURES[0]) -> int:
     -------
     passes : int
     """
-    raise NotImplementedError
+    menu = Menu(workbench)
+    trials = Trials(workbench, menu.way(Mix()), measure)
+    kinds = (
+        [Mix(steps=degree) for degree in range(len(menu.step_counts))],
+        [Mix(ends=degree) for degree in range(len(menu.guided_shares))],
+        [Mix(trunk=degree) for degree in range(len(menu.depths))],
+        [Mix(near=degree) for degree in range(len(menu.near_depths))],
+        [Mix(trunk=degree) for degree in range(len(menu.depths) * workbench.guided)],  # again, with raised guidance
+    )
+    alone = sum(_most_by_halves([trials.passes_of(menu.way(mix)) for mix in kind]) for kind in kinds)
+    full = trials.passes_of(trials.full)
+    boosts = len(BOOSTS) * full * workbench.guided
+    return round(alone + boosts + full * (len(NOISES) + len(workbench.caches) + CHECKED))
 
 
-def write_advice(advice: Advice, path: str | os.PathLike) -> None:
-    """Save as JSON, whole or not at all, in the place of a file that may be there.
-
-    Parameters
-    ----------
-    advice : Advice
-        To be saved.
-    path : str or Path
-        Of the file.
-    """
-    raise NotImplementedError
-
-
-def read_advice(path: str | os.PathLike) -> Advice:
-    """Load what `write_advice` saved.
-
-    Parameters
-    ----------
-    path : str or Path
-        Of the file.
-
-    Returns
-    -------
-    advice : Advice
-        Checked.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, too large, or holds something else; it names the file.
-    """
-    raise NotImplementedError(Path(path))
+def _most_by_halves(costs: list[int]) -> int:
+    """What halving a list of degrees costs at most."""
+    if not costs:
+        return 0
+    middle = (len(costs) - 1) // 2
+    return costs[middle] + max(_most_by_halves(costs[:middle]), _most_by_halves(costs[middle + 1 :]))

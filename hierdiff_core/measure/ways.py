@@ -6,19 +6,23 @@ unit vectors from their mean, 0 ... 1: unlike a height of Ward's, it does not gr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from ..plan.checks import is_finite, shown
 from ..plan.guidance import GuidanceCourse
 from ..plan.plan import Plan, build_plan
+from ..plan.sensitivity import LONGEST_TEXT, array_of, is_number, shortened
 from ..plan.tree import PromptTree
 
-# Of a cut, so large a share of the prompts may lie in clusters that are wider than was measured.
-WIDER = 0.05
-LARGEST_RISE = 1e-9  # of a spread, by rounding alone
+# Of a cut, so large a share of the prompts may lie in clusters that are so much wider than the prompts' mean.
+WIDER, WIDEST = 0.05, 2.0
+MOST_POINTS = 100  # of a file's sharing
+ROUNDING = 1e-9  # of spreads and levels
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,10 @@ class Way:
     levels : tuple of K float
         Noise levels that the steps begin at: shares of noise in the latents, 0 ... 1, falling.
     trunk : float
-        All prompts share one latent while the noise level is above this; 1: never.
+        All prompts share one latent until the noise level has fallen to this; 1: never.
     sharing : tuple of (float, float)
-        Noise levels, falling, and spreads: above the level, clusters up to this spread share a latent. Between two
-        levels the spread is interpolated; below the last one nothing is shared.
+        Noise levels, falling, and spreads: until the level is reached, prompts share latents with others as far away as
+        this on average (`height_for`). Below the last one nothing is shared.
     guidance : GuidanceCourse
         Where, and how strongly, the run is guided.
     cache : str
@@ -44,12 +48,16 @@ class Way:
     ValueError
         If levels rise or do not lie between 0 and 1, or spreads rise or are negative.
 
+    Notes
+    -----
+    A step is shared if it ends at the level or above: in a run of few steps one that begins above it may end far below.
+
     Examples
     --------
     >>> from hierdiff_core import PromptTree
     >>> from hierdiff_core.measure.ways import Way
     >>> tree = PromptTree.of([[1, 0], [0.8, 0.6], [0, 1]], "chord")
-    >>> way = Way((1.0, 0.8, 0.6, 0.4, 0.2), trunk=0.7, sharing=((0.5, 0.4),))
+    >>> way = Way((1.0, 0.8, 0.6, 0.4, 0.2), trunk=0.6, sharing=((0.4, 0.4),))
     >>> way.plan(tree).clusters_per_step.tolist(), round(way.passes(tree), 2)
     ([1, 1, 2, 3, 3], 6.67)
     """
@@ -87,24 +95,13 @@ class Way:
         -------
         thresholds : (K,) float64
             Heights in the tree's metric, not rising, the last 0.
-
-        Notes
-        -----
-        A spread is met by the greatest height at which no more than `WIDER` of the prompts lie in clusters that are
-        wider.
         """
-        allowed = [self._spread_at(level) for level in self.levels]
-        allowed[-1] = 0.0
-        heights = {spread: height_for(tree, spread) for spread in set(allowed)}
-        return np.minimum.accumulate([heights[spread] for spread in allowed])
-
-    def _spread_at(self, level: float) -> float:
-        if level > self.trunk:
-            return np.inf
-        if not self.sharing or level <= self.sharing[-1][0]:
-            return 0.0
-        places, spreads = zip(*self.sharing[::-1], strict=True)
-        return float(np.interp(level, places, spreads))
+        ends, allowed = np.array(self.levels[1:]) + ROUNDING, np.zeros(self.steps)
+        all_share = [(self.trunk, np.inf)] if self.trunk < 1 else []
+        for down_to, spread in [*self.sharing[::-1], *all_share]:
+            allowed[:-1][ends >= down_to] = spread
+        heights = {spread: height_for(tree, spread) for spread in set(allowed.tolist())}
+        return np.minimum.accumulate([heights[spread] for spread in allowed.tolist()])
 
     def plan(self, tree: PromptTree) -> Plan:
         """The plan of this way for a tree, with its guidance.
@@ -156,20 +153,70 @@ def spreads(tree: PromptTree) -> np.ndarray:
     return clusters_of(tree)[0]
 
 
+@lru_cache(maxsize=8192)
 def height_for(tree: PromptTree, spread: float) -> float:
-    """The greatest height at which no more than `WIDER` of the prompts lie in clusters wider than `spread`."""
+    """The greatest height that keeps the prompts' root mean squared distance from their clusters' means in bounds.
+
+    Parameters
+    ----------
+    tree : PromptTree
+        To be cut.
+    spread : float
+        The bound, of all prompts that differ: those that are alone count as 0.
+
+    Returns
+    -------
+    height : float
+        At which, besides, no more than `WIDER` of the prompts lie in clusters wider than `WIDEST` times the bound.
+    """
     widths, counts, left, right = clusters_of(tree)
     if spread == 0 or not len(widths):
         return 0.0
-    heights, num = tree.Z[:, 2], len(widths) + 1
-    wide = np.concatenate([np.zeros(num), counts[num:] * (widths > spread * (1 + LARGEST_RISE))])
-    too_many = np.flatnonzero(np.cumsum(wide[num:] - wide[left] - wide[right]) > WIDER * tree.num_distinct)
-    if not len(too_many):
+    heights, num = tree.Z[:, 2], tree.num_prompts
+    squares = np.concatenate([np.zeros(num), counts[num:] * widths**2])
+    wide = np.where(np.concatenate([np.zeros(num), widths]) > WIDEST * spread, counts, 0.0)
+    mean, share = (np.cumsum(x[num:] - x[left] - x[right]) / tree.num_distinct for x in (squares, wide))
+    too_much = np.flatnonzero((mean > spread**2 * (1 + ROUNDING)) | (share > WIDER))
+    if not len(too_much):
         return float(heights[-1])
-    below = heights[heights < heights[too_many[0]]]
+    below = heights[heights < heights[too_much[0]]]
     return float(below[-1]) if len(below) else 0.0
 
 
+def spread_at(tree: PromptTree, height: float) -> float:
+    """The root mean squared distance of the prompts from their clusters' means, where a tree is cut at a height."""
+    widths, counts, left, right = clusters_of(tree)
+    squares = np.concatenate([np.zeros(tree.num_prompts), counts[tree.num_prompts :] * widths**2])
+    joined = tree.Z[:, 2] <= height
+    added = squares[tree.num_prompts :] - squares[left] - squares[right]
+    return float(np.sqrt(added[joined].sum() / tree.num_distinct))
+
+
+def way_data(way: Way) -> dict[str, Any]:
+    """What a file holds of a way, as JSON's types."""
+    return {name: asdict(way)[name] for name in ("levels", "trunk", "sharing", "guidance", "cache")}
+
+
+def way_of(data: Any) -> Way:
+    """A `Way` from what `way_data` gave, or somebody else made; `ValueError` if it is something else."""
+    if not isinstance(data, dict) or not data.keys() >= {"levels", "trunk", "sharing", "guidance", "cache"}:
+        raise ValueError(f"a way must have levels, trunk, sharing, guidance and cache; got {shortened(data)}")
+    levels = tuple(array_of(data["levels"], "levels", is_number, float))
+    sharing = data["sharing"]
+    if not isinstance(sharing, (list, tuple)) or len(sharing) > MOST_POINTS:
+        raise ValueError(f"sharing must be a list of at most {MOST_POINTS} pairs; got {shortened(sharing)}")
+    points = [array_of(point, "a point of sharing", is_number, float) for point in sharing]
+    if any(len(point) != 2 for point in points):
+        raise ValueError(f"sharing must be pairs of a noise level and a spread; got {shortened(sharing)}")
+    if not isinstance(data["guidance"], dict):
+        raise ValueError(f"guidance must be its start, end and boost; got {shortened(data['guidance'])}")
+    course: dict[str, Any] = {name: data["guidance"].get(name) for name in GuidanceCourse.__dataclass_fields__}
+    if not isinstance(data["cache"], str) or len(data["cache"]) > LONGEST_TEXT:
+        raise ValueError(f"cache must be a short text; got {shortened(data['cache'])}")
+    return Way(levels, data["trunk"], tuple((p[0], p[1]) for p in points), GuidanceCourse(**course), data["cache"])
+
+
+@lru_cache(maxsize=8)
 def clusters_of(tree: PromptTree) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Spreads of the merges, prompts that differ of all 2N - 1 clusters, and both children of each merge."""
     Z, num = tree.Z, tree.num_prompts
