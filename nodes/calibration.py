@@ -17,7 +17,8 @@ from . import types
 from .guider import cfg_input, model_inputs
 from .host.cond_rows import prompts_of, rows_of
 from .host.decoration import Decorations
-from .host.samplers import latents_for, model_draw, sampler_names, scheduler_names, sigmas_of
+from .host.samplers import latents_for, model_draw
+from .host.samplers_by_name import sampler_names, scheduler_names, sigmas_of
 from .host.search import search_words
 from .host.ui import Progress, tell, unsuitable
 from .host.vae import load_unet

@@ -137,8 +137,9 @@ def entries(value: Any, depth: int = 0) -> Iterator[Any]:
             yield from entries(item, depth + 1)
     else:
         yield name_of_code(value)
-        if isinstance(getattr(value, "weights", None), (list, tuple)):
-            yield from entries(value.weights, depth + 1)
+        weights = getattr(value, "weights", None)
+        if isinstance(weights, (list, tuple)):
+            yield from entries(weights, depth + 1)
 
 
 def sampled(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

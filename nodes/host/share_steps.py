@@ -23,6 +23,7 @@ from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_gr
 from .decoration import report_in_running_node
 from .encode_set import name_of
 from .guard import RUN_KEY
+from .measured import verdict_on_run
 from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, parted_by
 from .rows_alone import HostEncoding, encode_rows, mark_rows
@@ -142,10 +143,13 @@ class Sharing:
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
         run.caches.witness.watch(guider.model_options)
-        with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
+        known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
+        verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
+        with run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
-        self.tell("\n".join([self._report(run, plans, rows, guider.conds, samples), *notes]))
+        measured = [verdict.line] if verdict else []
+        self.tell("\n".join([self._report(run, plans, rows, guider.conds, samples), *measured, *notes]))
         return samples
 
     def _rows(self, noise, latent_image, denoise_mask) -> Rows:
