@@ -45,8 +45,8 @@ from hierdiff_core import (
 )
 from hierdiff_core.devices import AsyncHostCopy
 from hierdiff_core.kandinsky.acceleration import ACCELERATIONS, unet_calls
-from hierdiff_core.kandinsky.decoder import step_guidance
 from hierdiff_core.kandinsky.decoding import BackgroundDecoder
+from hierdiff_core.kandinsky.guidance import step_guidance
 from hierdiff_core.plan.linkage import MOST_TREE_ON_CPU, SMALLEST_DISTANCE
 from hierdiff_core.plan.ward_torch import ward_chain
 from hierdiff_core.previews import BranchLatents, latents_to_rgb, preview_grid, shrunk, tile_sheet, to_pictures

@@ -4,7 +4,8 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky.acceleration import ACCELERATIONS
-from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, WHOLE_RUN, check_sample_inputs, sample, step_guidance
+from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, sample
+from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, step_guidance
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
 from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
@@ -18,7 +19,7 @@ from .host.decoration import LIVE_TREE, Decorations
 from .host.device import results_device
 from .host.live_tree import LiveTree, linear_colours
 from .host.measured import verdict_on_decoder
-from .host.plan_texts import duplicates
+from .host.plan_texts import course_lines, duplicates, passes_line
 from .host.search import search_words
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
@@ -132,7 +133,7 @@ class BranchingSampler(io.ComfyNode):
         tell(cls, f"Sampling {plan.num_prompts} prompts in {plan.num_steps} steps …")
         decorations = Decorations()
         known = {"scheduler": scheduler, "guidance": guidance, "width": width, "height": height}
-        own = None if interval == WHOLE_RUN else interval
+        own = None if course_of(plan, interval) == course_of(plan) else interval
         verdict = decorations.attempt("what was measured", verdict_on_decoder, plan, decoder, own, known)
         colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
         with decorations.context(LIVE_TREE, lambda: LiveTree(plan, colours, told)) as live:
@@ -245,12 +246,30 @@ def guidance_interval():
 
 def notes(decoder, plan, seconds, scheduler, interval, settings):
     """The report's lines, with warnings of settings that do not suit the model."""
-    guided = step_guidance(plan.num_steps, settings["guidance"], interval) > 1
+    course = course_of(plan, interval)
+    guided = step_guidance(plan.num_steps, settings["guidance"], (course.start, course.end)) > 1
     return [
         describe(plan, seconds, scheduler, guided),
+        *planned_guidance(plan, course, settings["guidance"]),
         *unsuitable(decoder, **settings),
         *other_scheduler(plan, scheduler),
     ]
+
+
+def planned_guidance(plan, course, guidance):
+    """Lines on the guidance that the plan asks for, and what it costs; on what goes before it."""
+    if plan.guidance is None:
+        return []
+    planned = f"{plan.guidance.start:g} to {plan.guidance.end:g}"
+    lines = []
+    if guidance <= 1:
+        return [f"guidance {guidance:g} is none: the plan's guidance changes nothing"]
+    if course != plan.guidance:
+        lines.append(f"guide from and guide until of this node were taken, not the plan's {planned}")
+    if not (course.cuts or course.boosts):
+        return lines
+    lines.append(passes_line(course.passes(plan), 2 * plan.nfe_standard))
+    return [*lines, *course_lines(course, plan.num_steps)]
 
 
 def other_scheduler(plan, scheduler):

@@ -58,6 +58,40 @@ class GuidedModel(comfy.model_base.BaseModel):
         return super()._apply_model(x, t, c_concat, masked, *args, **kwargs)
 
 
+class KnownNetwork(torch.nn.Module):
+    """Predicts, whatever it is asked to predict, the picture that its text is; of an empty text what it is given.
+
+    A text has as many numbers as a latent. What a network must say for the host to make a certain picture of it is
+    found from the host's own arithmetic, which is linear.
+    """
+
+    def __init__(self, sampling):
+        super().__init__()
+        self.sampling, self.dtype = [sampling], torch.float32  # a list: it is the model's part, not the network's
+        self.rows = []  # of each call
+
+    def forward(self, x, t, context=None, control=None, transformer_options=None, **kwargs):
+        sampling, sigma = self.sampling[0], transformer_options["sigmas"][:1]
+        zero, one = torch.zeros_like(x[:1]), torch.ones_like(x[:1])
+        self.rows.append(len(x))
+        latents = x / sampling.calculate_input(sigma, one)
+        empty = (context == 0).flatten(1).all(dim=1).view(-1, *[1] * (x.ndim - 1))
+        picture_in_x = sampling.noise_scaling(sigma, zero, one, False)
+        wanted = torch.where(empty, latents / picture_in_x, context.reshape(x.shape))
+        without = sampling.calculate_denoised(sigma, torch.zeros_like(x), latents)
+        return (wanted - without) / sampling.calculate_denoised(sigma, one, zero)
+
+
+def known_model(kind, latent_format=None):
+    """ModelPatcher of a `KnownNetwork` that predicts one of the host's ModelTypes, by name."""
+    config = comfy.supported_models.SD15({**UNET, "disable_unet_model_creation": True})
+    config.manual_cast_dtype = None
+    config.latent_format = latent_format or config.latent_format
+    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType[kind], device=CPU)
+    model.diffusion_model = KnownNetwork(model.model_sampling)
+    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
 def fill(module, seed=0):
     """Random weights that keep activations finite (the host leaves weights unset until a file is loaded)."""
     generator = torch.Generator().manual_seed(seed)

@@ -7,11 +7,9 @@ these load will do. Mathematics outside the networks is in float32, whatever pre
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ..embeddings import check_image_embeddings
@@ -25,6 +23,7 @@ from ..sampling.observer import Observer, with_callbacks
 from ..sampling.pooling import cluster_means, rescaled_means
 from .acceleration import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 from .decoder_step import DecoderStep
+from .guidance import WHOLE_RUN, check_guidance, strengths
 from .schedulers import make_scheduler
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 # Branches that a part of the plan may always have, depth first: latents are small, and fewer parts are less to do.
 LEAST_PART = 16
 NOT_FINITE = "load the decoder in fp32 or bf16, or lower the guidance"
-WHOLE_RUN = (0.0, 1.0)  # as shares of the steps
 
 
 @torch.no_grad()
@@ -72,7 +70,7 @@ def sample(
     embeddings : PromptEmbeddings
         Of N prompts.
     plan : Plan
-        For N prompts and K steps.
+        For N prompts and K steps. Its guidance (`GuidanceCourse`) is obeyed.
     seed : int in 0 ... 2**64 - 1
         Of the noise.
     guidance : float
@@ -106,7 +104,8 @@ def sample(
     guidance_interval : (float, float)
         Shares of the steps, 0 ... 1, between which there is guidance; the other steps take the conditional pass alone,
         half the work, and change the pictures (Kynkäänniemi et al. 2024, "Applying guidance in a limited interval
-        improves sample and distribution quality in diffusion models").
+        improves sample and distribution quality in diffusion models"). Unless it is the whole run, it goes before the
+        plan's.
     on_branches : callable
         Older spelling of `observer`: as its `on_rows`.
     on_finished : callable
@@ -153,7 +152,7 @@ def sample(
     step = DecoderStep(
         network,
         made,
-        step_guidance(plan.num_steps, guidance, guidance_interval),
+        strengths(plan, guidance, guidance_interval, made),
         BranchNoise(noise, plan, embeddings.keys),
         MicroBatches(limit, None if observer is None else observer.before_call),
         observer,
@@ -172,13 +171,6 @@ def sample(
     if problem:
         logging.warning("HierDiff: %s", problem)
     return latents
-
-
-def step_guidance(num_steps: int, guidance: float, interval: Sequence[float] = WHOLE_RUN) -> np.ndarray:
-    """Guidance of each step, (K,) float: `guidance` inside the interval, 1, which is none, outside."""
-    first, stop = (round(share * num_steps) for share in interval)
-    k = np.arange(num_steps)
-    return np.where((k >= first) & (k < stop), guidance, 1.0)
 
 
 def first_row(
@@ -261,14 +253,7 @@ def check_sample_inputs(
             )
     if whole_number("micro_batch", micro_batch) < 0:
         raise ValueError(f"micro_batch must be 0 (choose from free memory) or more; got {micro_batch}")
-    if not math.isfinite(guidance):
-        raise ValueError(f"guidance must be a finite number; got {guidance}")
-    start, end = guidance_interval
-    if not 0 <= start <= end <= 1:
-        raise ValueError(
-            "guidance must start and end between 0 and 1 (shares of the steps), and not end before it starts; "
-            f"got {start} and {end}"
-        )
+    check_guidance(plan, guidance, guidance_interval)
 
 
 def unet_bytes_per_row(unet: Any, height: int, width: int) -> int:

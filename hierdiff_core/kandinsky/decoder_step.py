@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..devices import on_device
 from ..sampling.microbatch import MicroBatches
 from ..sampling.noise import BranchNoise
 from ..sampling.observer import Observer
@@ -26,8 +27,8 @@ class DecoderStep:
         ``(latents, t, image_embeds) -> float32 prediction``, see `unet_calls`.
     scheduler : diffusers scheduler
         Fresh, with its timesteps set.
-    guidance : K float
-        Of each step; 1 or less: none.
+    guidance : K float or (C_k,) float64 arrays
+        Of each step, or of each of its clusters in the whole plan; 1 or less: none.
     noise : BranchNoise
         Of the run.
     batches : MicroBatches
@@ -45,14 +46,14 @@ class DecoderStep:
         self,
         network: Any,
         scheduler: Any,
-        guidance: Sequence[float] | np.ndarray,
+        guidance: Sequence[float | np.ndarray] | np.ndarray,
         noise: BranchNoise,
         batches: MicroBatches,
         observer: Observer | None = None,
     ):
         self.network = network
         self.scheduler = scheduler
-        self.guidance = [float(value) for value in guidance]
+        self.guidance = [np.asarray(value, dtype=np.float64) for value in guidance]
         self.noise = noise
         self.batches = batches
         self.observer = observer
@@ -90,9 +91,7 @@ class DecoderStep:
         self.memory.write(state)
         t, channels = self.scheduler.timesteps[k], rows.shape[1]
         scaled = self.scheduler.scale_model_input(rows, t)
-        prediction = self.batches.map(
-            lambda part: self.predict(scaled[part], self.timesteps[k], means[:, part], self.guidance[k]), len(rows)
-        )
+        prediction = self.predictions(scaled, self.timesteps[k], means, self.strengths(k, clusters))
         output = prediction if self.learns_variance else prediction[:, :channels]
         if self.draws:
             moved = step_with_noise(self.scheduler, output, t, rows, self.noise.generators(k, clusters))
@@ -102,16 +101,44 @@ class DecoderStep:
             self.observer.on_rows(k, clusters, predicted_original(self.scheduler, scaled, t, prediction[:, :channels]))
         return moved, self.memory.read(moved.shape)
 
+    def strengths(self, k: int, clusters: np.ndarray) -> float | np.ndarray:
+        """Guidance of some of a step's clusters: one number where they have the same, else (C,) float64."""
+        known = self.guidance[k]
+        own = known[clusters] if known.ndim else known[None]
+        return float(own[0]) if (own == own[0]).all() else own
+
+    def predictions(
+        self, latents: torch.Tensor, t: torch.Tensor, embeddings: torch.Tensor, guidance: float | np.ndarray
+    ) -> torch.Tensor:
+        """`predict` in micro-batches; rows that have guidance and rows that have none are not in one.
+
+        A row's prediction is the same whatever rows are beside it: the factor of each is rounded as a single one is.
+        """
+        if isinstance(guidance, float):
+            return self.batches.map(
+                lambda part: self.predict(latents[part], t, embeddings[:, part], guidance), len(latents)
+            )
+        each = on_device(guidance.astype(np.float32), latents.device).view(-1, 1, 1, 1)
+
+        def predict(rows: list[int]) -> torch.Tensor:
+            places = on_device(np.array(rows), latents.device)
+            own = each[places] if guidance[rows[0]] > 1 else 1.0
+            return self.predict(latents[places], t, embeddings[:, places], own)
+
+        groups = [np.flatnonzero(guidance > 1).tolist(), np.flatnonzero(guidance <= 1).tolist()]
+        return self.batches.map_groups(predict, [rows for rows in groups if rows])
+
     def predict(
-        self, latents: torch.Tensor, t: torch.Tensor, embeddings: torch.Tensor, guidance: float
+        self, latents: torch.Tensor, t: torch.Tensor, embeddings: torch.Tensor, guidance: float | torch.Tensor
     ) -> torch.Tensor:
         """Noise (and variance) prediction after guidance: (B, C or 2C, h, w) float32.
 
-        Guidance moves the noise alone; the variance is the conditional pass's, as in `KandinskyV22Pipeline`.
+        Guidance, one number or (B, 1, 1, 1) numbers above 1, moves the noise alone; the variance is the conditional
+        pass's, as in `KandinskyV22Pipeline`.
         """
         positive, negative = embeddings.to(self.network.dtype)
         latents = latents.to(self.network.dtype)
-        if guidance <= 1:
+        if isinstance(guidance, float) and guidance <= 1:
             return self.network(latents, t, positive)
         both = self.network(torch.cat([latents, latents]), t, torch.cat([negative, positive]))
         noise, variance = both.split([latents.shape[1], both.shape[1] - latents.shape[1]], dim=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
@@ -67,6 +69,29 @@ def make_scheduler(name: str, config: Mapping[str, Any], num_steps: int) -> Any:
     if len(scheduler.timesteps) != num_steps:
         raise ValueError(f"{name} makes {len(scheduler.timesteps)} steps of {num_steps}; choose another scheduler")
     return scheduler
+
+
+def noise_levels(scheduler: Any) -> np.ndarray:
+    """How much of the latents is noise at the beginning of each step.
+
+    Parameters
+    ----------
+    scheduler : diffusers scheduler
+        With its timesteps set.
+
+    Returns
+    -------
+    levels : (K,) float64
+        0 ... 1, see `hierdiff_core.plan.noise_levels`.
+
+    Notes
+    -----
+    Of all schedulers by their timesteps: latents of variance-exploding ones (Euler) are the others' times a number.
+    Between two training steps sigma is interpolated, as these schedulers do.
+    """
+    signal = scheduler.alphas_cumprod.double().numpy()
+    sigmas = np.interp(scheduler.timesteps.double().numpy(), np.arange(len(signal)), np.sqrt((1 - signal) / signal))
+    return sigmas / (1 + sigmas)
 
 
 def learns_variance(scheduler: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from ...hierdiff_core.plan.guidance import GuidanceCourse
     from ...hierdiff_core.plan.plan import Plan
 
 NEXT_TO_NOTHING = 0.05  # of what can be saved at all
@@ -64,3 +65,25 @@ def unsuitable_tau(plan: Plan, greatest: float) -> list[str]:
             f"{SUITS_ANY_TREE}"
         ]
     return []
+
+
+def passes_line(passes: int, standard: int) -> str:
+    """What guidance and sharing together cost: evaluations of one row, conditional and unconditional."""
+    return f"passes: {passes} instead of {standard}, {1 - passes / max(standard, 1):.1%} saved"
+
+
+def course_lines(course: GuidanceCourse, num_steps: int) -> list[str]:
+    """Lines on where a run is guided, and how much more after a split."""
+    steps = np.flatnonzero(course.inside(num_steps)) + 1
+    lines = []
+    if not len(steps):
+        lines.append("guidance in no step")
+    elif len(steps) < num_steps:
+        lines.append(f"guidance in steps {steps[0]} to {steps[-1]} of {num_steps}")
+    if course.boosts:
+        above = f", above noise level {course.boost_above:g}" if course.boost_above else ""
+        lines.append(
+            f"guidance × {course.boost:g} for {course.boost_steps} step{'s' * (course.boost_steps > 1)} after each "
+            f"split{above}"
+        )
+    return lines

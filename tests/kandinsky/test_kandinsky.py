@@ -19,9 +19,10 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.kandinsky.acceleration import ACCELERATIONS, PlainCalls
-from hierdiff_core.kandinsky.decoder import size_multiple, step_guidance
+from hierdiff_core.kandinsky.decoder import size_multiple
 from hierdiff_core.kandinsky.decoder_step import DecoderStep
 from hierdiff_core.kandinsky.decoding import BackgroundDecoder
+from hierdiff_core.kandinsky.guidance import step_guidance
 from hierdiff_core.kandinsky.prior import prior_batch_size, prior_calls
 from hierdiff_core.kandinsky.schedulers import SCHEDULERS, make_scheduler
 from hierdiff_core.plan.keys import text_key

@@ -19,7 +19,7 @@ LAYERS = {
     "plan": {"prompts", "files", "host_memory", "devices"},  # devices: ward_torch alone
     "pictures": {"plan"},
     "sampling": {"plan", "devices"},
-    "measure": {"plan", "sampling", "devices", "embeddings"},
+    "measure": {"files", "plan", "sampling", "devices", "embeddings"},
     "kandinsky": {"prompts", "files", "plan", "sampling", "measure", "devices", "embeddings", "host_memory"},
 }
 CORE_FILES = sorted((ROOT / "hierdiff_core").rglob("*.py"))
