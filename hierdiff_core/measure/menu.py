@@ -28,7 +28,7 @@ TOGETHER, FULL = "together", "full sampling"
 
 FEWER = 0.88  # of the steps, from one degree to the next
 LEAST_STEPS = 2
-DEPTHS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # shares of the steps
+DEPTHS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95)  # shares of the steps
 GUIDED = (0.8, 0.65, 0.5, 0.35, 0.2)  # shares of the steps
 BOOSTS = (2.0, 1.5)
 BOOSTED = 0.15  # share of the steps that follow a split

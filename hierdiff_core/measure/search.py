@@ -124,7 +124,8 @@ class Search:
         self.halve(STEPS, len(menu.step_counts), lambda degree: Mix(steps=degree))
         self.halve(ENDS, len(menu.guided_shares), lambda degree: Mix(ends=degree))
         holds = self.halve(TRUNK, len(menu.depths), lambda degree: Mix(trunk=degree))
-        # what all can share, neighbours can
+        if holds >= 0 and menu.near_depths:  # what all can share, neighbours can
+            self.curves.add(NEAR, holds, self.draw(Mix(trunk=holds)).losses)
         self.halve(NEAR, len(menu.near_depths), lambda degree: Mix(near=degree), holds)
         self._boosts(holds + 1)
         for name in self.trials.workbench.caches:
@@ -156,8 +157,6 @@ class Search:
             found = self.draw(mix(degree))
             self.curves.add(means, degree, found.losses, which)
             holds, fails = (degree, fails) if found.loss <= self.tolerance else (holds, degree)
-        if count and (means, which) not in self.curves.alone and holds >= 0:
-            self.curves.add(means, holds, self.draw(mix(holds)).losses, which)
         return holds
 
     def _boosts(self, fails: int) -> None:
