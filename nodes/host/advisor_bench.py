@@ -5,7 +5,7 @@ Legend: N prompts of a set, S of them sampled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,7 +97,7 @@ class ModelWorkbench:
         self.latents, self.mask = latents_for(model, latent["samples"][:1]), first_mask(latent)
         self.guided = cfg != 1 and bool(negative)
         carried = host_cache(model.model_options.get("transformer_options", {})) or ""
-        self.caches = () if carried else tuple(host_caches())
+        self.caches: Sequence[str] = () if carried else tuple(host_caches())
         self.fingerprint = model_fingerprint(model)
         self.settings: Mapping[str, Any] = {
             "sampler": sampler_name,

@@ -9,7 +9,6 @@ from ...hierdiff_core.kandinsky.workbench import DecoderWorkbench
 from ...hierdiff_core.measure.workbench import Drawn
 from ...hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from .device import stop_if_cancelled
-from .fingerprint import decoder_fingerprint
 from .vae import load_unet
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ class HostDecoderWorkbench(DecoderWorkbench):
     def __init__(
         self, loaded: LoadedModel, embeddings: PromptEmbeddings, tree: PromptTree, num_steps: int, **settings: Any
     ):
-        known = {"fingerprint": decoder_fingerprint(loaded), "before_call": stop_if_cancelled}
-        super().__init__(loaded.pipeline, embeddings, tree, num_steps, **known, **settings)
+        super().__init__(loaded.pipeline, embeddings, tree, num_steps, before_call=stop_if_cancelled, **settings)
         self.loaded = loaded
 
     def draw(self, way: Way, plan: Plan, repeat: int = 0) -> Drawn:

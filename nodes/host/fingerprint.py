@@ -22,8 +22,6 @@ from .step_caches import COMPILED, HOST_KEYS, OURS, PLACE, name_of_code
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from .models import LoadedModel
-
 RUNS, LENGTH = 4, 8  # of neighbouring values, that are read of each tensor: few pages of a file, or of memory
 DIGITS = 16  # of the fingerprint
 DEEPEST = 12  # lists in lists of a patch
@@ -53,11 +51,6 @@ def model_fingerprint(model: ModelPatcher) -> str:
     parts.append(list(schedule_of(model.get_model_object(SCHEDULE))))
     parts.append(sorted(attached(model)))
     return digest(parts)
-
-
-def decoder_fingerprint(decoder: LoadedModel) -> str:
-    """Fingerprint of the UNet of a Kandinsky decoder: what its latents follow from beside the settings."""
-    return digest([sorted(decoder.pipeline.unet.named_parameters())])
 
 
 def schedule_of(sampling: Any) -> Iterator[Any]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .fingerprint import decoder_fingerprint, model_fingerprint
+from ...hierdiff_core.kandinsky.workbench import decoder_fingerprint
+from .fingerprint import model_fingerprint
 from .samplers_by_name import name_of_sampler, sigmas_of
 from .step_caches import host_cache
 
@@ -136,7 +137,7 @@ def verdict_on_decoder(
         return lines if interval is None else [*lines, "the plan's guidance, not the sampler's own interval"]
 
     passes = about(plan.num_steps, guided=settings.get("guidance", 2.0) > 1)
-    return verdict_on(plan, passes, lambda: decoder_fingerprint(decoder), differing)
+    return verdict_on(plan, passes, lambda: decoder_fingerprint(decoder.pipeline), differing)
 
 
 def about(steps: int, guided: bool) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import sys
 import types
 
 import pytest
@@ -185,8 +186,9 @@ def test_without_guidance_there_is_none_to_cut(nodes, model, tree):
     assert advice.full.passes == K
 
 
-def test_tolerance_that_nothing_reaches_says_what_is_reachable(nodes, model, tree):
-    _, advice, report, _ = ask(nodes, model, tree, value=0.1, measure="looks the same").result
+def test_tolerance_that_nothing_reaches_says_what_is_reachable(nodes, host, tree):
+    model = host.native_models.unet_model()
+    _, advice, report, _ = ask(nodes, model, tree, value=0.1, measure="looks the same", steps=4).result
     assert not advice.met
     assert "What loses least of all that was tried takes" in report.splitlines()[0]
 
@@ -311,7 +313,10 @@ def test_caches_of_the_host_are_offered_unless_the_model_has_one(nodes, model, t
 
 
 def test_host_without_caches_offers_none(nodes, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "comfy_extras.nodes_easycache", None)
+    import comfy_extras.nodes_easycache
+
+    monkeypatch.delattr(comfy_extras, "nodes_easycache")
+    monkeypatch.setitem(sys.modules, "comfy_extras.nodes_easycache", None)
     assert nodes.bench.host_caches() == {}
 
 
@@ -361,5 +366,5 @@ def test_decoder_of_another_width_is_refused(pack, nodes, tree):
     wrong = PromptEmbeddings(vectors, torch.zeros_like(vectors), PROMPTS)
     with pytest.raises(ValueError, match="embeddings are 16 wide, but this decoder takes 128"):
         nodes.advisor.AdvisorKandinsky.execute(
-            decoder, wrong, tree, 4, 0, 3.0, "DDPM", 128, 128, "no visible loss", 3.0, 4, "looks as good"
+            decoder, wrong, tree, "DDPM", 4, 3.0, 128, 128, 0, "no visible loss", 3.0, 4, "looks as good"
         )

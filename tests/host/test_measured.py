@@ -9,6 +9,7 @@ import torch
 from shared_runs import SEED, N, ksampler, shared_model
 
 from hierdiff_core import Budget, GuidanceCourse, Plan, Profile, PromptTree, Sensitivity, load_decoder, plan_for
+from hierdiff_core.kandinsky.workbench import decoder_fingerprint
 from hierdiff_core.plan.advised import Advised
 
 pytestmark = pytest.mark.host
@@ -130,9 +131,9 @@ def test_page_gets_the_verdict_with_the_tree(host, model, sides, plans, own, mon
 # --- Kandinsky -------------------------------------------------------------------------------------------------------
 
 
-def test_decoder(measured, pack):
+def test_decoder(measured):
     decoder = types.SimpleNamespace(pipeline=load_decoder())
-    found = importlib.import_module(f"{pack.__name__}.nodes.host.fingerprint").decoder_fingerprint(decoder)
+    found = decoder_fingerprint(decoder.pipeline)
     tree = PromptTree.of(torch.eye(4), "chord", list("abcd"))
     plan = plan_for(tree, Budget("saving", 0.4), Profile(10))
     settings = {"scheduler": "DDPM", "guidance": 3.0, "width": 128, "height": 128}
