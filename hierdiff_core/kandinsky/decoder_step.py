@@ -46,7 +46,7 @@ class DecoderStep:
         self,
         network: Any,
         scheduler: Any,
-        guidance: Sequence[float | np.ndarray] | np.ndarray,
+        guidance: Sequence[float] | Sequence[np.ndarray] | np.ndarray,
         noise: BranchNoise,
         batches: MicroBatches,
         observer: Observer | None = None,
@@ -114,7 +114,7 @@ class DecoderStep:
 
         A row's prediction is the same whatever rows are beside it: the factor of each is rounded as a single one is.
         """
-        if isinstance(guidance, float):
+        if not isinstance(guidance, np.ndarray):
             return self.batches.map(
                 lambda part: self.predict(latents[part], t, embeddings[:, part], guidance), len(latents)
             )

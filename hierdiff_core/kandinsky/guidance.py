@@ -32,10 +32,10 @@ def course_of(plan: Plan, interval: Sequence[float] = WHOLE_RUN) -> GuidanceCour
 
 def step_guidance(num_steps: int, guidance: float, interval: Sequence[float] = WHOLE_RUN) -> np.ndarray:
     """Guidance of each step, (K,) float: `guidance` inside the interval, 1, which is none, outside."""
-    return np.where(GuidanceCourse(*interval).inside(num_steps), guidance, 1.0)
+    return np.where(GuidanceCourse(interval[0], interval[1]).inside(num_steps), guidance, 1.0)
 
 
-def strengths(plan: Plan, guidance: float, interval: Sequence[float], scheduler: Any) -> Sequence[float | np.ndarray]:
+def strengths(plan: Plan, guidance: float, interval: Sequence[float], scheduler: Any) -> np.ndarray | list[np.ndarray]:
     """Guidance of each step of a run, or of each of its clusters where these differ.
 
     Parameters
@@ -51,7 +51,7 @@ def strengths(plan: Plan, guidance: float, interval: Sequence[float], scheduler:
 
     Returns
     -------
-    strengths : K float, or list of K (C_k,) float64 arrays
+    strengths : (K,) float array, or list of K (C_k,) float64 arrays
         1 where there is no guidance.
     """
     course = course_of(plan, interval)

@@ -85,6 +85,7 @@ class ModelCalls:
         self._clusters = None  # those that the reduced are for
         self._readers: list[Callable] | None = None  # functions that must see the rows of the model's calls
         self._asked = False  # about these functions
+        self.asks = False  # whether calls are questions of the guard
         self._inside: tuple[list[int], int] | None = None  # rows, of how many, that a guider is called with
 
     def predict_noise(self, executor, x, timestep, model_options, *args, **kwargs) -> torch.Tensor:
@@ -109,6 +110,11 @@ class ModelCalls:
             self._asked = True
             self._ask_functions(case, call, cut)
         return cut.after_rest(self._by_cluster(case, call, inside=True), x, timestep)
+
+    @property
+    def rows_inside(self) -> list[int] | None:
+        """The clusters that a guider is being called with; None where it is called with all prompts."""
+        return None if self._inside is None else self._inside[0]
 
     def _is_one_call(self, conds, x):
         """Whether all prompts are evaluated at once, each by itself."""
@@ -207,7 +213,9 @@ class ModelCalls:
             with self.contract.evaluation(one, case.options), self._narrowed(one, len(self.current.clusters.first)):
                 return call(sides, x, t)[:, 0]
 
+        self.asks = True
         self.guard.check_functions(case, names_of([*cut.first, *(self._readers or ())]), ask)
+        self.asks = False
 
     @contextlib.contextmanager
     def _narrowed(self, rows, count):

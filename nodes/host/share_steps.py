@@ -24,9 +24,11 @@ from .decoration import report_in_running_node
 from .encode_set import name_of
 from .guard import RUN_KEY
 from .measured import verdict_on_run
+from .noise_levels import noise_levels
 from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, parted_by
 from .rows_alone import HostEncoding, encode_rows, mark_rows
+from .run_guidance import RunGuidance, check_guider
 from .same_pictures import check_pictures_differ, same_pictures
 from .sharing_run import SharingRun
 from .step_caches import check_step_caches
@@ -142,6 +144,7 @@ class Sharing:
         run.rows_alone = mark_rows(guider.conds, self.plan.num_prompts)
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
+        self._guide(run, guider, sigmas)
         run.caches.witness.watch(guider.model_options)
         known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
@@ -151,6 +154,22 @@ class Sharing:
         measured = [verdict.line] if verdict else []
         self.tell("\n".join([self._report(run, plans, rows, guider.conds, samples), *measured, *notes]))
         return samples
+
+    def _guide(self, run: SharingRun, guider, sigmas) -> None:
+        """Let a run obey the plan's course of guidance, if there is one.
+
+        Raises
+        ------
+        ValueError
+            If the guider cannot.
+        """
+        course = self.plan.guidance
+        if course is None or not (course.cuts or course.boosts):
+            return
+        check_guider(guider, course)
+        levels = noise_levels(guider.model_patcher.get_model_object("model_sampling"), sigmas[:-1])
+        run.guidance = RunGuidance(course, guider, run.current, levels, lambda: run.model_calls.rows_inside)
+        run.guidance.attach(guider.model_options)
 
     def _rows(self, noise, latent_image, denoise_mask) -> Rows:
         """Latents, noise and mask with a row for each prompt."""

@@ -23,6 +23,7 @@ from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
 from .plan_texts import duplicates
 from .rows_alone import RowsAlone
+from .run_guidance import RunGuidance
 from .sampler_noise import SamplerNoise
 from .ui import distortion
 
@@ -113,12 +114,14 @@ class SharingRun:
         self.caches = CachedCalls(self.current)
         self.model_calls.around.append(self.caches.evaluation)
         self.rows_alone: list[RowsAlone] = []  # of conditioning that the model gets without padding
+        self.guidance: RunGuidance | None = None  # where the plan says anything of it
         self.decorations = Decorations()
         self.is_shown = False  # by something that hears of each step
         self._guidance_checked = False  # once, while rows are shared
         self._live: LiveTree | None = None
         self._by_prompt = ""  # what gives the prompts different data, and how it was met
         self._latents = torch.empty(0)  # of the sampler's call
+        self._passes = 0  # of the sampler's call
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
 
     def __deepcopy__(self, memo: dict) -> SharingRun:
@@ -132,9 +135,12 @@ class SharingRun:
 
     def sampler_call(self, executor, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, *args, **kwargs):
         """A sampler's call of the model, with the clusters of its sigma."""
+        before, self._passes = self.current.progress.rows, 0
         with self.caches.sampler_call(model_options):
             self.look_up(x, timestep)
             denoised = self.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
+        if self.guidance is not None:  # a cache may have answered for some of the rows
+            self.guidance.count(self._passes / len(self.current.clusters.first), self.current.progress.rows - before)
         self._check_guidance(denoised, model_options)
         return denoised
 
@@ -164,6 +170,9 @@ class SharingRun:
         if x_in is not self._latents and len(x_in) == self.plan.num_prompts:  # somebody on the way has changed them
             self._note_parted(x_in)
         outputs = self.model_calls.calc_cond_batch(executor, model, conds, x_in, *args, **kwargs)
+        if not self.model_calls.asks:
+            inside = self.model_calls.rows_inside
+            self._passes += sum(map(bool, conds)) * len(self.current.clusters.first if inside is None else inside)
         self.caches.note(outputs)
         return outputs
 
@@ -254,6 +263,7 @@ class SharingRun:
         lines = [
             f"{mine.num_prompts} latents, {steps} steps, {current.calls - self.caches.calls} model calls",
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
+            *([] if self.guidance is None else self.guidance.report(standard)),
             *self.model_calls.guard.report(),
             *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
             *duplicates(mine),
