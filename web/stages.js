@@ -4,7 +4,15 @@
 export const STAGES = {
   prompts: ["HierDiffPromptSet", "HierDiffPriorEmbedding", "HierDiffClipEmbedding"],
   load: ["HierDiffPriorLoader", "HierDiffDecoderLoader", "HierDiffSensitivityLoader", "HierDiffKandinskyModel"],
-  plan: ["HierDiffWardLinkage", "HierDiffThresholdSchedule", "HierDiffCalibrate", "HierDiffCalibrateModel"],
+  plan: [
+    "HierDiffWardLinkage",
+    "HierDiffThresholdSchedule",
+    "HierDiffCalibrate",
+    "HierDiffCalibrateModel",
+    "HierDiffAdvisor",
+    "HierDiffAdvisorKandinsky",
+    "HierDiffLoadAdvice",
+  ],
   sample: [
     "HierDiffBranchingSampler",
     "HierDiffKSampler",

@@ -29,7 +29,13 @@ class HostDecoderWorkbench(DecoderWorkbench):
     ----------
     loaded : LoadedModel
         A decoder.
-    embeddings, tree, num_steps, **settings
+    embeddings : PromptEmbeddings
+        Of the whole set.
+    tree : PromptTree
+        Of the whole set.
+    num_steps : int
+        Of full sampling.
+    **settings
         As in `DecoderWorkbench`.
     """
 

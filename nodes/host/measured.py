@@ -27,7 +27,12 @@ SIGMAS_APART = 1e-3  # relative: sigmas of one scheduler differ by rounding alon
 
 
 class Verdict(NamedTuple):
-    """kind : "none", "slight", "visible", `OTHER` or `UNKNOWN`; line : of a report; passes : that measuring takes."""
+    """What is known of a plan's loss.
+
+    kind : str     "none", "slight", "visible", `OTHER` or `UNKNOWN`
+    line : str     of a report
+    passes : int   that measuring takes, about
+    """
 
     kind: str
     line: str
