@@ -351,9 +351,16 @@ EXAMPLES = {
     ),
     "HierDiffLoadAdvice": Example(
         LOADED,
-        [BEGIN, FROM_DECODER, {"model": 155, "empty": 106, "advice": 120}, {"sampler": 600}, PICTURES],
-        "linkage model empty advice sampler",
-        {2: 390, 3: 440},
+        [
+            BEGIN,
+            {"load_decoder": 102, "embed": 290},
+            {"linkage": 100, "model": 155, "empty": 106},
+            {"advice": 120},
+            {"sampler": 600},
+            PICTURES,
+        ],
+        "linkage advice sampler",
+        {2: 300, 3: 320, 4: 440},
         until="linkage",  # there is no advice before somebody has measured some
     ),
     "HierDiffKandinskyModel": Example(

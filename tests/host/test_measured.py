@@ -10,6 +10,7 @@ from shared_runs import SEED, N, ksampler, shared_model
 
 from hierdiff_core import Budget, GuidanceCourse, Plan, Profile, PromptTree, Sensitivity, load_decoder, plan_for
 from hierdiff_core.kandinsky.workbench import decoder_fingerprint
+from hierdiff_core.measure.advice import most_passes
 from hierdiff_core.plan.advised import Advised
 
 pytestmark = pytest.mark.host
@@ -57,7 +58,7 @@ def test_what_was_measured_is_said_where_it_holds(host, model, sides, plans, own
 
 def test_plan_that_nothing_was_measured_for_says_how_to(host, model, sides, plans):
     line = line_of(report_of(host, model, sides, plans.shared))
-    assert line == "not measured for this model: run What Pays Here? (about 800 passes)"
+    assert line == "not measured for this model: run What Pays Here? (about 2,080 passes)"
     assert "measured" not in report_of(host, model, sides, plans.none)  # nothing is saved, and nothing lost
 
 
@@ -67,7 +68,7 @@ def test_advice_of_another_model_is_named(host, model, sides, plans, own):
     changed.model.diffusion_model = other
     line = line_of(report_of(host, changed, sides, advised(plans.shared, own)))
     assert line.startswith("⚠ not measured for this model: the plan's advice (no visible loss) is of another model")
-    assert line.endswith("run What Pays Here? (about 800 passes)")
+    assert line.endswith("run What Pays Here? (about 2,080 passes)")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_page_gets_the_verdict_with_the_tree(host, model, sides, plans, own, mon
         ksampler(host, report_of_tree, *sides)
         assert reports
     told = [message["measured"] for message in begun]
-    assert told == [None, {"verdict": "unknown", "passes": 800}, {"verdict": "slight", "passes": 800}]
+    assert told == [None, {"verdict": "unknown", "passes": 2080}, {"verdict": "slight", "passes": 2080}]
 
 
 # --- Kandinsky -------------------------------------------------------------------------------------------------------
@@ -143,8 +144,8 @@ def test_decoder(measured):
         return measured.verdict_on_decoder(plan, decoder, interval, {**settings, **changes})
 
     assert verdict(known).line == "measured on this model: no visible loss (looks the same), 9.0 passes per picture"
-    assert verdict(plan).line == "not measured for this model: run What Pays Here? (about 1,000 passes)"
-    assert verdict(plan, guidance=1).passes == 500
+    assert verdict(plan).line == "not measured for this model: run What Pays Here? (about 2,600 passes)"
+    assert verdict(plan, guidance=1).passes == 1300
     assert "but with scheduler DDPM, not DDIM; guidance 3, not 4:" in verdict(known, scheduler="DDIM", guidance=4).line
     assert "but with the plan's guidance, not the sampler's own interval:" in verdict(known, (0, 0.8)).line
     with torch.no_grad():
@@ -175,3 +176,18 @@ def test_expected_distortion_is_put_into_words(pack):
     more = plan_for(tree, Budget("saving", 0.65), Profile(8, shape="power", power=0.2, sensitivity=late))
     assert more.distortion is not None
     assert f"changes {more.distortion / (tree.errors.sum() / 4):.2%} of what" in ui.distortion(more)[0]
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_what_measuring_takes_is_said_about_right(measured, steps, guided):
+    bench = types.SimpleNamespace(
+        tree=PromptTree.of(torch.randn(8, 16, generator=torch.Generator().manual_seed(0)), "chord", list("abcdefgh")),
+        steps=steps,
+        guided=guided,
+        caches=("EasyCache", "LazyCache"),
+        adherence_passes=10,
+        levels=lambda steps: 1 - torch.arange(steps).numpy() / steps,
+    )
+    most = most_passes(bench)
+    assert most / 3 < measured.about(steps, guided) < most
