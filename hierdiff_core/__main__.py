@@ -31,127 +31,24 @@ from . import (
     read_sensitivity,
     sample,
 )
+from .advise_command import ADVICE, PLOT, advised_plan, check_advising, run_advice
 from .files.set_folder import DrawnSet, prepare_folder
-from .kandinsky.acceleration import ACCELERATIONS
-from .kandinsky.decoder import WHOLE_RUN
 from .kandinsky.decoding import BackgroundDecoder
-from .kandinsky.model_folder import BUNDLED, DECODER_CLASS, PRIOR_CLASS, check_folder, suitable_settings
-from .kandinsky.prior import PRIOR_NOISE
-from .kandinsky.schedulers import SCHEDULERS
+from .kandinsky.model_folder import DECODER_CLASS, PRIOR_CLASS, check_folder
 from .limits import check_limits
+from .measure.advice import Advice
+from .options import NO_SETTINGS, SENSITIVITY, parse_arguments
 from .picture_files import PictureFiles, as_png, raise_first, writing
 from .pictures.contact_sheet import contact_sheet
 from .pictures.dendrogram import draw_dendrogram
 from .pictures.schedule import draw_schedule
 from .pictures.tree import draw_tree
-from .plan.linkage import METRICS
-from .plan.profile import SHAPES
+from .plan.advised import advised_data
 from .previews import BranchLatents, to_pictures
 from .prompts.files import add_file
 from .prompts.prompt_set import PromptReader, check_prompts
-from .prompts.text_form import whole_characters
 from .sampling.finite import rows_not_finite
-from .sampling.loop import ORDERS
 from .sampling.observer import Callbacks, Observer, Observers
-
-NO_SETTINGS = ("prompts", "budget_given")  # options that a report does not list among its settings
-SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
-
-
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="hierdiff" if Path(sys.argv[0]).stem == "hierdiff" else "python -m hierdiff_core",
-        description="Draw a set of images from a set of prompts that share their early denoising steps.",
-        epilog="Interrupted, it leaves the pictures that are finished, and unfinished.json, which says what they show.",
-    )
-    parser.add_argument(
-        "prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations; nothing in them is a comment"
-    )
-    parser.add_argument(
-        "--file",
-        type=Path,
-        help="more prompts: a text file with one per line (lines that begin with # or //, and whole lines from /* to "
-        "*/, are skipped), a .csv or .tsv with a column prompt, text or caption, a .jsonl or .json with such fields; "
-        "in UTF-8, or UTF-16 with a byte order mark",
-    )
-    parser.add_argument("--out", type=Path, default=Path("hierdiff_output"), help="folder for pictures and report.json")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier set in the folder")
-    budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--saving", type=float, help="share of UNet rows to save (0.5 when no budget is given)")
-    budget.add_argument("--tau", type=float, help="first threshold, in the metric's own height")
-    budget.add_argument("--root-share", type=float, help="first threshold, as a share of the tree's height")
-    parser.add_argument("--prior", type=Path, default=BUNDLED / "prior", help="prior folder (diffusers format)")
-    parser.add_argument("--decoder", type=Path, default=BUNDLED / "decoder", help="decoder folder (diffusers format)")
-    parser.add_argument("--negative-prompt", type=whole_characters, default="")
-    parser.add_argument("--metric", choices=METRICS, default="chord", help="default: chord; the paper's is cosine")
-    parser.add_argument("--prior-noise", choices=PRIOR_NOISE, default=PRIOR_NOISE[0])
-    parser.add_argument("--prior-steps", type=int, default=25)
-    parser.add_argument("--prior-guidance", type=float, help="default: what suits the model, else 4")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--private-steps", type=int, default=1, help="number of final steps that are not shared")
-    parser.add_argument("--shape", choices=SHAPES, default=SHAPES[0], help="how the threshold falls")
-    parser.add_argument("--power", type=float, default=2.0, help="exponent of shape power; 1 is the straight line")
-    parser.add_argument(
-        "--sensitivity",
-        type=Path,
-        metavar="FILE",
-        help=f"what Calibrate Schedule saved, for shape calibrated; default: the decoder's {SENSITIVITY}, if any",
-    )
-    parser.add_argument(
-        "--rescale-means",
-        action="store_true",
-        help="rarely useful: rescale mean embeddings to their members' mean length",
-    )
-    parser.add_argument("--guidance", type=float, help="default: what suits the model, else 10")
-    parser.add_argument(
-        "--guidance-interval",
-        type=float,
-        nargs=2,
-        metavar=("START", "END"),
-        default=WHOLE_RUN,
-        help="shares of the steps, 0 to 1, between which there is guidance; the others cost half as much",
-    )
-    parser.add_argument("--scheduler", choices=list(SCHEDULERS), default="DDPM")
-    parser.add_argument("--width", type=int, help="pixels; default: what suits the model, else 512")
-    parser.add_argument("--height", type=int, help="pixels; default: what suits the model, else 512")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--micro-batch", type=int, default=0, help="branches per UNet call; 0 chooses")
-    parser.add_argument(
-        "--order",
-        choices=ORDERS,
-        default=ORDERS[0],
-        help="depth first writes the first pictures while others are drawn",
-    )
-    parser.add_argument(
-        "--acceleration", choices=ACCELERATIONS, default=ACCELERATIONS[0], help="of the UNet, on a CUDA device"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args(arguments)
-    fill_defaults(options)
-    return options
-
-
-def fill_defaults(options: argparse.Namespace) -> None:
-    """Settings that were not given: what suits the model, else Kandinsky's and the paper's."""
-
-    def recommended(settings, name, otherwise):
-        return settings[name][1] if name in settings else otherwise
-
-    prior, decoder = suitable_settings(options.prior), suitable_settings(options.decoder)
-    defaults = {
-        "prior_guidance": recommended(prior, "guidance", 4.0),
-        "guidance": recommended(decoder, "guidance", 10.0),
-        "width": recommended(decoder, "width", 512),
-        "height": recommended(decoder, "height", 512),
-    }
-    for name, value in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    options.budget_given = any(budget is not None for budget in (options.saving, options.tau, options.root_share))
-    if not options.budget_given:
-        options.saving = 0.5
-    if options.sensitivity is None and (options.decoder / SENSITIVITY).is_file():
-        options.sensitivity = options.decoder / SENSITIVITY
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
@@ -176,9 +73,11 @@ def make_profile(options: argparse.Namespace, sensitivity: Sensitivity | None) -
     return Profile(options.steps, options.shape, options.private_steps, options.power, sensitivity)
 
 
-def make_plan(embeddings: PromptEmbeddings, profile: Profile, options: argparse.Namespace) -> Plan:
+def make_plan(embeddings: PromptEmbeddings, profile: Profile, decoder: Any, options: argparse.Namespace) -> Plan:
     """The plan of a set; as much is saved as can be, and a saving that was asked for and is out of reach is told."""
     tree = PromptTree.of(embeddings.positive, options.metric, embeddings.prompts, device=options.device)
+    if options.advice is not None:
+        return advised_plan(options.advice, tree, decoder, options)
     budgets = {"tau": options.tau, "root share": options.root_share, "saving": options.saving}
     unit = next(unit for unit, value in budgets.items() if value is not None)
     budget = Budget(unit, budgets[unit], clamp=True)
@@ -187,20 +86,20 @@ def make_plan(embeddings: PromptEmbeddings, profile: Profile, options: argparse.
     return plan_for(tree, budget, profile)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Embed, cluster, sample, decode and write; returns the report."""
+def checked_prompts(options: argparse.Namespace) -> tuple[str, ...]:
+    """The prompts; numbers, device and model folders are looked at before anything is loaded."""
     check_limits(options)
     prompts = read_prompts(options)
     check_device(options.device)
     check_folder(options.prior, PRIOR_CLASS)
     check_folder(options.decoder, DECODER_CLASS)
-    sensitivity = read_sensitivity(options.sensitivity) if options.sensitivity else None
-    profile = make_profile(options, sensitivity)
-    prepare_folder(options.out, options.overwrite)
-    began = time.monotonic()
-    prior = load_prior(options.prior, device=options.device)
-    embeddings = embed_prompts(
-        prior,
+    return prompts
+
+
+def embed(prompts: Sequence[str], options: argparse.Namespace) -> PromptEmbeddings:
+    """Embeddings of the prompts; the prior is loaded for them alone."""
+    return embed_prompts(
+        load_prior(options.prior, device=options.device),
         prompts,
         negative_prompt=options.negative_prompt,
         num_steps=options.prior_steps,
@@ -208,9 +107,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         noise=options.prior_noise,
     )
-    del prior
-    plan = make_plan(embeddings, profile, options)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Embed, cluster, sample, decode and write; returns the report."""
+    prompts = checked_prompts(options)
+    sensitivity = read_sensitivity(options.sensitivity) if options.sensitivity else None
+    profile = make_profile(options, sensitivity)
+    prepare_folder(options.out, options.overwrite)
+    began = time.monotonic()
+    embeddings = embed(prompts, options)
     decoder = load_decoder(options.decoder, device=options.device)
+    plan = make_plan(embeddings, profile, decoder, options)
     with DrawnSet(options.out, prompts, options.overwrite) as drawn:
         images, files, branches, not_finite = draw(decoder, embeddings, plan, drawn, options)
         draw_figures(
@@ -228,6 +136,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if strays := drawn.strays():
         tell(f"{options.out} keeps pictures that no report named: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
     return report
+
+
+def advise(options: argparse.Namespace) -> Advice:
+    """Embed, and measure what pays."""
+    check_advising(options)
+    prompts = checked_prompts(options)
+    embeddings = embed(prompts, options)
+    return run_advice(load_decoder(options.decoder, device=options.device), embeddings, options, tell)
+
+
+def told(advice: Advice, options: argparse.Namespace) -> int:
+    """Print what pays, and how to draw so."""
+    print("\n".join(advice.sentences))
+    print(f"Draw so: --advice {options.out / ADVICE}   (chart: {options.out / PLOT})")
+    return 0
 
 
 def draw_figures(drawn: DrawnSet, **figures: Callable[[], Image.Image]) -> None:
@@ -331,6 +254,7 @@ def make_report(
         "nfe_standard": plan.nfe_standard,
         "duplicates": plan.num_prompts - plan.num_distinct,
         "saved": plan.saved,
+        "advised": None if plan.advised is None else advised_data(plan.advised),
         "expected_distortion": plan.distortion,
         "expected_distortion_straight_line": None if plan.distortion is None else plan.straight_line().distortion,
         "clusters_per_step": plan.clusters_per_step.tolist(),
@@ -343,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0: all is drawn; 1: refused, or it could not be written; 2: wrong usage; 130: interrupted."""
     try:
         options = parse_arguments(arguments)
+        if options.advise:
+            return told(advise(options), options)
         report = run(options)
     except (ValueError, OSError) as error:
         tell(error)

@@ -13,7 +13,6 @@ import torch
 from hierdiff_core import PromptTree
 from hierdiff_core.measure.advice import Drawn, sampled_prompts, sampled_tree
 
-WIDTH = 0.04  # of the decision, in noise levels
 RATE = 8.0  # exp(-RATE) is what is left of before
 
 
@@ -21,13 +20,14 @@ RATE = 8.0  # exp(-RATE) is what is left of before
 class ToyBench:
     """A model with S sampled prompts.
 
-    `decision` is the noise level at which pictures are decided. `per_step` is what few steps cost, `unguided` what a
-    run without guidance would; `mended` how much a boost quickens the decision, `spoilt` what it costs. `blur` is
-    chance, in shares of the adherence.
+    `decision` is the noise level at which pictures are decided, `width` how gradually. `per_step` is what few steps
+    cost, `unguided` what a run without guidance would; `mended` how much a boost quickens the decision, `spoilt` what
+    it costs. `blur` is chance, in shares of the adherence.
     """
 
     positive: np.ndarray
     decision: float = 0.1
+    width: float = 0.04
     per_step: float = 0.0
     unguided: float = 0.0
     mended: float = 0.0
@@ -85,7 +85,7 @@ class ToyBench:
 
     def decided(self, high, low):
         """How much of the decision lies between two noise levels, times RATE."""
-        places = [(level - self.decision) / WIDTH for level in (low, high)]
+        places = [(level - self.decision) / self.width for level in (low, high)]
         return RATE * (math.erf(places[1]) - math.erf(places[0])) / 2
 
     def adherence(self, latents):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scipy.special import stdtrit
+
 from ..plan.advised import Advised
 from ..plan.plan import Plan
 from ..plan.sensitivity import shortened
@@ -18,7 +20,8 @@ from .words import sentences_of
 # No visible loss: the value is the loss that is allowed, in per cent. Rows per picture: guided rows, of two passes
 # each, so that 20 guided steps of a picture that shares nothing are 20; without guidance a row is a pass.
 GOALS = LOSSLESS, ROWS = ("no visible loss", "rows per picture")
-SURE = 2.0  # standard errors between what was measured and what is promised
+SURE = 0.975  # of cases that keep what is promised, as far as the samples are like the rest
+FINEST = 0.5  # per cent: no sample says more finely what other prompts lose
 # Per cent, with one standard error. On the models of docs/measurements/advice.md, a judge sees nothing of a loss up to
 # the first, and takes few pictures amiss up to the second.
 SEEN = {MEASURES[0]: (4.0, 12.0), SAME: (2.0, 10.0)}
@@ -121,7 +124,10 @@ class Advice:
     @property
     def promised(self) -> float:
         """The largest loss of the advised way that its measurement leaves room for, per cent."""
-        return self.chosen.at_most(SURE)
+        if self.chosen == self.full:
+            return 0.0
+        errors = float(stdtrit(max(self.samples - 1, 1), SURE))  # Student's, for few samples
+        return max(self.chosen.at_most(errors), self.loss + FINEST)
 
     @property
     def verdict(self) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..plan.guidance import GuidanceCourse
-from .ways import Way, spreads
+from .ways import Way, spread_at, spreads
 
 if TYPE_CHECKING:
     from .workbench import Workbench
@@ -122,11 +122,13 @@ class Menu:
 
     @cached_property
     def narrow(self) -> float | None:
-        """Spread of the widest pair of neighbours; None where neighbours lie as far apart as all."""
+        """Spread where all pairs of neighbours share; None where neighbours lie as far apart as all."""
         tree = self.workbench.tree
         pairs = (tree.Z[:, 3] == 2) & (tree.Z[:, 2] > 0)
-        widest = float(spreads(tree)[pairs].max(initial=0.0))
-        return widest if 0 < widest <= NARROWER * self.wide else None
+        if not pairs.any():
+            return None
+        spread = spread_at(tree, tree.Z[pairs, 2].max())
+        return spread if 0 < spread <= NARROWER * self.wide else None
 
     @property
     def near_depths(self) -> tuple[int, ...]:
@@ -154,8 +156,7 @@ class Menu:
         if mix.trunk >= 0:
             way = replace(way, trunk=self.depth_levels[mix.trunk])
         if mix.near > mix.trunk and self.narrow is not None:
-            point = (self.depth_levels[mix.near], self.narrow)
-            way = replace(way, sharing=(point,) if mix.trunk < 0 else ((way.trunk, self.wide), point))
+            way = replace(way, sharing=((self.depth_levels[mix.near], self.narrow),))
         return way
 
     def course(self, mix: Mix, steps: int) -> GuidanceCourse:
@@ -163,6 +164,13 @@ class Menu:
         end = self.guided_shares[mix.ends] if mix.ends >= 0 else 1.0
         boosted = max(1, round(BOOSTED * steps)) if mix.boost != 1 else 0
         return GuidanceCourse(end=end, boost=mix.boost, boost_steps=boosted)
+
+    def guides_splits(self, mix: Mix) -> bool:
+        """Whether guidance goes on after the last split: without, what splits off would never be guided."""
+        shared = max(mix.trunk, mix.near)
+        if mix.ends < 0 or shared < 0:
+            return True
+        return self.guided_shares[mix.ends] * self.workbench.steps > self.depths[shared]
 
     def named(self, mix: Mix) -> str:
         """A mix in a few words, for the progress."""

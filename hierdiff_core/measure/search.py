@@ -13,11 +13,12 @@ from .curves import Curves
 from .menu import BOOST, BOOSTS, ENDS, NEAR, STEPS, TOGETHER, TRUNK, Menu, Mix
 from .trials import Trials
 
-CHECKS = 8  # mixes that are drawn at most
+CHECKS = 12  # mixes that are drawn at most
+SINGLES = 3  # means alone that are checked at most, until one holds
 CHECKED = 4.0  # full samplings of the sample that checks may take at most
 NOISES = (0, 1)  # the first chooses, both check
 FIRST = NOISES[:1]
-MARGIN = 0.5  # standard errors that the loss of what is advised stays below the tolerance
+MARGIN = 1.0  # standard errors that the loss of what is advised stays below the tolerance
 WORTH = 0.97  # of the passes: savings beyond that are worth another check
 TYPICAL = 5.0  # per cent: losses of about this size are looked for where the goal is a number of passes
 MENDED = 0.7  # a boost pays if it leaves no more of the loss
@@ -187,6 +188,8 @@ class Search:
             rows = (self.tree.num_distinct - shared) / self.tree.num_distinct
             for degree in range(-1, len(self.menu.guided_shares)):
                 own = replace(mix, ends=degree)
+                if not self.menu.guides_splits(own):
+                    continue
                 course = self.menu.course(own, way.steps)
                 passes = float(rows @ (1 + course.inside(way.steps) if guided else np.ones(way.steps)))
                 found += [(passes * self.caches.get(name, 1.0), replace(own, cache=name)) for name in self._caches()]
@@ -220,14 +223,13 @@ class Search:
 
     def within(self, tolerance: float) -> Found | None:
         """The mix with the fewest passes that was checked and holds a tolerance; None where none does."""
-        best, failed, spent = None, [], 0.0
-        full = self.trials.passes_of(self.trials.full)
+        best, failed = self._alone_within(tolerance)
+        most = self.trials.done + CHECKED * self.trials.passes_of(self.trials.full)
         for _ in range(CHECKS):
             mix = self._next(tolerance, failed, WORTH * (self.passes(Mix()) if best is None else best.passes))
             if mix is None:
                 break
-            spent += len(NOISES) * self.trials.passes_of(self.menu.way(mix))
-            if spent > CHECKED * full:
+            if self.trials.done + len(NOISES) * self.trials.passes_of(self.menu.way(mix)) > most:
                 break
             found = self._tried(mix, tolerance)
             if found.checked and found.careful <= tolerance:
@@ -235,6 +237,17 @@ class Search:
             else:
                 failed.append(mix)
         return best
+
+    def _alone_within(self, tolerance: float) -> tuple[Found | None, list[Mix]]:
+        """Of the means alone the one with the fewest passes that holds with both noises, and those that do not."""
+        failed = []
+        held = [found for found in self.found.values() if found.mix != Mix() and found.loss <= tolerance]
+        for found in sorted(held, key=lambda one: one.passes)[:SINGLES]:
+            checked = self.draw(found.mix, check=True)
+            if checked.careful <= tolerance:
+                return checked, failed
+            failed.append(found.mix)
+        return None, failed
 
     def _next(self, tolerance: float, failed: list[Mix], below: float) -> Mix | None:
         """The mix of the fewest passes that is expected to hold; none severer than one that failed."""

@@ -19,8 +19,8 @@ from ..plan.plan import Plan, build_plan
 from ..plan.sensitivity import LONGEST_TEXT, array_of, is_number, shortened
 from ..plan.tree import PromptTree
 
-# Of a cut, so large a share of the prompts may lie in clusters that are wider than was measured.
-WIDER = 0.05
+# Of a cut, so large a share of the prompts may lie in clusters that are so much wider than the prompts' mean.
+WIDER, WIDEST = 0.05, 2.0
 MOST_POINTS = 100  # of a file's sharing
 ROUNDING = 1e-9  # of spreads and levels
 
@@ -36,8 +36,8 @@ class Way:
     trunk : float
         All prompts share one latent until the noise level has fallen to this; 1: never.
     sharing : tuple of (float, float)
-        Noise levels, falling, and spreads: until the level is reached, clusters up to this spread share a latent.
-        Between two levels the spread is interpolated; below the last one nothing is shared.
+        Noise levels, falling, and spreads: until the level is reached, prompts share latents with others as far away as
+        this on average (`height_for`). Below the last one nothing is shared.
     guidance : GuidanceCourse
         Where, and how strongly, the run is guided.
     cache : str
@@ -96,10 +96,6 @@ class Way:
         thresholds : (K,) float64
             Heights in the tree's metric, not rising, the last 0.
 
-        Notes
-        -----
-        A spread is met by the greatest height at which no more than `WIDER` of the prompts lie in clusters that are
-        wider.
         """
         allowed = [self._spread_at(end + ROUNDING) for end in self.levels[1:]] + [0.0]
         heights = {spread: height_for(tree, spread) for spread in set(allowed)}
@@ -108,10 +104,7 @@ class Way:
     def _spread_at(self, level: float) -> float:
         if level >= self.trunk:
             return np.inf
-        if not self.sharing or level < self.sharing[-1][0]:
-            return 0.0
-        places, spreads = zip(*self.sharing[::-1], strict=True)
-        return float(np.interp(level, places, spreads))
+        return next((spread for down_to, spread in self.sharing if level >= down_to), 0.0)
 
     def plan(self, tree: PromptTree) -> Plan:
         """The plan of this way for a tree, with its guidance.
@@ -165,17 +158,41 @@ def spreads(tree: PromptTree) -> np.ndarray:
 
 @lru_cache(maxsize=8192)
 def height_for(tree: PromptTree, spread: float) -> float:
-    """The greatest height at which no more than `WIDER` of the prompts lie in clusters wider than `spread`."""
+    """The greatest height that keeps the prompts' root mean squared distance from their clusters' means in bounds.
+
+    Parameters
+    ----------
+    tree : PromptTree
+        To be cut.
+    spread : float
+        The bound, of all prompts that differ: those that are alone count as 0.
+
+    Returns
+    -------
+    height : float
+        At which, besides, no more than `WIDER` of the prompts lie in clusters wider than `WIDEST` times the bound.
+    """
     widths, counts, left, right = clusters_of(tree)
     if spread == 0 or not len(widths):
         return 0.0
-    heights, num = tree.Z[:, 2], len(widths) + 1
-    wide = np.concatenate([np.zeros(num), counts[num:] * (widths > spread * (1 + ROUNDING))])
-    too_many = np.flatnonzero(np.cumsum(wide[num:] - wide[left] - wide[right]) > WIDER * tree.num_distinct)
-    if not len(too_many):
+    heights, num = tree.Z[:, 2], tree.num_prompts
+    squares = np.concatenate([np.zeros(num), counts[num:] * widths**2])
+    wide = np.where(np.concatenate([np.zeros(num), widths]) > WIDEST * spread, counts, 0.0)
+    mean, share = (np.cumsum(x[num:] - x[left] - x[right]) / tree.num_distinct for x in (squares, wide))
+    too_much = np.flatnonzero((mean > spread**2 * (1 + ROUNDING)) | (share > WIDER))
+    if not len(too_much):
         return float(heights[-1])
-    below = heights[heights < heights[too_many[0]]]
+    below = heights[heights < heights[too_much[0]]]
     return float(below[-1]) if len(below) else 0.0
+
+
+def spread_at(tree: PromptTree, height: float) -> float:
+    """The root mean squared distance of the prompts from their clusters' means, where a tree is cut at a height."""
+    widths, counts, left, right = clusters_of(tree)
+    squares = np.concatenate([np.zeros(tree.num_prompts), counts[tree.num_prompts :] * widths**2])
+    joined = tree.Z[:, 2] <= height
+    added = squares[tree.num_prompts :] - squares[left] - squares[right]
+    return float(np.sqrt(added[joined].sum() / tree.num_distinct))
 
 
 def way_data(way: Way) -> dict[str, Any]:
