@@ -110,6 +110,27 @@ def with_attention(model, scale):
     return patched
 
 
+def with_rope(model, scale):
+    patched = model.clone()
+    patched.model_options["transformer_options"]["rope_options"] = {"scale_x": scale}
+    return patched
+
+
+def with_replaced_attention(model, scale):
+    patched = model.clone()
+    patched.set_model_attn1_replace(lambda q, k, v, extra: q * scale, "middle", 0)
+    return patched
+
+
+def with_wrapper(model, scale):
+    import comfy.patcher_extension
+
+    patched = model.clone()
+    kind = comfy.patcher_extension.WrappersMP.APPLY_MODEL
+    patched.add_wrapper_with_key(kind, "theirs", lambda executor, *args, **kwargs: executor(*args, **kwargs) * scale)
+    return patched
+
+
 OTHERS = {
     "a weight": changed_weight,
     "precision": rounded,
@@ -122,6 +143,11 @@ OTHERS = {
     "after guidance": lambda model: with_post_cfg(model, 0.5),
     "its number": lambda model: with_post_cfg(model, 0.6),
     "attention": lambda model: with_attention(model, 0.5),
+    "attention in one block": lambda model: with_replaced_attention(model, 0.5),
+    "rotary embeddings": lambda model: with_rope(model, 2.0),
+    "their scale": lambda model: with_rope(model, 3.0),
+    "a wrapper": lambda model: with_wrapper(model, 0.5),
+    "its scale": lambda model: with_wrapper(model, 0.6),
 }
 
 
