@@ -368,3 +368,26 @@ def test_decoder_of_another_width_is_refused(pack, nodes, tree):
         nodes.advisor.AdvisorKandinsky.execute(
             decoder, wrong, tree, "DDPM", 4, 3.0, 128, 128, 0, "no visible loss", 3.0, 4, "looks as good"
         )
+
+
+# --- Step caches -----------------------------------------------------------------------------------------------------
+
+
+def test_plan_that_counts_on_a_cache_says_so_and_holds_with_it_alone(nodes, host, model, tree):
+    advice = ask(nodes, model, tree, value=30.0).result[1]
+    way = dataclasses.replace(advice.chosen.way, cache="LazyCache")
+    counting = dataclasses.replace(advice, chosen=dataclasses.replace(advice.chosen, way=way, cached=0.5))
+    plan, _, report, *_ = nodes.advice.shown(nodes.advice.LoadAdvice, counting, tree)
+    assert "⚠ the plan counts on LazyCache: put that node, as it is, on the model that draws" in report
+    assert plan.advised.settings["cache"] == "LazyCache"
+    said = []
+    for drawing in (model, nodes.bench.host_caches()["LazyCache"](model)):
+        reports = []
+        patched = host.sharing.share_steps(drawing, host.sharing.Sharing(plan, show_tree=False, tell=reports.append))
+        latents = torch.zeros(1, 4, 16, 16)
+        noise, sides = host.sample.prepare_noise(latents, SEED), (positive_of(vectors_of_prompts()), one_negative())
+        options = {"disable_pbar": True, "seed": SEED}
+        host.sample.sample(patched, noise, plan.num_steps, 1.5, "euler", "normal", *sides, latents, **options)
+        said.append(reports[-1])
+    assert "but with cache LazyCache, not none: run What Pays Here?" in said[0]
+    assert "\nmeasured on this model: " in said[1].replace("⚠ measured", "measured")
