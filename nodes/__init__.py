@@ -2,6 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .advice import LoadAdvice
+from .advisor import Advisor, AdvisorKandinsky
 from .calibration import Calibrate, CalibrateModel
 from .clip import ClipEmbedding
 from .decoder import DecoderLoader
@@ -43,6 +45,9 @@ NODES: list[type[io.ComfyNode]] = [
     ShareSteps,
     SceneLoader,
     PlanGuidance,
+    Advisor,
+    AdvisorKandinsky,
+    LoadAdvice,
 ]
 for node in NODES:
     checked(node)

@@ -15,9 +15,10 @@ from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from ..hierdiff_core.sampling.observer import Observer
 from . import types
 from .guider import cfg_input, model_inputs
-from .host.cond_rows import prompts_of, rows_of
+from .host.cond_rows import check_texts, rows_of
 from .host.decoration import Decorations
-from .host.samplers import latents_for, model_draw, sampler_names, scheduler_names, sigmas_of
+from .host.samplers import latents_for, model_draw
+from .host.samplers_by_name import sampler_names, scheduler_names, sigmas_of
 from .host.search import search_words
 from .host.ui import Progress, tell, unsuitable
 from .host.vae import load_unet
@@ -196,7 +197,7 @@ class CalibrateModel(io.ComfyNode):
         sigmas = sigmas_of(model, steps, sampler_name, scheduler)
         # some schedulers give fewer sigmas than were asked for
         probe = Probe(embeddings.positive, len(sigmas) - 1, samples, resolution, seed)
-        check_same_prompts(positive, embeddings)
+        check_texts(positive, embeddings.prompts, "embeddings")
 
         def conditioning(leaves):
             count = len(embeddings)
@@ -228,18 +229,6 @@ class Calibrating(Observer):
     def on_rows(self, k: int, clusters: Sized, x0: object) -> None:
         """Move on by the rows of a step."""
         self.progress.advance(len(clusters))
-
-
-def check_same_prompts(positive, embeddings):
-    """Refuse a positive conditioning that is known to be of other prompts than the embeddings."""
-    conds = [{**values, "cross_attn": cond} for cond, values in positive]
-    known = list(prompts_of(conds, len(embeddings)))
-    if known and embeddings.prompts not in known:
-        i = next(i for i, pair in enumerate(zip(known[0], embeddings.prompts, strict=True)) if pair[0] != pair[1])
-        raise ValueError(
-            f"the positive conditioning and the embeddings are of different prompts: prompt {i} is "
-            f'"{known[0][i][:60]}" and "{embeddings.prompts[i][:60]}"; make both with one CLIP Embedding'
-        )
 
 
 def cost(probe, unit):

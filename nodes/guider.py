@@ -7,7 +7,8 @@ from .host.decoration import Decorations, warn_running_node
 from .host.negative_lists import list_of_negatives
 from .host.per_prompt import CHOICES, SHARE_IF_EQUAL
 from .host.sampler_noise import OneNoise
-from .host.samplers import latents_for, make_guider, previews, sample, sampler_names, scheduler_names, sigmas_of
+from .host.samplers import latents_for, make_guider, previews, sample
+from .host.samplers_by_name import sampler_names, scheduler_names, sigmas_of
 from .host.search import search_words
 from .host.ui import tell
 

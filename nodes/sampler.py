@@ -18,6 +18,7 @@ from . import types
 from .host.decoration import LIVE_TREE, Decorations
 from .host.device import results_device
 from .host.live_tree import LiveTree, linear_colours
+from .host.measured import verdict_on_decoder
 from .host.plan_texts import course_lines, duplicates, passes_line
 from .host.search import search_words
 from .host.ui import Progress, distortion, tell, unsuitable
@@ -131,7 +132,11 @@ class BranchingSampler(io.ComfyNode):
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
         tell(cls, f"Sampling {plan.num_prompts} prompts in {plan.num_steps} steps …")
         decorations = Decorations()
-        with decorations.context(LIVE_TREE, lambda: LiveTree(plan, linear_colours(decoder.latent_rgb))) as live:
+        known = {"scheduler": scheduler, "guidance": guidance, "width": width, "height": height}
+        own = None if course_of(plan, interval) == course_of(plan) else interval
+        verdict = decorations.attempt("what was measured", verdict_on_decoder, plan, decoder, own, known)
+        colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
+        with decorations.context(LIVE_TREE, lambda: LiveTree(plan, colours, told)) as live:
             shown = Shown(plan, decoder.latent_rgb, live, decorations)
             latents = sample(
                 decoder.pipeline,
@@ -159,7 +164,8 @@ class BranchingSampler(io.ComfyNode):
             otherwise=[f"{plan.num_prompts} pictures"],
         )
         problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
-        report = "\n".join([*lines, *([f"⚠ {problem}"] if problem else [])])
+        measured = [verdict.line] if verdict else []
+        report = "\n".join([*lines, *measured, *([f"⚠ {problem}"] if problem else [])])
         if drawing is not None:
             decorations.attempt(PREVIEW, shown.bar.finish, drawing)
         tree = decorations.picture("the picture of the tree", lambda: drawing)

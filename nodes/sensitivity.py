@@ -115,13 +115,9 @@ def new_file(name: str) -> Path | None:
     ValueError
         Before compute is spent: if the name is no plain one, or the disk does not take such a file.
     """
-    name = name.strip()
+    name = check_name(name)
     if not name:
         return None
-    if set(name) & set('/\\:*?"<>|') or name.startswith("."):
-        raise ValueError(f'name must be a plain file name, without folders or any of :*?"<>|; got {name[:200]!r}')
-    if len(name) > LONGEST_NAME or not name.isprintable():
-        raise ValueError(f"name must be at most {LONGEST_NAME} printable characters; got {name[:200]!r}")
     try:
         path = next_file(name)
         try_writing(path)
@@ -131,6 +127,16 @@ def new_file(name: str) -> Path | None:
             "choose another name, or leave it empty to save nothing"
         ) from error
     return path
+
+
+def check_name(name: str) -> str:
+    """A name of a file without spaces around it; `ValueError` for one that is no plain name."""
+    name = name.strip()
+    if set(name) & set('/\\:*?"<>|') or name.startswith("."):
+        raise ValueError(f'name must be a plain file name, without folders or any of :*?"<>|; got {name[:200]!r}')
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise ValueError(f"name must be at most {LONGEST_NAME} printable characters; got {name[:200]!r}")
+    return name
 
 
 def next_file(name: str) -> Path:

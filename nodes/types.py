@@ -10,6 +10,7 @@ Embeddings = io.Custom("HIERDIFF_EMBEDDINGS")  # hierdiff_core.PromptEmbeddings
 Linkage = io.Custom("HIERDIFF_LINKAGE")  # hierdiff_core.plan.tree.PromptTree
 Sensitivity = io.Custom("HIERDIFF_SENSITIVITY")  # hierdiff_core.Sensitivity
 Plan = io.Custom("HIERDIFF_PLAN")  # hierdiff_core.Plan
+Advice = io.Custom("HIERDIFF_ADVICE")  # hierdiff_core.measure.advice.Advice
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline
 
 

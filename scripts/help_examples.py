@@ -143,6 +143,48 @@ CALIBRATED_MODEL = NATIVE | {
     ),
     "schedule": CALIBRATED_SCHEDULE,
 }
+ADVISED_MODEL = NATIVE | {
+    "advisor": (
+        "HierDiffAdvisor",
+        ["euler", "normal", 20, 3.0, 0, "no visible loss", 3.0, 4, "looks as good", "use it", "advice"],
+        {
+            **CONDITIONED,
+            "latent_image": ("empty", 0),
+            "linkage": ("linkage", 0),
+            "vae": ("load_decoder", 1),
+        },
+        "plan",
+    ),
+    "sampler": (
+        "HierDiffKSampler",
+        [0, "fixed", 3.0, "euler", "normal", 1.0, 0],
+        {**CONDITIONED, "latent_image": ("empty", 0), "plan": ("advisor", 0)},
+        "sample",
+    ),
+}
+ADVISED = STAGES | {
+    "advisor": (
+        "HierDiffAdvisorKandinsky",
+        ["DDPM", 20, 3.0, 128, 128, 0, "no visible loss", 3.0, 4, "looks as good", "use it", "advice"],
+        {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "linkage": ("linkage", 0)},
+        "plan",
+    ),
+    "sampler": (
+        "HierDiffBranchingSampler",
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "none", 0, 1],
+        {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("advisor", 0)},
+        "sample",
+    ),
+}
+LOADED = NATIVE | {
+    "advice": ("HierDiffLoadAdvice", ["advice.json"], {"linkage": ("linkage", 0)}, "load"),
+    "sampler": (
+        "HierDiffKSampler",
+        [0, "fixed", 3.0, "euler", "normal", 1.0, 0],
+        {**CONDITIONED, "latent_image": ("empty", 0), "plan": ("advice", 0)},
+        "sample",
+    ),
+}
 CHECKPOINT = NATIVE | {
     "load": ("CheckpointLoaderSimple", ["v1-5-pruned-emaonly-fp16.safetensors"], {}, "load"),
     "embed": ("HierDiffClipEmbedding", ["auto"], {"clip": ("load", 1), "prompts": ("prompts", 0)}, "prompts"),
@@ -317,6 +359,39 @@ EXAMPLES = {
         ],
         "model empty calibrate schedule",
         {2: 390, 3: 440, 4: 440},
+    ),
+    "HierDiffAdvisor": Example(
+        ADVISED_MODEL,
+        [
+            BEGIN,
+            FROM_DECODER,
+            {"model": 155, "empty": 106},
+            {"advisor": 780},
+            {"sampler": 780},
+            PICTURES,
+        ],
+        "model empty advisor sampler",
+        {2: 390, 3: 560, 4: 440},
+    ),
+    "HierDiffAdvisorKandinsky": Example(
+        ADVISED,
+        [BEGIN, TREE, {"load_decoder": 102}, {"advisor": 780}, {"sampler": 868}, PICTURES],
+        "load_decoder advisor sampler",
+        {2: 360, 3: 560, 4: 440},
+    ),
+    "HierDiffLoadAdvice": Example(
+        LOADED,
+        [
+            BEGIN,
+            {"load_decoder": 102, "embed": 290},
+            {"linkage": 100, "model": 155, "empty": 106},
+            {"advice": 120},
+            {"sampler": 600},
+            PICTURES,
+        ],
+        "linkage advice sampler",
+        {2: 300, 3: 320, 4: 440},
+        until="linkage",  # there is no advice before somebody has measured some
     ),
     "HierDiffKandinskyModel": Example(
         PLAIN,

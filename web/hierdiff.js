@@ -28,6 +28,9 @@ const WITH_PICTURE = [
   "HierDiffCalibrate",
   "HierDiffCalibrateModel",
   "HierDiffSensitivityLoader",
+  "HierDiffAdvisor",
+  "HierDiffAdvisorKandinsky",
+  "HierDiffLoadAdvice",
 ];
 const RESULT_MARGIN = 8; // pixels around the text
 const FOLDED = "hierdiff_folded"; // property of a node, so that it travels with the workflow

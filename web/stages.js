@@ -16,6 +16,9 @@ export const STAGES = {
     "HierDiffPlanGuidance",
     "HierDiffCalibrate",
     "HierDiffCalibrateModel",
+    "HierDiffAdvisor",
+    "HierDiffAdvisorKandinsky",
+    "HierDiffLoadAdvice",
   ],
   sample: [
     "HierDiffBranchingSampler",

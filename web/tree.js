@@ -33,8 +33,8 @@ function placed(records, steps) {
 /** What is known of one run. */
 export class Tree {
   constructor(message) {
-    const { run, node, workflow, steps, prompts, branches } = message;
-    Object.assign(this, { run, node, workflow, steps, prompts });
+    const { run, node, workflow, steps, prompts, branches, measured } = message;
+    Object.assign(this, { run, node, workflow, steps, prompts, measured });
     this.branches = placed(branches, steps);
     this.leaves = this.branches.reduce((sum, branch) => sum + (branch.parent < 0 ? branch.leaves : 0), 0);
     this.byRow = new Int32Array(this.leaves); // the branch that ends in each row

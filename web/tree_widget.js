@@ -57,6 +57,7 @@ export class TreePanel {
     this.button.hidden = !tree?.leaves;
     this.note.textContent = tree ? "" : text("tree.waiting");
     this.status.textContent = tree ? statusOf(tree) : "";
+    this.status.title = this.status.textContent; // a running tree's is cut off where the node is narrow
     if (tree && tree.state !== "running") this.announce.textContent = this.status.textContent;
     this.root.dataset.state = tree?.state ?? "none";
     this.root.dataset.step = tree?.step ?? 0;
@@ -145,7 +146,13 @@ export function statusOf(tree) {
     standard: tree.standard,
     saved: percent(tree.saved),
   };
-  return text({ running: "tree.status", done: "tree.done", stopped: "tree.stopped" }[tree.state], values);
+  const line = text({ running: "tree.status", done: "tree.done", stopped: "tree.stopped" }[tree.state], values);
+  return [line, verdictOf(tree)].filter(Boolean).join(" · ");
+}
+
+/** What was measured of the plan on this model, in words; empty where it saves nothing. */
+export function verdictOf({ measured }) {
+  return measured ? text(`tree.measured_${measured.verdict}`, measured) : "";
 }
 
 function stepsOf(tree, index) {

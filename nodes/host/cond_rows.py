@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -109,6 +109,35 @@ def prompts_of(conds: list[dict], num_prompts: int) -> Iterator[tuple[str, ...]]
         prompts, rows = entry.get(PROMPTS), entry.get("cross_attn")
         if prompts and torch.is_tensor(rows) and len(prompts) == len(rows) == num_prompts:
             yield prompts
+
+
+def check_texts(positive: list, prompts: Sequence[str] | None, what: str) -> None:
+    """Refuse a positive conditioning that is known to be of other prompts than something else.
+
+    Parameters
+    ----------
+    positive : list
+        The host's CONDITIONING.
+    prompts : N str or None
+        Of `what`; None where it knows no texts.
+    what : str
+        Names it.
+
+    Raises
+    ------
+    ValueError
+        Naming the first prompt that differs.
+    """
+    if prompts is None:
+        return
+    conds = [{**values, "cross_attn": cond} for cond, values in positive]
+    known = list(prompts_of(conds, len(prompts)))
+    if known and tuple(prompts) not in known:
+        i = next(i for i, pair in enumerate(zip(known[0], prompts, strict=True)) if pair[0] != pair[1])
+        raise ValueError(
+            f"the positive conditioning and the {what} are of different prompts: prompt {i} is "
+            f'"{known[0][i][:60]}" and "{prompts[i][:60]}"; make both with one CLIP Embedding'
+        )
 
 
 def tensors_with_rows(conds: dict[str, list[dict]], tensors: list, num_prompts: int) -> list[torch.Tensor]:

@@ -22,8 +22,6 @@ from .step_caches import COMPILED, HOST_KEYS, OURS, PLACE, name_of_code
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from .models import LoadedModel
-
 RUNS, LENGTH = 4, 8  # of neighbouring values, that are read of each tensor: few pages of a file, or of memory
 DIGITS = 16  # of the fingerprint
 DEEPEST = 12  # lists in lists of a patch
@@ -45,7 +43,7 @@ def model_fingerprint(model: ModelPatcher) -> str:
         Hexadecimal digits.
     """
     by_hooks = {key: saved[0] for key, saved in getattr(model, "hook_backup", {}).items()}
-    originals = {**by_hooks, **{key: saved.weight for key, saved in model.backup.items()}}
+    originals = {**by_hooks, **{key: getattr(saved, "weight", saved) for key, saved in model.backup.items()}}
     weights = {**model.model_state_dict(), **originals}
     named = sorted((key, weight) for key, weight in weights.items() if not key.startswith(SCHEDULE))
     parts: list[Any] = [type(model.model).__name__, named]
@@ -53,11 +51,6 @@ def model_fingerprint(model: ModelPatcher) -> str:
     parts.append(list(schedule_of(model.get_model_object(SCHEDULE))))
     parts.append(sorted(attached(model)))
     return digest(parts)
-
-
-def decoder_fingerprint(decoder: LoadedModel) -> str:
-    """Fingerprint of the UNet of a Kandinsky decoder: what its latents follow from beside the settings."""
-    return digest([sorted(decoder.pipeline.unet.named_parameters())])
 
 
 def schedule_of(sampling: Any) -> Iterator[Any]:
@@ -74,10 +67,7 @@ def attached(model: ModelPatcher) -> Iterator[str]:
     """
     options = model.model_options
     transformer = options.get("transformer_options", {})
-    for kinds in ("patches", "patches_replace"):
-        for kind, patches in transformer.get(kinds, {}).items():
-            for patch in patches.values() if isinstance(patches, Mapping) else patches:
-                yield f"{kind} {described(patch)}"
+    yield from patches_in(transformer)
     wrappers: list[Mapping] = [*model.wrappers.values(), *transformer.get("wrappers", {}).values()]
     for by_key in wrappers:
         for key, codes in by_key.items():
@@ -89,6 +79,23 @@ def attached(model: ModelPatcher) -> Iterator[str]:
     for name, value in model.object_patches.items():
         if name not in SCALES and not name_of_code(value).startswith("torch._dynamo"):
             yield f"{name} {described(value)}"
+    for injections in getattr(model, "injections", {}).values():
+        yield from (f"injection {described(injection.inject)}" for injection in injections)
+    for key, functions in getattr(model, "weight_wrapper_patches", {}).items():
+        yield f"{key} {[described(function) for function in functions]}"
+
+
+def patches_in(transformer: Mapping[str, Any]) -> Iterator[str]:
+    """Patches inside the network, and settings that nodes leave for it, such as those of rotary embeddings."""
+    for key, value in transformer.items():
+        if key in ("patches", "patches_replace"):
+            for kind, patches in value.items():
+                for patch in patches.values() if isinstance(patches, Mapping) else patches:
+                    yield f"{kind} {described(patch)}"
+        elif is_plain(value):
+            yield f"{key} {value}"
+        elif isinstance(value, Mapping) and value and all(map(is_plain, value.values())):
+            yield f"{key} {sorted(value.items())}"
 
 
 def described(code: Any) -> str:
@@ -137,8 +144,9 @@ def entries(value: Any, depth: int = 0) -> Iterator[Any]:
             yield from entries(item, depth + 1)
     else:
         yield name_of_code(value)
-        if isinstance(getattr(value, "weights", None), (list, tuple)):
-            yield from entries(value.weights, depth + 1)
+        weights = getattr(value, "weights", None)
+        if isinstance(weights, (list, tuple)):
+            yield from entries(weights, depth + 1)
 
 
 def sampled(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

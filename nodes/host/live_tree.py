@@ -2,7 +2,8 @@
 
 The client that queued the run gets events of the type `hierdiff.tree`:
 
-- ``begin``: node, run, workflow, prompt_id, steps, prompts, branches (start, stop, parent, members of the last ones)
+- ``begin``: node, run, workflow, prompt_id, steps, prompts, branches (start, stop, parent, members of the last ones),
+  and measured: what is known of the loss (verdict, passes that measuring takes), or null
 - ``progress``: node, run, step, clusters, rows, standard, and tiles: a sheet of small pictures of branches; depth first
   also reached, the steps that are done along each branch
 - ``end``: node, run, state (done or stopped), and tiles
@@ -54,13 +55,16 @@ class LiveTree:
     plan : Plan
     to_rgb : callable or None
         Latents to small pictures, see `linear_colours`; None: a tree without pictures.
+    measured : dict or None
+        What is known of the plan's loss, see `measured.Verdict`.
     """
 
-    def __init__(self, plan: Plan, to_rgb: Colours | None = None) -> None:
+    def __init__(self, plan: Plan, to_rgb: Colours | None = None, measured: dict[str, Any] | None = None) -> None:
         self.run = f"{time.time():.0f}-{next(_runs)}"
         self.client, self.node, self.workflow, self.prompt_id, self.signature = running()
         self.state = "running"
         self.colours = to_rgb
+        self.measured = measured
         self.draw(plan)
         self.tiles: dict[int, torch.Tensor] = {}  # the latest picture of each branch
         self.unsent: set[int] = set()
@@ -108,6 +112,7 @@ class LiveTree:
             "steps": self.plan.num_steps,
             "prompts": list(texts) if self.branches else [],
             "branches": self.branches,
+            "measured": self.measured,
         }
 
     def step(self, k: int, x0: torch.Tensor, rows: int, standard: int, clusters: np.ndarray | None = None) -> None:

@@ -25,22 +25,6 @@ if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Plan
 
 
-def sampler_names() -> list[str]:
-    """All samplers that the host offers: workflows that were saved with one that is refused stay valid."""
-    return comfy.samplers.KSampler.SAMPLERS
-
-
-def scheduler_names() -> list[str]:
-    """All schedulers that the host offers."""
-    return comfy.samplers.KSampler.SCHEDULERS
-
-
-def sigmas_of(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str, denoise: float = 1.0) -> torch.Tensor:
-    """(S + 1,) sigmas as the host's KSampler takes them; some schedulers give fewer than were asked for."""
-    host = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise)
-    return host.sigmas
-
-
 def latents_for(model: ModelPatcher, latents: torch.Tensor) -> torch.Tensor:
     """Empty latents with the number of channels that a model has."""
     return comfy.sample.fix_empty_latent_channels(model, latents)

@@ -23,6 +23,7 @@ from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_gr
 from .decoration import report_in_running_node
 from .encode_set import name_of
 from .guard import RUN_KEY
+from .measured import verdict_on_run
 from .noise_levels import noise_levels
 from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, parted_by
@@ -147,10 +148,13 @@ class Sharing:
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
         self._guide(run, guider, sigmas)
         run.caches.witness.watch(guider.model_options)
-        with run.tree(guider.model_patcher.model.latent_format, self.show_tree):
+        known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
+        verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
+        with run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
-        self.tell("\n".join([self._report(run, plans, rows, guider.conds, samples), *notes]))
+        measured = [verdict.line] if verdict else []
+        self.tell("\n".join([self._report(run, plans, rows, guider.conds, samples), *measured, *notes]))
         return samples
 
     def _guide(self, run: SharingRun, guider, sigmas) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -203,12 +203,12 @@ class SharingRun:
             self.decorations.attempt(LIVE_TREE, self._live.begin_again, finer)
 
     @contextlib.contextmanager
-    def tree(self, latent_format: object, show: bool) -> Iterator[None]:
+    def tree(self, latent_format: object, show: bool, measured: dict[str, Any] | None = None) -> Iterator[None]:
         """A context: the browser shows the branches in the node that samples, by the host's preview colours."""
         if not show:
             yield
             return
-        made = self.decorations.context(LIVE_TREE, lambda: LiveTree(self.plan, host_colours(latent_format)))
+        made = self.decorations.context(LIVE_TREE, lambda: LiveTree(self.plan, host_colours(latent_format), measured))
         with made as live:
             if live is not None:
                 self.observer = Observers(self.observer, ShownTree(live, self.current))

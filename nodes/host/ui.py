@@ -28,6 +28,7 @@ PREVIEW_SIZE = 512
 SECONDS_BETWEEN_PREVIEWS = 0.3
 FINAL_PREVIEW_SIZE = 1024
 LONGEST_LIST = 40
+NEXT_TO_NOTHING = 1e-4
 
 
 def image_tensor(picture: Image.Image) -> torch.Tensor:
@@ -87,15 +88,25 @@ def unsuitable(model: LoadedModel, **settings: float) -> list[str]:
 
 def distortion(plan: Plan) -> list[str]:
     """Lines on what sharing is expected to change, for a plan that knows the model's sensitivity."""
-    if plan.distortion is None:
+    if plan.distortion is None or plan.sensitivity is None or plan.merge_errors is None:
         return []
     line = plan.straight_line()
+    greatest = float(plan.sensitivity.weights(plan.num_steps).sum() * plan.merge_errors.sum() / plan.num_distinct)
+    share = plan.distortion / greatest if greatest else 0.0
     unit = "per picture (mean squared change of the latent)"
-    lines = [f"expected distortion {plan.distortion:.3g} {unit}"]
+    lines = [
+        f"by the sensitivity, sharing changes {amount(share)} of what one picture for all prompts would change",
+        f"expected distortion {plan.distortion:.3g} {unit}",
+    ]
     if plan.distortion > 0 and line.distortion is not None:
         times = line.distortion / plan.distortion
         lines.append(f"the straight line with {line.nfe} rows: {line.distortion:.3g}, {times:.2g} times as much")
     return lines
+
+
+def amount(share: float) -> str:
+    """A share, 0 ... 1, in words that tell what is next to nothing."""
+    return "next to nothing" if share < NEXT_TO_NOTHING else f"{share:.2%}" if share < 0.1 else f"{share:.0%}"
 
 
 class Progress:

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Tree, Trees } from "../../web/tree.js";
-import { neighbour } from "../../web/tree_widget.js";
+import { neighbour, statusOf } from "../../web/tree_widget.js";
+import { loadTexts } from "../../web/texts.js";
 import { BEGIN, FakeImage } from "./a_tree.mjs";
 
 globalThis.Image = FakeImage;
@@ -89,4 +90,13 @@ test("a run takes the place of the one before at its node", async () => {
   await trees.receive({ ...BEGIN, run: "next" });
   assert.equal(trees.get("w", "5").run, "next");
   assert.equal(await trees.receive({ kind: "end", run: "r", state: "done" }), false);
+});
+
+test("the bar ends with what was measured on this model, where something can be lost", async () => {
+  const english = { status: "Step {step}", measured_none: "no visible loss", measured_unknown: "about {passes} passes" };
+  await loadTexts({ fetchApi: async () => ({ ok: true, json: async () => ({ en: { hierdiff: { tree: english } } }) }) }, "en");
+  const bar = (measured) => statusOf(new Tree({ ...BEGIN, measured }));
+  assert.equal(bar({ verdict: "none", passes: 9 }), "Step 0 · no visible loss");
+  assert.equal(bar({ verdict: "unknown", passes: 9 }), "Step 0 · about 9 passes");
+  assert.deepEqual([bar(null), bar(undefined)], ["Step 0", "Step 0"]);
 });
