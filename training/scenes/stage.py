@@ -1,6 +1,5 @@
 """What the stages of the scenes share: the options, and how one stage waits for another."""
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -33,8 +32,9 @@ def completed(options, stage="all"):
     options.work = options.work or options.out / "work"
     if options.minutes is None:
         shares = {name: share for phase in options.config.phases for name, share in phase.items()}
-        of_the_stage = options.config.judge.minutes if stage == "judge" else options.config.minutes * shares.get(stage, 1.0)
-        options.minutes = of_the_stage
+        options.minutes = options.config.minutes * shares.get(stage, 1.0)
+        if stage == "judge":
+            options.minutes = options.config.judge.minutes
     return options
 
 
