@@ -11,7 +11,7 @@ from .config import LATENT, LATENT_CHANNELS
 from .vae import decode, load_vae
 
 GUIDANCE, STEPS = 3.0, 20
-LEVELS = (0.9, 0.75, 0.6, 0.45, 0.3)  # noise levels at which adherence is measured
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)  # noise levels at which adherence is measured
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def draw(model, texts, noise, steps=STEPS, guidance=GUIDANCE, shared=0, negative
 
 @torch.no_grad()
 def adherence(model, latents, texts, seed=77):
-    """(N,) by how much the caption lowers the model's own denoising error, as a share, averaged over `LEVELS`."""
+    """(N,) share by which the caption lowers the model's own error, averaged over `LEVELS`; below 0: it raises it."""
     hidden, empty = model.hidden(texts), model.hidden([""]).expand(len(texts), -1, -1)
     noise = starting_noise(len(texts), seed, model.device, same=True)
     shares = []
@@ -120,5 +120,5 @@ def adherence(model, latents, texts, seed=77):
             (model.velocity(noised, level, condition) - (noise - latents)).square().mean((1, 2, 3))
             for condition in (hidden, empty)
         ]
-        shares.append(1 - errors[0] / errors[1])
+        shares.append((errors[1] - errors[0]) / torch.maximum(*errors))
     return torch.stack(shares).mean(0).cpu()
