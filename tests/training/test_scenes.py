@@ -312,6 +312,8 @@ def test_shared_steps_are_those_of_the_mean_and_then_each_goes_its_way():
     shared = draw(Known(), ["2", "-1"], noise, steps=8, guidance=1.0, shared=8)
     torch.testing.assert_close(shared[0], shared[1])
     torch.testing.assert_close(shared.mean(), torch.tensor(0.5), atol=1e-4, rtol=0)
+    sets = draw(Known(), ["2", "-1", "4", "5"], noise[[0, 0, 1, 1]], steps=8, guidance=1.0, shared=8, sets=[0, 1, 1, 0])
+    torch.testing.assert_close(sets.mean((1, 2, 3)), torch.tensor([3.5, 1.5, 1.5, 3.5]), atol=1e-4, rtol=0)
     parted = draw(Known(), ["2", "-1"], noise, steps=8, guidance=1.0, shared=5)
     torch.testing.assert_close(parted.mean((1, 2, 3)), torch.tensor([2.0, -1.0]), atol=1e-4, rtol=0)
     same = [draw(Known(), ["2", "2"], noise, steps=8, guidance=1.0, shared=shared) for shared in (0, 4)]

@@ -87,11 +87,12 @@ def test_drawing_with_the_model_that_is_read_back(smoke_run):
 
 def test_what_was_measured_is_written(smoke_run):
     figures = json.loads((smoke_run / "evaluation.json").read_text())
-    assert {"early", "quality", "negatives", "by another judge", "sheet"} <= set(figures)
+    assert {"early", "quality", "negatives", "sheet"} <= set(figures)
     assert [row["shared"] for row in figures["early"]] == [0, 1]
-    assert len(figures["sheet"]) == 4
+    assert len(figures["sheet"]) == 8
+    assert len(figures["negatives"]) == 3
     assert "| real pictures | " in (smoke_run / "evaluation.md").read_text()
-    assert Image.open(smoke_run / "sheet.png").size == (4 * PICTURE, PICTURE)
+    assert Image.open(smoke_run / "sheet.png").size == (8 * PICTURE, PICTURE)
 
 
 def test_finished_stages_are_not_trained_again(smoke_run):

@@ -23,6 +23,7 @@ def add_options(parser):
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the emoji packages (.training/data)")
     parser.add_argument("--minutes", type=float, help="time for the training")
     parser.add_argument("--smoke", action="store_true", help="a few steps of a few scenes, to see that all works")
+    parser.add_argument("--small", action="store_true", help="an evaluation for a CPU")
     parser.add_argument("--device", help="cuda if there is one, else cpu")
 
 
