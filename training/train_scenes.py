@@ -3,11 +3,13 @@
     python training/train_scenes.py [all] [--minutes M] [--out FOLDER] [--smoke] [--device D]
     python training/train_scenes.py judge --minutes 1.3
     python training/train_scenes.py evaluate
+    python training/train_scenes.py emoji        (the emoji model's half of the table)
 
 The stages of `all` (vae, text, denoiser) run as processes of their own. What was interrupted goes on where it was.
 """
 
 import argparse
+import importlib
 import signal
 import sys
 import time
@@ -27,7 +29,8 @@ STAGES = {"vae": train_vae, "text": train_text, "denoiser": train_denoiser, "jud
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", default="all", choices=["all", *STAGES, "evaluate"])
+    parser.add_argument("what", nargs="?", default="all", choices=["all", *STAGES, "evaluate", "emoji"])
+    parser.add_argument("--judge", type=Path, help="folder of the emoji model's judge (.training/run/judge)")
     add_options(parser)
     options = parser.parse_args()
     return completed(options, options.what)
@@ -53,6 +56,8 @@ def main():
         train_all(options)
     elif options.what == "evaluate":
         evaluate(options)
+    elif options.what == "emoji":
+        importlib.import_module("scenes.emoji_table").measure_emoji(options)
     else:
         run_stage(options.what, STAGES[options.what], options)
 

@@ -1,1 +1,1 @@
-"""The second bundled model: scenes of two emoji from English captions, by a text-conditioned flow that decides early."""
+"""The second bundled model: scenes of two emoji from English captions, by a flow that decides early."""

@@ -125,10 +125,7 @@ class Writer:
         chosen = self.random.random()
         if chosen < 0.15:
             return canonical(scene, self.names), (True,) * 6
-        if chosen < 0.65:
-            told = (True, True, True, True, True, True)
-        else:
-            told = self.some()
+        told = (True,) * 6 if chosen < 0.65 else self.some()
         return self.joined(scene, told), told
 
     def some(self):

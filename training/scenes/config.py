@@ -52,10 +52,10 @@ SCHEDULER = {"num_train_timesteps": 1000, "shift": 1.0}
 class VAEStage:
     """Picture <-> latents: L1 + L2 + `edges` x L1 of the gradients + `perceptual` x features."""
 
-    optimisation: Optimisation = Optimisation(
-        batch=64, learning_rate=1.5e-3, warm_up=100, weight_decay=0.0, ema=0.998, compile=False
+    optimisation: Optimisation = field(
+        default=Optimisation(batch=64, learning_rate=1.5e-3, warm_up=100, weight_decay=0.0, ema=0.998, compile=False)
     )
-    features: Features = Features()
+    features: Features = field(default=Features())
     edges: float = 1.0
     perceptual: float = 0.5
     noise: float = 0.3  # deviations of the noise in the latents, at most
@@ -66,8 +66,8 @@ class VAEStage:
 class TextStage:
     """The text encoder alone, first: it learns to say what a caption tells."""
 
-    optimisation: Optimisation = Optimisation(
-        batch=1024, learning_rate=1e-3, warm_up=100, weight_decay=0.05, compile=False
+    optimisation: Optimisation = field(
+        default=Optimisation(batch=1024, learning_rate=1e-3, warm_up=100, weight_decay=0.05, compile=False)
     )
 
 
@@ -75,22 +75,21 @@ class TextStage:
 class DenoiserStage:
     """Text encoder and UNet together: squared error of the flow."""
 
-    optimisation: Optimisation = Optimisation(batch=768, learning_rate=1e-3, warm_up=300, ema=0.999)
+    optimisation: Optimisation = field(default=Optimisation(batch=768, learning_rate=1e-3, warm_up=300, ema=0.999))
     captions: int = 4  # of each scene
-    scenes: int = 600_000  # with captions; their pictures are drawn anew each time
+    scenes: int = 400_000  # with captions; their pictures are drawn anew each time
     kept: int = 98_304  # latents at a time
     fresh: int = 192  # latents that a step replaces
     empty: float = 0.1  # share without a caption
     spread: float = 1.2  # deviation of the logit of the time
-    workers: int = 12  # processes that write captions
 
 
 @dataclass(frozen=True)
 class JudgeStage:
     """Judges: the half of their pictures went through the VAE."""
 
-    optimisation: Optimisation = Optimisation(
-        batch=384, learning_rate=2e-3, warm_up=100, weight_decay=0.05, ema=0.998, compile=False
+    optimisation: Optimisation = field(
+        default=Optimisation(batch=384, learning_rate=2e-3, warm_up=100, weight_decay=0.05, ema=0.998, compile=False)
     )
     minutes: float = 1.4  # after everything else
     widths: tuple[int, ...] = (48, 96, 160, 256)
@@ -112,9 +111,7 @@ class SceneConfig:
 
     minutes: float = 9.0
     names: int = 128
-    phases: tuple[dict[str, float], ...] = field(
-        default=({"vae": 0.27, "text": 0.1, "denoiser": 0.7},), hash=False
-    )
+    phases: tuple[dict[str, float], ...] = field(default=({"vae": 0.27, "text": 0.1, "denoiser": 0.7},), hash=False)
     vae: VAEStage = VAEStage()
     text: TextStage = TextStage()
     denoiser: DenoiserStage = DenoiserStage()
@@ -133,7 +130,7 @@ def smoke(config):
         names=6,
         vae=short(config.vae, features=short(config.vae.features), sample=8),
         text=short(config.text),
-        denoiser=short(config.denoiser, scenes=40, kept=16, fresh=2, workers=1),
+        denoiser=short(config.denoiser, scenes=40, kept=16, fresh=2),
         judge=short(config.judge),
     )
 

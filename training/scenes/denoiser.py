@@ -17,7 +17,7 @@ from .render import Renderer
 from .stage import wait_for
 from .text import FOLDER as TEXT
 from .text import make_text_encoder, to_full_length
-from .tokens import keep_tokenizer, write_many
+from .tokens import keep_tokenizer, write_captions
 from .vae import FOLDER as AUTOENCODER
 from .vae import encode, load_vae
 
@@ -86,19 +86,16 @@ class Batches:
 
     def __init__(self, run, tokens, empty, config):
         self.run, self.tokens, self.empty, self.config = run, tokens, empty, config
+        self.end = int(empty[-1])
         self.text, self.flow = run.networks["text"], run.compile(run.networks["flow"])
 
     def captions(self, rows):
         """(B, 77) ids of a caption for each row; some are empty."""
         generator, device = self.run.generator, rows.device
         which = torch.randint(self.tokens.shape[1], rows.shape, generator=generator, device=device)
-        ids = to_full_length(self.tokens[rows, which], int(self.end))
+        ids = to_full_length(self.tokens[rows, which], self.end)
         dropped = torch.rand(len(rows), 1, generator=generator, device=device) < self.config.empty
         return torch.where(dropped, self.empty, ids)
-
-    @property
-    def end(self):
-        return self.empty[-1]
 
     def loss(self, latents, rows):
         """Squared error of the velocity."""
@@ -148,7 +145,7 @@ def train_denoiser(options, icons, device):
     while not tokenizer_folder.is_dir():
         time.sleep(0.2)
     tokenizer = keep_tokenizer(icons.names, tokenizer_folder)
-    written = write_many(icons.names, tokenizer_folder, config.scenes, config.captions, config.workers, seed=20_000)
+    written = write_captions(icons.names, tokenizer, config.scenes, config.captions, seed=2)
     scenes, tokens = (torch.from_numpy(found).to(device) for found in written[:2])
     encoder = make_text_encoder(tokenizer)
     unet = UNet2DConditionModel(**UNET).to(memory_format=torch.channels_last)

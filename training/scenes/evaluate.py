@@ -7,6 +7,7 @@ Writes evaluation.json, evaluation.md and a sheet of pictures to OUT.
 
 import json
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from PIL import Image
 from .captions import (
     COLOURS,
     EQUAL,
-    LEFT,
     PARTS,
     STYLES,
     Scene,
@@ -33,10 +33,51 @@ from .sampling import GUIDANCE, STEPS, adherence, draw, load_model, starting_noi
 from .vae import encode
 
 SEED = 5
-ALL_STEPS = 40
 TRUNKS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28)  # of 40 steps
 FEWER = (28, 20, 14, 10, 8, 6, 4)
-GUIDANCES = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is drawn.
+
+    Attributes
+    ----------
+    pictures, few : int          of each row of the table of quality, and of each guidance
+    steps : tuple of int         of the rows of single pictures; the first is that of all other rows
+    guidances : tuple of float
+    ways : tuple of (int, int)   steps, and how many of them are shared
+    sets, seeds : int            of each kind, and drawings of each
+    looks, others, colours : int   of a set
+    """
+
+    pictures: int = 2048
+    few: int = 512
+    steps: tuple = (STEPS, 40, 12)
+    guidances: tuple = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
+    ways: tuple = (*((40, shared) for shared in TRUNKS), *((steps, 0) for steps in FEWER))
+    sets: int = 4
+    seeds: int = 2
+    looks: int = len(STYLES)
+    others: int = 16
+    colours: int = len(COLOURS)
+
+
+SIZES = {
+    "full": Size(),
+    "small": Size(  # a quarter of an hour on a CPU
+        pictures=64,
+        few=24,
+        steps=(STEPS,),
+        guidances=(2.0, 5.0),
+        ways=(*((20, shared) for shared in (0, 2, 4, 6, 8, 10)), *((steps, 0) for steps in (12, 8, 5))),
+        sets=1,
+        seeds=1,
+        others=12,
+        colours=4,
+    ),
+    "smoke": Size(16, 8, (2,), (1.0,), ((2, 0), (2, 1)), 1, 1, 1, 3, 2),
+}
 
 
 def accuracy(found, scenes):
@@ -54,14 +95,15 @@ class Evaluation:
     model : SceneModel
     judge : SceneJudge
     icons : Icons
-    small : bool   few pictures, for a CPU
+    size : Size
     """
 
-    def __init__(self, model, judge, icons, small):
-        self.model, self.judge, self.icons, self.small = model, judge, icons, small
+    def __init__(self, model, judge, icons, size):
+        self.model, self.judge, self.icons, self.size = model, judge, icons, size
         generator = torch.Generator(model.device).manual_seed(SEED)
         self.render = Renderer(icons.pictures, model.device, generator)
         self.pairs = trained_pairs(len(icons.names))
+        self.steps = size.steps[0]
 
     def scenes(self, count, pairs=None, seed=SEED):
         """(count, 6) int64"""
@@ -75,7 +117,8 @@ class Evaluation:
     def drawn(self, scenes, texts=None, **settings):
         """Accuracy of pictures of scenes; settings as of `draw`."""
         texts = texts or self.texts(scenes)
-        latents = draw(self.model, texts, starting_noise(len(texts), SEED, self.model.device), **settings)
+        noise = starting_noise(len(texts), SEED, self.model.device)
+        latents = draw(self.model, texts, noise, **{"steps": self.steps, **settings})
         return accuracy(judged(self.judge, self.model.pictures(latents)), scenes)
 
     def real(self, count):
@@ -90,118 +133,112 @@ class Evaluation:
         return accuracy(torch.cat(found), scenes), accuracy(torch.cat(decoded), scenes)
 
     def quality(self):
-        """Rows of the first table: name -> accuracy."""
-        count, few = (16, 8) if self.small else (2048, 512)
-        rows = dict(zip(("real pictures", "through the VAE"), self.real(count), strict=True))
-        scenes = self.scenes(count)
-        for steps in (ALL_STEPS, STEPS, 12):
-            rows[f"drawn, {steps} steps"] = self.drawn(scenes, steps=steps)
-        kept_out = held_out_pairs(len(self.icons.names)) & ~np.eye(len(self.icons.names), dtype=bool)
+        """Rows of the table of single pictures, one after the other: name, accuracy."""
+        names, size = len(self.icons.names), self.size
+        yield from zip(("real pictures", "through the VAE"), self.real(4 * size.few), strict=True)
+        scenes = self.scenes(size.pictures)
+        for steps in size.steps:
+            yield f"drawn, {steps} steps", self.drawn(scenes, steps=steps)
+        kept_out = held_out_pairs(names) & ~np.eye(names, dtype=bool)
         if kept_out.any():
-            rows[f"held-out pairs, {STEPS} steps"] = self.drawn(self.scenes(count, kept_out))
+            yield f"held-out pairs, {self.steps} steps", self.drawn(self.scenes(size.pictures, kept_out))
         writer = Writer(self.icons.names, SEED)
         told = [writer.joined(Scene(*row), (True,) * 6) for row in scenes.tolist()]
-        rows[f"captions of other words, {STEPS} steps"] = self.drawn(scenes, told)
-        for guidance in GUIDANCES:
-            rows[f"guidance {guidance:g}, {STEPS} steps"] = self.drawn(scenes[:few], guidance=guidance)
-        return rows
+        yield f"captions of other words, {self.steps} steps", self.drawn(scenes, told)
+        for guidance in size.guidances:
+            yield f"guidance {guidance:g}, {self.steps} steps", self.drawn(scenes[: size.few], guidance=guidance)
 
     def negatives(self):
-        """How often pictures of captions without ground or style have that of the negative prompt; and without one."""
-        scenes = self.scenes(8 if self.small else 512)
+        """How often pictures whose captions tell neither ground nor style have that of a negative prompt."""
+        scenes = self.scenes(self.size.few)
         writer = Writer(self.icons.names, SEED)
         told = [writer.joined(Scene(*row), (False, True, True, True, True, False)) for row in scenes.tolist()]
         noise = starting_noise(len(told), SEED, self.model.device)
-        rows = {}
-        for column, words in ((5, [f"{colour} background" for colour in COLOURS]), (0, [f"{s} style" for s in STYLES])):
-            for i, negative in enumerate(words):
-                found = [
-                    judged(self.judge, self.model.pictures(draw(self.model, told, noise, negative=text)))
-                    for text in ("", negative)
-                ]
-                asked = [float((f[:, 1:5] == scenes[:, 1:5]).all(1).double().mean()) for f in found]
-                shares = [float((f[:, column] == i).double().mean()) for f in found]
-                rows[negative] = {"without": shares[0], "with": shares[1], "rest right": asked[1]}
-                if self.small:
-                    break
-        return rows
 
-    def sets(self):
-        """Sets as a user draws them: name -> list of scenes (N, 6).
+        def found(negative):
+            latents = draw(self.model, told, noise, self.steps, negative=negative)
+            return judged(self.judge, self.model.pictures(latents))
 
-        *style*: one pair in 5 styles and 8 colours; *template*: one emoji with 16 others on 3 colours.
+        without = found("")
+        for column, value, negative in ((5, 5, "blue background"), (5, 1, "red background"), (0, 4, "line art style")):
+            with_it = found(negative)
+            shares = [float((f[:, column] == value).double().mean()) for f in (without, with_it)]
+            rest = float((with_it[:, 1:5] == scenes[:, 1:5]).all(1).double().mean())
+            yield negative, {"without": shares[0], "with": shares[1], "rest right": rest}
+
+    def sets(self, kind):
+        """Sets as a user draws them: list of scenes (N, 6).
+
+        *style*: one pair in several styles and colours; *template*: one emoji with others, on several colours.
         """
-        count = 1 if self.small else 4
-        rng, names = np.random.default_rng(SEED), len(self.icons.names)
-        style, template = [], []
-        for _ in range(count):
-            first, *others = (int(i) for i in rng.permutation(names)[:17])
-            relation = int(rng.integers(2)) if count > 1 else LEFT
-            style.append([(s, first, others[0], relation, EQUAL, c) for s in range(len(STYLES)) for c in range(8)])
-            look = int(rng.integers(len(STYLES)))
-            colours = rng.permutation(8)[:3].tolist()
-            template.append([(look, first, other, relation, EQUAL, c) for other in others for c in colours])
-        return {"style": [torch.tensor(s) for s in style], "template": [torch.tensor(s) for s in template]}
+        rng, names, size = np.random.default_rng(SEED), len(self.icons.names), self.size
+        found = []
+        for _ in range(size.sets):
+            first, *others = (int(i) for i in rng.permutation(names)[: 1 + size.others])
+            relation, look = (int(rng.integers(n)) for n in (2, len(STYLES)))
+            colours = rng.permutation(len(COLOURS))[: size.colours].tolist()
+            rows = [(look, first, other, relation, EQUAL, c) for other in others for c in colours[:3]]
+            if kind == "style":
+                rows = [(s, first, others[0], relation, EQUAL, c) for s in range(size.looks) for c in colours]
+            found.append(torch.tensor(rows))
+        return found
 
     def early(self):
-        """Rows of the table of sharing and of fewer steps: accuracy and adherence of both kinds of sets."""
-        ways = [(ALL_STEPS, shared) for shared in TRUNKS] + [(steps, 0) for steps in FEWER]
-        ways = ways[:2] if self.small else ways
-        rows, sets = [], self.sets()
-        for steps, shared in ways:
+        """Rows of the table of sharing and of fewer steps, one after the other."""
+        for steps, shared in self.size.ways:
             row = {"steps": steps, "shared": shared, "level": 1 - shared / steps}
-            for kind, members in sets.items():
-                row[kind] = self.measured(members, steps, shared)
-            count = np.mean([len(member) for members in sets.values() for member in members])
-            row["rows"] = float(shared / count + steps - shared)
-            rows.append(row)
-        return rows
+            for kind in ("style", "template"):
+                row[kind] = self.measured(self.sets(kind), steps, shared)
+            row["rows"] = float(np.mean([row[kind].pop("rows") for kind in ("style", "template")]))
+            yield row
 
     def measured(self, members, steps, shared):
-        """Mean figures of sets that are drawn in one way."""
-        found = []
-        for i, scenes in enumerate(members):
-            for seed in (SEED + 10 * i, SEED + 10 * i + 1):
-                texts = self.texts(scenes)
-                noise = starting_noise(len(texts), seed, self.model.device, same=True)
-                latents = draw(self.model, texts, noise, steps=steps, shared=shared)
-                seen = accuracy(judged(self.judge, self.model.pictures(latents)), scenes)
-                found.append((seen["all"], float(adherence(self.model, latents, texts).mean())))
-        return dict(zip(("all", "adherence"), np.mean(found, axis=0).tolist(), strict=True))
+        """Figures of sets that are drawn in one way, all at once, each from the same noise for all of it."""
+        scenes = torch.cat(members * self.size.seeds)
+        texts = self.texts(scenes)
+        lengths = [len(member) for member in members] * self.size.seeds
+        starts = [starting_noise(n, SEED + i, self.model.device, same=True) for i, n in enumerate(lengths)]
+        rows = [i for i, n in enumerate(lengths) for _ in range(n)]
+        latents = draw(self.model, texts, torch.cat(starts), steps=steps, shared=shared, sets=rows)
+        found = judged(self.judge, self.model.pictures(latents))
+        return {
+            **accuracy(found, scenes),
+            "adherence": float(adherence(self.model, latents, texts).mean()),
+            "pictures": len(scenes),
+            "rows": shared * len(lengths) / len(scenes) + steps - shared,
+        }
 
     def sheet(self, count=48, across=12):
         """A picture of scenes drawn from varied captions, and the captions."""
-        count = 4 if self.small else count
+        count = min(count, self.size.few)
         scenes = self.scenes(count, seed=SEED + 1)
         writer = Writer(self.icons.names, SEED + 1)
         texts = [writer.caption(Scene(*row))[0] for row in scenes.tolist()]
-        latents = draw(self.model, texts, starting_noise(count, SEED, self.model.device))
+        latents = draw(self.model, texts, starting_noise(count, SEED, self.model.device), self.steps)
         pictures = ((self.model.pictures(latents) + 1) * 127.5).round().byte().cpu()
         rows = [torch.cat(list(part), dim=2) for part in pictures.split(min(across, count))]
         return Image.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).numpy()), texts
 
 
 def evaluate(options):
-    """Measure OUT/model by the first judge of OUT/judges (the others are for benchmarks) and write what was found."""
+    """Measure OUT/model by the first judge of OUT/judges (the other is for benchmarks); each row is written at once."""
     began = time.monotonic()
     device = prepare(options.device)
     icons = load_icons(options.icons, options.data, options.config.names)
-    model = load_model(options.out / "model", device)
-    judges = [
-        load_judge(options.out / "judges" / f"judge-{seed}.safetensors", device) for seed in options.config.judge.seeds
-    ]
-    work = Evaluation(model, judges[0], icons, options.smoke)
-    figures = {"guidance": GUIDANCE, "early": work.early()}
-    write(options.out, figures)
-    figures["quality"] = work.quality()
-    write(options.out, figures)
-    figures["by another judge"] = Evaluation(model, judges[1], icons, options.smoke).drawn(
-        work.scenes(16 if options.smoke else 2048)
-    )
-    figures["negatives"] = work.negatives()
-    sheet, texts = work.sheet()
+    size = SIZES["smoke" if options.smoke else "small" if options.small else "full"]
+    judge = load_judge(options.out / "judges" / f"judge-{options.config.judge.seeds[0]}.safetensors", device)
+    work = Evaluation(load_model(options.out / "model", device), judge, icons, size)
+    figures = {"guidance": GUIDANCE, "early": [], "quality": {}, "negatives": {}}
+    for row in work.early():
+        figures["early"].append(row)
+        write(options.out, figures)
+    for name in ("quality", "negatives"):
+        for key, row in getattr(work, name)():
+            figures[name][key] = row
+            write(options.out, figures)
+    sheet, figures["sheet"] = work.sheet()
     sheet.save(options.out / "sheet.png")
-    figures |= {"sheet": texts, "seconds": time.monotonic() - began}
+    figures["seconds"] = time.monotonic() - began
     write(options.out, figures)
     print((options.out / "evaluation.md").read_text(encoding="utf-8"), flush=True)
 
@@ -209,11 +246,7 @@ def evaluate(options):
 def write(out, figures):
     """evaluation.json and evaluation.md"""
     (out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    parts = [early_table(figures["early"])]
-    if "quality" in figures:
-        parts.append(quality_table(figures["quality"]))
-    if "negatives" in figures:
-        parts.append(negatives_table(figures["negatives"]))
+    parts = [early_table(figures["early"]), quality_table(figures["quality"]), negatives_table(figures["negatives"])]
     (out / "evaluation.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

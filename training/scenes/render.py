@@ -84,10 +84,10 @@ class Renderer:
 
     def in_front(self, sizes):
         """Places of a small object before a large one: at the bottom, to the left or right of its middle."""
-        room = 1 - sizes
-        side = torch.where(self.uniform(-torch.ones_like(room[:, 0]), torch.ones_like(room[:, 0])) < 0, -1.0, 1.0)
-        x = torch.stack([side * self.uniform(0.6 * room[:, 0], room[:, 0]), -side * self.uniform(0 * room[:, 1], room[:, 1])], 1)
-        y = torch.stack([self.uniform(0.8 * room[:, 0], room[:, 0]), -self.uniform(0 * room[:, 1], room[:, 1])], 1)
+        (front, back), zero = (1 - sizes).T, torch.zeros(len(sizes), device=sizes.device)
+        side = torch.where(self.uniform(zero - 1, zero + 1) < 0, -1.0, 1.0)
+        x = torch.stack([side * self.uniform(0.6 * front, front), -side * self.uniform(zero, back)], dim=1)
+        y = torch.stack([self.uniform(0.8 * front, front), -self.uniform(zero, back)], dim=1)
         return x, y
 
     def sizes(self, relation, size):

@@ -11,7 +11,7 @@ from .config import LATENT, LATENT_CHANNELS
 from .vae import decode, load_vae
 
 GUIDANCE, STEPS = 3.0, 20
-LEVELS = (0.9, 0.75, 0.6, 0.45, 0.3)  # noise levels at which adherence is measured
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)  # noise levels at which adherence is measured
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,19 @@ def guided(model, latents, level, hidden, empty, guidance):
 
 
 @torch.no_grad()
-def draw(model, texts, noise, steps=STEPS, guidance=GUIDANCE, shared=0, negative=""):
+def draw(model, texts, noise, steps=STEPS, guidance=GUIDANCE, shared=0, negative="", sets=None):
     """Latents of captions by Euler steps of equal noise levels.
 
     Parameters
     ----------
     model : SceneModel
     texts : list of N str
-    noise : (N, C, h, w) tensor   the same for all where steps are shared
+    noise : (N, C, h, w) tensor   the same for all of a set where steps are shared
     steps : int
     guidance : float
-    shared : int                  the first so many steps are one row, with the mean of what the captions say
+    shared : int                  the first so many steps are one row, with the mean of what the captions of a set say
     negative : str
+    sets : list of N int          the set of each caption, 0, 1, ...; all are one by default
 
     Returns
     -------
@@ -98,19 +99,21 @@ def draw(model, texts, noise, steps=STEPS, guidance=GUIDANCE, shared=0, negative
     """
     hidden, empty = model.hidden(texts), model.hidden([negative])
     levels = torch.linspace(1, 0, steps + 1).tolist()
-    trunk = hidden.mean(0, keepdim=True)
-    latents = noise[:1] if shared else noise
+    rows = torch.tensor([0] * len(texts) if sets is None else sets, device=hidden.device)
+    members = [rows == i for i in range(int(rows.max()) + 1)]
+    trunks = torch.stack([hidden[member].mean(0) for member in members])
+    latents = torch.stack([noise[member][0] for member in members]) if shared else noise
     for k in range(steps):
         if shared and k == shared:
-            latents = latents.expand(len(texts), -1, -1, -1)
-        condition = trunk if k < shared else hidden
+            latents = latents[rows]
+        condition = trunks if k < shared else hidden
         latents = latents + (levels[k + 1] - levels[k]) * guided(model, latents, levels[k], condition, empty, guidance)
-    return latents.expand(len(texts), -1, -1, -1)
+    return latents if len(latents) == len(texts) else latents[rows]
 
 
 @torch.no_grad()
 def adherence(model, latents, texts, seed=77):
-    """(N,) by how much the caption lowers the model's own denoising error, as a share, averaged over `LEVELS`."""
+    """(N,) share by which the caption lowers the model's own error, averaged over `LEVELS`; below 0: it raises it."""
     hidden, empty = model.hidden(texts), model.hidden([""]).expand(len(texts), -1, -1)
     noise = starting_noise(len(texts), seed, model.device, same=True)
     shares = []
@@ -120,5 +123,5 @@ def adherence(model, latents, texts, seed=77):
             (model.velocity(noised, level, condition) - (noise - latents)).square().mean((1, 2, 3))
             for condition in (hidden, empty)
         ]
-        shares.append(1 - errors[0] / errors[1])
+        shares.append((errors[1] - errors[0]) / torch.maximum(*errors))
     return torch.stack(shares).mean(0).cpu()

@@ -1,6 +1,5 @@
 """What the stages of the scenes share: the options, and how one stage waits for another."""
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ def add_options(parser):
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the emoji packages (.training/data)")
     parser.add_argument("--minutes", type=float, help="time for the training")
     parser.add_argument("--smoke", action="store_true", help="a few steps of a few scenes, to see that all works")
+    parser.add_argument("--small", action="store_true", help="an evaluation for a CPU")
     parser.add_argument("--device", help="cuda if there is one, else cpu")
 
 
@@ -33,8 +33,9 @@ def completed(options, stage="all"):
     options.work = options.work or options.out / "work"
     if options.minutes is None:
         shares = {name: share for phase in options.config.phases for name, share in phase.items()}
-        of_the_stage = options.config.judge.minutes if stage == "judge" else options.config.minutes * shares.get(stage, 1.0)
-        options.minutes = of_the_stage
+        options.minutes = options.config.minutes * shares.get(stage, 1.0)
+        if stage == "judge":
+            options.minutes = options.config.judge.minutes
     return options
 
 

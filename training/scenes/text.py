@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from .captions import PARTS
 from .config import TEXT_ENCODER, TOKENS, WIDTH
-from .tokens import keep_tokenizer, write_many
+from .tokens import keep_tokenizer, write_captions
 from .vae import parts_counts
 
 FOLDER = "text"
@@ -53,17 +53,18 @@ def train_text(options, icons, device):
     folder, config = options.work / FOLDER, options.config.text
     tokenizer = keep_tokenizer(icons.names, folder / "tokenizer")
     count = 64 if options.smoke else CAPTIONS
-    written = write_many(icons.names, folder / "tokenizer", count, 1, options.config.denoiser.workers, seed=10_000)
+    written = write_captions(icons.names, tokenizer, count, 1, seed=1)
     scenes, tokens, told = (torch.from_numpy(found).to(device) for found in written)
     encoder = make_text_encoder(tokenizer)
     speaker = Speaker(encoder, parts_counts(len(icons.names)))
     run = Run(folder, {"speaker": speaker}, config.optimisation, options.minutes, device)
+    certain = torch.tensor([name not in ("first", "second") for name in PARTS], device=device)
 
     def loss():
         rows = torch.randint(len(scenes), (config.optimisation.batch,), generator=run.generator, device=device)
         answers = speaker(to_full_length(tokens[rows, 0], tokenizer.eos_token_id))
         # where the objects are told without their relation, nothing says which is the first
-        asked = told[rows, 0] & (told[rows, 0, 3:4] | torch.tensor([True, False, False, True, True, True], device=device))
+        asked = told[rows, 0] & (told[rows, 0, 3:4] | certain)
         truth = scenes[rows].long().masked_fill(~asked, -1)
         parts = [F.cross_entropy(a.float(), truth[:, i], ignore_index=-1) for i, a in enumerate(answers)]
         parts = [part.nan_to_num(0.0) for part in parts]  # of a part that nothing in the batch tells

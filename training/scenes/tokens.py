@@ -1,9 +1,6 @@
 """Captions as tokens, many at a time: words are looked up, since CLIP's tokenizer reads each word by itself."""
 
-import os
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from multiprocessing import get_context
 
 import numpy as np
 from tokens import train_tokenizer
@@ -45,48 +42,37 @@ class Reader:
         return [self.begin, *(i for word in text.split() for i in self.word(word)), self.end]
 
 
-def padded(rows, end, length=TOKENS):
-    """(B, length) int16 array of lists of ids; padding is the end, as in Stable Diffusion."""
-    found = np.full((len(rows), length), end, dtype=np.int16)
-    for row, ids in zip(found, rows, strict=True):
-        row[: len(ids)] = ids
-    return found
+def write_captions(names, tokenizer, scenes, captions, seed):
+    """Random scenes, and captions of each.
 
-
-def write_captions(names, folder, scenes, captions, seed):
-    """Scenes and captions of each; for a process of its own.
+    Parameters
+    ----------
+    names : sequence of str
+    tokenizer : CLIPTokenizer
+    scenes, captions : int      how many
+    seed : int
 
     Returns
     -------
     scenes : (S, 6) uint8 array
     tokens : (S, captions, LONGEST) int16 array
-    told : (S, captions, 6) bool array
+    told : (S, captions, 6) bool array   which parts a caption tells
     """
-    reader = Reader(CLIPTokenizer.from_pretrained(folder))
-    writer, rng = Writer(names, seed), np.random.default_rng(seed)
-    drawn = random_scenes(rng, scenes, trained_pairs(len(names)))
-    ids, told = [], []
-    for row in drawn.tolist():
-        scene = Scene(*row)
-        for _ in range(captions):
-            text, parts = writer.caption(scene)
-            found = reader.ids(text)
-            while len(found) > LONGEST:
-                text, parts = writer.caption(scene)
-                found = reader.ids(text)
-            ids.append(found)
-            told.append(parts)
-    tokens = padded(ids, reader.end, LONGEST).reshape(scenes, captions, LONGEST)
-    return drawn.astype(np.uint8), tokens, np.array(told).reshape(scenes, captions, 6)
+    reader, writer = Reader(tokenizer), Writer(names, seed)
+    drawn = random_scenes(np.random.default_rng(seed), scenes, trained_pairs(len(names)))
+    tokens = np.full((scenes, captions, LONGEST), reader.end, dtype=np.int16)
+    told = np.empty((scenes, captions, 6), dtype=bool)
+    for i, row in enumerate(drawn.tolist()):
+        for j in range(captions):
+            ids, told[i, j] = written(writer, reader, Scene(*row))
+            tokens[i, j, : len(ids)] = ids
+    return drawn.astype(np.uint8), tokens, told
 
 
-def write_many(names, folder, scenes, captions, workers, seed):
-    """As `write_captions`, by several processes."""
-    workers = max(1, min(workers, os.cpu_count() or 1))
-    if workers == 1:
-        return write_captions(names, folder, scenes, captions, seed)
-    parts = 4 * workers
-    share = -(-scenes // parts)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        jobs = [pool.submit(write_captions, names, folder, share, captions, seed + i) for i in range(parts)]
-        return tuple(np.concatenate(found) for found in zip(*(job.result() for job in jobs), strict=True))
+def written(writer, reader, scene):
+    """Ids of a caption that is not too long, and which parts it tells."""
+    while True:
+        text, told = writer.caption(scene)
+        ids = reader.ids(text)
+        if len(ids) <= LONGEST:
+            return ids, told
