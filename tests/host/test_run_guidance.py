@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from attached_nodes import PAIRED, SIDES, plan_of_pairs
+from attached_nodes import PAIRED, SIDES, pictures, plan_of_pairs, rows_by_contract, with_pictures
 from shared_runs import SEED, K, N, ksampler, one_noise, rows_of, shared_model, sigmas_of
 
 from hierdiff_core import GuidanceCourse
@@ -460,6 +460,22 @@ def test_beside_the_hosts_step_caches(host, model, plans, node):
         assert 0 < passes_of(reports[0])[0] <= 2 * rows_of(reports[0])
         if course is BOOST:
             assert passes_of(reports[0])[0] == 2 * rows_of(reports[0])
+
+
+@pytest.mark.parametrize("begins", [math.inf, 2.0])
+def test_prompts_that_a_patch_parts_in_the_first_call_have_not_split(host, model, plans, begins):
+    """Pictures in pairs, from the first step on or later: a run begins with the pairs, whatever the plan lets share."""
+    patched = with_pictures(model, pictures(), rows_by_contract, begins=begins)
+    course = GuidanceCourse(end=0.75, boost=2.0, boost_steps=2)
+    shared, reports = shared_model(host, patched, with_course(plans.shared, course))
+    samples = ksampler(host, shared, *SIDES)
+    assert samples.isfinite().all()
+    apart, _ = shared_model(host, patched, with_course(plans.none, course))
+    plain, _ = shared_model(host, patched, with_course(plans.none, GuidanceCourse(end=0.75)))
+    assert torch.equal(ksampler(host, apart, *SIDES), ksampler(host, plain, *SIDES))
+    passes, standard = passes_of(reports[0])
+    assert rows_of(reports[0]) < passes < 2 * rows_of(reports[0])
+    assert standard == 2 * N * K
 
 
 # --- Noise levels -----------------------------------------------------------------------------------------------------
