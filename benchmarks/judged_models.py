@@ -105,7 +105,7 @@ class Emoji:
         )
         return Drawing(latents, decode(self.decoder, latents, micro_batch=256))
 
-    def workbench(self, samples, seed, steps):
+    def workbench(self, samples, seed, steps, caches=False):
         """The advisor's, of all prompts as one set."""
         from hierdiff_core.kandinsky.workbench import DecoderWorkbench
 
