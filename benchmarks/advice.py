@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from advice_report import ADVISED, FULL, figure, report
-from advice_ways import SINGLE, one_run, passes_of
+from advice_ways import SINGLE, passes_of
 from hierdiff_core.measure.advice import GOALS, advise, read_advice, write_advice
 from judged_models import (
     JUDGES,
@@ -36,9 +36,10 @@ from judged_models import (
     emoji_sets,
     scene_judge,
     scene_sets,
+    scored,
+    slices,
 )
 
-from hierdiff_core.measure.adherence import LEVELS
 from hierdiff_core.measure.detail import detail_loss
 from hierdiff_core.measure.losses import mean_and_error, relative_loss
 from hierdiff_core.plan.algebra import alone
@@ -110,22 +111,6 @@ class Work:
         return (8 if name == "emoji" else 6) if self.options.small else {"emoji": 40, "scenes": 20}[name]
 
 
-def scored(model, drawn, full=None):
-    """Figures of each picture: right, parts, adherence (N,), and detail against full sampling of the same seed."""
-    right, parts = model.right(drawn.pictures)
-    found = {"right": right, "parts": parts, "adherence": model.adherence(drawn.latents, LEVELS).mean(axis=0)}
-    reference = drawn if full is None else full
-    found["detail"] = np.concatenate(
-        [detail_loss(drawn.pictures[here], reference.pictures[here]) for here in slices(model)]
-    )
-    return found
-
-
-def slices(model):
-    ends = np.cumsum([0, *(tree.num_prompts for tree in model.trees.values())]).tolist()
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]  # noqa: RUF007
-
-
 # --- sets that calibration never saw ---------------------------------------------------------------------------------
 
 
@@ -195,6 +180,7 @@ class Unseen:
             self.add(model, key, ADVISED, plans, full, advice.chosen.way.cache)
             if key.startswith(ROWS):
                 self.alone(model, key, plans, full)
+        self.work.write(kind="drawn", model=self.name, seed=model.seed)
 
     def wait_for(self, path):
         """Another worker is measuring."""
@@ -207,11 +193,11 @@ class Unseen:
         return [alone(tree.num_prompts, self.steps, tree.keys) for tree in model.trees.values()]
 
     def alone(self, model, goal, advised, full):
-        """Each single means with no more passes than the advised plan of each set."""
-        budgets = [passes_of(plan) for plan in advised]
+        """Each single means with as many passes as the advised plans have on average, or fewer."""
+        passes = sum(passes_of(plan) for plan in advised) / len(advised)
         for means, make in SINGLE.items():
-            plans = [make(tree, self.steps, passes) for tree, passes in zip(model.trees.values(), budgets, strict=True)]
-            if all(plan is not None for plan in plans) and one_run(plans):
+            plans = [make(tree, self.steps, passes) for tree in model.trees.values()]
+            if all(plan is not None for plan in plans):
                 self.add(model, goal, means, plans, full)
 
     def add(self, model, goal, way, plans, full, cache=""):

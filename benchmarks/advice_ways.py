@@ -46,8 +46,3 @@ SINGLE = {
 def passes_of(plan):
     """Passes for each picture."""
     return (plan.guidance or GuidanceCourse()).passes(plan) / plan.num_prompts
-
-
-def one_run(plans):
-    """Whether they can be drawn together."""
-    return len({plan.num_steps for plan in plans}) == len({plan.guidance for plan in plans}) == 1
