@@ -30,6 +30,7 @@ from judged_models import (
     emoji_sets,
     scene_judge,
     scene_sets,
+    slices,
 )
 
 from hierdiff_core import Budget, GuidanceCourse, Profile, build_plan, plan_for
@@ -116,12 +117,6 @@ def small_ways():
 # --- measuring -------------------------------------------------------------------------------------------------------
 
 
-def places_of(model):
-    """slice of each set's pictures"""
-    ends = np.cumsum([0, *(tree.num_prompts for tree in model.trees.values())]).tolist()
-    return {name: slice(a, b) for name, a, b in zip(model.trees, ends[:-1], ends[1:], strict=True)}
-
-
 def measured(model, way, full):
     """Rows of a way, one for each set; and what was drawn."""
     plans = [way.plan(tree, model.steps) for tree in model.trees.values()]
@@ -130,7 +125,7 @@ def measured(model, way, full):
     right, parts = model.right(drawn.pictures)
     full = full or drawn
     rows = []
-    for (name, here), plan in zip(places_of(model).items(), plans, strict=True):
+    for name, here, plan in zip(model.trees, slices(model), plans, strict=True):
         rows.append(
             {
                 "model": model.name,

@@ -1,6 +1,6 @@
 """Whether the advisor's advice holds: on sets, seeds and settings that it was not measured on, by judges.
 
-    python benchmarks/advice.py [--small] [--models emoji scenes] [--minutes 6] [--workers 8] [--out advice.jsonl]
+    python benchmarks/advice.py [--small] [--models emoji scenes] [--minutes 6] [--workers 10] [--out advice.jsonl]
                                 [--emoji-judge FOLDER] [--scene-judge FILE] [--scenes FOLDER]
     python benchmarks/advice.py --report advice.jsonl [--figure advice.png]
 
@@ -19,13 +19,13 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from advice_report import figure, report
-from hierdiff_core.measure.advice import GOALS, advise
+from advice_report import ADVISED, FULL, figure, report
+from advice_ways import SINGLE, passes_of
+from hierdiff_core.measure.advice import GOALS, advise, read_advice, write_advice
 from judged_models import (
     JUDGES,
     SCENES,
@@ -36,10 +36,10 @@ from judged_models import (
     emoji_sets,
     scene_judge,
     scene_sets,
+    scored,
+    slices,
 )
 
-from hierdiff_core import Budget, GuidanceCourse, Profile, build_plan, plan_for
-from hierdiff_core.measure.adherence import LEVELS
 from hierdiff_core.measure.detail import detail_loss
 from hierdiff_core.measure.losses import mean_and_error, relative_loss
 from hierdiff_core.plan.algebra import alone
@@ -47,52 +47,13 @@ from hierdiff_core.plan.algebra import alone
 LOSSLESS, ROWS = GOALS
 ALLOWED = 3.0  # per cent
 BUDGETS = (0.6, 0.45, 0.3, 0.2, 0.125)  # of the passes of full sampling
+FAILED = "failed"
 CALIBRATION_SEED, FIRST_SEED, CASE_SEED = 7, 1000, 5000
 EMOJI_CASES = {"scheduler": ("DDPM", "DDIM", "Euler", "Euler ancestral", "DPM++ 2M", "UniPC"), "guidance": (2, 3, 4, 6)}
 SCENE_CASES = {
     "sampler": ("euler", "euler_ancestral", "dpmpp_2m", "dpmpp_2m_sde", "ddim", "uni_pc", "res_multistep", "heun"),
     "scheduler": ("simple", "normal", "beta", "sgm_uniform"),
     "cfg": (2.0, 3.0, 4.5, 6.0),
-}
-
-
-# --- ways of one means at a number of passes -------------------------------------------------------------------------
-
-
-def fewer_steps(tree, steps, passes):
-    return alone(tree.num_prompts, max(1, int(passes / 2)), tree.keys)
-
-
-def less_guidance(tree, steps, passes):
-    if passes < steps:  # guidance is half of the passes
-        return None
-    course = GuidanceCourse(end=max(0.0, int(passes - steps) / steps))
-    return replace(alone(tree.num_prompts, steps, tree.keys), guidance=course)
-
-
-def trunk(tree, steps, passes):
-    count = tree.num_prompts
-    shared = next((d for d in range(steps) if 2 * (d / count + steps - d) <= passes + 1e-6), None)
-    if shared is None:
-        return None
-    return build_plan(tree.Z, [float(tree.Z[-1, 2])] * shared + [0.0] * (steps - shared), tree.keys)
-
-
-def shared(power):
-    def plan(tree, steps, passes):
-        saving = min(max(1 - passes / (2 * steps), 0.0), 1.0)
-        profile = Profile(steps, "power", power=power)
-        return plan_for(tree, Budget("saving", saving, clamp=True), profile)
-
-    return plan
-
-
-SINGLE = {
-    "fewer steps": fewer_steps,
-    "guidance only at first": less_guidance,
-    "first steps shared by all": trunk,
-    "shared steps, straight line": shared(1.0),
-    "shared steps, power 4": shared(4.0),
 }
 
 
@@ -150,22 +111,6 @@ class Work:
         return (8 if name == "emoji" else 6) if self.options.small else {"emoji": 40, "scenes": 20}[name]
 
 
-def scored(model, drawn, full=None):
-    """Figures of each picture: right, parts, adherence (N,), and detail against full sampling of the same seed."""
-    right, parts = model.right(drawn.pictures)
-    found = {"right": right, "parts": parts, "adherence": model.adherence(drawn.latents, LEVELS).mean(axis=0)}
-    reference = drawn if full is None else full
-    found["detail"] = np.concatenate(
-        [detail_loss(drawn.pictures[here], reference.pictures[here]) for here in slices(model)]
-    )
-    return found
-
-
-def slices(model):
-    ends = np.cumsum([0, *(tree.num_prompts for tree in model.trees.values())]).tolist()
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]  # noqa: RUF007
-
-
 # --- sets that calibration never saw ---------------------------------------------------------------------------------
 
 
@@ -181,40 +126,32 @@ class Unseen:
     def __init__(self, work, name):
         self.work, self.name, self.options = work, name, work.options
         self.steps = work.steps(name)
-        self.advice = {}
-        count, size, seeds = (2, 6, 1) if work.options.small else (10, 24, 4)
-        self.sets, self.seeds = work.sets(name, count, size), range(FIRST_SEED, FIRST_SEED + seeds)
-        self.budgets = BUDGETS[2:3] if work.options.small else BUDGETS
+        self.folder = self.options.out.with_suffix(".kept") / name
 
-    def run(self):
-        self.ask()
-        model = self.work.model(self.name, self.sets)
-        for seed in self.seeds:
-            model.start(seed)
-            full = self.add(model, "full sampling", "full sampling", self.full(model), None)
-            for goal, advice in self.advice.items():
-                plans = [advice.plan_for(tree) for tree in model.trees.values()]
-                cache = advice.chosen.way.cache
-                self.add(model, goal, "advised", plans, full, cache)
-                if goal.startswith(ROWS):
-                    self.alone(model, goal, plans, full)
+    @property
+    def goals(self):
+        """name -> goal, value, whether with step caches"""
+        budgets = BUDGETS[2:3] if self.options.small else BUDGETS
+        goals = [(LOSSLESS, ALLOWED, False), *((ROWS, share * self.steps, False) for share in budgets)]
+        goals += [(LOSSLESS, ALLOWED, True)] if self.name == "scenes" else []
+        return {
+            f"{goal} {value:g}{', with step caches' * caches}": (goal, value, caches) for goal, value, caches in goals
+        }
+
+    def path(self, key):
+        return self.folder / f"advice {list(self.goals).index(key)}.json"
 
     def ask(self):
-        """All advice that is needed: what was drawn for one goal is found again for the next."""
+        """Write all advice that is needed: what was drawn for one goal is found again for the next."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / FAILED).unlink(missing_ok=True)
         calibration = self.work.calibration(self.name)
         calibration.start(CALIBRATION_SEED)
-        samples = 4 if self.options.small else 12
-        passes = 2 * self.steps
-        kept = self.options.out.with_suffix(".kept") / self.name
-        goals = [(LOSSLESS, ALLOWED, False), *((ROWS, share * passes / 2, False) for share in self.budgets)]
-        goals += [(LOSSLESS, ALLOWED, True)] if self.name == "scenes" else []
-        for goal, value, caches in goals:
+        for key, (goal, value, caches) in self.goals.items():
             began = time.monotonic()
-            more = {"caches": True} if caches else {}
-            bench, tree = calibration.workbench(samples, CALIBRATION_SEED, self.steps, **more)
-            advice = advise(bench, tree, goal, value, folder=kept)
-            key = f"{goal} {value:g}{', with step caches' * caches}"
-            self.advice[key] = advice
+            samples = 4 if self.options.small else 12
+            bench, tree = calibration.workbench(samples, CALIBRATION_SEED, self.steps, caches)
+            advice = advise(bench, tree, goal, value, folder=self.folder / "trials")
             self.work.write(
                 kind="advice",
                 model=self.name,
@@ -228,16 +165,39 @@ class Unseen:
                 sentences=advice.sentences,
                 seconds=time.monotonic() - began,
             )
+            write_advice(advice, self.path(key))
+
+    def draw(self, number):
+        """All sets with one seed, in all ways."""
+        count, size = (2, 6) if self.options.small else (10, 24)
+        model = self.work.model(self.name, self.work.sets(self.name, count, size))
+        model.start(FIRST_SEED + number)
+        full = self.add(model, FULL, FULL, self.full(model), None)
+        for key in self.goals:
+            self.wait_for(self.path(key))
+            advice = read_advice(self.path(key))
+            plans = [advice.plan_for(tree) for tree in model.trees.values()]
+            self.add(model, key, ADVISED, plans, full, advice.chosen.way.cache)
+            if key.startswith(ROWS):
+                self.alone(model, key, plans, full)
+        self.work.write(kind="drawn", model=self.name, seed=model.seed)
+
+    def wait_for(self, path):
+        """Another worker is measuring."""
+        while not path.is_file():
+            if (self.folder / FAILED).is_file():
+                raise RuntimeError("there is no advice")
+            time.sleep(0.5)
 
     def full(self, model):
         return [alone(tree.num_prompts, self.steps, tree.keys) for tree in model.trees.values()]
 
     def alone(self, model, goal, advised, full):
-        """Each single means with no more passes than the advised plan of each set."""
-        budgets = [passes_of(plan) for plan in advised]
+        """Each single means with as many passes as the advised plans have on average, or fewer."""
+        passes = sum(passes_of(plan) for plan in advised) / len(advised)
         for means, make in SINGLE.items():
-            plans = [make(tree, self.steps, passes) for tree, passes in zip(model.trees.values(), budgets, strict=True)]
-            if all(plan is not None for plan in plans) and one_run(plans):
+            plans = [make(tree, self.steps, passes) for tree in model.trees.values()]
+            if all(plan is not None for plan in plans):
                 self.add(model, goal, means, plans, full)
 
     def add(self, model, goal, way, plans, full, cache=""):
@@ -257,16 +217,6 @@ class Unseen:
                 **{key: float(values[here].mean()) for key, values in figures.items()},
             )
         return drawn
-
-
-def passes_of(plan):
-    """Passes for each picture."""
-    return (plan.guidance or GuidanceCourse()).passes(plan) / plan.num_prompts
-
-
-def one_run(plans):
-    """Whether they can be drawn together."""
-    return len({plan.num_steps for plan in plans}) == len({plan.guidance for plan in plans}) == 1
 
 
 # --- wrong advice ----------------------------------------------------------------------------------------------------
@@ -351,20 +301,29 @@ def run(task):
     kind, name, number = task
     work = WORK[0]
     try:
-        if kind == "unseen":
-            Unseen(work, name).run()
-        else:
+        if kind == "case":
             run_case(work, name, number)
+        elif kind == "advice":
+            Unseen(work, name).ask()
+        else:
+            Unseen(work, name).draw(number)
         work.write(kind="done", task=task)
     except Exception as error:  # the others go on
         traceback.print_exc()
         work.write(kind="failed", task=task, error=f"{type(error).__name__}: {error}"[:500])
+        if kind == "advice":
+            (Unseen(work, name).folder / FAILED).touch()
     return task
 
 
 def tasks(options):
-    """Those that are not done yet, the long ones first."""
-    everything = [("unseen", name, 0) for name in options.models] + [("case", *case) for case in cases(options)]
+    """Those that are not done yet, in the order that they begin: what others wait for first."""
+    random = [("case", *case) for case in cases(options)]
+    seeds = range(1 if options.small else 4)
+    unseen = [("unseen", name, number) for number in seeds for name in options.models]
+    advice = [("advice", name, 0) for name in options.models]
+    while_measured = len(random) // 2
+    everything = [*advice, *random[:while_measured], *unseen, *random[while_measured:]]
     done = {tuple(row["task"]) for row in rows_of(options.out) if row["kind"] == "done"}
     return [task for task in everything if task not in done]
 
@@ -411,7 +370,7 @@ def main():
     parser.add_argument("--small", action="store_true", help="few prompts, steps and cases: for a CPU")
     parser.add_argument("--models", nargs="+", default=["emoji", "scenes"], choices=["emoji", "scenes"])
     parser.add_argument("--minutes", type=float, default=6.0, help="for everything; what is done then is reported")
-    parser.add_argument("--workers", type=int, help="processes; 8 by default, 1 with --small")
+    parser.add_argument("--workers", type=int, help="processes; 10 by default, 1 with --small")
     parser.add_argument("--emoji-judge", type=Path, default=JUDGES / "run" / "judge")
     parser.add_argument("--scene-judge", type=Path, default=JUDGES / "scenes" / "judges" / "judge-202.safetensors")
     parser.add_argument("--scenes", type=Path, default=SCENES, help="folder of the scene model")
@@ -419,7 +378,7 @@ def main():
     parser.add_argument("--report", type=Path, metavar="JSONL", help="only print the tables again")
     parser.add_argument("--figure", type=Path, metavar="PNG", help="also draw the figure")
     options = parser.parse_args()
-    options.workers = options.workers or (1 if options.small else 8)
+    options.workers = options.workers or (1 if options.small else 10)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
     if not options.report:
         options.models = check_judges(options) or sys.exit("nothing can be judged")

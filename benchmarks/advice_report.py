@@ -35,13 +35,14 @@ class Cells:
     def __init__(self, rows):
         found = defaultdict(dict)
         for row in rows:
-            found[row["goal"], row["way"]][row["set"], row["seed"]] = row
+            if row["kind"] == "unseen":
+                found[row["goal"], row["way"]][row["set"], row["seed"]] = row
         full = found[FULL, FULL]
-        # the seeds that are whole, so that all ways are of the same pictures
-        seeds = {seed for _, seed in full}
-        for cells in found.values():
-            seeds &= {seed for _, seed in cells}
-        self.index = sorted(cell for cell in full if cell[1] in seeds and all(cell in own for own in found.values()))
+        # the seeds that are whole, so that all ways are of the same pictures; where none is, those that have begun
+        seeds = {row["seed"] for row in rows if row["kind"] == "drawn"} or {seed for _, seed in full}
+        full = {cell: row for cell, row in full.items() if cell[1] in seeds}
+        found = {key: own for key, own in found.items() if full.keys() <= own.keys()}
+        self.index = sorted(full)
         self.found = {key: [cells[cell] for cell in self.index] for key, cells in found.items()}
         self.draws = bootstrap_draws(self.index) if self.index else None
 
@@ -72,11 +73,11 @@ class Cells:
 
 def models_of(rows):
     """name -> Cells, of the models with a whole seed."""
-    unseen = [row for row in rows if row["kind"] == "unseen"]
+    unseen = [row for row in rows if row["kind"] in ("unseen", "drawn")]
     found = {
         name: Cells([row for row in unseen if row["model"] == name])
         for name in ("emoji", "scenes")
-        if any(row["model"] == name and row["way"] == FULL for row in unseen)
+        if any(row["model"] == name and row.get("way") == FULL for row in unseen)
     }
     return {name: cells for name, cells in found.items() if cells.index}
 

@@ -22,7 +22,8 @@ from quality import joined_embeddings, split
 
 from hierdiff_core import PromptTree, decode, embed_prompts, load_decoder, load_prior, sample
 from hierdiff_core.kandinsky.adherence import DecoderDenoiser
-from hierdiff_core.measure.adherence import adherence
+from hierdiff_core.measure.adherence import LEVELS, adherence
+from hierdiff_core.measure.detail import detail_loss
 from hierdiff_core.plan.algebra import join
 from hierdiff_core.prompts.prompt_set import parse_prompts
 from hierdiff_core.sampling.noise import common_noise
@@ -105,7 +106,7 @@ class Emoji:
         )
         return Drawing(latents, decode(self.decoder, latents, micro_batch=256))
 
-    def workbench(self, samples, seed, steps):
+    def workbench(self, samples, seed, steps, caches=False):
         """The advisor's, of all prompts as one set."""
         from hierdiff_core.kandinsky.workbench import DecoderWorkbench
 
@@ -264,6 +265,23 @@ def encoded(host, clip, texts):
     lengths = [entry[0].shape[1] for entry in entries]
     conditioning = host.encode_set.merge(entries, texts, host.clip.how_to_lengthen(clip, tokens, lengths))
     return [conditioning], host.prompt_vectors.prompt_vectors(entries, texts, "auto").rows
+
+
+def scored(model, drawn, full=None):
+    """Figures of each picture: right, parts, adherence (N,), and detail against full sampling of the same seed."""
+    right, parts = model.right(drawn.pictures)
+    found = {"right": right, "parts": parts, "adherence": model.adherence(drawn.latents, LEVELS).mean(axis=0)}
+    reference = drawn if full is None else full
+    found["detail"] = np.concatenate(
+        [detail_loss(drawn.pictures[here], reference.pictures[here]) for here in slices(model)]
+    )
+    return found
+
+
+def slices(model):
+    """The pictures of each set."""
+    ends = np.cumsum([0, *(tree.num_prompts for tree in model.trees.values())]).tolist()
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 # --- sets ------------------------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ def detail_loss(pictures: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
     -----
     At each scale the absolute contrasts (a picture less a blurred copy) are sorted, so that only how many there are of
     each size matters, not where: a shifted, mirrored or newly laid out picture has the same. Blur takes strong ones
-    away, noise that was left makes weak ones stronger: a power spectrum, which is ruled by the edges, hardly shows
-    the second. Means over all pictures are compared (distance of Wasserstein, relative to the mean contrast of the
+    away, noise that was left makes weak ones stronger: a power spectrum, which edges rule, shows the second less than
+    a new layout. Means over all pictures are compared (distance of Wasserstein, relative to the mean contrast of the
     reference), since two good pictures of one prompt differ too, but not all in the same direction. Chance alone gives
     a mean a little above 0, about its standard error.
 

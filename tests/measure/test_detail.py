@@ -69,13 +69,33 @@ def test_noise_that_was_left_is_noticed_before_it_is_as_strong_as_edges(full):
 
 
 def test_blur_with_noise_does_not_pass_for_detail(full):
-    """Which the power of all fine frequencies together would take it for."""
     assert detail_loss(noisy(blurred(full, 1.0), 0.03), full).mean() > LARGE
 
 
 def test_too_much_contrast_is_noticed_too(full):
     harder = ((full - 0.5) * 1.2 + 0.5).clamp(0, 1)
     assert detail_loss(harder, full).mean() > LARGE
+
+
+def spectrum(pictures):
+    """(N, 3) power in the three finest octaves, whatever the direction: what detail was first to be measured by."""
+    window, places = torch.hann_window(SIDE), torch.arange(SIDE) - SIDE / 2
+    grey = pictures.mean(dim=3) - pictures.mean(dim=(1, 2, 3))[:, None, None]
+    power = torch.fft.fftshift(torch.fft.fft2(grey * window[:, None] * window).abs().square(), dim=(1, 2))
+    radius = (places[:, None].square() + places.square()).sqrt()
+    bands = [(SIDE / 16, SIDE / 8), (SIDE / 8, SIDE / 4), (SIDE / 4, SIDE / 2)]
+    return torch.stack([power[:, (radius >= low) & (radius < high)].sum(dim=1) for low, high in bands], dim=1)
+
+
+def test_a_power_spectrum_would_notice_noise_less_than_another_layout(full):
+    """Edges rule it; sorted contrasts tell the two apart, and by far."""
+
+    def changed(pictures):
+        return float((spectrum(pictures) / spectrum(full)).log().mean(dim=0).abs().mean())
+
+    noise, layout = noisy(full, 0.02), scenes(moved=(23, -14))
+    assert changed(noise) < 0.2 * changed(layout)
+    assert detail_loss(noise, full).mean() > 10 * detail_loss(layout, full).mean()
 
 
 # --- what is not
