@@ -183,6 +183,24 @@ def test_bad_luck_of_the_first_noise_is_found_by_the_second():
     assert advice.chosen.way.steps == 40
 
 
+def test_gain_by_less_guidance_does_not_hide_what_sharing_loses():
+    class Brighter(ToyBench):
+        """Without guidance the prompts show more: what the model then draws is more of its own."""
+
+        def followed(self, latents, positive):
+            return super().followed(latents, positive) + self.gain
+
+        def draw(self, way, plan, repeat=0):
+            self.gain = 0.3 * (1 - way.guidance.end)
+            return super().draw(way, plan, repeat)
+
+    bench = Brighter(prompts(), decision=0.5, per_step=100, width=0.2)
+    advice = advise(bench, bench.whole)
+    assert advice.chosen.way.guidance.end < 1
+    bench.gain = 0
+    assert bench.loss_on_all(advice.chosen.way) <= advice.promised
+
+
 # --- kept measurements
 
 
@@ -419,6 +437,14 @@ def test_words_are_those_of_users():
         text = " ".join(advice_on(**model)[1].sentences)
         assert not any(word in text.lower() for word in ("nfe", "tau", "adherence", "trunk", "cluster", "sigma"))
         assert not any(bad in text for bad in ("nan", "inf ", "  ", "..", "-0"))
+
+
+def test_samplers_that_add_noise_are_named_where_little_can_be_shared():
+    hint = "such as Euler ancestral, often bear more sharing"
+    for model, told_so in ((EARLY, True), (LATE, False)):
+        assert (hint in " ".join(advice_on(**model)[1].sentences)) == told_so
+    _, noisy = advice_on(**EARLY, settings={"sampler": "dpmpp_2m_sde", "steps": 40})
+    assert hint not in " ".join(noisy.sentences)
 
 
 def test_saving_that_is_within_the_goal_but_too_unsure_asks_for_more_samples():
