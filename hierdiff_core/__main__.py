@@ -36,7 +36,7 @@ from .files.set_folder import DrawnSet, prepare_folder
 from .kandinsky.decoding import BackgroundDecoder
 from .kandinsky.model_folder import DECODER_CLASS, PRIOR_CLASS, check_folder
 from .limits import check_limits
-from .measure.advice import Advice
+from .measure.advice import Advice, read_advice
 from .options import NO_SETTINGS, SENSITIVITY, parse_arguments
 from .picture_files import PictureFiles, as_png, raise_first, writing
 from .pictures.contact_sheet import contact_sheet
@@ -73,11 +73,13 @@ def make_profile(options: argparse.Namespace, sensitivity: Sensitivity | None) -
     return Profile(options.steps, options.shape, options.private_steps, options.power, sensitivity)
 
 
-def make_plan(embeddings: PromptEmbeddings, profile: Profile, decoder: Any, options: argparse.Namespace) -> Plan:
+def make_plan(
+    embeddings: PromptEmbeddings, profile: Profile, advice: Advice | None, decoder: Any, options: argparse.Namespace
+) -> Plan:
     """The plan of a set; as much is saved as can be, and a saving that was asked for and is out of reach is told."""
     tree = PromptTree.of(embeddings.positive, options.metric, embeddings.prompts, device=options.device)
-    if options.advice is not None:
-        return advised_plan(options.advice, tree, decoder, options)
+    if advice is not None:
+        return advised_plan(advice, tree, decoder, options)
     budgets = {"tau": options.tau, "root share": options.root_share, "saving": options.saving}
     unit = next(unit for unit, value in budgets.items() if value is not None)
     budget = Budget(unit, budgets[unit], clamp=True)
@@ -113,12 +115,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Embed, cluster, sample, decode and write; returns the report."""
     prompts = checked_prompts(options)
     sensitivity = read_sensitivity(options.sensitivity) if options.sensitivity else None
+    advice = read_advice(options.advice) if options.advice else None
     profile = make_profile(options, sensitivity)
     prepare_folder(options.out, options.overwrite)
     began = time.monotonic()
     embeddings = embed(prompts, options)
     decoder = load_decoder(options.decoder, device=options.device)
-    plan = make_plan(embeddings, profile, decoder, options)
+    plan = make_plan(embeddings, profile, advice, decoder, options)
     with DrawnSet(options.out, prompts, options.overwrite) as drawn:
         images, files, branches, not_finite = draw(decoder, embeddings, plan, drawn, options)
         draw_figures(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files.whole_files import replace, try_writing
 from .kandinsky.workbench import DecoderWorkbench, decoder_fingerprint
-from .measure.advice import GOALS, Advice, advise, check_goal, most_passes, read_advice, write_advice
+from .measure.advice import GOALS, Advice, advise, check_goal, most_passes, write_advice
 from .picture_files import as_png
 from .pictures.advice import draw_advice
 from .plan.tree import PromptTree
@@ -108,15 +107,8 @@ def run_settings(options: Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("scheduler", "guidance", "width", "height")}
 
 
-def advised_plan(path: Path, tree: PromptTree, decoder: KandinskyV22Pipeline, options: Namespace) -> Plan:
-    """The plan of a file of advice.
-
-    Raises
-    ------
-    ValueError
-        If it is no advice, or that of another decoder or of other settings.
-    """
-    advice = read_advice(path)
+def advised_plan(advice: Advice, tree: PromptTree, decoder: KandinskyV22Pipeline, options: Namespace) -> Plan:
+    """The plan of advice for a set; `ValueError` if it is that of another decoder or of other settings."""
     settings: Mapping[str, Any] = run_settings(options)
     advice.check_for(decoder_fingerprint(decoder), settings)
     return advice.plan_for(tree)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,7 +101,8 @@ class DecoderWorkbench:
         self.size = {"width": width, "height": height}
         self.sampler = {"scheduler": scheduler, "guidance": guidance}
         self.settings: Mapping[str, Any] = {**self.sampler, "steps": num_steps, **self.size}
-        self.guided, self.caches = guidance > 1, ()
+        self.guided = guidance > 1
+        self.caches: Sequence[str] = ()
         self.fingerprint = fingerprint or decoder_fingerprint(decoder)
         self.adherence_passes = adherence_passes(1)
         self.denoiser = DecoderDenoiser(decoder, self.embeddings, options.get("micro_batch", 0), before_call)

@@ -71,29 +71,32 @@ def sampled_prompts(tree: PromptTree, samples: int = 8, seed: int = 0) -> np.nda
 
 def _pairs(tree: PromptTree, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A prompt of each flat cluster and its nearest, the second ones at the end."""
+    above = np.full(2 * tree.num_prompts - 1, -1)  # the merge that each cluster goes into
+    above[tree.Z[:, :2].astype(np.int64)] = np.arange(len(tree.Z))[:, None]
     first, second = [], []
     for label in rng.permutation(labels.max() + 1):
         members = np.flatnonzero(labels == label)
-        own = int(rng.choice(members))
-        first.append(own)
-        near = _nearest(tree, own)
-        near = near[np.isin(near, members)]
+        first.append(int(rng.choice(members)))
+        near = np.intersect1d(_nearest(tree, above, first[-1]), members)
         if len(near):
             second.append(int(rng.choice(near)))
     return np.array(first + second, dtype=np.int64)
 
 
-def _nearest(tree: PromptTree, prompt: int) -> np.ndarray:
+def _nearest(tree: PromptTree, above: np.ndarray, prompt: int) -> np.ndarray:
     """The prompts that a prompt merges with at its first height above 0."""
-    groups = [np.array([leaf]) for leaf in range(tree.num_prompts)]
-    for a, b, height, _ in tree.Z:
-        one, other = groups[int(a)], groups[int(b)]
-        if height > 0 and prompt in one:
-            return other
-        if height > 0 and prompt in other:
-            return one
-        groups.append(np.concatenate([one, other]))
-    return np.array([], dtype=np.int64)
+    node, merge = prompt, above[prompt]
+    while tree.Z[merge, 2] == 0:
+        node, merge = tree.num_prompts + merge, above[tree.num_prompts + merge]
+    a, b = (int(child) for child in tree.Z[merge, :2])
+    waiting, leaves = [b if node == a else a], []
+    while waiting:
+        own = waiting.pop()
+        if own < tree.num_prompts:
+            leaves.append(own)
+        else:
+            waiting += [int(child) for child in tree.Z[own - tree.num_prompts, :2]]
+    return np.array(leaves, dtype=np.int64)
 
 
 def sampled_tree(tree: PromptTree, rows: np.ndarray) -> PromptTree:

@@ -100,9 +100,18 @@ class Search:
             return known
         way, what = self.menu.way(mix), self.menu.named(mix)
         losses, errors = self.trials.losses(way, NOISES if check else FIRST, what)
+        losses = {name: loss + self._gained(mix, name) for name, loss in losses.items()}
         self._count(mix)
         self.found[mix] = Found(mix, self.passes(mix), losses, errors, check)
         return self.found[mix]
+
+    def _gained(self, mix: Mix, name: str) -> float:
+        """What guidance that ends early gains alone, where it does: it must not hide what other means lose."""
+        alone = self.curves.alone.get((ENDS, None), {})
+        if mix.ends < 0 or mix.means != TOGETHER or not alone:
+            return 0.0
+        nearest = min(alone, key=lambda degree: abs(degree - mix.ends))
+        return max(0.0, -alone[nearest][name])
 
     def _count(self, mix: Mix) -> None:
         """How many passes a cache leaves, where a drawing has told it."""

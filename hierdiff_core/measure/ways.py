@@ -95,16 +95,13 @@ class Way:
         -------
         thresholds : (K,) float64
             Heights in the tree's metric, not rising, the last 0.
-
         """
-        allowed = [self._spread_at(end + ROUNDING) for end in self.levels[1:]] + [0.0]
-        heights = {spread: height_for(tree, spread) for spread in set(allowed)}
-        return np.minimum.accumulate([heights[spread] for spread in allowed])
-
-    def _spread_at(self, level: float) -> float:
-        if level >= self.trunk:
-            return np.inf
-        return next((spread for down_to, spread in self.sharing if level >= down_to), 0.0)
+        ends, allowed = np.array(self.levels[1:]) + ROUNDING, np.zeros(self.steps)
+        all_share = [(self.trunk, np.inf)] if self.trunk < 1 else []
+        for down_to, spread in [*self.sharing[::-1], *all_share]:
+            allowed[:-1][ends >= down_to] = spread
+        heights = {spread: height_for(tree, spread) for spread in set(allowed.tolist())}
+        return np.minimum.accumulate([heights[spread] for spread in allowed.tolist()])
 
     def plan(self, tree: PromptTree) -> Plan:
         """The plan of this way for a tree, with its guidance.

@@ -16,7 +16,10 @@ OF = {
     "fidelity": "of the difference between two prompts' pictures",
 }
 UNSEEN = 0.5  # per cent that nobody measures
+UNSURE = 2.0  # per cent: what is larger is a loss, however unsure
 SURE = 2.0  # standard errors
+DEEP = 0.5  # of the steps
+NOISY = ("ancestral", "sde", "ddpm", "lcm")  # in names of samplers
 SAVES = 0.98  # of the passes: what leaves more saves nothing
 
 
@@ -36,11 +39,27 @@ def sentences_of(advice: Advice) -> tuple[str, ...]:
     if advice.chosen != advice.full:
         lines.append(_checked(advice))
     lines += [line for means in _means(advice) if (line := _alone(advice, means))]
+    if _bears_little_sharing(advice) and not _adds_noise(advice):
+        lines.append(
+            "Samplers that add noise in each step, such as Euler ancestral, often bear more sharing: measure with one."
+        )
     if not advice.guided:
         lines.append("This model is used without guidance, so there is none to cut or to raise.")
     if "detail" not in advice.full.losses and "adherence" in advice.full.losses:
         lines.append("Fine detail was not measured: nothing decoded the pictures.")
     return tuple(lines)
+
+
+def _bears_little_sharing(advice: Advice) -> bool:
+    """Whether a trunk of `DEEP` of the steps or less was already too much."""
+    failed = [one for one in advice.measured if one.means == TRUNK and advice.verdict_on(one) != "none"]
+    return any(_share_above(advice.full.way, one.way.trunk) <= DEEP for one in failed)
+
+
+def _adds_noise(advice: Advice) -> bool:
+    """Whether the sampler's name says that it adds noise."""
+    names = " ".join(str(value).lower() for value in advice.settings.values())
+    return any(kind in names for kind in NOISY)
 
 
 def _headline(advice: Advice) -> str:
@@ -85,7 +104,7 @@ def _share_above(full: Way, level: float) -> float:
 
 def _lost(measured: Measured) -> str:
     """What a way lost, in words."""
-    if measured.loss <= max(UNSEEN, SURE * measured.error):
+    if measured.loss <= max(UNSEEN, min(SURE * measured.error, UNSURE)):
         return "no measurable loss"
     name = max(measured.losses, key=lambda own: measured.losses[own])
     return f"{_percent(measured.loss)} lost {OF[name]}"
@@ -100,10 +119,11 @@ def _nothing(advice: Advice) -> str:
     if not saving:
         return f"{line}."
     least = min(saving, key=lambda one: one.at_most(1.0))
-    return (
-        f"{line}. What loses least of all that was tried takes {number(least.passes)} instead of "
-        f"{number(advice.full.passes)} passes per picture, and loses {_percent(least.loss)} ± {_percent(least.error)}."
-    )
+    cost = f"takes {number(least.passes)} instead of {number(advice.full.passes)} passes per picture"
+    lost = f"{_percent(least.loss)} ± {_percent(least.error)}"
+    if least.loss <= advice.value:
+        return f"{line}. What {cost} lost {lost}, too unsure to be promised: measure with more samples."
+    return f"{line}. What loses least of all that was tried {cost}, and loses {lost}."
 
 
 def _missed(advice: Advice) -> str:

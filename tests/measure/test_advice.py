@@ -1,5 +1,7 @@
 """The advisor on models whose time of decision is known: what it advises, and that what it promises holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -179,6 +181,24 @@ def test_bad_luck_of_the_first_noise_is_found_by_the_second():
     bench = Lucky(prompts(), decision=0.99, unguided=3)
     advice = advise(bench, bench.whole)
     assert advice.chosen.way.steps == 40
+
+
+def test_gain_by_less_guidance_does_not_hide_what_sharing_loses():
+    class Brighter(ToyBench):
+        """Without guidance the prompts show more: what the model then draws is more of its own."""
+
+        def followed(self, latents, positive):
+            return super().followed(latents, positive) + self.gain
+
+        def draw(self, way, plan, repeat=0):
+            self.gain = 0.3 * (1 - way.guidance.end)
+            return super().draw(way, plan, repeat)
+
+    bench = Brighter(prompts(), decision=0.5, per_step=100, width=0.2)
+    advice = advise(bench, bench.whole)
+    assert advice.chosen.way.guidance.end < 1
+    bench.gain = 0
+    assert bench.loss_on_all(advice.chosen.way) <= advice.promised
 
 
 # --- kept measurements
@@ -392,3 +412,43 @@ def test_cost_is_announced_and_kept(model):
     assert [one[0] for one in told] == sorted(one[0] for one in told)
     assert told[0][0] == 0
     assert told[2][2].endswith("steps")
+
+
+# --- the words
+
+
+def told(**changes):
+    """The first sentence of an early model's advice with other numbers of what was chosen."""
+    _, advice = advice_on(**EARLY)
+    return replace(advice, chosen=replace(advice.chosen, **changes)).sentences[0]
+
+
+def test_loss_is_only_called_unmeasurable_where_it_is_small_and_within_chance():
+    assert "no measurable loss" in told(losses={"adherence": 0.4}, errors={"adherence": 0.1})
+    assert "no measurable loss" in told(losses={"adherence": 1.5}, errors={"adherence": 0.9})
+    assert "1.5 % lost of what the prompts show" in told(losses={"adherence": 1.5}, errors={"adherence": 0.1})
+    assert "5.0 % lost of what the prompts show" in told(losses={"adherence": 5.0}, errors={"adherence": 9.0})
+    both = {"losses": {"adherence": 0.0, "detail": 2.6}, "errors": {"adherence": 0.1, "detail": 0.1}}
+    assert "2.6 % lost of the fine detail" in told(**both)
+
+
+def test_words_are_those_of_users():
+    for model in (LATE, EARLY, NOTHING):
+        text = " ".join(advice_on(**model)[1].sentences)
+        assert not any(word in text.lower() for word in ("nfe", "tau", "adherence", "trunk", "cluster", "sigma"))
+        assert not any(bad in text for bad in ("nan", "inf ", "  ", "..", "-0"))
+
+
+def test_samplers_that_add_noise_are_named_where_little_can_be_shared():
+    hint = "such as Euler ancestral, often bear more sharing"
+    for model, told_so in ((EARLY, True), (LATE, False)):
+        assert (hint in " ".join(advice_on(**model)[1].sentences)) == told_so
+    _, noisy = advice_on(**EARLY, settings={"sampler": "dpmpp_2m_sde", "steps": 40})
+    assert hint not in " ".join(noisy.sentences)
+
+
+def test_saving_that_is_within_the_goal_but_too_unsure_asks_for_more_samples():
+    _, advice = advice_on(**NOTHING)
+    unsure = [replace(one, losses={"adherence": 2.0}, errors={"adherence": 4.0}) for one in advice.measured[:1]]
+    text = replace(advice, measured=tuple(unsure)).sentences[0]
+    assert "lost 2.0 % ± 4.0 %, too unsure to be promised: measure with more samples" in text

@@ -97,6 +97,12 @@ def test_step_that_begins_above_the_level_and_ends_below_is_not_shared():
         assert np.count_nonzero(Way(tuple(levels), trunk=0.7).plan(tree).clusters_per_step == 1) == shared
 
 
+def test_trunk_that_is_never_shared_is_not_where_levels_stay_at_the_top():
+    tree = PromptTree.of(prompts(), "chord")
+    assert Way((1.0, 1.0, 0.5)).plan(tree).clusters_per_step.tolist() == [36] * 3
+    assert Way((1.0, 1.0, 0.5), trunk=0.5).plan(tree).clusters_per_step.tolist() == [1, 1, 36]
+
+
 @pytest.mark.parametrize(
     ("values", "match"),
     [
