@@ -264,7 +264,8 @@ class Search:
     def _alone_within(self, tolerance: float) -> tuple[Found | None, list[Mix]]:
         """Of the means alone the one with the fewest passes that holds with both noises, and those that do not."""
         failed = []
-        held = [found for found in self.found.values() if found.mix != Mix() and found.loss <= tolerance]
+        most = WORTH * self.passes(Mix())  # a cache that skips nothing saves nothing
+        held = [found for found in self.found.values() if found.passes <= most and found.loss <= tolerance]
         for found in sorted(held, key=lambda one: one.passes)[:SINGLES]:
             checked = self.draw(found.mix, check=True)
             if checked.careful <= tolerance:
