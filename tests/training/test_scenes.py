@@ -29,7 +29,7 @@ from scenes.captions import (
 )
 from scenes.config import FULL, LATENT, LATENT_CHANNELS, SMOKE
 from scenes.denoiser import Batches, Gallery, empty_ids
-from scenes.emoji_table import emoji_markdown, noise_level, trunk_plan
+from scenes.emoji_table import emoji_markdown, nearest, noise_level, small_pictures, trunk_plan
 from scenes.evaluate import accuracy, early_table, negatives_table, quality_table
 from scenes.icons import KINDS, choose
 from scenes.judge import SceneJudge, all_right, judged, load_judge, save_judge
@@ -376,6 +376,9 @@ def test_the_emoji_models_trunks():
     scheduler.set_timesteps(40)
     signal = float(scheduler.alphas_cumprod[int(scheduler.timesteps[8])])
     assert levels[8] == pytest.approx((1 - signal) ** 0.5 / ((1 - signal) ** 0.5 + signal**0.5))
+    pictures = torch.rand((6, 3, 128, 128), generator=torch.Generator().manual_seed(0))
+    drawn = (pictures[[4, 0]] + 0.1).clamp(0, 1)
+    assert nearest(small_pictures(drawn), small_pictures(pictures)).tolist() == [4, 0]
     row = {"steps": 40, "shared": 8, "level": 0.8, "rows": 32.2, "right": 0.5}
     assert "| the first 8 of 40 shared, to noise level 0.80 | 32.2 | 0.50 |" in emoji_markdown([row])
 
