@@ -30,7 +30,6 @@ STAGES = {"vae": train_vae, "text": train_text, "denoiser": train_denoiser, "jud
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="?", default="all", choices=["all", *STAGES, "evaluate", "emoji"])
-    parser.add_argument("--judge", type=Path, help="folder of the emoji model's judge (.training/run/judge)")
     add_options(parser)
     options = parser.parse_args()
     return completed(options, options.what)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from emoji import STYLES
 from scenes.captions import (
     ABOVE,
@@ -28,6 +29,7 @@ from scenes.captions import (
 )
 from scenes.config import FULL, LATENT, LATENT_CHANNELS, SMOKE
 from scenes.denoiser import Batches, Gallery, empty_ids
+from scenes.emoji_table import emoji_markdown, nearest, noise_level, small_pictures, trunk_plan
 from scenes.evaluate import accuracy, early_table, negatives_table, quality_table
 from scenes.icons import KINDS, choose
 from scenes.judge import SceneJudge, all_right, judged, load_judge, save_judge
@@ -361,6 +363,24 @@ def test_tables():
     assert "| 40 steps | 32.2 |" in text
     assert "| real | 1.000 |" in quality_table({"real": dict.fromkeys(("all", *PARTS), 1)})
     assert "| red | 0.100 | 0.000 | 1.000 |" in negatives_table({"red": {"without": 0.1, "with": 0, "rest right": 1}})
+
+
+def test_the_emoji_models_trunks():
+    plan = trunk_plan(np.random.default_rng(0).normal(size=(5, 3)), 3, 8)
+    assert [len(set(step.labels.tolist())) for step in plan.steps] == [1, 1, 1, 5, 5, 5, 5, 5]
+    assert plan.nfe == 3 + 25
+    assert trunk_plan(np.eye(4), 0, 2).nfe == 8
+    scheduler = DDPMScheduler()
+    levels = [noise_level(scheduler, step, 40) for step in range(40)]
+    assert levels == sorted(levels, reverse=True)
+    scheduler.set_timesteps(40)
+    signal = float(scheduler.alphas_cumprod[int(scheduler.timesteps[8])])
+    assert levels[8] == pytest.approx((1 - signal) ** 0.5 / ((1 - signal) ** 0.5 + signal**0.5))
+    pictures = torch.rand((6, 3, 128, 128), generator=torch.Generator().manual_seed(0))
+    drawn = (pictures[[4, 0]] + 0.1).clamp(0, 1)
+    assert nearest(small_pictures(drawn), small_pictures(pictures)).tolist() == [4, 0]
+    row = {"steps": 40, "shared": 8, "level": 0.8, "rows": 32.2, "right": 0.5}
+    assert "| the first 8 of 40 shared, to noise level 0.80 | 32.2 | 0.50 |" in emoji_markdown([row])
 
 
 def test_minutes_are_those_of_the_stage():

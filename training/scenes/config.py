@@ -91,7 +91,7 @@ class JudgeStage:
     optimisation: Optimisation = field(
         default=Optimisation(batch=384, learning_rate=2e-3, warm_up=100, weight_decay=0.05, ema=0.998, compile=False)
     )
-    minutes: float = 1.4  # after everything else
+    minutes: float = 1.9  # after everything else
     widths: tuple[int, ...] = (48, 96, 160, 256)
     noise: float = 0.25  # deviations of the noise in the latents of decoded pictures, at most
     seeds: tuple[int, ...] = (101, 202)

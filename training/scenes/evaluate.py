@@ -65,16 +65,16 @@ class Size:
 
 SIZES = {
     "full": Size(),
-    "small": Size(  # a quarter of an hour on a CPU
-        pictures=64,
-        few=24,
+    "small": Size(  # minutes on a CPU
+        pictures=32,
+        few=16,
         steps=(STEPS,),
         guidances=(2.0, 5.0),
         ways=(*((20, shared) for shared in (0, 2, 4, 6, 8, 10)), *((steps, 0) for steps in (12, 8, 5))),
         sets=1,
         seeds=1,
-        others=12,
-        colours=4,
+        others=8,
+        colours=2,
     ),
     "smoke": Size(16, 8, (2,), (1.0,), ((2, 0), (2, 1)), 1, 1, 1, 3, 2),
 }
@@ -227,7 +227,7 @@ def evaluate(options):
     icons = load_icons(options.icons, options.data, options.config.names)
     size = SIZES["smoke" if options.smoke else "small" if options.small else "full"]
     judge = load_judge(options.out / "judges" / f"judge-{options.config.judge.seeds[0]}.safetensors", device)
-    work = Evaluation(load_model(options.out / "model", device), judge, icons, size)
+    work = Evaluation(load_model(options.out / "model", device, not options.smoke), judge, icons, size)
     figures = {"guidance": GUIDANCE, "early": [], "quality": {}, "negatives": {}}
     for row in work.early():
         figures["early"].append(row)

@@ -16,13 +16,14 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)  # noise levels at which adherence is measure
 
 @dataclass(frozen=True)
 class SceneModel:
-    """The networks of a model folder, float32."""
+    """The networks of a model folder, float32; with `autocast` the UNet computes in bfloat16."""
 
     tokenizer: CLIPTokenizer
     text: CLIPTextModel
     unet: UNet2DConditionModel
     vae: object
     device: torch.device
+    autocast: bool
 
     @torch.no_grad()
     def hidden(self, texts):
@@ -37,7 +38,7 @@ class SceneModel:
         timestep = torch.tensor(1000.0 * level, device=self.device)
         found = []
         for x, condition in zip(latents.split(batch), hidden.split(batch), strict=True):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 x = x.contiguous(memory_format=torch.channels_last)
                 found.append(self.unet(x, timestep, encoder_hidden_states=condition, return_dict=False)[0].float())
         return torch.cat(found)
@@ -48,7 +49,7 @@ class SceneModel:
         return torch.cat([decode(self.vae, part).float().clamp(-1, 1) for part in latents.split(batch)])
 
 
-def load_model(folder, device):
+def load_model(folder, device, autocast=False):
     """A `SceneModel` of a model folder."""
     folder, device = Path(folder), torch.device(device)
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
@@ -59,6 +60,7 @@ def load_model(folder, device):
         unet.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False),
         load_vae(folder / "vae", device),
         device,
+        autocast,
     )
 
 
