@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from advice_report import ADVISED, FULL, figure, report
 from advice_ways import SINGLE, passes_of
-from hierdiff_core.measure.advice import GOALS, advise, read_advice, write_advice
 from judged_models import (
     JUDGES,
     SCENES,
@@ -40,6 +39,7 @@ from judged_models import (
     slices,
 )
 
+from hierdiff_core.measure.advice import GOALS, advise, read_advice, write_advice
 from hierdiff_core.measure.detail import detail_loss
 from hierdiff_core.measure.losses import mean_and_error, relative_loss
 from hierdiff_core.plan.algebra import alone
