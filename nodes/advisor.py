@@ -170,6 +170,8 @@ class Advisor(io.ComfyNode):
         bench = ModelWorkbench(model, positive, negative, latent_image, linkage, samples=samples, vae=vae, **settings)
         rows = len(latent_image["samples"])
         lines = [f"⚠ of {rows} latents the first was taken"] if rows > 1 else []
+        if bench.settings["detail"] != "pictures" and measure == MEASURES[0]:
+            lines.append("connect a vae to measure fine detail on images")
         return run(cls, bench, linkage, goal, value, measure, saved, name, *lines)
 
 

@@ -106,6 +106,7 @@ class ModelWorkbench:
             "cfg": float(cfg),
             "latent": size_of(self.latents.shape),
             "cache": carried,
+            "detail": "pictures" if vae is not None else "latents" if large_enough(self.latents.shape) else "none",
         }
         self.adherence_passes = adherence_passes(1)
         self.levels(steps)
@@ -149,12 +150,17 @@ class ModelWorkbench:
         else:
             found = latents.float().cpu().movedim(1, -1)
         found = found.reshape(len(latents), -1, *found.shape[-2:])  # frames of a video, one below the other
-        return found if min(found.shape[1:3]) >= LEAST_SIDE else None
+        return found if min(found.shape[1:3]) >= LEAST_SIDE else None  # alike in all drawings
 
     def adherence(self, latents: torch.Tensor) -> np.ndarray:
         """How much each finished latent owes to its prompt: (S,) float64."""
         denoiser = ModelDenoiser(self.model, self.positive, self.negative, len(latents))
         return adherence(latents, denoiser.noised, denoiser.denoised, seed=self.seed % 2**32)
+
+
+def large_enough(shape: Sequence[int]) -> bool:
+    """Whether fine contrasts can be measured on latents (1, C, ..., H, W), frames one below the other."""
+    return len(shape) > 3 and min(int(np.prod(shape[2:-1])), shape[-1]) >= LEAST_SIDE
 
 
 def first_mask(latent: dict[str, Any]) -> torch.Tensor | None:

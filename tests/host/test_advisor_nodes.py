@@ -348,6 +348,30 @@ def test_pictures_are_decoded_where_there_is_a_vae_and_latents_otherwise(nodes, 
     assert bench.pictures(video).shape == (4, 48, 16, 4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "vae", "detail"),
+    [
+        ((1, 4, 16, 16), None, "latents"),
+        ((1, 4, 8, 16), None, "none"),
+        ((1, 4, 8, 8), object(), "pictures"),
+    ],
+)
+def test_what_detail_is_measured_on_is_a_setting(nodes, model, tree, shape, vae, detail):
+    """Else drawings with a VAE would be compared with kept ones without."""
+    bench = bench_of(nodes, model, tree, latent={"samples": torch.zeros(shape)}, vae=vae)
+    assert bench.settings["detail"] == detail
+    found = bench.pictures(torch.zeros(4, *shape[1:])) if vae is None else True
+    assert (found is not None) == (detail != "none")
+
+
+def test_result_without_a_vae_says_that_one_would_help(nodes, model, tree):
+    assert "connect a vae to measure fine detail on images" in ask(nodes, model, tree).result[2]
+    vae = types.SimpleNamespace(decode=lambda row: row.movedim(1, -1)[..., :3].sigmoid())
+    out, passes = counted(nodes, lambda: ask(nodes, model, tree, vae=vae))
+    assert passes > 0  # measured for itself
+    assert "connect a vae" not in out.result[2]
+
+
 def test_negatives_of_each_prompt_are_taken_by_row(nodes, model, tree):
     negative = [[torch.arange(float(N)).reshape(N, 1, 1).expand(N, 5, 16), {}]]
     settings = {"sampler_name": "euler", "scheduler": "normal", "steps": K, "cfg": 1.5, "samples": 4}
