@@ -71,7 +71,7 @@ SIZES = {
         steps=(STEPS,),
         guidances=(2.0, 5.0),
         ways=(*((20, shared) for shared in (0, 2, 4, 6, 8, 10)), *((steps, 0) for steps in (12, 8, 5))),
-        sets=1,
+        sets=2,
         seeds=1,
         others=8,
         colours=2,
@@ -208,7 +208,7 @@ class Evaluation:
             "rows": shared * len(lengths) / len(scenes) + steps - shared,
         }
 
-    def sheet(self, count=48, across=12):
+    def sheet(self, count=48, across=8):
         """A picture of scenes drawn from varied captions, and the captions."""
         count = min(count, self.size.few)
         scenes = self.scenes(count, seed=SEED + 1)
