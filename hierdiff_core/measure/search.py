@@ -15,10 +15,10 @@ from .trials import Trials
 
 CHECKS = 12  # mixes that are drawn at most
 SINGLES = 3  # means alone that are checked at most, until one holds
-CHECKED = 4.0  # full samplings of the sample that checks may take at most
+CHECKED = 6.0  # full samplings of the sample that checks may take at most
 NOISES = (0, 1)  # the first chooses, both check
 FIRST = NOISES[:1]
-MARGIN = 1.0  # standard errors that the loss of what is advised stays below the tolerance
+MARGIN = 0.5  # standard errors that the loss of what is advised stays below the tolerance
 WORTH = 0.97  # of the passes: savings beyond that are worth another check
 TYPICAL = 5.0  # per cent: losses of about this size are looked for where the goal is a number of passes
 MENDED = 0.7  # a boost pays if it leaves no more of the loss
