@@ -12,9 +12,9 @@ from .menu import BOOST, ENDS, NEAR, STEPS, TRUNK, Mix
 
 STEEPEST = 2.0  # per cent a degree that a loss rises at least beyond what was measured
 LEAST_KNOWN = 0.5  # per cent: smaller expectations say nothing of how losses of several means add up
-TIMES = (0.25, 12.0)  # bounds of how much more or less a mix loses than its means alone
+TIMES = (0.25, 6.0)  # bounds of how much more or less a mix loses than its means alone
 PRIOR = 0.3  # weight, in mixes that were drawn, of the belief that losses add up
-NEIGHBOURHOOD = 6.0  # degrees over which a mix that was drawn says something of others
+NEIGHBOURHOOD = 4.0  # degrees over which a mix that was drawn says something of others
 APART = 4.0  # degrees that another cache counts for
 
 

@@ -76,6 +76,11 @@ class Mix:
         same = (self.boost, self.cache) == (other.boost, other.cache)
         return same and all(far >= near for far, near in zip(mine, theirs, strict=True))
 
+    def changes(self, other: Mix) -> int:
+        """In how many means it differs from another mix; all sharing is one."""
+        mine, theirs = ((own.steps, (own.trunk, own.near), own.ends, own.boost, own.cache) for own in (self, other))
+        return sum(a != b for a, b in zip(mine, theirs, strict=True))
+
 
 @dataclass(frozen=True, eq=False)
 class Menu:

@@ -10,15 +10,15 @@ import numpy as np
 
 from ..plan.tree import PromptTree
 from .curves import Curves
-from .menu import BOOST, BOOSTS, ENDS, NEAR, STEPS, TOGETHER, TRUNK, Menu, Mix
+from .menu import BOOST, BOOSTS, ENDS, FULL, NEAR, STEPS, TOGETHER, Menu, Mix
 from .trials import Trials
 
 CHECKS = 12  # mixes that are drawn at most
 SINGLES = 3  # means alone that are checked at most, until one holds
-CHECKED = 4.0  # full samplings of the sample that checks may take at most
+CHECKED = 6.0  # full samplings of the sample that checks may take at most
 NOISES = (0, 1)  # the first chooses, both check
 FIRST = NOISES[:1]
-MARGIN = 1.0  # standard errors that the loss of what is advised stays below the tolerance
+MARGIN = 0.5  # standard errors that the loss of what is advised stays below the tolerance
 WORTH = 0.97  # of the passes: savings beyond that are worth another check
 TYPICAL = 5.0  # per cent: losses of about this size are looked for where the goal is a number of passes
 MENDED = 0.7  # a boost pays if it leaves no more of the loss
@@ -103,6 +103,10 @@ class Search:
         losses = {name: loss + self._gained(mix, name) for name, loss in losses.items()}
         self._count(mix)
         self.found[mix] = Found(mix, self.passes(mix), losses, errors, check)
+        if mix.means not in (TOGETHER, FULL):
+            which = mix.boost if mix.means == BOOST else None
+            self.curves.add(mix.means, 0 if mix.cache else max(mix.degrees), losses, which)
+            self.__dict__.pop("sums", None)
         return self.found[mix]
 
     def _gained(self, mix: Mix, name: str) -> float:
@@ -131,31 +135,27 @@ class Search:
         """Draw full sampling with both noises, then each means until it no longer holds the tolerance."""
         menu, full = self.menu, Mix()
         self.draw(full, check=True)
-        self.halve(STEPS, len(menu.step_counts), lambda degree: Mix(steps=degree))
-        self.halve(ENDS, len(menu.guided_shares), lambda degree: Mix(ends=degree))
-        holds = self.halve(TRUNK, len(menu.depths), lambda degree: Mix(trunk=degree))
+        self.halve(len(menu.step_counts), lambda degree: Mix(steps=degree))
+        self.halve(len(menu.guided_shares), lambda degree: Mix(ends=degree))
+        holds = self.halve(len(menu.depths), lambda degree: Mix(trunk=degree))
         if holds >= 0 and menu.near_depths:  # what all can share, neighbours can
             self.curves.add(NEAR, holds, self.draw(Mix(trunk=holds)).losses)
-        self.halve(NEAR, len(menu.near_depths), lambda degree: Mix(near=degree), holds)
+        self.halve(len(menu.near_depths), lambda degree: Mix(near=degree), holds)
         self._boosts(holds + 1)
         for name in self.trials.workbench.caches:
-            self.curves.add(name, 0, self.draw(Mix(cache=name)).losses)
+            self.draw(Mix(cache=name))
 
-    def halve(self, means: str, count: int, mix: Callable[[int], Mix], holds: int = -1, which: object = None) -> int:
+    def halve(self, count: int, mix: Callable[[int], Mix], holds: int = -1) -> int:
         """Find the greatest degree that holds the tolerance by halving; -1 for none.
 
         Parameters
         ----------
-        means : str
-            Its name.
         count : int
             Degrees that there are.
         mix : callable
             ``mix(degree)``.
         holds : int
             A degree that is known to hold.
-        which : object
-            Which boost, for the curve.
 
         Returns
         -------
@@ -165,7 +165,6 @@ class Search:
         while fails - holds > 1:
             degree = (holds + fails) // 2
             found = self.draw(mix(degree))
-            self.curves.add(means, degree, found.losses, which)
             holds, fails = (degree, fails) if found.loss <= self.tolerance else (holds, degree)
         return holds
 
@@ -177,11 +176,10 @@ class Search:
         loss = self.draw(Mix(trunk=fails)).loss
         for boost in BOOSTS:
             found = self.draw(Mix(trunk=fails, boost=boost))
-            self.curves.add(BOOST, fails, found.losses, boost)
             if found.loss <= MENDED * loss:
                 self.boost = boost
-                holds = fails if found.loss <= self.tolerance else fails - 1
-                self.halve(BOOST, len(depths), lambda degree: Mix(trunk=degree, boost=boost), holds, boost)  # noqa: B023
+                if found.loss <= self.tolerance:  # else no deeper trunk holds it
+                    self.halve(len(depths), lambda degree: Mix(trunk=degree, boost=boost), fails)  # noqa: B023
                 return
 
     # --- mixes
@@ -231,20 +229,36 @@ class Search:
         return np.array([mix.means == TOGETHER for _, mix in self.mixes])
 
     def within(self, tolerance: float) -> Found | None:
-        """The mix with the fewest passes that was checked and holds a tolerance; None where none does."""
-        best, failed = self._alone_within(tolerance)
+        """The mix with the fewest passes that was checked and holds a tolerance; None where none does.
+
+        Parameters
+        ----------
+        tolerance : float
+            Per cent.
+
+        Returns
+        -------
+        found : Found or None
+
+        Notes
+        -----
+        The best means alone is made sure of first. Then the mix of the fewest passes that is expected to hold is drawn;
+        once one has failed, those that change a single means of the best one so far come first.
+        """
         most = self.trials.done + CHECKED * self.trials.passes_of(self.trials.full)
+        best, failed = self._alone_within(tolerance)
+        near = None
         for _ in range(CHECKS):
-            mix = self._next(tolerance, failed, WORTH * (self.passes(Mix()) if best is None else best.passes))
-            if mix is None:
-                break
-            if self.trials.done + len(NOISES) * self.trials.passes_of(self.menu.way(mix)) > most:
+            below = WORTH * (self.passes(Mix()) if best is None else best.passes)
+            mix = self._next(tolerance, failed, below, near) or self._next(tolerance, failed, below)
+            if mix is None or self.trials.done + len(NOISES) * self.trials.passes_of(self.menu.way(mix)) > most:
                 break
             found = self._tried(mix, tolerance)
             if found.checked and found.careful <= tolerance:
-                best = found
+                best, near = found, None
             else:
                 failed.append(mix)
+                near = None if best is None else best.mix
         return best
 
     def _alone_within(self, tolerance: float) -> tuple[Found | None, list[Mix]]:
@@ -259,13 +273,13 @@ class Search:
             failed.append(found.mix)
         return None, failed
 
-    def _next(self, tolerance: float, failed: list[Mix], below: float) -> Mix | None:
+    def _next(self, tolerance: float, failed: list[Mix], below: float, near: Mix | None = None) -> Mix | None:
         """The mix of the fewest passes that is expected to hold; none severer than one that failed."""
         for (passes, mix), loss in zip(self.mixes, self.expected(), strict=True):
             if passes > below:
                 return None
             known = self.found.get(mix)
-            if known is not None and known.checked:
+            if (known is not None and known.checked) or (near is not None and mix.changes(near) > 1):
                 continue
             if loss <= tolerance and not any(mix.severer(one) for one in failed):
                 return mix

@@ -192,6 +192,12 @@ def test_mixes_are_named_by_their_means_and_ordered_by_severity():
     assert not Mix(trunk=3, boost=2.0).severer(Mix(trunk=3))
 
 
+def test_changes_are_counted_by_means():
+    assert Mix(steps=2).changes(Mix(steps=2)) == 0
+    assert Mix(steps=2, trunk=1, near=4).changes(Mix(steps=2)) == 1
+    assert Mix(steps=2, trunk=1, boost=2.0, ends=0).changes(Mix(steps=1)) == 4
+
+
 def test_guidance_goes_on_after_the_last_split():
     menu = Menu(ToyBench(prompts()))
     deep = menu.depths.index(36)
