@@ -128,7 +128,7 @@ def load_advice(name: str) -> Advice:
 def key_of(workbench: Workbench, goal: str, value: float, measure: str) -> str:
     """What tells advice from other advice: model, settings, and what was asked."""
     settings = sorted((name, str(own)) for name, own in workbench.settings.items())
-    asked = [workbench.fingerprint, settings, goal, float(value), measure]
+    asked = [workbench.fingerprint, settings, goal, float(value), measure, *workbench.caches]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:KEY_DIGITS]
 
 

@@ -137,6 +137,14 @@ class Advisor(io.ComfyNode):
                     tooltip="To measure fine detail on images. Without it, it is measured on latents.",
                 ),
                 *kept_inputs(),
+                io.Boolean.Input(
+                    "step_caches",
+                    display_name="step caches",
+                    default=False,
+                    optional=True,
+                    tooltip="Also tries ComfyUI's EasyCache and LazyCache. If the plan counts on one, put that node on "
+                    "the model that draws.",
+                ),
             ],
             outputs=advisor_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -163,11 +171,13 @@ class Advisor(io.ComfyNode):
         vae: Any = None,
         saved: str = USE_SAVED,
         name: str = "advice",
+        step_caches: bool = False,
     ) -> io.NodeOutput:
         """Measure, or find again."""
         check_texts(positive, linkage.prompts, "linkage")
         settings = {"sampler_name": sampler_name, "scheduler": scheduler, "steps": steps, "cfg": cfg, "seed": seed}
-        bench = ModelWorkbench(model, positive, negative, latent_image, linkage, samples=samples, vae=vae, **settings)
+        more = {"samples": samples, "vae": vae, "try_caches": step_caches}
+        bench = ModelWorkbench(model, positive, negative, latent_image, linkage, **settings, **more)
         rows = len(latent_image["samples"])
         lines = [f"⚠ of {rows} latents the first was taken"] if rows > 1 else []
         if bench.settings["detail"] != "pictures" and measure == MEASURES[0]:

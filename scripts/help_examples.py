@@ -146,7 +146,7 @@ CALIBRATED_MODEL = NATIVE | {
 ADVISED_MODEL = NATIVE | {
     "advisor": (
         "HierDiffAdvisor",
-        ["euler", "normal", 20, 3.0, 0, "no visible loss", 3.0, 4, "looks as good", "use it", "advice"],
+        ["euler", "normal", 20, 3.0, 0, "no visible loss", 3.0, 4, "looks as good", "use it", "advice", False],
         {
             **CONDITIONED,
             "latent_image": ("empty", 0),
@@ -366,7 +366,7 @@ EXAMPLES = {
             BEGIN,
             FROM_DECODER,
             {"model": 155, "empty": 106},
-            {"advisor": 780},
+            {"advisor": 810},
             {"sampler": 780},
             PICTURES,
         ],

@@ -59,6 +59,8 @@ class ModelWorkbench:
         Prompts that are drawn.
     vae : VAE, optional
         Decodes them, so that fine detail is measured on pictures; without one on latents, where they are large enough.
+    try_caches : bool
+        Whether the host's step caches are among the ways to draw.
     on_step : callable, optional
         Called after each step of each drawing.
 
@@ -83,6 +85,7 @@ class ModelWorkbench:
         seed: int = 0,
         samples: int = 8,
         vae: Any = None,
+        try_caches: bool = False,
         on_step: Callable[[], Any] = lambda: None,
     ):
         self.rows = sampled_prompts(tree, samples, seed)
@@ -97,7 +100,7 @@ class ModelWorkbench:
         self.latents, self.mask = latents_for(model, latent["samples"][:1]), first_mask(latent)
         self.guided = cfg != 1 and bool(negative)
         carried = host_cache(model.model_options.get("transformer_options", {})) or ""
-        self.caches: Sequence[str] = () if carried else tuple(host_caches())
+        self.caches: Sequence[str] = tuple(host_caches()) if try_caches and not carried else ()
         self.fingerprint = model_fingerprint(model)
         self.settings: Mapping[str, Any] = {
             "sampler": sampler_name,

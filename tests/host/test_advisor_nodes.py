@@ -139,6 +139,7 @@ def test_result_is_found_again_and_costs_nothing_even_for_other_prompts(nodes, m
         {"samples": 6},
         {"value": 11.0},
         {"saved": "measure anew"},
+        {"step_caches": True},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -305,10 +306,11 @@ def test_levels_are_as_many_as_steps_and_fall(nodes, model, tree):
             assert 0 <= levels[-1] <= levels[0] <= 1
 
 
-def test_caches_of_the_host_are_offered_unless_the_model_has_one(nodes, model, tree):
-    assert set(bench_of(nodes, model, tree).caches) == {"EasyCache", "LazyCache"}
+def test_caches_of_the_host_are_tried_on_request_unless_the_model_has_one(nodes, model, tree):
+    assert bench_of(nodes, model, tree).caches == ()
+    assert set(bench_of(nodes, model, tree, try_caches=True).caches) == {"EasyCache", "LazyCache"}
     cached = nodes.bench.host_caches()["LazyCache"](model)
-    bench = bench_of(nodes, cached, tree)
+    bench = bench_of(nodes, cached, tree, try_caches=True)
     assert (bench.caches, bench.settings["cache"]) == ((), "LazyCache")
 
 
@@ -324,7 +326,7 @@ def test_cache_makes_fewer_passes_and_they_are_counted(nodes, host, tree):
     from hierdiff_core.measure.ways import Way
 
     plain = host.native_models.unet_model()
-    bench = bench_of(nodes, plain, tree, steps=12)
+    bench = bench_of(nodes, plain, tree, steps=12, try_caches=True)
     levels = tuple(bench.levels(12))
     own = {
         name: bench.draw(Way(levels, cache=name), Way(levels).plan(bench.tree)).passes for name in ("", *bench.caches)
