@@ -43,7 +43,7 @@ class Size:
 
     Attributes
     ----------
-    pictures, few : int          of each row of the table of quality, and of each guidance
+    real, pictures, few : int    of the rows of real pictures, of the others, and of each guidance and negative prompt
     steps : tuple of int         of the rows of single pictures; the first is that of all other rows
     guidances : tuple of float
     ways : tuple of (int, int)   steps, and how many of them are shared
@@ -51,6 +51,7 @@ class Size:
     looks, others, colours : int   of a set
     """
 
+    real: int = 4096
     pictures: int = 2048
     few: int = 512
     steps: tuple = (STEPS, 40, 12)
@@ -66,6 +67,7 @@ class Size:
 SIZES = {
     "full": Size(),
     "small": Size(  # minutes on a CPU
+        real=64,
         pictures=32,
         few=16,
         steps=(STEPS,),
@@ -76,7 +78,7 @@ SIZES = {
         others=8,
         colours=2,
     ),
-    "smoke": Size(16, 8, (2,), (1.0,), ((2, 0), (2, 1)), 1, 1, 1, 3, 2),
+    "smoke": Size(16, 16, 8, (2,), (1.0,), ((2, 0), (2, 1)), 1, 1, 1, 3, 2),
 }
 
 
@@ -135,7 +137,7 @@ class Evaluation:
     def quality(self):
         """Rows of the table of single pictures, one after the other: name, accuracy."""
         names, size = len(self.icons.names), self.size
-        yield from zip(("real pictures", "through the VAE"), self.real(4 * size.few), strict=True)
+        yield from zip(("real pictures", "through the VAE"), self.real(size.real), strict=True)
         scenes = self.scenes(size.pictures)
         for steps in size.steps:
             yield f"drawn, {steps} steps", self.drawn(scenes, steps=steps)
