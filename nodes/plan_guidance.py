@@ -92,7 +92,7 @@ class PlanGuidance(io.ComfyNode):
         """The plan with this guidance."""
         course = GuidanceCourse(start, end, boost, boost_steps, boost_above)
         text = "\n".join(described(plan, course))
-        return io.NodeOutput(replace(plan, guidance=course), ui=show(cls, text))
+        return io.NodeOutput(replace(plan, guidance=course, advised=None), ui=show(cls, text))
 
 
 def described(plan: Plan, course: GuidanceCourse) -> list[str]:

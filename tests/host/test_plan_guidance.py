@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hierdiff_core import GuidanceCourse, build_plan
+from hierdiff_core.plan.advised import Advised
 
 pytestmark = pytest.mark.host
 
@@ -33,6 +34,12 @@ def test_the_plan_is_the_same_but_for_its_guidance(made):
     assert lines[0] == "passes: 36 instead of 60, 40.0% saved"  # two of 1 + 1 + 2 + 2 + 3 + 3 rows, one of 12
     assert lines[1].startswith("without this node: 48; a pass is one latent evaluated once")
     assert lines[2:] == ["guidance in steps 1 to 6 of 10"]
+
+
+def test_what_was_measured_holds_no_more(made):
+    measured = Advised("0123456789abcdef", {}, "none", 0.4, 12.0, "looks as good")
+    plan, _ = made(replace(PLAN, advised=measured), end=0.6)
+    assert plan.advised is None
 
 
 def test_a_new_node_changes_nothing_and_says_so(pack, made):
