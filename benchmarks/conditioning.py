@@ -169,8 +169,9 @@ class Experiment:
         self.samplers = importlib.import_module(f"{host.__name__}.samplers")
         self.rows = importlib.import_module(f"{host.__name__}.cond_rows")
         levels = importlib.import_module(f"{host.__name__}.noise_levels").noise_levels
+        sigmas_of = importlib.import_module(f"{host.__name__}.samplers_by_name").sigmas_of
         self.positive, self.negative = encoded(self.clip, self.prompts), encoded(self.clip, [""])
-        self.sigmas = self.samplers.sigmas_of(self.model, self.steps, self.sampler, self.scheduler)
+        self.sigmas = sigmas_of(self.model, self.steps, self.sampler, self.scheduler)
         sampling = self.model.get_model_object("model_sampling")
         self.levels = levels(sampling, self.sigmas[:-1])
         self.tree = PromptTree.of(self.positive[0][0].mean(dim=1), "chord", self.prompts)
