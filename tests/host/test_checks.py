@@ -19,7 +19,8 @@ WRONG_WIDGETS = {
     "FLOAT": [math.nan, "NaN", math.inf, -1e9, 1e9],
     "INT": [10**30, -(10**30)],
 }
-MISSING = "must be one of|there is no (folder|sensitivity|checkpoint|advice)"  # a loader says how to get the missing one
+# a loader says how to get the missing one
+MISSING = "must be one of|there is no (folder|sensitivity|checkpoint|advice)"
 
 
 def kind(entry):
