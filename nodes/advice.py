@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.files.whole_files import try_writing
 from ..hierdiff_core.measure.advice import read_advice, write_advice
 from ..hierdiff_core.pictures.advice import draw_advice
 from . import types
 from .host.decoration import Decorations
-from .host.folders import add_category, files_of, output_folder, path_of
+from .host.folders import add_category, files_of, output_folder
 from .host.search import search_words
-from .sensitivity import check_name
+from .saved_files import content_of, file_of, place_for
 
 if TYPE_CHECKING:
     from ..hierdiff_core.measure.advice import Advice, Workbench
@@ -104,22 +103,12 @@ def advice_file(name: str) -> Path:
     ValueError
         If there is none; it says how to make one.
     """
-    path = path_of(CATEGORY, name)
-    if path is None:
-        raise ValueError(
-            f"there is no advice '{name[:200]}' under models/{CATEGORY} or output/{CATEGORY}; measure one with What "
-            "Pays Here?, or put the file there (then press R to refresh the list)"
-        )
-    return Path(path)
+    return file_of(CATEGORY, name, "advice", "What Pays Here?")
 
 
 def load_advice(name: str) -> Advice:
     """The `Advice` of a choice; errors name the choice, not where it lies on the disk."""
-    path = advice_file(name)
-    try:
-        return read_advice(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), name)) from None
+    return content_of(advice_file(name), name, read_advice)
 
 
 # --- saved, and found again
@@ -140,20 +129,13 @@ def new_file(name: str, key: str) -> Path | None:
     ValueError
         Before compute is spent: if the name is no plain one, or the disk does not take such a file.
     """
-    name = check_name(name)
-    if not name:
-        return None
-    path = Path(output_folder()) / CATEGORY / f"{name}_{key}.json"
-    try:
+
+    def path_for(name: str) -> Path:
+        path = Path(output_folder()) / CATEGORY / f"{name}_{key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            try_writing(path)
-    except OSError as error:
-        raise ValueError(
-            f"name {name!r}: no file can be written in output/{CATEGORY} ({error.strerror or error}); fix that, "
-            "choose another name, or leave it empty to save nothing"
-        ) from error
-    return path
+        return path
+
+    return place_for(CATEGORY, name, path_for)
 
 
 def found_again(workbench: Workbench, goal: str, value: float, measure: str) -> tuple[str, Advice] | None:

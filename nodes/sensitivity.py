@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.files.whole_files import try_writing, write_new
+from ..hierdiff_core.files.whole_files import write_new
 from ..hierdiff_core.kandinsky.model_folder import BUNDLED
 from ..hierdiff_core.pictures.sensitivity import draw_sensitivity
 from ..hierdiff_core.plan.sensitivity import read_sensitivity, sensitivity_json
 from . import types
-from .host.folders import add_category, files_of, next_output, path_of
+from .host.folders import add_category, files_of, next_output
 from .host.models import BUNDLED_NAME
 from .host.search import search_words
 from .host.ui import image_tensor, show
+from .saved_files import content_of, file_of, place_for
 
 if TYPE_CHECKING:
     from ..hierdiff_core.plan.sensitivity import Sensitivity
 
-LONGEST_NAME = 100
 # Files lie in models/hierdiff_sensitivity; what is measured goes to the output folder, as the host's saved models do.
 CATEGORY = "hierdiff_sensitivity"
 BUNDLED_FILE = BUNDLED / "decoder" / "sensitivity.json"
@@ -89,22 +89,12 @@ def sensitivity_file(name: str) -> Path:
     """
     if name == BUNDLED_NAME:
         return BUNDLED_FILE
-    path = path_of(CATEGORY, name)
-    if path is None:
-        raise ValueError(
-            f"there is no sensitivity '{name[:200]}' under models/{CATEGORY} or output/{CATEGORY}; measure one with "
-            "Calibrate Schedule, or put the file there (then press R to refresh the list)"
-        )
-    return Path(path)
+    return file_of(CATEGORY, name, "sensitivity", "Calibrate Schedule")
 
 
 def load_sensitivity(name: str) -> Sensitivity:
     """The `Sensitivity` of a choice; errors name the choice, not where it lies on the disk."""
-    path = sensitivity_file(name)
-    try:
-        return read_sensitivity(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), name)) from None
+    return content_of(sensitivity_file(name), name, read_sensitivity)
 
 
 def new_file(name: str) -> Path | None:
@@ -115,28 +105,7 @@ def new_file(name: str) -> Path | None:
     ValueError
         Before compute is spent: if the name is no plain one, or the disk does not take such a file.
     """
-    name = check_name(name)
-    if not name:
-        return None
-    try:
-        path = next_file(name)
-        try_writing(path)
-    except OSError as error:
-        raise ValueError(
-            f"name {name!r}: no file can be written in output/{CATEGORY} ({error.strerror or error}); fix that, "
-            "choose another name, or leave it empty to save nothing"
-        ) from error
-    return path
-
-
-def check_name(name: str) -> str:
-    """A name of a file without spaces around it; `ValueError` for one that is no plain name."""
-    name = name.strip()
-    if set(name) & set('/\\:*?"<>|') or name.startswith("."):
-        raise ValueError(f'name must be a plain file name, without folders or any of :*?"<>|; got {name[:200]!r}')
-    if len(name) > LONGEST_NAME or not name.isprintable():
-        raise ValueError(f"name must be at most {LONGEST_NAME} printable characters; got {name[:200]!r}")
-    return name
+    return place_for(CATEGORY, name, next_file)
 
 
 def next_file(name: str) -> Path:
