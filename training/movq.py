@@ -142,18 +142,23 @@ def make_loss(run, network, features, source, config):
         noise = torch.randn(shape, generator=run.generator, device=run.device)
         noise *= config.noise * torch.rand((count, 1, 1, 1), generator=run.generator, device=run.device)
         found = autoencoder(pictures, noise).float()
-        with torch.no_grad():
-            wanted_features = seen(pictures)
-        parts = {
-            "l1": F.l1_loss(found, pictures),
-            "l2": F.mse_loss(found, pictures),
-            "edges": edge_distance(found, pictures),
-            "perceptual": feature_distance(seen(found), wanted_features),
-        }
-        weights = {"l1": 1.0, "l2": 1.0, "edges": config.edges, "perceptual": config.perceptual}
-        return sum(weights[name] * part for name, part in parts.items()), parts
+        return picture_loss(found, pictures, seen, config)
 
     return loss
+
+
+def picture_loss(found, pictures, seen, config):
+    """Loss of decoded pictures, and its parts; `seen` gives features, `config` weighs them and the edges."""
+    with torch.no_grad():
+        wanted_features = seen(pictures)
+    parts = {
+        "l1": F.l1_loss(found, pictures),
+        "l2": F.mse_loss(found, pictures),
+        "edges": edge_distance(found, pictures),
+        "perceptual": feature_distance(seen(found), wanted_features),
+    }
+    weights = {"l1": 1.0, "l2": 1.0, "edges": config.edges, "perceptual": config.perceptual}
+    return sum(weights[name] * part for name, part in parts.items()), parts
 
 
 class FeatureList(nn.Module):

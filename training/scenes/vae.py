@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from loop import Run
-from movq import FeatureList, FeatureNet, edge_distance, feature_distance, fold_statistics, normalised
+from movq import FeatureList, FeatureNet, fold_statistics, normalised, picture_loss
 from stage import batches, rounded_to_half
 from torch import nn
 
@@ -111,16 +111,7 @@ def make_loss(run, network, features, source, config):
         noise = torch.randn(shape, generator=run.generator, device=run.device)
         noise *= config.noise * torch.rand((len(pictures), 1, 1, 1), generator=run.generator, device=run.device)
         found = network(pictures, noise).float()
-        with torch.no_grad():
-            wanted_features = seen(pictures)
-        parts = {
-            "l1": F.l1_loss(found, pictures),
-            "l2": F.mse_loss(found, pictures),
-            "edges": edge_distance(found, pictures),
-            "perceptual": feature_distance(seen(found), wanted_features),
-        }
-        weights = {"l1": 1.0, "l2": 1.0, "edges": config.edges, "perceptual": config.perceptual}
-        return sum(weights[name] * part for name, part in parts.items()), parts
+        return picture_loss(found, pictures, seen, config)
 
     return loss
 
