@@ -58,7 +58,7 @@ class VAEStage:
     features: Features = field(default=Features())
     edges: float = 1.0
     perceptual: float = 0.5
-    noise: float = 0.3  # deviations of the noise in the latents, at most
+    noise: float = 0.15  # deviations of the noise in the latents, at most
     sample: int = 1024  # scenes that the latents' statistics are taken of
 
 
@@ -79,7 +79,7 @@ class DenoiserStage:
     captions: int = 4  # of each scene
     scenes: int = 400_000  # with captions; their pictures are drawn anew each time
     kept: int = 98_304  # latents at a time
-    fresh: int = 192  # latents that a step replaces
+    fresh: int = 96  # latents that a step replaces
     empty: float = 0.1  # share without a caption
     spread: float = 1.2  # deviation of the logit of the time
 
@@ -91,7 +91,7 @@ class JudgeStage:
     optimisation: Optimisation = field(
         default=Optimisation(batch=384, learning_rate=2e-3, warm_up=100, weight_decay=0.05, ema=0.998, compile=False)
     )
-    minutes: float = 1.9  # after everything else
+    minutes: float = 2.2  # after everything else
     widths: tuple[int, ...] = (48, 96, 160, 256)
     noise: float = 0.25  # deviations of the noise in the latents of decoded pictures, at most
     seeds: tuple[int, ...] = (101, 202)
@@ -109,9 +109,9 @@ class SceneConfig:
         with the first, compiles, writes captions, and waits for the VAE and the text encoder; its share begins then
     """
 
-    minutes: float = 9.0
+    minutes: float = 12.5
     names: int = 128
-    phases: tuple[dict[str, float], ...] = field(default=({"vae": 0.27, "text": 0.1, "denoiser": 0.7},), hash=False)
+    phases: tuple[dict[str, float], ...] = field(default=({"vae": 0.22, "text": 0.05, "denoiser": 0.775},), hash=False)
     vae: VAEStage = VAEStage()
     text: TextStage = TextStage()
     denoiser: DenoiserStage = DenoiserStage()

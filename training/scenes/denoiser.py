@@ -87,7 +87,7 @@ class Batches:
     def __init__(self, run, tokens, empty, config):
         self.run, self.tokens, self.empty, self.config = run, tokens, empty, config
         self.end = int(empty[-1])
-        self.text, self.flow = run.networks["text"], run.compile(run.networks["flow"])
+        self.text, self.flow = run.compile(run.networks["text"]), run.compile(run.networks["flow"])
 
     def captions(self, rows):
         """(B, 77) ids of a caption for each row; some are empty."""

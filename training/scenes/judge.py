@@ -93,8 +93,8 @@ def train_judges(options, icons, device):
 
     def loss():
         values, right = [], []
-        for judge in judges.values():  # each on pictures of its own
-            scenes, pictures = drawn.draw()
+        scenes, pictures = drawn.draw()
+        for judge in judges.values():
             answers = judge(pictures)
             parts = [
                 F.cross_entropy(found.float(), scenes[:, i], label_smoothing=SMOOTHING)
