@@ -3,8 +3,9 @@
 The mean of the encoded tokens (as shipped), the medoid (the member nearest to it), or the words' embeddings averaged
 before the text encoder, where the encoder takes embeddings. One trunk of all prompts down to several noise levels, then
 each alone: the same rows for each way. The loss is the squared distance of the latents to full sampling, as a share of
-the spread between the prompts' own.
+the spread between the prompts' own; on the bundled scene model it is what a judge finds, and adherence.
 
+    python benchmarks/conditioning.py --scenes [--scene-judge FILE] [--scenes-folder FOLDER] [--sets 8] [--seeds S]
     python benchmarks/conditioning.py --checkpoint FILE [--cpu] [--prompts "{a|b} ..."] [--steps K] [--seeds S]
     python benchmarks/conditioning.py --small        random weights, of no meaning, on the CPU
 """
@@ -29,7 +30,7 @@ for folder in ("", "scripts", "tests"):
 
 from comfyui_host import import_pack  # noqa: E402
 
-from hierdiff_core import Budget, Profile, PromptTree, plan_for  # noqa: E402
+from hierdiff_core import Budget, Profile, PromptTree, build_plan, plan_for  # noqa: E402
 from hierdiff_core.plan.algebra import alone  # noqa: E402
 from hierdiff_core.plan.noise_levels import unshared_steps  # noqa: E402
 from hierdiff_core.prompts.prompt_set import parse_prompts  # noqa: E402
@@ -208,6 +209,85 @@ def relative_loss(latents: torch.Tensor, full: torch.Tensor) -> float:
     return float((latents - full).square().mean() / spread)
 
 
+def judged_losses(model: Any, seeds: int, levels=LEVELS):
+    """What the ways lose on the scene model, and what they cost.
+
+    Parameters
+    ----------
+    model : judged_models.Scenes
+        With a judge.
+    seeds : int
+    levels : floats
+
+    Yields
+    ------
+    level, rows of each picture, {way: {kind of the sets: (right less than full sampling, loss of adherence)}}
+    """
+    rows = model.host.cond_rows
+    full, steps = [], model.steps
+    for seed in range(seeds):
+        model.start(1000 + seed)
+        full.append(scored_by(model, [alone(tree.num_prompts, steps, tree.keys) for tree in model.trees.values()]))
+    for level in levels:
+        shared = round((1 - level) * steps)
+        plans = [
+            build_plan(tree.Z, [float(tree.Z[-1, 2])] * shared + [0.0] * (steps - shared), tree.keys)
+            for tree in model.trees.values()
+        ]
+        found = {}
+        for way in WAYS:
+            standing = Standing(rows, model.clip, model.texts, model.positive[0][0], way)
+            drawn = []
+            with standing.in_force():
+                for seed in range(seeds):
+                    model.start(1000 + seed)
+                    drawn.append(scored_by(model, plans))
+            found[way] = by_kind(model, full, drawn)
+        yield level, sum(plan.nfe for plan in plans) / len(model.texts), found
+
+
+def scored_by(model: Any, plans: list) -> dict[str, np.ndarray]:
+    from judged_models import scored
+
+    return scored(model, model.draw(plans))
+
+
+def by_kind(model: Any, full: list, drawn: list) -> dict[str, tuple[float, float]]:
+    """Losses of the sets of each kind together, over all seeds."""
+    from judged_models import slices
+
+    kinds = np.concatenate(
+        [[name.split()[0]] * (here.stop - here.start) for name, here in zip(model.trees, slices(model), strict=True)]
+    )
+    found = {}
+    for kind in (*dict.fromkeys(kinds), "all"):
+        rows = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
+        right, best = (np.mean([own["right"][rows].mean() for own in every]) for every in (drawn, full))
+        mine, theirs = (np.mean([own["adherence"][rows].mean() for own in every]) for every in (drawn, full))
+        found[kind] = (float(best - right), float(1 - mine / theirs))
+    return found
+
+
+def measure_scenes(options: argparse.Namespace) -> None:
+    """Print the table of the scene model."""
+    from judged_models import Scenes, device_of, scene_judge, scene_sets
+
+    judge = scene_judge(options.scene_judge, device_of())
+    if judge is None:
+        sys.exit("nothing can be judged")
+    sets = scene_sets(options.sets, options.size, len(judge.names))
+    model = Scenes(sets, judge.names, judge, options.scenes_folder)
+    model.steps = options.steps
+    print("Right pictures lost / adherence lost, in per cent, against full sampling\n")
+    kinds = [*dict.fromkeys(name.split()[0] for name in sets), "all"]
+    print("| trunk down to noise level | rows per picture | what stands | " + " | ".join(kinds) + " |")
+    print("|---" * (3 + len(kinds)) + "|")
+    for level, rows, found in judged_losses(model, options.seeds, LEVELS[1:2] if options.few else LEVELS):
+        for way, losses in found.items():
+            cells = (f"{100 * losses[kind][0]:.1f} / {100 * losses[kind][1]:.1f}" for kind in kinds)
+            print(f"| {level} | {rows:.1f} | {way} | " + " | ".join(cells) + " |", flush=True)
+
+
 def small_clip() -> Any:
     """SD 1's text encoder with random weights, as wide as the tiny UNet wants it."""
     import comfy.sd
@@ -233,9 +313,20 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, default=7.0)
     parser.add_argument("--side", type=int, default=64, help="of the latents")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--scenes", action="store_true", help="the bundled scene model, judged")
+    parser.add_argument("--scenes-folder", type=Path, default=ROOT / "models" / "emoji-scenes")
+    parser.add_argument(
+        "--scene-judge", type=Path, default=ROOT / ".training" / "scenes" / "judges" / "judge-202.safetensors"
+    )
+    parser.add_argument("--sets", type=int, default=8, help="of the scene model")
+    parser.add_argument("--size", type=int, default=24, help="prompts of each of these sets")
+    parser.add_argument("--few", action="store_true", help="one depth of the trunk only")
     options = parser.parse_args()
+    if options.scenes:
+        with torch.no_grad():
+            return measure_scenes(options)
     if not (options.small or options.checkpoint):
-        parser.error("name a --checkpoint, or take --small")
+        parser.error("take --scenes, name a --checkpoint, or take --small")
     pack = import_pack(Path(tempfile.mkdtemp()), cpu=options.small or options.cpu)
     if options.small:
         model, clip = importlib.import_module("native_models").unet_model(), small_clip()
