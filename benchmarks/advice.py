@@ -258,6 +258,7 @@ def run_case(work, name, number):
         expected=advice.loss,
         verdict=advice.verdict,
         met=advice.met,
+        said=advice.sentences[0],
         passes=passes_of(plan) / (2 * work.steps(name)),
         seconds=time.monotonic() - began,
         **found,
