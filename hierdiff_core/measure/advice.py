@@ -15,7 +15,7 @@ from .advice_file import read_advice, write_advice
 from .advised_way import GOALS, LOSSLESS, Advice, Measured
 from .menu import BOOSTS, LEAST_STEPS, Menu, Mix
 from .sampled import LEAST_SAMPLES, sampled_prompts, sampled_tree
-from .search import CHECKED, NOISES, ROUNDING, TYPICAL, Found, Search
+from .search import CHECKED, FRESH, NOISES, ROUNDING, ROUNDS, TYPICAL, Found, Search
 from .trials import MEASURES, Progress, Trials, trials_path
 from .ways import Way
 from .workbench import Drawn, Workbench
@@ -172,8 +172,9 @@ def most_passes(workbench: Workbench, measure: str = MEASURES[0]) -> int:
     )
     alone = sum(_most_by_halves([trials.passes_of(menu.way(mix)) for mix in kind]) for kind in kinds)
     full = trials.passes_of(trials.full)
-    boosts = len(BOOSTS) * full * workbench.guided
-    return round(alone + boosts + full * (len(NOISES) + len(workbench.caches) + CHECKED))
+    boosts = 2 * len(BOOSTS) * full * workbench.guided
+    confirmed = len(FRESH) * (1 + ROUNDS)  # full sampling, and what is advised
+    return round(alone + boosts + full * (len(NOISES) + confirmed + len(workbench.caches) + CHECKED))
 
 
 def _most_by_halves(costs: list[int]) -> int:

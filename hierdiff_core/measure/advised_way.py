@@ -20,7 +20,7 @@ from .words import sentences_of
 # No visible loss: the value is the loss that is allowed, in per cent. Rows per picture: guided rows, of two passes
 # each, so that 20 guided steps of a picture that shares nothing are 20; without guidance a row is a pass.
 GOALS = LOSSLESS, ROWS = ("no visible loss", "rows per picture")
-SURE = 0.975  # of cases that keep what is promised, as far as the samples are like the rest
+SURE = 0.99  # of cases that keep what is promised, as far as the samples are like the rest
 FINEST = 0.5  # per cent: no sample says more finely what other prompts lose
 # Per cent, with one standard error. On the models of docs/measurements/advice.md, a judge sees nothing of a loss up to
 # the first, and takes few pictures amiss up to the second.
@@ -45,7 +45,7 @@ class Measured:
     errors : mapping of str to float
         Standard errors of the losses, from the differences between prompts.
     checked : bool
-        Whether a second noise is in it, which took no part in the choice.
+        Whether noises are in it that took no part in the choice.
     cached : float
         Share of the passes that a step cache leaves; 1 without one.
     """

@@ -42,6 +42,8 @@ class Curves:
     def at(self, name: str, degree: int, means: str, which: object = None) -> float:
         """One loss of one means alone at any degree: between measured degrees interpolated, never falling.
 
+        Losses rise ever faster, so their roots are interpolated.
+
         Parameters
         ----------
         name : str
@@ -72,7 +74,7 @@ class Curves:
         values = isotonic_regression([0.0] + [max(known[own][name], 0.0) for own in degrees]).x
         places = np.array([-1, *degrees])
         if degree <= places[-1]:
-            return float(np.interp(degree, places, values))
+            return float(np.interp(degree, places, np.sqrt(values)) ** 2)
         slope = (values[-1] - values[-2]) / (places[-1] - places[-2])
         return float(values[-1] + (degree - places[-1]) * max(slope, STEEPEST))
 
@@ -81,11 +83,20 @@ class Curves:
         return max(self._sum(mix, name) for name in names)
 
     def _sum(self, mix: Mix, name: str) -> float:
-        trunk = (TRUNK, None) if mix.boost == 1 else (BOOST, mix.boost)
-        loss = self.at(name, mix.steps, STEPS) + self.at(name, mix.trunk, *trunk) + self.at(name, mix.ends, ENDS)
+        trunk = self.at(name, mix.trunk, TRUNK) if mix.boost == 1 else self._boosted(name, mix)
+        loss = self.at(name, mix.steps, STEPS) + trunk + self.at(name, mix.ends, ENDS)
         if mix.near > mix.trunk:  # as far as all share, neighbours do so too
             loss += self.at(name, mix.near, NEAR) - self.at(name, mix.trunk, NEAR)
         return loss + (self.at(name, 0, mix.cache) if mix.cache else 0.0)
+
+    def _boosted(self, name: str, mix: Mix) -> float:
+        """A trunk with stronger guidance after its splits; deeper than measured, it mends as large a share as there."""
+        known = self.alone.get((BOOST, mix.boost), {})
+        deepest = max(known, default=-1)
+        if mix.trunk <= deepest or deepest < 0:
+            return self.at(name, mix.trunk, BOOST, mix.boost)
+        left = self.at(name, deepest, BOOST, mix.boost) / max(self.at(name, deepest, TRUNK), LEAST_KNOWN)
+        return self.at(name, mix.trunk, TRUNK) * min(left, 1.0)
 
     def times(self, mixes: Sequence[Mix]) -> np.ndarray:
         """How much more or less mixes are expected to lose than the sums of their means alone.

@@ -18,12 +18,16 @@ SINGLES = 3  # means alone that are checked at most, until one holds
 CHECKED = 6.0  # full samplings of the sample that checks may take at most
 NOISES = (0, 1)  # the first chooses, both check
 FIRST = NOISES[:1]
-MARGIN = 0.5  # standard errors that the loss of what is advised stays below the tolerance
+FRESH = (2, 3)  # noises that took no part in any choice: the advised mix is confirmed with them
+CONFIRMED = (*NOISES[1:], *FRESH)  # what is said of the advised mix: the noise that chose it flatters it
+ROUNDS = 3  # mixes that may fail to be confirmed, before none is advised
+MARGIN = 1.0  # standard errors that the loss of what is advised stays below the tolerance
 WORTH = 0.97  # of the passes: savings beyond that are worth another check
 TYPICAL = 5.0  # per cent: losses of about this size are looked for where the goal is a number of passes
 MENDED = 0.7  # a boost pays if it leaves no more of the loss
 FAR = 2.0  # tolerances: what loses more with the first noise is not drawn with the second
-FINALISTS = 2  # mixes that are checked where the goal is a number of passes
+ALMOST = 1.25  # of the least loss so far: what is expected to lose no more is worth a drawing
+FINALISTS = 3  # mixes that are checked where the goal is a number of passes
 ROUNDING = 1e-9
 
 
@@ -41,6 +45,8 @@ class Found:
         In per cent, see `Trials.losses`.
     checked : bool
         Whether by all `NOISES`.
+    confirmed : bool
+        Whether its losses are those with `CONFIRMED` noises.
     """
 
     mix: Mix
@@ -48,6 +54,7 @@ class Found:
     losses: dict[str, float]
     errors: dict[str, float]
     checked: bool = False
+    confirmed: bool = False
 
     @property
     def loss(self) -> float:
@@ -82,6 +89,8 @@ class Search:
         Share of the passes that each step cache leaves.
     boost : float
         Of guidance after a split, where that was found to mend; 1: nowhere.
+    raised : dict of str to float
+        What that guidance gains where the trunk is as short as can be and leaves little to mend, per cent.
     """
 
     menu: Menu
@@ -92,17 +101,18 @@ class Search:
     found: dict[Mix, Found] = field(default_factory=dict)
     caches: dict[str, float] = field(default_factory=dict)
     boost: float = 1.0
+    raised: dict[str, float] = field(default_factory=dict)
 
-    def draw(self, mix: Mix, check: bool = False) -> Found:
-        """Draw a mix, with all noises if it is to be checked."""
+    def draw(self, mix: Mix, check: bool = False, confirm: bool = False) -> Found:
+        """Draw a mix, with both noises if it is to be checked, with fresh ones if it is to be confirmed."""
         known = self.found.get(mix)
-        if known is not None and (known.checked or not check):
+        if known is not None and (known.confirmed if confirm else known.checked or not check):
             return known
         way, what = self.menu.way(mix), self.menu.named(mix)
-        losses, errors = self.trials.losses(way, NOISES if check else FIRST, what)
+        losses, errors = self.trials.losses(way, CONFIRMED if confirm else NOISES if check else FIRST, what)
         losses = {name: loss + self._gained(mix, name) for name, loss in losses.items()}
         self._count(mix)
-        self.found[mix] = Found(mix, self.passes(mix), losses, errors, check)
+        self.found[mix] = Found(mix, self.passes(mix), losses, errors, check or confirm, confirm)
         if mix.means not in (TOGETHER, FULL):
             which = mix.boost if mix.means == BOOST else None
             self.curves.add(mix.means, 0 if mix.cache else max(mix.degrees), losses, which)
@@ -110,12 +120,13 @@ class Search:
         return self.found[mix]
 
     def _gained(self, mix: Mix, name: str) -> float:
-        """What guidance that ends early gains alone, where it does: it must not hide what other means lose."""
+        """What other guidance gains by itself, where it does: it must not hide what other means lose."""
         alone = self.curves.alone.get((ENDS, None), {})
+        gained = self.raised.get(name, 0.0) if mix.boost != 1 else 0.0
         if mix.ends < 0 or mix.means != TOGETHER or not alone:
-            return 0.0
+            return gained
         nearest = min(alone, key=lambda degree: abs(degree - mix.ends))
-        return max(0.0, -alone[nearest][name])
+        return gained + max(0.0, -alone[nearest][name])
 
     def _count(self, mix: Mix) -> None:
         """How many passes a cache leaves, where a drawing has told it."""
@@ -175,6 +186,10 @@ class Search:
             return
         loss = self.draw(Mix(trunk=fails)).loss
         for boost in BOOSTS:
+            self.raised = {}
+            shortest = self.draw(Mix(trunk=0, boost=boost)).losses
+            without = self.draw(Mix(trunk=0)).losses
+            self.raised = {name: max(0.0, without[name] - shortest[name]) for name in without}
             found = self.draw(Mix(trunk=fails, boost=boost))
             if found.loss <= MENDED * loss:
                 self.boost = boost
@@ -229,7 +244,7 @@ class Search:
         return np.array([mix.means == TOGETHER for _, mix in self.mixes])
 
     def within(self, tolerance: float) -> Found | None:
-        """The mix with the fewest passes that was checked and holds a tolerance; None where none does.
+        """The mix with the fewest passes that holds a tolerance, confirmed; None where none does.
 
         Parameters
         ----------
@@ -239,14 +254,29 @@ class Search:
         Returns
         -------
         found : Found or None
+        """
+        most = self.trials.done + CHECKED * self.trials.passes_of(self.trials.full)
+        for _ in range(ROUNDS):
+            best = self._checked_within(tolerance, most)
+            if best is None:
+                return None
+            confirmed = self.draw(best.mix, confirm=True)
+            if confirmed.careful <= tolerance:
+                return confirmed
+        return None
 
-        Notes
-        -----
+    def _checked_within(self, tolerance: float, most: int) -> Found | None:
+        """The mix with the fewest passes that was checked and holds a tolerance; none where none does.
+
         The best means alone is made sure of first. Then the mix of the fewest passes that is expected to hold is drawn;
         once one has failed, those that change a single means of the best one so far come first.
         """
-        most = self.trials.done + CHECKED * self.trials.passes_of(self.trials.full)
-        best, failed = self._alone_within(tolerance)
+        alone, failed = self._alone_within(tolerance)
+        checked = [alone, *(found for found in self.found.values() if found.checked)]
+        most_each = WORTH * self.passes(Mix())
+        held = [one for one in checked if one and one.careful <= tolerance and one.passes <= most_each]
+        best = min(held, key=lambda one: one.passes, default=None)
+        failed += [found.mix for found in self.found.values() if found.confirmed and found.careful > tolerance]
         near = None
         for _ in range(CHECKS):
             below = WORTH * (self.passes(Mix()) if best is None else best.passes)
@@ -265,7 +295,8 @@ class Search:
         """Of the means alone the one with the fewest passes that holds with both noises, and those that do not."""
         failed = []
         most = WORTH * self.passes(Mix())  # a cache that skips nothing saves nothing
-        held = [found for found in self.found.values() if found.passes <= most and found.loss <= tolerance]
+        single = [found for found in self.found.values() if found.mix.means != TOGETHER]
+        held = [found for found in single if found.passes <= most and found.loss <= tolerance]
         for found in sorted(held, key=lambda one: one.passes)[:SINGLES]:
             checked = self.draw(found.mix, check=True)
             if checked.careful <= tolerance:
@@ -275,15 +306,22 @@ class Search:
 
     def _next(self, tolerance: float, failed: list[Mix], below: float, near: Mix | None = None) -> Mix | None:
         """The mix of the fewest passes that is expected to hold; none severer than one that failed."""
+        aim = self._aim(tolerance)
         for (passes, mix), loss in zip(self.mixes, self.expected(), strict=True):
             if passes > below:
                 return None
             known = self.found.get(mix)
             if (known is not None and known.checked) or (near is not None and mix.changes(near) > 1):
                 continue
-            if loss <= tolerance and not any(mix.severer(one) for one in failed):
+            if loss <= aim and not any(mix.severer(one) for one in failed):
                 return mix
         return None
+
+    def _aim(self, tolerance: float) -> float:
+        """The loss that leaves room for `MARGIN`, as unsure as drawn losses are; half the tolerance at least."""
+        errors = [max(found.errors.values()) for found in self.found.values() if found.mix != Mix()]
+        unsure = float(np.median(errors)) if errors else 0.0
+        return max(tolerance / 2, tolerance - MARGIN * unsure) if np.isfinite(unsure) else tolerance
 
     def _tried(self, mix: Mix, tolerance: float) -> Found:
         """Draw a mix; with the second noise unless it fails by far with the first."""
@@ -299,19 +337,21 @@ class Search:
         return found
 
     def for_passes(self, passes: float) -> Found:
-        """The mix that loses least with no more passes for each picture, checked; where none has so few, the fewest."""
+        """The mix that loses least with so many passes for each picture, or the one with the fewest; confirmed."""
         places = np.array([place for place, (own, _) in enumerate(self.mixes) if own <= passes * (1 + ROUNDING)])
         if not len(places):
-            return self.draw(self.mixes[0][1], check=True)
+            return self.draw(self.mixes[0][1], confirm=True)
         drawn = [self._learnt(mix) for mix in self._contenders(places)]
         for _ in range(CHECKS - len(drawn)):  # what was learnt may favour another one
-            best = places[np.argmin(self.expected()[places])]
-            mix = self.mixes[best][1]
-            if mix in self.found or self.expected()[best] > min(found.loss for found in drawn):
+            expected, least = self.expected()[places], min(found.loss for found in drawn)
+            order = (int(i) for i in np.argsort(expected, kind="stable"))
+            best = next((i for i in order if self.mixes[places[i]][1] not in self.found), None)
+            if best is None or expected[best] > ALMOST * least:
                 break
-            drawn.append(self._learnt(mix))
+            drawn.append(self._learnt(self.mixes[places[best]][1]))
         finalists = sorted(drawn, key=lambda found: found.loss)[:FINALISTS]
-        return min((self.draw(found.mix, check=True) for found in finalists), key=lambda found: found.loss)
+        best = min((self.draw(found.mix, check=True) for found in finalists), key=lambda found: found.loss)
+        return self.draw(best.mix, confirm=True)
 
     def _contenders(self, affordable: np.ndarray) -> list[Mix]:
         """The most promising mixes of several kinds: what is expected of mixes may favour one kind wrongly."""
@@ -319,6 +359,7 @@ class Search:
         kinds: tuple[Callable[[Mix], bool], ...] = (
             lambda mix: True,
             lambda mix: max(mix.trunk, mix.near) < 0,
+            lambda mix: max(mix.trunk, mix.near) < 0 <= min(mix.steps, mix.ends),
             lambda mix: mix.steps < 0,
             lambda mix: mix.ends < 0,
             lambda mix: mix.means == STEPS,

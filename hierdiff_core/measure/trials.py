@@ -138,7 +138,7 @@ class Trials:
         losses : dict of str to float
             Means in per cent.
         errors : dict of str to float
-            Standard errors of the means over the prompts.
+            Standard errors of the means, from the differences between prompts and between noises.
         """
         full = [self.score(self.full, repeat, "full sampling").values for repeat in repeats]
         own = full if way == self.full else [self.score(way, repeat, what).values for repeat in repeats]
@@ -147,6 +147,7 @@ class Trials:
             values, reference = np.array([one[name] for one in own]), np.array([one[name] for one in full])
             shares = relative_loss(values, reference) if name == "adherence" else values
             mean, error = mean_and_error(shares)
+            error = float(np.hypot(error, _between_noises(shares)))
             losses[name], errors[name] = 100 * self._above_chance(name, mean), 100 * error
         return losses, errors
 
@@ -199,6 +200,12 @@ class Trials:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         data = {"format": FORMAT, "trials": {key: asdict(one) for key, one in self.scores.items()}}
         replace(self.path, (json.dumps(data) + "\n").encode())
+
+
+def _between_noises(shares: np.ndarray) -> float:
+    """Standard error of the mean over R noises of (R, S) losses: all prompts of a set begin with the same one."""
+    means = shares.mean(axis=1)
+    return float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else 0.0
 
 
 def trials_path(folder: str | os.PathLike, workbench: Workbench) -> Path:

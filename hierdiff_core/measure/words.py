@@ -137,7 +137,7 @@ def _checked(advice: Advice) -> str:
         for name, loss in advice.chosen.losses.items()
     )
     return (
-        f"Checked by drawing it for {advice.samples} of {advice.prompts} prompts with two seeds; it lost {each}. "
+        f"Checked by drawing it for {advice.samples} of {advice.prompts} prompts with three seeds; it lost {each}. "
         f"Expect {_percent(advice.promised)} at most."
     )
 

@@ -16,7 +16,7 @@ from hierdiff_core.measure.menu import TOGETHER
 
 LATE = {"decision": 0.06, "per_step": 20, "unguided": 0.3, "spoilt": 1}
 EARLY = {"decision": 0.7, "per_step": 1, "unguided": 0.1}
-NOTHING = {"decision": 0.99, "per_step": 300, "unguided": 3}
+NOTHING = {"decision": 0.99, "per_step": 300, "unguided": 30}
 ROWS = "rows per picture"
 
 
@@ -78,7 +78,7 @@ def test_model_on_which_nothing_pays_is_drawn_in_full_and_what_is_reachable_is_t
     assert (advice.loss, advice.promised, advice.verdict) == (0, 0, "none")
     assert advice.plan_for(bench.whole).clusters_per_step.tolist() == [36] * 40
     assert "Nothing that saves holds a loss of 3.0 %" in advice.sentences[0]
-    assert "takes 72 instead of 80 passes per picture, and loses 4." in advice.sentences[0]
+    assert "takes 76 instead of 80 passes per picture, and loses 4." in advice.sentences[0]
 
 
 def test_model_without_guidance_has_none_cut_or_raised():
@@ -90,7 +90,7 @@ def test_model_without_guidance_has_none_cut_or_raised():
 
 
 def test_raised_guidance_is_advised_where_it_mends_and_never_where_it_spoils():
-    model = {"decision": 0.7, "width": 0.12, "per_step": 1000, "unguided": 3}
+    model = {"decision": 0.7, "width": 0.12, "per_step": 1000, "unguided": 30}
     bench, mended = advice_on(**model, mended=3)
     assert mended.chosen.way.guidance.boosts
     assert bench.loss_on_all(mended.chosen.way) <= mended.promised
