@@ -255,7 +255,7 @@ class Search:
         -------
         found : Found or None
         """
-        most = self.trials.done + CHECKED * self.trials.passes_of(self.trials.full)
+        most = round(self.trials.done + CHECKED * self.trials.passes_of(self.trials.full))
         for _ in range(ROUNDS):
             best = self._checked_within(tolerance, most)
             if best is None:
