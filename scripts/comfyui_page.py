@@ -286,7 +286,7 @@ class ComfyPage:
         known = {item[1] for item in self._queue()} | set(self.server.get("/history"))
         self.evaluate("app.queuePrompt(0)")
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:  # the last few: the whole history may be megabytes
+        while time.monotonic() < deadline:  # the last few: the whole history grows with every run
             new = ({item[1] for item in self._queue()} | set(self.server.get("/history?max_items=3"))) - known
             if new:
                 return new.pop()
