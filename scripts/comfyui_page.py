@@ -128,7 +128,7 @@ def comfyui_page(
     Parameters
     ----------
     settings : ComfyUI's settings, beside those that keep the page quiet
-    window : an open one instead, whose storage is emptied: with the files in its cache a page opens in half the time
+    window : an open one instead, whose storage is emptied: a page whose files are in its cache costs a third less
     context : Playwright's, such as `viewport`, `reduced_motion` or `device_scale_factor`
     """
     server.post("/settings", {**QUIET, **(settings or {})})
