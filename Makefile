@@ -13,6 +13,9 @@ SPACE := $(subst ,, )
 STAMP := $(STAMPS)$(subst $(SPACE),+,$(subst /,+,$(COMFYUI_DIR)))
 # Test files that run at the same time: they wait for servers and pages a third of their time, so three keep two cores busy.
 JOBS ?= 3
+# Some tools set it. Each of a run's fifty processes would then compile torch, transformers and ComfyUI for itself, which
+# takes longer than what it does with them.
+unexport PYTHONDONTWRITEBYTECODE
 # More arguments, as in `make demo ARGS=--gpu` or `make test ARGS="-m 'not host' -x"`.
 ARGS ?=
 

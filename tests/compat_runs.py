@@ -167,6 +167,7 @@ class Kit:
         self.native_models = importlib.import_module("native_models")
         self.nodes = nodes_of_the_host()
         self.plain: dict[tuple, torch.Tensor] = {}  # latents of one prompt without any feature
+        self.alone: dict[str, dict[tuple, torch.Tensor]] = {}  # of one prompt with the feature of a name, not shared
         self.used: set[str] = set()  # ids of the nodes that were run
         self.unet = self.native_models.unet_model()
         self.late_unet = self.native_models.unet_model(late_model())
@@ -266,6 +267,11 @@ class Outcome:
     message: str = ""
 
 
+def key_of(feature: Feature, prompt: int, number: int) -> tuple:
+    """What decides the picture of a row: its prompt, and its number if the feature gives each row something."""
+    return prompt, number if feature.each else None
+
+
 def alone(kit: Kit, feature: Feature, prompts: list[int], done: dict) -> torch.Tensor | None:
     """What the host gives without sharing: each row alone, or its batch (None: it fails on a batch)."""
     if feature.batch:
@@ -273,7 +279,7 @@ def alone(kit: Kit, feature: Feature, prompts: list[int], done: dict) -> torch.T
             return run(kit.case(feature, prompts))
         except (RuntimeError, IndexError):
             return None
-    keys = [(prompt, i if feature.each else None) for i, prompt in enumerate(prompts)]
+    keys = [key_of(feature, prompt, i) for i, prompt in enumerate(prompts)]
     for i, key in enumerate(keys):
         if key not in done:
             plan = kit.plan([key[0]]) if feature.drawn else None
@@ -286,7 +292,7 @@ def outcomes(kit: Kit, feature: Feature, in_twos: bool) -> tuple[Outcome, Outcom
 
     Share Steps lies behind what the feature puts in between without sharing, and before it with sharing.
     """
-    done = {}
+    done = kit.alone.setdefault(feature.name, {})
     none = outcome(kit, feature, ONE_EACH, alone(kit, feature, ONE_EACH, done), share_first=False)
     wanted = alone(kit, feature, PAIRS, done)
     shared = outcome(kit, feature, PAIRS, wanted, share_first=True)
@@ -329,5 +335,7 @@ def changes(kit: Kit, feature: Feature) -> bool:
             kit.plain[key] = run(kit.case(dataclasses.replace(feature, change=lambda case: None), [0]))
         except KeyError:  # a model that needs what the feature gives
             kit.plain[key] = torch.empty(0)
-    with_it, without = run(kit.case(feature, [0])), kit.plain[key]
+    with_it, without = kit.alone.get(feature.name, {}).get(key_of(feature, 0, 0)), kit.plain[key]
+    if with_it is None or feature.drawn:  # a plan's noise alone is no change
+        with_it = run(kit.case(feature, [0]))
     return with_it.shape != without.shape or not torch.equal(with_it, without)

@@ -9,11 +9,14 @@ model), compat_* (what users combine with Share Steps, and runs with and without
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads must not spin beside a server's
@@ -26,6 +29,9 @@ sys.path += [str(REPO_ROOT), *(str(REPO_ROOT / name) for name in ("scripts", "te
 from comfyui_host import ComfyServer, import_pack  # noqa: E402
 
 SERVER_LOG_LINES = 60
+# Each takes a minute or more: they begin first, so that no worker is left with one while the others are done.
+LONGEST = ("test_browser.py", "test_compatibility.py", "test_sharing.py", "test_host.py", "test_scenes_run.py")
+MEMORY_HOLDS = 0.2  # seconds
 SLOW_FIXTURES = {"pack", "smoke_run"}  # they import ComfyUI, or train a model: marked, for `make quick`
 
 
@@ -70,14 +76,15 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items):
-    """The slowest files first: the last ones of two workers must not differ by minutes."""
+    """The slowest files first: the last ones of the workers must not differ by minutes."""
     for item in items:
         if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("slow")
-    slow = ("browser", "host")
+    slow = ("browser", "host", "slow")
     rank = {}
     for item in items:
         own = next((i for i, mark in enumerate(slow) if item.get_closest_marker(mark)), len(slow))
+        own = LONGEST.index(item.path.name) - len(LONGEST) if item.path.name in LONGEST else own
         rank[item.path] = min(own, rank.get(item.path, own))
     items.sort(key=lambda item: rank[item.path])
 
@@ -100,7 +107,23 @@ def pack(tmp_path_factory):
 
     Its modules are `pack.nodes.…`; the host's are importable as `comfy…`, `nodes` and so on while the session lasts.
     """
-    return import_pack(tmp_path_factory.mktemp("host"))
+    with pytest.MonkeyPatch.context() as patch:
+        # the host asks before each attention, which on a tiny model is a tenth of everything
+        patch.setattr(psutil, "virtual_memory", remembered(psutil.virtual_memory, MEMORY_HOLDS))
+        yield import_pack(tmp_path_factory.mktemp("host"))
+
+
+def remembered(ask, seconds):
+    """A function that asks again only when its last answer is so old."""
+    asked, answer = -math.inf, None
+
+    def remember():
+        nonlocal asked, answer
+        if time.monotonic() - asked > seconds:
+            asked, answer = time.monotonic(), ask()
+        return answer
+
+    return remember
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 from comfyui_host import REPO_ROOT
-from comfyui_page import QUIET, chromium, comfyui_page
+from comfyui_page import QUIET, chromium, comfyui_page, new_window
 
 ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
 MOST_KEPT = 2
@@ -26,6 +26,7 @@ class Pages:
     def __init__(self, browser, server):
         self.browser, self.server = browser, server
         self.kept = {}  # settings as a text -> page, window; the one used last at the end
+        self.free = {}  # options of a window as a text -> windows that no page is in
 
     def share(self, settings):
         """The page with these settings that stays open, with an empty workflow; a new one where there is none."""
@@ -45,8 +46,14 @@ class Pages:
         self.kept[str(settings)] = page, window
         return page
 
-    def new(self, **options):
-        return comfyui_page(self.browser, self.server, **options)
+    @contextlib.contextmanager
+    def new(self, *, settings=None, **options):
+        """A new page, in a window that has the host's files in its cache if there is one."""
+        free = self.free.setdefault(str(options), [])
+        window = free.pop() if free else new_window(self.browser, **options)
+        with comfyui_page(self.browser, self.server, settings=settings, window=window) as page:
+            yield page
+        free.append(window)
 
     def drop(self, page):
         """Close a page if it is one that stays open."""

@@ -166,7 +166,7 @@ def show_synthetic(page, leaves, steps=20):
 def watched(page):
     """Queue the open workflow, note the numbers of its tree on the way, and wait until it is done."""
     prompt_id, seen = page.queue(), []
-    while prompt_id not in page.server.get("/history"):
+    while not page.server.get(f"/history/{prompt_id}"):
         seen += [int(state["step"]) for state in states(page) if state["state"] == "running"]
         page.page.wait_for_timeout(60)
     page.server.wait(prompt_id, 10)

@@ -2,7 +2,7 @@
 
 import re
 
-from conftest import dealt_with
+from conftest import LONGEST, dealt_with, remembered
 
 PAGE = "tests/page/test_browser.py::test_panels"
 
@@ -19,3 +19,13 @@ def test_a_file_goes_to_one_worker_and_each_front_end_to_its_own():
     assert dealt_with(f"{PAGE}[newest-zh]") != dealt_with(f"{PAGE}[installed-zh]")
     assert dealt_with("tests/plan/test_plan.py::test_cuts[chord]") == "tests/plan/test_plan.py"
     assert dealt_with("tests/plan/test_plan.py::test_cuts[reinstalled]") == "tests/plan/test_plan.py"
+
+
+def test_files_that_begin_first_are_there(repo_root):
+    assert set(LONGEST) <= {path.name for path in (repo_root / "tests").rglob("test_*.py")}
+
+
+def test_an_answer_that_is_remembered_is_asked_for_again_once_it_is_old():
+    answers = iter(range(3))
+    assert [remember() for remember in [remembered(lambda: next(answers), 60)] * 3] == [0, 0, 0]
+    assert [remember() for remember in [remembered(lambda: next(answers), -1)] * 2] == [1, 2]
