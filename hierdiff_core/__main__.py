@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         draw_figures(
             drawn,
             contact_sheet=lambda: contact_sheet(images, prompts),
-            dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau),
+            dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau, trees=len(plan.groups()[1])),
             schedule=lambda: draw_schedule(plan),
             tree=lambda: draw_tree(
                 plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))

@@ -38,9 +38,7 @@ class PromptRow:
 class PromptRows(tuple[str, ...]):
     """The texts of a set as a tuple, for whoever takes texts, and their `rows` for whoever knows more.
 
-    Parameters
-    ----------
-    rows : iterable of PromptRow
+    Made of an iterable of `PromptRow`.
 
     Attributes
     ----------
@@ -58,7 +56,6 @@ class PromptRows(tuple[str, ...]):
     rows: tuple[PromptRow, ...]
 
     def __new__(cls, rows: Iterable[PromptRow]) -> PromptRows:
-        """A tuple of the texts, with the rows."""
         rows = tuple(rows)
         made = super().__new__(cls, (row.text for row in rows))
         made.rows = rows
