@@ -77,7 +77,7 @@ def clip(request):
 def run(node, clip, prompts, pooling="auto"):
     """The only entry, the embeddings and the text of a run."""
     out = node.execute(clip, tuple(prompts), pooling)
-    (entry,), embeddings = out.args
+    (entry,), embeddings, _ = out.args
     return entry, embeddings, out.ui["text"][0]
 
 
@@ -115,7 +115,7 @@ def test_equal_prompts_are_encoded_once(node, sd1, monkeypatch):
     encode = sd1.encode_from_tokens_scheduled
     monkeypatch.setattr(sd1, "encode_from_tokens_scheduled", lambda tokens: calls.append(tokens) or encode(tokens))
     (cond, values), embeddings, _ = run(node, sd1, SHORT)
-    assert len(calls) == 3
+    assert len(calls) == 4  # three prompts, and the negative of all
     for rows in (cond, values["pooled_output"], embeddings.positive):
         assert torch.equal(rows[0], rows[3])
         assert not torch.equal(rows[0], rows[1])
