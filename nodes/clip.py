@@ -65,12 +65,10 @@ class ClipEmbedding(io.ComfyNode):
                 ),
                 io.String.Input(
                     "negative_prompt",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=False,
                     optional=True,
+                    force_input=True,  # without a widget, for which the node would have no room in saved workflows
                     tooltip="For the output negative: what to avoid in all images but those of prompts with a negative "
-                    "of their own (Prompt Table).",
+                    "of their own (Prompt Table). Not connected: an empty text.",
                 ),
             ],
             outputs=[

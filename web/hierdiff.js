@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
-import { after, before, onValue } from "./hooks.js";
+import { after, before } from "./hooks.js";
 import { templateMenu } from "./menu.js";
 import { PromptTablePanel, addTableStyle, MIN_HEIGHT as TABLE_HEIGHT } from "./prompt_table.js";
 import { ResultPanel } from "./result_panel.js";
@@ -106,7 +106,9 @@ function addTable(node) {
   const panel = new PromptTablePanel(app, { get: () => kept.value, set }, post);
   hideWidget(kept);
   addPanel(node, TABLE_WIDGET, text("table.title"), panel, { getMinHeight: () => TABLE_HEIGHT });
-  onValue(kept, () => panel.read());
+  // whoever changes the text by another way than the table: other packs, undo, a workflow that is opened
+  if (kept.options?.setValue) after(kept.options, "setValue", () => panel.read());
+  after(kept, "callback", () => panel.read());
   after(node, "onConfigure", () => panel.read());
   node.setSize([Math.max(node.size[0], 620), Math.max(node.size[1], TABLE_HEIGHT + 160)]);
 }
@@ -114,7 +116,7 @@ function addTable(node) {
 /** A widget that keeps its value, and its place in workflows, out of sight in every kind of node. */
 function hideWidget(widget) {
   widget.hidden = true;
-  widget.options = Object.assign(widget.options ?? {}, { hidden: true });
+  if (widget.options) widget.options.hidden = true;
   widget.computeSize = () => [0, -4]; // the page adds these between widgets
   widget.computeLayoutSize = undefined;
 }

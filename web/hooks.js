@@ -18,23 +18,3 @@ export function after(target, name, work) {
     return answer;
   };
 }
-
-/** Let `work` run whenever somebody sets `widget.value`, however the page keeps it. */
-export function onValue(widget, work) {
-  let holder = widget;
-  while (holder && !Object.getOwnPropertyDescriptor(holder, "value")) holder = Object.getPrototypeOf(holder);
-  const there = holder && Object.getOwnPropertyDescriptor(holder, "value");
-  let own = there && "value" in there ? there.value : undefined;
-  Object.defineProperty(widget, "value", {
-    configurable: true,
-    enumerable: true,
-    get() {
-      return there?.get ? there.get.call(this) : own;
-    },
-    set(value) {
-      if (there?.set) there.set.call(this, value);
-      else own = value;
-      work();
-    },
-  });
-}

@@ -65,7 +65,7 @@ export class PromptTablePanel {
     };
     this.ofRows = [
       button("add", "+", () => this.insert(this.current + 1)),
-      button("duplicate", "⧉", () => this.insert(this.current + 1, this.rows[this.current])),
+      button("duplicate", "×2", () => this.insert(this.current + 1, this.rows[this.current])),
       button("up", "↑", () => this.move(-1)),
       button("down", "↓", () => this.move(1)),
       button("remove", "✕", () => this.delete()),
