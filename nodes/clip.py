@@ -86,7 +86,9 @@ class ClipEmbedding(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: Any, prompts: tuple[str, ...], pooling: str, negative_prompt: str = "") -> io.NodeOutput:
+    def execute(
+        cls, clip: Any, prompts: tuple[str, ...], pooling: str, negative_prompt: str | None = None
+    ) -> io.NodeOutput:
         tell(cls, f"Moving the text encoder to the device and encoding {len(prompts)} prompts …")
         tokens, entries = encode_each(clip, prompts)
         lengths = [entry[0].shape[1] for entry in entries]
@@ -94,10 +96,10 @@ class ClipEmbedding(io.ComfyNode):
         free = free_main_memory()
         conditioning = merge(entries, prompts, lengthen, TOO_LONG, free / 2)
         conditioning[1][PROMPTS] = prompts if isinstance(prompts, tuple) else tuple(prompts)
-        negative, negatives = encode_negatives(clip, prompts, negative_prompt, free / 2)
         vectors = prompt_vectors(entries, prompts, pooling)
         embeddings = PromptEmbeddings(vectors.rows, torch.zeros_like(vectors.rows), prompts, kind_of(clip, vectors))
         decorations = Decorations()
+        negative, negatives = negatives_of(clip, prompts, negative_prompt, free / 2)
         pooled = vectors.pooling == POOLED
         notes: list[str] = decorations.attempt(
             "counting tokens", reading_notes, clip, tokens, prompts, pooled, otherwise=[]
@@ -105,7 +107,7 @@ class ClipEmbedding(io.ComfyNode):
         fix = T5_FIX.format(longest=max(lengths)) if any(T5_NAMES & t.keys() for t in tokens) else ""
         lines = [describe(embeddings, vectors.pooling, conditioning, lengths, fix), *negatives]
         text = "\n".join([*lines, *notes, *vectors.notes])
-        return io.NodeOutput([conditioning], embeddings, [negative], ui=decorations.show(cls, text))
+        return io.NodeOutput([conditioning], embeddings, negative and [negative], ui=decorations.show(cls, text))
 
 
 # --- Encoding --------------------------------------------------------------------------------------------------------
@@ -138,6 +140,14 @@ def encode_each(clip: Any, prompts: Sequence[str]) -> tuple[list[Any], list[Any]
     return [encoded[prompt][0] for prompt in prompts], [encoded[prompt][1] for prompt in prompts]
 
 
+def negatives_of(clip: Any, prompts: Sequence[str], others: str | None, room: float) -> tuple[Any, list[str]]:
+    """As `encode_negatives`; where nobody has asked for any, an empty text whose failure loses no run."""
+    if others is not None or not isinstance(own_negatives(prompts, ""), str):
+        return encode_negatives(clip, prompts, others or "", room)
+    nothing: tuple[Any, list[str]] = (None, [])
+    return Decorations().attempt("the empty negative", encode_negatives, clip, prompts, "", room, otherwise=nothing)
+
+
 def encode_negatives(clip: Any, prompts: Sequence[str], others: str, room: float) -> tuple[Any, list[str]]:
     """The negative of each prompt: its own, or that of the whole set.
 
@@ -158,9 +168,12 @@ def encode_negatives(clip: Any, prompts: Sequence[str], others: str, room: float
     lines : list of str
         What to say about it.
     """
-    negatives = own_negatives(prompts, (others or "").strip())
+    negatives = own_negatives(prompts, others.strip())
     if isinstance(negatives, str) or len(set(negatives)) == 1:
-        return encode_each(clip, [negatives if isinstance(negatives, str) else negatives[0]])[1][0], []
+        text = negatives if isinstance(negatives, str) else negatives[0]
+        entry = only_entry(clip.encode_from_tokens_scheduled(clip.tokenize(text)), text)
+        check_finite(entry, text)
+        return entry, []
     tokens, entries = encode_each(clip, negatives)
     lengthen = how_to_lengthen(clip, tokens, [entry[0].shape[1] for entry in entries])
     own = sum(row.negative is not None for row in as_rows(prompts).rows)
