@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # The host's samplers whose noise is a path: one Brownian tree for each branch.
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 
+OWN_DRAWS = (
+    "⚠ {name} draws noise by itself: a prompt's own seed decides what it starts from, but not what is drawn on the way"
+)
 LARGEST_CHURN = 2**0.5 - 1  # by how much a sampler with s_churn raises a sigma at most (Karras et al. 2022)
 
 
@@ -118,6 +121,8 @@ class SamplerNoise:
         elif "noise_sampler" in inspect.signature(function).parameters:
             options["noise_sampler"] = self.brownian(name) if is_brownian(name) else self.white
         if self.theirs or churn > 0:
+            if self.current.plan.seeds is not None:
+                self.notes.append(OWN_DRAWS.format(name=sampler_name(function)))
             function = with_row_noise(function, self.current)
         function = in_stretches(function, self.current, self.notes.append)
         if sampler.inpaint_options.get("random"):

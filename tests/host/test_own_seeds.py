@@ -119,3 +119,12 @@ def test_shared_noise_has_the_seeds_of_the_prompts(host, plan):
     for i, seed in enumerate(SEEDS):
         own = SEED if seed is None else seed
         assert torch.equal(noise[i : i + 1], host.sample.prepare_noise(torch.zeros(1, 4, 8, 8), own))
+
+
+def test_noise_that_a_sampler_draws_by_itself_is_told_of(host, model, sides, plan):
+    """It comes from one generator for all rows: such a prompt is not as if drawn alone."""
+    sampler = host.samplers.ksampler("euler", {"s_churn": 1.0})
+    guider = host.host_samplers.make_guider(model, *sides, 4.0, plan, 0, show_tree=False, tell=(told := []).append)
+    noise = host.noise.OneNoise(SEED, N, plan.seeds).generate_noise({"samples": torch.zeros(1, 4, 8, 8)})
+    guider.sample(noise, torch.zeros(1, 4, 8, 8), sampler, sigmas_of(host, model, "euler"), seed=SEED)
+    assert "⚠ euler draws noise by itself: a prompt's own seed decides what it starts from" in told[0]
