@@ -24,24 +24,24 @@ LONGEST_NAME = 100
 async def table_of_text(request: web.Request) -> web.Response:
     """POST /hierdiff/table: a table as text -> prompts, pictures, problems; with ?rows also its rows.
 
-    Answers 400 with an `error` where the text is no table.
+    Of a text that is no table the answer is an `error`.
     """
     return await answer(request, lambda body: checked(decoded(body), "rows" in request.query))
 
 
 async def table_of_file(request: web.Request) -> web.Response:
-    """POST /hierdiff/table/file?name=…: the bytes of a file -> rows; 400 with an `error` where it holds none."""
+    """POST /hierdiff/table/file?name=…: the bytes of a file -> rows, or an `error` where it holds none."""
     name = shorten(request.query.get("name", "the file"), LONGEST_NAME)
     return await answer(request, lambda body: {"rows": listed(file_cells(name, body))})
 
 
 async def answer(request: web.Request, work: Callable[[bytes], dict[str, Any]]) -> web.Response:
-    """What `work` makes of the body, as JSON."""
+    """What `work` makes of the body, as JSON; what is wrong with a text is an answer, and no failed request."""
     try:
         body = await bounded_body(request)
         return web.json_response(await asyncio.to_thread(work, body))
     except ValueError as error:
-        return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"error": str(error)})
 
 
 async def bounded_body(request: web.Request) -> bytes:

@@ -101,7 +101,8 @@ function addTable(node) {
   };
   const post = async (route, body) => {
     const response = await api.fetchApi(`/hierdiff/${route}`, { method: "POST", body }).catch(() => null);
-    return { ok: Boolean(response?.ok), answer: await response?.json().catch(() => null) };
+    const answer = await response?.json().catch(() => null);
+    return { ok: Boolean(response?.ok && answer && !answer.error), answer };
   };
   const panel = new PromptTablePanel(app, { get: () => kept.value, set }, post);
   hideWidget(kept);
