@@ -19,13 +19,13 @@ import torch
 
 from ..plan.checks import shown, whole_number
 from ..plan.keys import hashed
-from ..prompts.rows import LARGEST_SEED
 
 if TYPE_CHECKING:
     from ..plan.plan import Plan
 
 NoiseSource: TypeAlias = Callable[[int, list[int]], Any]
 FIRST_LATENT = -1
+LARGEST_SEED = 2**64 - 1
 
 
 class BranchNoise:
