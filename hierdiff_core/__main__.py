@@ -33,6 +33,7 @@ from . import (
     sample,
 )
 from .advise_command import ADVICE, PLOT, advised_plan, check_advising, run_advice
+from .embeddings import IMAGE_EMBEDDINGS
 from .files.set_folder import DrawnSet, prepare_folder
 from .kandinsky.decoding import BackgroundDecoder
 from .kandinsky.model_folder import DECODER_CLASS, PRIOR_CLASS, check_folder
@@ -45,10 +46,12 @@ from .pictures.dendrogram import draw_dendrogram
 from .pictures.schedule import draw_schedule
 from .pictures.tree import draw_tree
 from .plan.advised import advised_data
+from .plan.seeds import seed_groups
 from .plan_options import guidance_course, private_steps
 from .previews import BranchLatents, to_pictures
 from .prompts.files import add_file
 from .prompts.prompt_set import PromptReader, check_prompts
+from .prompts.rows import PromptRow, PromptRows, as_rows, own_seeds, with_texts
 from .sampling.finite import rows_not_finite
 from .sampling.observer import Callbacks, Observer, Observers
 
@@ -60,9 +63,10 @@ def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
         reader.add_argument(argument, f"argument {number}")
     if options.file:
         add_file(reader, options.file)
-    for line in [*reader.remarks.notes(), *reader.remarks.warnings(reader.prompts)]:
+    prompts = PromptRows(reader.rows)
+    for line in [*reader.remarks.notes(), *reader.remarks.warnings(prompts)]:
         tell(line)
-    return check_prompts(reader.prompts)
+    return with_texts(prompts, check_prompts(prompts))
 
 
 def make_profile(options: argparse.Namespace, sensitivity: Sensitivity | None) -> Profile:
@@ -101,16 +105,29 @@ def checked_prompts(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def embed(prompts: Sequence[str], options: argparse.Namespace) -> PromptEmbeddings:
-    """Embeddings of the prompts; the prior is loaded for them alone."""
-    return embed_prompts(
-        load_prior(options.prior, device=options.device),
-        prompts,
-        negative_prompt=options.negative_prompt,
-        num_steps=options.prior_steps,
-        guidance=options.prior_guidance,
-        seed=options.seed,
-        noise=options.prior_noise,
-    )
+    """Embeddings of the prompts; the prior is loaded for them alone.
+
+    A seed is the prior's and the decoder's here, so that of a prompt of its own is too.
+    """
+    prior, rows = load_prior(options.prior, device=options.device), as_rows(prompts).rows
+    settings = {
+        "negative_prompt": options.negative_prompt,
+        "num_steps": options.prior_steps,
+        "guidance": options.prior_guidance,
+        "noise": options.prior_noise,
+    }
+    groups, seeds = seed_groups(own_seeds(prompts), len(rows))
+    if len(seeds) == 1 and seeds[0] is None:
+        return embed_prompts(prior, prompts, seed=options.seed, **settings)
+    positive, negative = [], []
+    members = [np.flatnonzero(groups == group) for group in range(len(seeds))]
+    for seed, own in zip(seeds, members, strict=True):
+        seed = options.seed if seed is None else seed
+        part = embed_prompts(prior, PromptRows(rows[i] for i in own), seed=seed, **settings)
+        positive.append(part.positive)
+        negative.append(part.negative)
+    order = np.argsort(np.concatenate(members))
+    return PromptEmbeddings(torch.cat(positive)[order], torch.cat(negative)[order], prompts, IMAGE_EMBEDDINGS)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +147,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         draw_figures(
             drawn,
             contact_sheet=lambda: contact_sheet(images, prompts),
-            dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau),
+            dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau, trees=len(plan.groups()[1])),
             schedule=lambda: draw_schedule(plan),
             tree=lambda: draw_tree(
                 plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))
@@ -254,7 +271,10 @@ def make_report(
 ) -> dict[str, Any]:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     return {
-        "images": [{"file": file, "prompt": prompt} for file, prompt in zip(files, prompts, strict=True)],
+        "images": [
+            {"file": file, "prompt": row.text, **own_data(row)}
+            for file, row in zip(files, as_rows(prompts).rows, strict=True)
+        ],
         "tau": plan.tau,
         "nfe": plan.nfe,
         "nfe_standard": plan.nfe_standard,
@@ -267,6 +287,12 @@ def make_report(
         "seconds": round(seconds, 2),
         "settings": {key: value for key, value in settings.items() if key not in NO_SETTINGS},
     }
+
+
+def own_data(row: PromptRow) -> dict[str, Any]:
+    """What a report says of a prompt beside its text: its own negative, seed and caption."""
+    own = {"negative": row.negative, "seed": row.seed, "caption": row.caption}
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ class PromptEmbeddings:
     negative : (N, D) float32 tensor, on the CPU
         Unconditional embeddings, for classifier-free guidance.
     prompts : tuple of N str
-        The texts, for display and for the noise keys.
+        The texts, for display and for the noise keys; a `PromptRows` keeps what else is their own.
     kind : str
         What made them, in words; "" where that is not known.
 
@@ -49,7 +49,7 @@ class PromptEmbeddings:
             rows = torch.as_tensor(getattr(self, name)).detach().to("cpu", torch.float32)
             object.__setattr__(self, name, rows)
         prompts = self.prompts or [f"prompt {i}" for i in range(len(self.positive))]
-        object.__setattr__(self, "prompts", tuple(prompts))
+        object.__setattr__(self, "prompts", prompts if isinstance(prompts, tuple) else tuple(prompts))
         self._check()
 
     def _check(self):

@@ -71,8 +71,9 @@ def drawing_parser() -> argparse.ArgumentParser:
         "--file",
         type=Path,
         help="more prompts: a text file with one per line (lines that begin with # or //, and whole lines from /* to "
-        "*/, are skipped), a .csv or .tsv with a column prompt, text or caption, a .jsonl or .json with such fields; "
-        "in UTF-8, or UTF-16 with a byte order mark",
+        "*/, are skipped), a .csv or .tsv with a column prompt, text or caption, a .jsonl or .json with such fields, "
+        "and perhaps with negative, seed, pictures and caption of each prompt; in UTF-8, or UTF-16 with a byte "
+        "order mark",
     )
     parser.add_argument("--out", type=Path, default=Path("hierdiff_output"), help="folder for pictures and report.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier set in the folder")

@@ -14,6 +14,7 @@ from .linkage import WardLinkage
 from .native_model import KandinskyModel
 from .plan_guidance import PlanGuidance
 from .prior import PriorEmbedding, PriorLoader
+from .prompt_table import PromptTable
 from .prompts import PromptSet
 from .sampler import BranchingSampler
 from .save_set import SaveSet
@@ -23,6 +24,7 @@ from .schedule_plot import shape_of_settings
 from .sensitivity import SensitivityLoader
 from .share_steps import ShareSteps
 from .sheet import ContactSheet
+from .table_page import table_of_file, table_of_text
 
 NODES: list[type[io.ComfyNode]] = [
     PromptSet,
@@ -48,6 +50,7 @@ NODES: list[type[io.ComfyNode]] = [
     Advisor,
     AdvisorKandinsky,
     LoadAdvice,
+    PromptTable,
 ]
 for node in NODES:
     checked(node)
@@ -59,5 +62,5 @@ class HierDiffExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> HierDiffExtension:
-    add_routes(shape_of_settings)
+    add_routes(shape_of_settings, table_of_text, table_of_file)
     return HierDiffExtension()

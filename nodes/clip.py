@@ -9,6 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..hierdiff_core.embeddings import PromptEmbeddings
+from ..hierdiff_core.prompts.rows import as_rows, own_negatives
 from . import types
 from .host.cond_rows import PROMPTS
 from .host.decoration import Decorations
@@ -53,7 +54,7 @@ class ClipEmbedding(io.ComfyNode):
             "embeddings for Ward Linkage.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder (CLIP) of the model that makes the images."),
-                types.Prompts.Input("prompts", tooltip="From Prompt Set."),
+                types.Prompts.Input("prompts", tooltip="From Prompt Set or Prompt Table."),
                 io.Combo.Input(
                     "pooling",
                     options=POOLING,
@@ -62,6 +63,13 @@ class ClipEmbedding(io.ComfyNode):
                     "pooled: the encoder's own summary. token mean: the mean of the tokens. auto: pooled if it tells "
                     "all prompts apart, else token mean.",
                 ),
+                io.String.Input(
+                    "negative_prompt",
+                    optional=True,
+                    force_input=True,  # without a widget, for which the node would have no room in saved workflows
+                    tooltip="For the output negative: what to avoid in all images but those of prompts with a negative "
+                    "of their own (Prompt Table). Not connected: an empty text.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -69,29 +77,37 @@ class ClipEmbedding(io.ComfyNode):
                     tooltip="One entry with a row per prompt, in the order of the prompts.",
                 ),
                 types.Embeddings.Output(display_name="embeddings", tooltip="One vector per prompt, for Ward Linkage."),
+                io.Conditioning.Output(
+                    display_name="negative",
+                    tooltip="The negatives: one row for all prompts, or one per prompt where they differ.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, clip: Any, prompts: tuple[str, ...], pooling: str) -> io.NodeOutput:
+    def execute(
+        cls, clip: Any, prompts: tuple[str, ...], pooling: str, negative_prompt: str | None = None
+    ) -> io.NodeOutput:
         tell(cls, f"Moving the text encoder to the device and encoding {len(prompts)} prompts …")
         tokens, entries = encode_each(clip, prompts)
         lengths = [entry[0].shape[1] for entry in entries]
         lengthen = how_to_lengthen(clip, tokens, lengths)
         free = free_main_memory()
         conditioning = merge(entries, prompts, lengthen, TOO_LONG, free / 2)
-        conditioning[1][PROMPTS] = tuple(prompts)
+        conditioning[1][PROMPTS] = prompts if isinstance(prompts, tuple) else tuple(prompts)
         vectors = prompt_vectors(entries, prompts, pooling)
         embeddings = PromptEmbeddings(vectors.rows, torch.zeros_like(vectors.rows), prompts, kind_of(clip, vectors))
         decorations = Decorations()
+        negative, negatives = negatives_of(clip, prompts, negative_prompt, free / 2)
         pooled = vectors.pooling == POOLED
         notes: list[str] = decorations.attempt(
             "counting tokens", reading_notes, clip, tokens, prompts, pooled, otherwise=[]
         )
         fix = T5_FIX.format(longest=max(lengths)) if any(T5_NAMES & t.keys() for t in tokens) else ""
-        text = "\n".join([describe(embeddings, vectors.pooling, conditioning, lengths, fix), *notes, *vectors.notes])
-        return io.NodeOutput([conditioning], embeddings, ui=decorations.show(cls, text))
+        lines = [describe(embeddings, vectors.pooling, conditioning, lengths, fix), *negatives]
+        text = "\n".join([*lines, *notes, *vectors.notes])
+        return io.NodeOutput([conditioning], embeddings, negative and [negative], ui=decorations.show(cls, text))
 
 
 # --- Encoding --------------------------------------------------------------------------------------------------------
@@ -122,6 +138,47 @@ def encode_each(clip: Any, prompts: Sequence[str]) -> tuple[list[Any], list[Any]
     for prompt, (_, entry) in encoded.items():
         check_finite(entry, prompt)
     return [encoded[prompt][0] for prompt in prompts], [encoded[prompt][1] for prompt in prompts]
+
+
+def negatives_of(clip: Any, prompts: Sequence[str], others: str | None, room: float) -> tuple[Any, list[str]]:
+    """As `encode_negatives`; where nobody has asked for any, an empty text whose failure loses no run."""
+    if others is not None or not isinstance(own_negatives(prompts, ""), str):
+        return encode_negatives(clip, prompts, others or "", room)
+    nothing: tuple[Any, list[str]] = (None, [])
+    return Decorations().attempt("the empty negative", encode_negatives, clip, prompts, "", room, otherwise=nothing)
+
+
+def encode_negatives(clip: Any, prompts: Sequence[str], others: str, room: float) -> tuple[Any, list[str]]:
+    """The negative of each prompt: its own, or that of the whole set.
+
+    Parameters
+    ----------
+    clip : the host's CLIP
+    prompts : N str
+        `PromptRows` may have negatives of their own.
+    others : str
+        For all other prompts.
+    room : float
+        Bytes that the conditioning may take.
+
+    Returns
+    -------
+    entry : [cond, dict]
+        With one row where all prompts have the same, else N.
+    lines : list of str
+        What to say about it.
+    """
+    negatives = own_negatives(prompts, others.strip())
+    if isinstance(negatives, str) or len(set(negatives)) == 1:
+        text = negatives if isinstance(negatives, str) else negatives[0]
+        entry = only_entry(clip.encode_from_tokens_scheduled(clip.tokenize(text)), text)
+        check_finite(entry, text)
+        return entry, []
+    tokens, entries = encode_each(clip, negatives)
+    lengthen = how_to_lengthen(clip, tokens, [entry[0].shape[1] for entry in entries])
+    own = sum(row.negative is not None for row in as_rows(prompts).rows)
+    line = f"negatives: {own} of {len(prompts)} prompts have one of their own, {len(set(negatives))} differ in all"
+    return merge(entries, negatives, lengthen, TOO_LONG, room), [line]
 
 
 def only_entry(entries: Any, prompt: str) -> Any:

@@ -90,7 +90,8 @@ class SharedNoise(io.ComfyNode):
             display_name="Shared Noise",
             category="HierDiff",
             **search_words("random noise", "same noise"),
-            description="One starting noise for all prompts of a plan: the one RandomNoise makes for a single latent.",
+            description="One starting noise for all prompts of a plan: the one RandomNoise makes for a single latent. "
+            "Prompts with a seed of their own have that seed's.",
             inputs=[
                 types.seed_input(
                     "noise_seed", tooltip="Seed of the starting noise and of the noise that stochastic samplers add."
@@ -102,7 +103,7 @@ class SharedNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, noise_seed, plan):
-        return io.NodeOutput(OneNoise(noise_seed, plan.num_prompts))
+        return io.NodeOutput(OneNoise(noise_seed, plan.num_prompts, plan.seeds))
 
 
 class HierarchicalKSampler(io.ComfyNode):

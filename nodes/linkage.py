@@ -1,5 +1,7 @@
 """Ward Linkage: embeddings -> a tree of prompts."""
 
+from functools import partial
+
 import numpy as np
 from comfy_api.latest import io
 
@@ -9,6 +11,7 @@ from ..hierdiff_core.plan.tree import PromptTree
 from . import types
 from .host.decoration import Decorations
 from .host.device import main_device, make_room, stop_if_cancelled
+from .host.plan_texts import seeds_in_words
 from .host.search import search_words
 from .host.ui import tell
 
@@ -53,7 +56,8 @@ class WardLinkage(io.ComfyNode):
         tell(cls, f"Clustering {len(embeddings)} prompts{long} …")
         tree = PromptTree.of(embeddings.positive, metric, embeddings.prompts, device=device, check=stop_if_cancelled)
         decorations = Decorations()
-        picture = decorations.picture("the dendrogram", draw_dendrogram, tree.Z, embeddings.prompts)
+        draw = partial(draw_dendrogram, tree.Z, embeddings.prompts, trees=tree.num_trees)
+        picture = decorations.picture("the dendrogram", draw)
         return io.NodeOutput(tree, picture, ui=decorations.show(cls, describe(tree), picture))
 
 
@@ -75,4 +79,5 @@ def describe(tree):
         lines.append(f"merge heights: lowest {lowest:.4g}, median {middle:.4g}, root {root:.4g}")
     if equal:
         lines.append(f"{equal} prompt{'s equal' if equal > 1 else ' equals'} another: sampled once")
+    lines += seeds_in_words(tree)
     return "\n".join(lines)

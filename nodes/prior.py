@@ -12,6 +12,7 @@ from ..hierdiff_core.kandinsky.model_folder import PRIOR_CLASS, suitable_setting
 from ..hierdiff_core.kandinsky.prior import PRIOR_NOISE, embed_prompts, prior_calls
 from ..hierdiff_core.kandinsky.schedulers import LEAST_PRIOR_STEPS
 from ..hierdiff_core.prompts.prompt_set import flat_texts
+from ..hierdiff_core.prompts.rows import own_negatives
 from ..hierdiff_core.prompts.tokens import text_warnings
 from . import types
 from .host.lists import runs
@@ -83,14 +84,14 @@ class PriorEmbedding(io.ComfyNode):
             is_input_list=True,  # for a list of negatives; other lists make several runs, as in any node
             inputs=[
                 types.Prior.Input("prior", tooltip="From Load Kandinsky 2.2 Prior."),
-                types.Prompts.Input("prompts", tooltip="From Prompt Set."),
+                types.Prompts.Input("prompts", tooltip="From Prompt Set or Prompt Table."),
                 io.String.Input(
                     "negative_prompt",
                     default="",
                     multiline=True,
                     dynamic_prompts=False,
-                    tooltip="What to avoid in all images; connect a list to give each prompt its own. Empty: the "
-                    "embedding of a black image, as in the paper.",
+                    tooltip="What to avoid in all images but those of prompts with a negative of their own; connect a "
+                    "list to give each its own. Empty: the embedding of a black image, as in the paper.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -182,8 +183,8 @@ def embed(
     noise: str,
 ) -> tuple[PromptEmbeddings, list[str]]:
     """Embeddings of a set, and what to say about them, in lines."""
-    single = isinstance(negative_prompt, str)
-    negatives = negative_prompt.strip() if single else [negative.strip() for negative in negative_prompt]
+    given = negative_prompt.strip() if isinstance(negative_prompt, str) else [text.strip() for text in negative_prompt]
+    negatives = own_negatives(prompts, given)
     tell(cls, "Moving the prior to the device …")
     prior.load()
     tell(cls, f"Embedding {len(prompts)} prompts …")
@@ -199,7 +200,7 @@ def embed(
         on_step=lambda: progress.advance(1),
     )
     lines = [f"{len(prompts)} embeddings, {embeddings.width} numbers each ({len(set(prompts))} distinct prompts)"]
-    if not single:
+    if not isinstance(negatives, str):
         lines.append(f"a negative for each prompt, {len(set(negatives))} of them distinct")
     lines += unsuitable(prior, guidance=guidance, steps=steps)
     lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, prompts)]

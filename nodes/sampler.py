@@ -19,7 +19,7 @@ from .host.decoration import LIVE_TREE, Decorations
 from .host.device import results_device
 from .host.live_tree import LiveTree, linear_colours
 from .host.measured import verdict_on_decoder
-from .host.plan_texts import course_lines, duplicates, passes_line
+from .host.plan_texts import course_lines, duplicates, passes_line, seeds_in_words
 from .host.search import search_words
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
@@ -291,6 +291,7 @@ def describe(plan, seconds, scheduler, guided):
             f"UNet rows: {plan.nfe} instead of {plan.nfe_standard}, {plan.saved:.1%} saved",
             f"rows per picture: {plan.nfe / plan.num_distinct:.1f} instead of {plan.num_steps}",
             *duplicates(plan),
+            *seeds_in_words(plan),
             *unguided(plan, guided),
             *distortion(plan),
             f"{shared} shared branch{'es' if shared != 1 else ''}, {len(plan.branches) - shared} of a single prompt",

@@ -9,7 +9,7 @@ from ..hierdiff_core.plan.plan import plan_for
 from ..hierdiff_core.plan.profile import SHAPES, Profile
 from . import types
 from .host.decoration import Decorations
-from .host.plan_texts import alike, duplicates, tau_in_words, unsuitable_tau
+from .host.plan_texts import alike, duplicates, seeds_in_words, tau_in_words, unsuitable_tau
 from .host.search import search_words
 from .host.ui import distortion, numbered
 from .schedule_plot import plot_data
@@ -122,7 +122,7 @@ class ThresholdSchedule(io.ComfyNode):
         private_steps = private_steps if levels is None else unshared_steps(levels, share_above, private_steps)
         profile, budget = Profile(steps, shape, private_steps, power, sensitivity), Budget(mode, value, clamp=True)
         plan = plan_for(linkage, budget, profile)
-        greatest = reachable_saving(linkage.Z, profile.falling(linkage.metric))[1]
+        greatest = reachable_saving(linkage.Z, profile.falling(linkage.metric), trees=linkage.num_trees)[1]
         decorations = Decorations()
         picture = decorations.picture("the plot", draw_schedule, plan)
         lines = [*describe(plan, greatest), *distortion(plan), *unshared_by_level(profile, levels, share_above)]
@@ -181,6 +181,7 @@ def describe(plan, greatest):
         tau_in_words(plan),
         f"clusters: {clusters[0]} at first, {clusters[len(clusters) // 2]} half-way, {clusters[-1]} at last",
         *duplicates(plan),
+        *seeds_in_words(plan),
     ]
 
 

@@ -46,8 +46,9 @@ def plot_data(tree, profile, plan=None, levels=None):
     if tree.num_prompts > MOST_PROMPTS:
         return {}
     return {
-        "heights": tree.Z[:, 2].tolist(),
-        "errors": tree.errors.tolist(),
+        "heights": tree.merges[:, 2].tolist(),
+        "errors": tree.errors[: len(tree.merges)].tolist(),
+        "trees": tree.num_trees,
         "metric": tree.metric,
         "clusters": plan and plan.clusters_per_step.tolist(),
         "sensitivity": profile.sensitivity and described(profile.sensitivity),

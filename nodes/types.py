@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-Prompts = io.Custom("HIERDIFF_PROMPTS")  # tuple of str
+Prompts = io.Custom("HIERDIFF_PROMPTS")  # hierdiff_core.prompts.rows.PromptRows, or tuple of str
 Prior = io.Custom("HIERDIFF_PRIOR")  # models.LoadedModel of a KandinskyV22PriorPipeline
 Embeddings = io.Custom("HIERDIFF_EMBEDDINGS")  # hierdiff_core.PromptEmbeddings
 Linkage = io.Custom("HIERDIFF_LINKAGE")  # hierdiff_core.plan.tree.PromptTree

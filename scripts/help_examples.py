@@ -39,6 +39,17 @@ STAGES = {
     "preview": ("PreviewImage", [], {"images": ("decode", 0)}, "sample"),
 }
 
+TABLE = STAGES | {
+    "prompts": (
+        "HierDiffPromptTable",
+        [
+            "on\tprompt\tnegative\tseed\tpictures\tcaption\n\tcat face, noto style\t\t\t\t\n"
+            "\tred apple, flat style\tgreen\t7\t\tohwx apple\n\ttiger face, noto style\t\t12\t2\t"
+        ],
+        {},
+        "prompts",
+    ),
+}
 SHEET = STAGES | {
     "prompts": ("HierDiffPromptSet", [TWO_LINES], {}, "prompts"),
     "sheet": ("HierDiffContactSheet", [3], {"images": ("decode", 0), "prompts": ("prompts", 0)}, "sample"),
@@ -272,6 +283,12 @@ EXAMPLES = {
         [{"prompts": 350, "load_prior": 82}, {"embed": 350}, {"linkage": 380}, {"schedule": 570}, LATENTS, PICTURES],
         "prompts embed",
         {0: 380, 1: 390},
+    ),
+    "HierDiffPromptTable": Example(
+        TABLE,
+        [{"prompts": 460, "load_prior": 82}, {"embed": 350}, {"linkage": 380}, {"schedule": 590}, LATENTS, PICTURES],
+        "prompts embed",
+        {0: 620, 1: 390},
     ),
     "HierDiffPriorLoader": Example(
         STAGES,

@@ -3,8 +3,9 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
-import { before } from "./hooks.js";
+import { after, before } from "./hooks.js";
 import { templateMenu } from "./menu.js";
+import { PromptTablePanel, addTableStyle, MIN_HEIGHT as TABLE_HEIGHT } from "./prompt_table.js";
 import { ResultPanel } from "./result_panel.js";
 import { Results } from "./results.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
@@ -17,8 +18,10 @@ import { TreePanel, MIN_HEIGHT as TREE_HEIGHT } from "./tree_widget.js";
 
 const TREE_NODES = ["HierDiffBranchingSampler", "HierDiffKSampler"];
 const SCHEDULE_NODE = "HierDiffThresholdSchedule";
+const TABLE_NODE = "HierDiffPromptTable";
 const TREE_WIDGET = "hierdiff_tree";
 const SCHEDULE_WIDGET = "hierdiff_schedule";
+const TABLE_WIDGET = "hierdiff_table";
 const RESULT_WIDGET = "hierdiff_result";
 // Their pictures matter more than their texts, which take one line until they are asked for.
 const WITH_PICTURE = [
@@ -86,6 +89,37 @@ function addSchedule(node) {
   addPanel(node, SCHEDULE_WIDGET, text("schedule.title"), panel, { getMinHeight: () => SCHEDULE_HEIGHT });
   before(node, "onRemoved", () => schedules.delete(node));
   hidePictures(node);
+}
+
+/** The node's text stays what workflows and the server know; the page shows a table in its place. */
+function addTable(node) {
+  const kept = node.widgets?.find((widget) => widget.name === "table");
+  if (!kept) return; // a host that has changed it: the text is there
+  const set = (value) => {
+    kept.value = value;
+    kept.callback?.(value);
+  };
+  const post = async (route, body) => {
+    const response = await api.fetchApi(`/hierdiff/${route}`, { method: "POST", body }).catch(() => null);
+    const answer = await response?.json().catch(() => null);
+    return { ok: Boolean(response?.ok && answer && !answer.error), answer };
+  };
+  const panel = new PromptTablePanel(app, { get: () => kept.value, set }, post);
+  hideWidget(kept);
+  addPanel(node, TABLE_WIDGET, text("table.title"), panel, { getMinHeight: () => TABLE_HEIGHT });
+  // whoever changes the text by another way than the table: other packs, undo, a workflow that is opened
+  if (kept.options?.setValue) after(kept.options, "setValue", () => panel.read());
+  after(kept, "callback", () => panel.read());
+  after(node, "onConfigure", () => panel.read());
+  node.setSize([Math.max(node.size[0], 620), Math.max(node.size[1], TABLE_HEIGHT + 160)]);
+}
+
+/** A widget that keeps its value, and its place in workflows, out of sight in every kind of node. */
+function hideWidget(widget) {
+  widget.hidden = true;
+  if (widget.options) widget.options.hidden = true;
+  widget.computeSize = () => [0, -4]; // the page adds these between widgets
+  widget.computeLayoutSize = undefined;
 }
 
 /**
@@ -248,7 +282,10 @@ app.registerExtension({
   ...templateMenu(app, api),
   ...withWords,
 
-  init: stylesheet,
+  init() {
+    stylesheet();
+    addTableStyle();
+  },
 
   async setup() {
     separateTabs(app, (workflow) => (fromHistory = workflow === null));
@@ -260,6 +297,7 @@ app.registerExtension({
     colorByStage(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
+    if (type === TABLE_NODE) addTable(node);
     if (isOurs(node)) addResult(node);
   },
 

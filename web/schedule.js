@@ -27,17 +27,17 @@ export function unsharedSteps(levels, shareAbove, atLeast) {
 
 /** What the last run knew of its tree, with a falling shape: plans for any budget follow from it. */
 export class Schedule {
-  /** @param data  {heights, errors, metric, falling, weights} of nodes/schedule_plot.py */
-  constructor({ heights, errors, falling, weights }, calibrated) {
+  /** @param data  {heights, errors, trees, metric, falling, weights} of nodes/schedule_plot.py */
+  constructor({ heights, errors, trees = 1, falling, weights }, calibrated) {
     const equal = countAtMost(heights, 0); // prompts that equal another: drawn once, and no saving
-    Object.assign(this, { heights: heights.slice(equal), falling, weights, calibrated });
-    this.prompts = heights.length - equal + 1;
+    Object.assign(this, { heights: heights.slice(equal), trees, falling, weights, calibrated });
+    this.prompts = heights.length - equal + trees; // a tree for each seed that prompts have of their own
     this.steps = falling.length;
     this.root = heights.at(-1) ?? 0;
     this.errorsUpTo = [0];
     for (const error of errors.slice(equal)) this.errorsUpTo.push(this.errorsUpTo.at(-1) + error);
     const shared = falling.filter((share) => share !== 0).length;
-    this.greatest = ((this.prompts - 1) * shared) / (this.prompts * this.steps);
+    this.greatest = ((this.prompts - trees) * shared) / (this.prompts * this.steps);
     this.deciding = this.decidingStep();
   }
 
@@ -71,7 +71,7 @@ export class Schedule {
     if (mode === "saving") tau = this.tauForSaving(value);
     if (mode === "root share") tau = value * this.root;
     const thresholds = this.falling.map((share) => tau * share);
-    const cut = this.calibrated ? thresholds.map((height) => Math.min(height, this.root)) : thresholds;
+    const cut = this.calibrated || this.trees > 1 ? thresholds.map((height) => Math.min(height, this.root)) : thresholds;
     const merged = cut.map((height) => countAtMost(this.heights, height));
     const clusters = merged.map((count) => this.prompts - count);
     const rows = clusters.reduce((sum, count) => sum + count, 0);

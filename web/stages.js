@@ -2,7 +2,7 @@
 // them here); workflows keep their own.
 
 export const STAGES = {
-  prompts: ["HierDiffPromptSet", "HierDiffPriorEmbedding", "HierDiffClipEmbedding"],
+  prompts: ["HierDiffPromptSet", "HierDiffPromptTable", "HierDiffPriorEmbedding", "HierDiffClipEmbedding"],
   load: [
     "HierDiffPriorLoader",
     "HierDiffDecoderLoader",

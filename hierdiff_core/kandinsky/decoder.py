@@ -85,10 +85,11 @@ def sample(
     rescale_means : bool
         Stretch each cluster's mean embedding to the mean length of its members; the paper takes the mean as it is.
     latents : (1, C, height / f, width / f) tensor
-        Initial latent, already scaled by the scheduler's `init_noise_sigma`; drawn from `noise` when None (f = MoVQ's
-        scale factor).
+        Initial latent of prompts without a seed of their own, already scaled by the scheduler's `init_noise_sigma`;
+        drawn from `noise` when None (f = MoVQ's scale factor).
     noise : noise source
-        See `hierdiff_core.sampling.noise`; `keyed_noise(seed)` when None.
+        See `hierdiff_core.sampling.noise`; `keyed_noise(seed)` when None. Prompts with seeds of their own
+        (`Plan.seeds`) have `keyed_noise` of these, whatever is given here.
     on_step : callable
         Older spelling of `observer`: ``on_step(k, x0)`` after each step, with the clean latents (C, ...) that the
         step's branches are heading for; breadth first only.
@@ -146,14 +147,15 @@ def sample(
     )
     noise = noise or keyed_noise(seed)
     made = make_scheduler(scheduler, decoder.scheduler.config, plan.num_steps)
-    first = first_row(decoder, made, noise, width, height, latents)
+    branch_noise = BranchNoise(noise, plan, embeddings.keys)
+    first = first_rows(decoder, made, branch_noise, width, height, latents)
     network = unet_calls(decoder.unet, acceleration)
     limit = rows_per_call(decoder, first, micro_batch, acceleration)
     step = DecoderStep(
         network,
         made,
         strengths(plan, guidance, guidance_interval, made),
-        BranchNoise(noise, plan, embeddings.keys),
+        branch_noise,
         MicroBatches(limit, None if observer is None else observer.before_call),
         observer,
     )
@@ -173,15 +175,17 @@ def sample(
     return latents
 
 
-def first_row(
+def first_rows(
     decoder: KandinskyV22Pipeline,
     scheduler: Any,
-    noise: NoiseSource,
+    noise: BranchNoise,
     width: int,
     height: int,
     latents: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The latent that all branches start from, (1, C, h, w) float32 on the decoder's device: drawn where none is given.
+    """The latents that branches start from, (G, C, h, w) float32 on the decoder's device: one for each seed.
+
+    One is that of all prompts without a seed of their own: the latent that is given, or drawn as the others are.
 
     Raises
     ------
@@ -192,12 +196,15 @@ def first_row(
     shape = (1, decoder.unet.config.in_channels, height // f, width // f)
     if latents is not None and latents.shape != shape:
         raise ValueError(f"latents must have shape {shape} for {width}x{height} pixels; got {tuple(latents.shape)}")
-    first = first_latent(shape, noise) * scheduler.init_noise_sigma if latents is None else latents
-    return first.to(decoder.unet.device, torch.float32)
+    rows = [
+        first_latent(shape, source) * scheduler.init_noise_sigma if seed is not None or latents is None else latents
+        for seed, source in noise.sources
+    ]
+    return torch.cat([row.to(decoder.unet.device, torch.float32) for row in rows])
 
 
 def first_latent(shape: Sequence[int], noise: NoiseSource) -> torch.Tensor:
-    """The noise that all branches start from: float32, on the CPU."""
+    """The noise that all branches of a noise source start from: float32, on the CPU."""
     from diffusers.utils.torch_utils import randn_tensor
 
     generator = noise(FIRST_LATENT, [0])

@@ -13,6 +13,7 @@ from ..plan.checks import whole_number
 from ..plan.keys import negative_key, text_key
 from ..prompts.negatives import check_negatives, distinct_pairs
 from ..prompts.prompt_set import check_prompts
+from ..prompts.rows import own_negatives, with_texts
 from ..prompts.tokens import log_unread, without_their_warnings
 from ..sampling.microbatch import PRIOR_TOO_LARGE, MicroBatches
 from ..sampling.noise import FIRST_LATENT, checked_seed, keyed_generator
@@ -44,8 +45,10 @@ def embed_prompts(
     ----------
     prior : KandinskyV22PriorPipeline
     prompts : str, or iterable of N str
+        A `PromptRows` may have negatives and seeds of single prompts: the seeds are for the decoder.
     negative_prompt : str, or N str
-        For all prompts, or one for each. "" takes the embedding of a black image as negative, as the paper does.
+        For all prompts, or one for each, unless a prompt has one of its own. "" takes the embedding of a black image
+        as negative, as the paper does.
     num_steps : int
         Denoising steps of the prior, 2 or more.
     guidance : float
@@ -85,7 +88,9 @@ def embed_prompts(
     >>> embeddings.positive.shape
     torch.Size([2, 128])
     """
-    prompts = check_prompts(prompts)
+    prompts = prompts if isinstance(prompts, (str, tuple)) else tuple(prompts)
+    prompts = with_texts(prompts, check_prompts(prompts))
+    negative_prompt = own_negatives(prompts, negative_prompt)
     if noise not in PRIOR_NOISE:
         raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
     seed, num_steps = checked_seed(seed), whole_number("num_steps", num_steps)
@@ -124,7 +129,8 @@ def embed_prompts(
 
 def prior_calls(prior: KandinskyV22PriorPipeline, prompts: Sequence[str], negative_prompt: str | Sequence[str]) -> int:
     """How often `embed_prompts` calls the prior, if the memory lasts; each call takes all of its steps."""
-    groups, _ = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
+    negatives = check_negatives(own_negatives(prompts, negative_prompt), len(prompts))
+    groups, _ = distinct_pairs(prompts, negatives)
     return sum(-(-len(group) // prior_batch_size(prior)) for group in groups)
 
 

@@ -115,7 +115,8 @@ class Way:
         -------
         plan : Plan
         """
-        plan = build_plan(tree.Z, self.thresholds(tree), tree.keys, tree.errors, prompts=tree.prompts)
+        thresholds = tree.within(self.thresholds(tree))
+        plan = build_plan(tree.Z, thresholds, tree.keys, tree.errors, prompts=tree.prompts, seeds=tree.seeds)
         return replace(plan, metric=tree.metric, guidance=self.guidance)
 
     def passes(self, tree: PromptTree, guided: bool = True) -> float:

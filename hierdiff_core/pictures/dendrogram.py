@@ -13,6 +13,7 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list
 
 from ..plan.linkage import check_linkage, flat_clusters
+from ..plan.seeds import within_trees
 from .axes import PALETTE, WIDTH, as_picture, new_axes, new_figure, set_ticks, write_name, write_text, write_title
 from .fonts import INK, choose_font, shorten
 
@@ -28,7 +29,9 @@ SMALLEST_NAMED_ROW = 11
 FAR_TAU = 1.5  # times the root's height: a larger tau is named at the edge instead of stretching the axis
 
 
-def draw_dendrogram(Z: np.ndarray | None, prompts: Iterable[str], tau: float | None = None) -> Image.Image:
+def draw_dendrogram(
+    Z: np.ndarray | None, prompts: Iterable[str], tau: float | None = None, *, trees: int = 1
+) -> Image.Image:
     """Draw the Ward tree on its side: the root at the left, the prompts at the right.
 
     Parameters
@@ -39,6 +42,8 @@ def draw_dendrogram(Z: np.ndarray | None, prompts: Iterable[str], tau: float | N
         Labels of the leaves.
     tau : float >= 0, optional
         Draws this height and colours the flat clusters below it.
+    trees : int
+        How many trees `Z` joins by its last merges (`PromptTree.num_trees`): they are drawn side by side, unjoined.
 
     Returns
     -------
@@ -66,10 +71,12 @@ def draw_dendrogram(Z: np.ndarray | None, prompts: Iterable[str], tau: float | N
     row = _leaf_row(len(prompts))
     names = _leaf_names([prompts[i] for i in order], row)
     widest = max((face.getlength(text) for face, text in names), default=0)
-    figure, axes = _dendrogram_axes(Z, tau, row, column=math.ceil(1.03 * widest) + 34)
-    _draw_merges(axes, Z, order, labels)
+    within = within_trees(Z, trees)
+    root = float(within[-1, 2]) if len(within) else 0.0
+    figure, axes = _dendrogram_axes(len(order), root, tau, row, column=math.ceil(1.03 * widest) + 34)
+    _draw_merges(axes, within, order, labels)
     _write_names(axes, names, len(prompts))
-    write_title(figure, _dendrogram_title(Z, tau, labels))
+    write_title(figure, _dendrogram_title(len(order), root, tau, labels, trees))
     if tau is not None:
         _mark_tau(axes, tau)
     return as_picture(figure)
@@ -98,9 +105,8 @@ def _leaf_names(prompts, row):
     return [(face, shorten(text, face, NAME_WIDTH)) for face, text in faces]
 
 
-def _dendrogram_axes(Z, tau, row, column):
+def _dendrogram_axes(leaves, root, tau, row, column):
     """Axes whose y is the place in the leaf order and whose x is the height, falling from left to right."""
-    leaves, root = len(Z) + 1, Z[-1, 2]
     height = max(100, round(leaves * row))
     figure = new_figure(WIDTH, height + 130)
     far = tau is not None and FAR_TAU * root < tau and root > 0
@@ -161,8 +167,10 @@ def _write_names(axes, names, leaves):
         write_name(axes, 1 + 10 / width, i, text, face, axes.get_yaxis_transform())
 
 
-def _dendrogram_title(Z, tau, labels):
-    title = f"{len(Z) + 1} prompts, Ward linkage, root at {Z[-1, 2]:.4g}"
+def _dendrogram_title(leaves, root, tau, labels, trees):
+    title = f"{leaves} prompts, Ward linkage, root at {root:.4g}"
+    if trees > 1:
+        title = f"{leaves} prompts of {trees} seeds, a tree each, highest root at {root:.4g}"
     if tau is None:
         return title
     clusters = int(labels.max()) + 1

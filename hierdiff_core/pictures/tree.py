@@ -28,6 +28,7 @@ PICTURE_SIDES = (96, 72, 56, 40, 28)
 SMALLEST_LEAF_PICTURE = 24
 SMALLEST_TEXT_ROW = 11
 GAP = 4
+SHORTEST_NAME = 90  # pixels of the name of a latent that branches start from
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,8 +198,16 @@ def _tick_distance(num_steps, most):
 
 
 def _draw_origin(canvas, draw, plan, layout):
-    """The one latent that all branches of step 0 start from."""
-    ys = [layout.middles[i] for i, branch in enumerate(plan.branches) if branch.parent is None]
+    """The latents that the branches of step 0 start from: one for all, or one for each seed."""
+    groups, seeds = plan.groups()
+    roots = [(i, groups[branch.members[0]]) for i, branch in enumerate(plan.branches) if branch.parent is None]
+    for group, seed in enumerate(seeds):
+        ys = [layout.middles[i] for i, own in roots if own == group]
+        _draw_noise(canvas, draw, ys, "shared noise" if seed is None else f"seed {seed}")
+
+
+def _draw_noise(canvas, draw, ys, name):
+    """A dot for a latent, with lines to the branches at these heights."""
     x = LEFT - 14
     _line(draw, x, ys[0], x, ys[-1], 1)
     for y in ys:
@@ -207,7 +216,8 @@ def _draw_origin(canvas, draw, plan, layout):
     dot = Image.new("L", (72, 72), 0)
     ImageDraw.Draw(dot).ellipse([0, 0, 71, 71], fill=255)
     canvas.paste(LINE, (x - 4, middle - 4), dot.resize((9, 9), Image.Resampling.LANCZOS))
-    face, text = choose_font("shared noise", 12)
+    face, text = choose_font(name, 12)
+    text = shorten(text, face, max(SHORTEST_NAME, abs(ys[-1] - ys[0])))
     label = Image.new("L", (math.ceil(face.getlength(text)) + 2, 18), 0)
     face.draw(ImageDraw.Draw(label), 1, 9, text, fill="white")
     label = label.rotate(90, expand=True)

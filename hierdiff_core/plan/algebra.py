@@ -16,6 +16,7 @@ from .checks import checked_keys, whole_number
 from .frozen import FrozenTree
 from .linkage import METRICS, as_vectors, check_metric, cut
 from .plan import Plan
+from .seeds import checked_seeds
 from .steps import Step, linked_steps
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def join(plans: Iterable[Plan]) -> Plan:
     -------
     plan : Plan
         Without a linkage matrix; drawing it draws what each of them draws. It has keys and prompts if all of them do,
-        and their guidance.
+        the seeds of those that have some, and their guidance.
 
     Raises
     ------
@@ -96,7 +97,8 @@ def join(plans: Iterable[Plan]) -> Plan:
         raise ValueError("a plan that prompts were attached to or removed from cannot be joined; plan its prompts anew")
     if any(plan.guidance != plans[0].guidance for plan in plans):
         raise ValueError("plans to join must have the same guidance: one run has one course of it")
-    prompts = offsets(plan.num_prompts for plan in plans)
+    counts = [plan.num_prompts for plan in plans]
+    prompts = offsets(counts)
     keys = [plan.prompt_keys for plan in plans]
     texts = [plan.prompts for plan in plans]
     return Plan(
@@ -106,6 +108,7 @@ def join(plans: Iterable[Plan]) -> Plan:
         prompts=None if None in texts else tuple(text for part in texts for text in part or ()),
         differ=np.concatenate([plan.distinct + p for plan, p in zip(plans, prompts, strict=True)]),
         guidance=plans[0].guidance,
+        seeds=checked_seeds((seed for plan in plans for seed in plan.seeds or (None,) * plan.num_prompts), sum(counts)),
     )
 
 
@@ -306,6 +309,8 @@ def frozen_tree(
         raise ValueError("a plan without Z cannot be changed; make it with plan_for")
     if plan.prompt_keys is None:
         raise ValueError("a plan without prompt_keys cannot be changed; make it with plan_for from the prompts' texts")
+    if plan.seeds is not None:
+        raise ValueError("a plan whose prompts have seeds of their own cannot be changed; plan its prompts anew")
     everyone = np.arange(plan.num_prompts)
     frozen = plan.frozen or FrozenTree(plan.tree, np.zeros(plan.num_prompts, dtype=np.int64), everyone)
     if leaves is None:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from .checks import is_finite, shown
 from .linkage import check_linkage
 from .profile import Profile, thresholds_at
+from .seeds import within_trees
 from .tree import PromptTree
 
 UNITS = ("tau", "root share", "saving")
@@ -86,14 +87,15 @@ class Budget:
         if self.unit == "tau":
             return self.value
         if self.unit == "root share":
-            return tau_for_root_share(tree.Z, self.value)
-        return tau_for_saving(tree.Z, profile.falling(tree.metric), self.value, clamp=self.clamp)
+            return self.value * tree.root_height
+        shape = profile.falling(tree.metric)
+        return tau_for_saving(tree.Z, shape, self.value, clamp=self.clamp, trees=tree.num_trees)
 
     def missed(self, tree: PromptTree, profile: Profile) -> str | None:
         """Why a saving cannot be met, in words; None where it can, and for other units, which take any value."""
         if self.unit != "saving":
             return None
-        return out_of_reach(tree.Z, profile.falling(tree.metric), self.value)
+        return out_of_reach(tree.Z, profile.falling(tree.metric), self.value, trees=tree.num_trees)
 
 
 def thresholds_for(tree: PromptTree, budget: Budget, profile: Profile) -> np.ndarray:
@@ -119,7 +121,8 @@ def thresholds_for(tree: PromptTree, budget: Budget, profile: Profile) -> np.nda
         If a saving is out of reach, and the budget is not to be clamped.
     """
     tau = budget.tau(tree, profile)
-    return thresholds_at(tau, profile.falling(tree.metric), tree.Z if profile.shape == "calibrated" else None)
+    thresholds = thresholds_at(tau, profile.falling(tree.metric), tree.Z if profile.shape == "calibrated" else None)
+    return tree.within(thresholds)
 
 
 def tau_for_root_share(Z: ArrayLike, share: float) -> float:
@@ -154,7 +157,7 @@ def tau_for_root_share(Z: ArrayLike, share: float) -> float:
     return float(share * Z[-1, 2]) if len(Z) else 0.0
 
 
-def reachable_saving(Z: ArrayLike, shape: ArrayLike) -> tuple[float, float]:
+def reachable_saving(Z: ArrayLike, shape: ArrayLike, *, trees: int = 1) -> tuple[float, float]:
     """Least and greatest share of UNet rows that some `tau` saves.
 
     Parameters
@@ -163,6 +166,8 @@ def reachable_saving(Z: ArrayLike, shape: ArrayLike) -> tuple[float, float]:
         Linkage matrix.
     shape : (K,) float
         From `falling_shape`.
+    trees : int
+        How many trees `Z` joins by its last merges, which nothing shares (`PromptTree.num_trees`).
 
     Returns
     -------
@@ -175,11 +180,11 @@ def reachable_saving(Z: ArrayLike, shape: ArrayLike) -> tuple[float, float]:
     >>> reachable_saving([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], falling_shape(4))
     (0.0, 0.5)
     """
-    shape, distinct = np.asarray(shape), _distinct_heights(Z)
-    return 0.0, len(distinct) * int(np.count_nonzero(shape)) / ((len(distinct) + 1) * len(shape))
+    shape, distinct = np.asarray(shape), _distinct_heights(Z, trees)
+    return 0.0, len(distinct) * int(np.count_nonzero(shape)) / ((len(distinct) + trees) * len(shape))
 
 
-def tau_for_saving(Z: ArrayLike, shape: ArrayLike, saving: float, *, clamp: bool = False) -> float:
+def tau_for_saving(Z: ArrayLike, shape: ArrayLike, saving: float, *, clamp: bool = False, trees: int = 1) -> float:
     """Smallest `tau` for which thresholds of this shape save at least the share `saving` of the UNet rows.
 
     Parameters
@@ -192,6 +197,8 @@ def tau_for_saving(Z: ArrayLike, shape: ArrayLike, saving: float, *, clamp: bool
         The share 1 - NFE / (M K), of the M prompts that differ.
     clamp : bool
         Save as much as can be saved where that is less than `saving`; `out_of_reach` says so.
+    trees : int
+        How many trees `Z` joins by its last merges, which nothing shares (`PromptTree.num_trees`).
 
     Returns
     -------
@@ -206,9 +213,9 @@ def tau_for_saving(Z: ArrayLike, shape: ArrayLike, saving: float, *, clamp: bool
 
     Notes
     -----
-    The M - 1 heights h_j above 0 and the shape s_k give NFE(tau) = K M - #{(j, k) : h_j <= tau s_k}, a decreasing step
-    function with breakpoints h_j / s_k, so tau is an order statistic. Breakpoints that tie fall together: what is saved
-    may be a little more than was asked for, and `Plan.saved` says how much.
+    The M - 1 heights h_j above 0 (M - G in G trees) and the shape s_k give NFE(tau) = K M - #{(j, k) : h_j <= tau s_k},
+    a decreasing step function with breakpoints h_j / s_k, so tau is an order statistic. Breakpoints that tie fall
+    together: what is saved may be a little more than was asked for, and `Plan.saved` says how much.
 
     Examples
     --------
@@ -220,48 +227,52 @@ def tau_for_saving(Z: ArrayLike, shape: ArrayLike, saving: float, *, clamp: bool
     True
     """
     shape = np.asarray(shape, dtype=np.float64)
-    greatest = reachable_saving(Z, shape)[1]
+    greatest = reachable_saving(Z, shape, trees=trees)[1]
     if not (is_finite(saving) and saving >= 0) or (saving > greatest + CLEARANCE and not clamp):
-        raise ValueError(_saving_refused(Z, shape, saving, greatest))
-    heights = _distinct_heights(Z)
+        raise ValueError(_saving_refused(Z, shape, saving, greatest, trees))
+    heights = _distinct_heights(Z, trees)
     breakpoints = np.divide.outer(heights, shape[shape > 0]).ravel()
     # rows to do without; rounded down where float error alone asks for one more
-    rows = math.ceil(min(saving, greatest) * (len(heights) + 1) * len(shape) - CLEARANCE)
+    rows = math.ceil(min(saving, greatest) * (len(heights) + trees) * len(shape) - CLEARANCE)
     if rows <= 0:
         return 0.0
     rows = min(rows, len(breakpoints))
     return float(np.partition(breakpoints, rows - 1)[rows - 1] * (1 + CLEARANCE))
 
 
-def out_of_reach(Z: ArrayLike, shape: ArrayLike, saving: float) -> str | None:
+def out_of_reach(Z: ArrayLike, shape: ArrayLike, saving: float, *, trees: int = 1) -> str | None:
     """Why less than `saving` can be saved, in words; None where it is within reach."""
     Z, shape = np.asarray(Z), np.asarray(shape)
-    greatest, prompts, steps = reachable_saving(Z, shape)[1], len(_distinct_heights(Z)) + 1, len(shape)
+    greatest, steps = reachable_saving(Z, shape, trees=trees)[1], len(shape)
+    prompts = len(_distinct_heights(Z, trees)) + trees
     if saving <= greatest + CLEARANCE:
         return None
     asked = f"saving {saving:g} ({saving:.1%}) is out of reach"
     if saving > 1:
         asked += " (it is a share: 0.6 saves 60 %)"
     unshared = steps - np.count_nonzero(shape)
+    if prompts == trees > 1:
+        return f"{asked}: each of {trees} seeds has one prompt, and prompts of different seeds share no step"
     if prompts == 1:
         which = "a single prompt" if len(Z) == 0 else f"{len(Z) + 1} equal prompts, sampled once,"
         return f"{asked}: {which} can share no step, so nothing is saved"
     if unshared == steps:
         return f"{asked}: {steps} step{'s' * (steps > 1)}, none of them shared, save nothing"
-    return f"{asked}: {prompts} prompts in {steps} steps, {unshared} of them unshared, can save {greatest:.1%} at most"
+    what = f"{prompts} prompts of {trees} seeds" if trees > 1 else f"{prompts} prompts"
+    return f"{asked}: {what} in {steps} steps, {unshared} of them unshared, can save {greatest:.1%} at most"
 
 
-def _saving_refused(Z: ArrayLike, shape: np.ndarray, saving: float, greatest: float) -> str:
-    prompts, unshared = len(_distinct_heights(Z)) + 1, np.count_nonzero(shape == 0)
+def _saving_refused(Z: ArrayLike, shape: np.ndarray, saving: float, greatest: float, trees: int) -> str:
+    prompts, unshared = len(_distinct_heights(Z, trees)) + trees, np.count_nonzero(shape == 0)
     if not greatest and saving > 0:
-        return f"{out_of_reach(Z, shape, saving)}; set it to 0, or add steps or prompts"
+        return f"{out_of_reach(Z, shape, saving, trees=trees)}; set it to 0, or add steps or prompts"
     return (
         f"saving must lie between 0 and {greatest:.4f} for this set ({prompts} prompts, {len(shape)} steps, "
         f"{unshared} unshared); got {saving}. Lower it, or add steps or prompts"
     )
 
 
-def _distinct_heights(Z: ArrayLike) -> np.ndarray:
+def _distinct_heights(Z: ArrayLike, trees: int = 1) -> np.ndarray:
     """The heights at which prompts that differ merge: merges at height 0 are of duplicates."""
-    heights = check_linkage(Z)[:, 2]
+    heights = within_trees(check_linkage(Z), trees)[:, 2]
     return heights[heights > 0]

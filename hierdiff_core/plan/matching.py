@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..prompts.rows import own_seeds
 from .checks import check_drawable
 from .keys import text_key
 from .plan import Plan
@@ -30,9 +31,11 @@ def check_plan_prompts(plan: Plan, prompts: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        It names the first prompt that differs; or prompts were attached to the plan or removed from it.
+        It names the first prompt that differs, or whose seed does; or prompts were attached to the plan or removed
+        from it.
     """
     check_drawable(plan)
+    check_plan_seeds(plan, prompts)
     keys = [text_key(prompt) for prompt in prompts]
     known = [text_key(prompt) for prompt in plan.prompts or ()] if plan.prompt_keys is None else list(plan.prompt_keys)
     if not known or known == keys or list(plan.prompts or ()) == list(prompts):
@@ -43,6 +46,21 @@ def check_plan_prompts(plan: Plan, prompts: Sequence[str]) -> None:
     raise ValueError(
         f'the plan was made from {what}: prompt {i}{there} "{prompts[i][:SHORTENED]}" here; make the linkage and the '
         "schedule from the embeddings of these prompts"
+    )
+
+
+def check_plan_seeds(plan: Plan, prompts: Sequence[str]) -> None:
+    """`ValueError` for prompts that come with other seeds than the plan was made for; it names the first."""
+    own = own_seeds(prompts)
+    if own == plan.seeds or not hasattr(prompts, "rows"):
+        return
+    nothing = (None,) * plan.num_prompts
+    pairs = zip(plan.seeds or nothing, own or nothing, strict=True)
+    i, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    there, here = ("no seed of its own" if seed is None else f"seed {seed}" for seed in (theirs, ours))
+    raise ValueError(
+        f'the plan was made for other seeds: prompt {i} ("{prompts[i][:SHORTENED]}") has {there} in the plan, but '
+        f"{here} here; make the linkage and the schedule from the embeddings of these prompts"
     )
 
 

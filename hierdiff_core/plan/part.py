@@ -77,7 +77,8 @@ def whole(plan: Plan) -> Part:
     Returns
     -------
     Part
-        Begins at one row: the latent that all prompts start from.
+        Begins at one row: the latent that all prompts start from; where prompts have seeds of their own, at a row for
+        each group of `Plan.groups`.
 
     Raises
     ------
@@ -95,10 +96,11 @@ def whole(plan: Plan) -> Part:
     check_drawable(plan)
     distinct = plan.distinct
     equal = len(distinct) < plan.num_prompts
-    steps = []
-    for step in plan.steps:
+    steps, groups = [], plan.groups()[0]
+    for k, step in enumerate(plan.steps):
+        parents = step.parents if k else groups[step.first]
         counts = np.bincount(step.labels[distinct], minlength=step.num_clusters) if equal else step.counts
-        steps.append(PartStep(np.arange(step.num_clusters), step.labels, counts, step.parents))
+        steps.append(PartStep(np.arange(step.num_clusters), step.labels, counts, parents))
     return Part(0, np.arange(plan.num_prompts), distinct, tuple(steps), plan.guidance)
 
 

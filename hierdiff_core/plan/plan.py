@@ -18,6 +18,7 @@ from .guidance import GuidanceCourse
 from .keys import branch_keys
 from .linkage import check_linkage, cut
 from .profile import Profile
+from .seeds import Seeds, check_apart, checked_seeds, seed_groups
 from .sensitivity import Sensitivity
 from .steps import Branch, Step, linked_steps
 from .tree import PromptTree
@@ -57,6 +58,8 @@ class Plan:
         Where and how strongly its runs are guided; None leaves that to the sampler's settings.
     advised : Advised, or None
         What was measured for this plan on a model. Whatever makes another plan of it drops it.
+    seeds : tuple of N (int or None), or None
+        Of prompts that have a seed of their own; they share no step with prompts of another. None: no prompt has one.
 
     Examples
     --------
@@ -80,6 +83,7 @@ class Plan:
     differ: np.ndarray | None = None
     guidance: GuidanceCourse | None = None
     advised: Advised | None = None
+    seeds: Seeds | None = None
 
     @property
     def num_steps(self) -> int:
@@ -96,7 +100,7 @@ class Plan:
         """What was cut; None for a plan made by hand."""
         if self.Z is None:
             return None
-        return PromptTree(self.Z, self.metric, self.merge_errors, self.prompts, self.prompt_keys)
+        return PromptTree(self.Z, self.metric, self.merge_errors, self.prompts, self.prompt_keys, self.seeds)
 
     @cached_property
     def distinct(self) -> np.ndarray:
@@ -212,6 +216,15 @@ class Plan:
         known = self.prompt_keys if prompt_keys is None else prompt_keys
         return branch_keys(self.steps[k].labels, range(self.num_prompts) if known is None else known)
 
+    def groups(self) -> tuple[np.ndarray, Seeds]:
+        """The prompts by their seeds, see `seed_groups`: group of each prompt, and the seed of each group."""
+        return seed_groups(self.seeds, self.num_prompts)
+
+    def branch_seeds(self, k: int) -> list[int | None]:
+        """The seed of each cluster of a step; None: that of the run."""
+        first = self.steps[k].first.tolist()
+        return [None] * len(first) if self.seeds is None else [self.seeds[i] for i in first]
+
     def straight_line(self) -> Plan:
         """The paper's straight line for the same tree, unshared steps and rows (or fewer rows, where heights tie).
 
@@ -323,7 +336,13 @@ def plan_for(tree: PromptTree, budget: Budget, profile: Profile) -> Plan:
     ([1, 1, 1, 1, 1, 2, 2, 3, 3, 3], 0.4)
     """
     plan = build_plan(
-        tree.Z, thresholds_for(tree, budget, profile), tree.keys, tree.errors, profile.sensitivity, tree.prompts
+        tree.Z,
+        thresholds_for(tree, budget, profile),
+        tree.keys,
+        tree.errors,
+        profile.sensitivity,
+        tree.prompts,
+        tree.seeds,
     )
     return replace(plan, metric=tree.metric)
 
@@ -335,6 +354,7 @@ def build_plan(
     merge_errors: np.ndarray | None = None,
     sensitivity: Sensitivity | None = None,
     prompts: Iterable[str] | None = None,
+    seeds: Iterable[int | None] | None = None,
 ) -> Plan:
     """Cut `Z` at each threshold and link every cluster to its parent.
 
@@ -352,6 +372,8 @@ def build_plan(
         For `Plan.distortion`.
     prompts : N str, optional
         Kept in the plan for those who show it.
+    seeds : N (int or None), optional
+        Of prompts that have a seed of their own.
 
     Returns
     -------
@@ -362,7 +384,7 @@ def build_plan(
     ------
     ValueError
         If `Z` is no linkage matrix, the thresholds rise, are negative, not finite, or do not end at 0, the other lists
-        do not fit `Z`, or a key is no whole number from 0 to 2**64.
+        do not fit `Z`, a key is no whole number from 0 to 2**64, or prompts of different seeds share a step.
 
     Notes
     -----
@@ -382,7 +404,9 @@ def build_plan(
     keys = checked_keys("prompt_keys", prompt_keys) if prompt_keys is not None else None
     texts = tuple(prompts) if prompts is not None else None
     check_lengths(len(Z) + 1, prompt_keys=keys, merge_errors=merge_errors, prompts=texts)
-    return Plan(thresholds, _cuts(Z, thresholds), Z, keys, merge_errors, sensitivity, texts)
+    own, steps = checked_seeds(seeds, len(Z) + 1), _cuts(Z, thresholds)
+    check_apart(steps, own)
+    return Plan(thresholds, steps, Z, keys, merge_errors, sensitivity, texts, seeds=own)
 
 
 def _cuts(Z: np.ndarray, thresholds: np.ndarray) -> tuple[Step, ...]:

@@ -20,6 +20,7 @@ from .frozen import FrozenTree
 from .guidance import GuidanceCourse
 from .linkage import METRICS, check_linkage, cut
 from .plan import Plan
+from .seeds import Seeds, check_apart, checked_seeds
 from .sensitivity import as_data, bounded_text, is_number, is_whole, of_data, shortened
 from .steps import Step, linked_steps
 from .tree import PromptTree
@@ -70,6 +71,8 @@ def plan_json(plan: Plan) -> bytes:
         "frozen": None if plan.frozen is None else frozen_data(plan.frozen),
         "guidance": None if plan.guidance is None else asdict(plan.guidance),
     }
+    if plan.seeds is not None:
+        data["seeds"] = listed(plan.seeds)
     if plan.advised is not None:  # files of plans that nothing was measured for stay what they were
         data["advised"] = advised_data(plan.advised)
     text = (json.dumps(data, allow_nan=False) + "\n").encode()
@@ -103,7 +106,8 @@ def plan_of_json(text: str | bytes) -> Plan:
         raise ValueError(f"its format is not {FORMAT}")
     count = whole(data, "num_prompts", 1, MOST_PROMPTS)
     thresholds = check_thresholds(numbers(data, "thresholds", most=MOST_STEPS))
-    tree = tree_of(data, count, "prompt_keys", "merge_errors")
+    seeds = optional(data, "seeds", lambda: checked_seeds(items(data, "seeds", count, None), count))
+    tree = tree_of(data, count, "prompt_keys", "merge_errors", seeds)
     sensitivity = None if data.get("sensitivity") is None else of_data(data["sensitivity"])
     differ = optional(data, "differ", lambda: wholes(data, "differ", 0, count - 1, most=count))
     if differ is not None and (not len(differ) or (np.diff(differ) < 1).any()):
@@ -111,9 +115,11 @@ def plan_of_json(text: str | bytes) -> Plan:
     frozen = frozen_of(data["frozen"]) if data.get("frozen") is not None else None
     if frozen is not None:
         check_frozen(frozen, tree)
+    steps = steps_of(data, count, thresholds, tree)
+    check_apart(steps, seeds)
     return Plan(
         thresholds,
-        steps_of(data, count, thresholds, tree),
+        steps,
         Z=None if tree is None else tree.Z,
         prompt_keys=optional(data, "prompt_keys", lambda: keys_of(data, "prompt_keys", count)),
         merge_errors=None if tree is None else tree.errors,
@@ -124,6 +130,7 @@ def plan_of_json(text: str | bytes) -> Plan:
         differ=differ,
         guidance=optional(data, "guidance", lambda: guidance_of(data["guidance"])),
         advised=optional(data, "advised", lambda: advised_of(data["advised"])),
+        seeds=seeds,
     )
 
 
@@ -249,7 +256,7 @@ def steps_of(data: dict, count: int, thresholds: np.ndarray, tree: PromptTree | 
     return linked_steps(labels)
 
 
-def tree_of(data: dict, count: int, keys: str, errors: str) -> PromptTree | None:
+def tree_of(data: dict, count: int, keys: str, errors: str, seeds: Seeds | None = None) -> PromptTree | None:
     """The tree that `data` holds, of `count` leaves, whose keys and errors have these names; None without a Z."""
     rows = data.get("Z")
     if rows is None:
@@ -266,6 +273,7 @@ def tree_of(data: dict, count: int, keys: str, errors: str) -> PromptTree | None
         optional(data, errors, lambda: numbers(data, errors, exactly=count - 1)),
         optional(data, "prompts", lambda: texts_of(data, count)),
         optional(data, keys, lambda: keys_of(data, keys, count)),
+        seeds,
     )
 
 

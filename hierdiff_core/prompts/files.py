@@ -9,18 +9,23 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .alternatives import MOST_CHARACTERS, shorten
+from .cells import CellError, add_pictures, cells_of, read_row
 from .prompt_set import describe
+from .rows import PromptRow
 
 if TYPE_CHECKING:
     from .prompt_set import PromptReader
 
+Row: TypeAlias = Mapping[str, Any]  # cells by the names of their columns; "prompt" is always there
 FIELDS = ("prompt", "text", "caption")  # of a table or an object; the first that is there
 FIELD_NAMES = "prompt, text or caption"
+TEXTS = ("negative", "caption")
+OTHER_NAMES = {"negative_prompt": "negative", "negative prompt": "negative", "images": "pictures", "enabled": "on"}
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MOST_BYTES = 4 * MOST_CHARACTERS  # no encoding takes more for them
 # The marks by which a file tells its encoding. UTF-32's begins with UTF-16's.
@@ -40,9 +45,9 @@ def add_file(reader: PromptReader, path: str | Path) -> None:
     ----------
     reader : PromptReader
     path : str or Path
-        .csv and .tsv: a table with a column prompt, text or caption. .jsonl and .ndjson: an object with such a field,
-        or a text, on each line; .json: a list of them. Any other: a prompt a line. UTF-8, or with the mark that UTF-16
-        and UTF-32 files have at the beginning.
+        .csv and .tsv: a table with a column prompt, text or caption, and perhaps negative, seed, pictures and caption.
+        .jsonl and .ndjson: an object with such fields, or a text, on each line; .json: a list of them. Any other:
+        a prompt a line. UTF-8, or with the mark that UTF-16 and UTF-32 files have at the beginning.
 
     Raises
     ------
@@ -51,13 +56,25 @@ def add_file(reader: PromptReader, path: str | Path) -> None:
     """
     path = Path(path)
     text = decode(path, read_bytes(path))
-    kinds = {".csv": table, ".tsv": table, ".jsonl": json_lines, ".ndjson": json_lines, ".json": json_list}
-    read = kinds.get(path.suffix.lower())
-    if read is None:
+    rows = rows_of(path, text)
+    if rows is None:
         reader.add_text(text, str(path))
         return
-    for place, prompt in read(path, text):
-        reader.add_verbatim(" ".join(prompt.split()), f"{path}, {place}")
+    for place, row in rows:
+        first, where = len(reader.rows), f"{path}, {place}"
+        reader.add_verbatim(" ".join(str(row["prompt"]).split()), where)
+        try:
+            own, pictures = read_row(cells_of(row)) if len(reader.rows) > first else (PromptRow(""), 1)
+        except CellError as error:
+            raise ValueError(f"{where}: {error}") from None
+        add_pictures(reader, first, own, pictures, where)
+
+
+def rows_of(path: str | Path, text: str) -> Iterator[tuple[str, Row]] | None:
+    """(place, fields) of the rows of a table or of JSON, by the name of its file; None for lines of text."""
+    kinds = {".csv": table, ".tsv": table, ".jsonl": json_lines, ".ndjson": json_lines, ".json": json_list}
+    read = kinds.get(Path(path).suffix.lower())
+    return None if read is None else read(path, text)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -93,9 +110,9 @@ def decode(path: str | Path, data: bytes) -> str:
     return text
 
 
-def table(path: str | Path, text: str) -> Iterator[tuple[str, str]]:
-    """Yield (place, prompt) of the rows of a table with a header."""
-    delimiter, column = header(path, text)
+def table(path: str | Path, text: str) -> Iterator[tuple[str, Row]]:
+    """Yield (place, fields) of the rows of a table with a header."""
+    delimiter, names = table_header(path, text)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         width = len(next(rows))
@@ -107,39 +124,44 @@ def table(path: str | Path, text: str) -> Iterator[tuple[str, str]]:
                     f"that contain a {DELIMITERS[delimiter]}"
                 )
             if row:  # the reader gives blank lines as no columns
-                yield place, row[column] if len(row) > column else ""
+                yield place, {"prompt": "", **dict(zip(names, row, strict=False))}
     except csv.Error as error:
         raise ValueError(f"{path}, line {rows.line_num}: {error}; check the quotes") from None
 
 
-def header(path: str | Path, text: str) -> tuple[str, int]:
-    """Delimiter of a table, and the index of the column with the prompts."""
+def table_header(path: str | Path, text: str) -> tuple[str, list[str]]:
+    """Delimiter of a table, and the names of its columns as `fields_of` calls them."""
     first = next(iter(text.splitlines()), "")
     for delimiter in DELIMITERS:
         names = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
-        for field in FIELDS:
-            if field in names:
-                return delimiter, names.index(field)
+        if any(field in names for field in FIELDS):
+            return delimiter, own_names(names)
     raise ValueError(
         f"{path}, line 1: the first line of a table must name its columns, one of them {FIELD_NAMES}; got "
         f"{shorten(repr(first))}. For one prompt per line, use a .txt file"
     )
 
 
-def json_lines(path: str | Path, text: str) -> Iterator[tuple[str, str]]:
-    """Yield (place, prompt) of a JSON value on each line."""
+def own_names(names: Sequence[str]) -> list[str]:
+    """Names of columns, of which one is "prompt": the first of `FIELDS` that is there."""
+    which = names.index(next(field for field in FIELDS if field in names))
+    return ["prompt" if i == which else OTHER_NAMES.get(name, name) for i, name in enumerate(names)]
+
+
+def json_lines(path: str | Path, text: str) -> Iterator[tuple[str, Row]]:
+    """Yield (place, fields) of a JSON value on each line."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"line {number}", field_of(parse_json(path, f"line {number}", line), f"{path}, line {number}")
+            yield f"line {number}", fields_of(parse_json(path, f"line {number}", line), f"{path}, line {number}")
 
 
-def json_list(path: str | Path, text: str) -> Iterator[tuple[str, str]]:
-    """Yield (place, prompt) of the items of a JSON list."""
+def json_list(path: str | Path, text: str) -> Iterator[tuple[str, Row]]:
+    """Yield (place, fields) of the items of a JSON list."""
     values = parse_json(path, "", text)
     if not isinstance(values, list):
         raise ValueError(f"{path}: must be a list of texts, or of objects with {FIELD_NAMES}; got {describe(values)}")
     for i, value in enumerate(values):
-        yield f"item {i}", field_of(value, f"{path}, item {i}")
+        yield f"item {i}", fields_of(value, f"{path}, item {i}")
 
 
 def parse_json(path: str | Path, place: str, text: str) -> Any:
@@ -153,11 +175,17 @@ def parse_json(path: str | Path, place: str, text: str) -> Any:
         ) from None
 
 
-def field_of(value: Any, place: str) -> str:
-    """The prompt in a JSON value: the value itself, or a field of it."""
+def fields_of(value: Any, place: str) -> Row:
+    """The fields of a JSON value, one of them "prompt": the value itself, or a field of it."""
+    if isinstance(value, str):
+        return {"prompt": value}
     found = f"an object with {shorten(', '.join(value))}" if isinstance(value, dict) else describe(value)
-    if isinstance(value, dict):
-        value = next((value[field] for field in FIELDS if field in value), None)
-    if not isinstance(value, str):
+    if not isinstance(value, dict) or not any(field in value for field in FIELDS):
         raise ValueError(f"{place}: must be text, or an object with text in {FIELD_NAMES}; got {found}")
-    return value
+    row = dict(zip(own_names(list(value)), value.values(), strict=True))
+    if not isinstance(row["prompt"], str):
+        raise ValueError(f"{place}: must be text, or an object with text in {FIELD_NAMES}; got {found}")
+    for name in TEXTS:
+        if row.get(name) is not None and not isinstance(row[name], str):
+            raise ValueError(f"{place}: {name} must be text; got {describe(row[name])}")
+    return row

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from .alternatives import shorten
+from .rows import as_rows
 from .text_form import normal_form
 
 LISTED = 3  # prompts or lines that a remark names before "and N more"
@@ -153,10 +154,13 @@ class Remarks:
 
 
 def repeated(prompts: Sequence[str]) -> list[str]:
-    """A line on prompts that are equal to an earlier one, whatever their white space and Unicode form."""
+    """A line on prompts that are equal to an earlier one, whatever their white space and Unicode form.
+
+    Those of another seed or negative are others.
+    """
     first, pairs = {}, []
-    for i, prompt in enumerate(prompts):
-        earlier = first.setdefault(normal_form(prompt), i)
+    for i, row in enumerate(as_rows(prompts).rows):
+        earlier = first.setdefault((normal_form(row.text), row.seed, row.negative), i)
         if earlier != i:
             pairs.append(f"{i} to {earlier}")
     if not pairs:

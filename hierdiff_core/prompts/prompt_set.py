@@ -7,6 +7,7 @@ comments that were skipped, equal prompts, syntax of other programs that means n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .alternatives import (
@@ -20,6 +21,7 @@ from .alternatives import (
     parse_line,
 )
 from .hints import Remarks, looks_like_json
+from .rows import PromptRow
 from .text_form import whole_characters
 
 if TYPE_CHECKING:
@@ -96,16 +98,21 @@ class PromptReader:
 
     Attributes
     ----------
-    prompts : list of str
+    rows : list of PromptRow
         So far.
     remarks : Remarks
         What a user should hear about them.
     """
 
     def __init__(self) -> None:
-        self.prompts = []
+        self.rows: list[PromptRow] = []
         self.remarks = Remarks()
         self._count = self._characters = self._groups = 0
+
+    @property
+    def prompts(self) -> list[str]:
+        """Texts of the rows."""
+        return [row.text for row in self.rows]
 
     def add_text(self, text: str, source: str = "", comments: bool = True) -> None:
         """Add the prompts of a text as `parse_prompts` reads them.
@@ -124,9 +131,31 @@ class PromptReader:
             As `parse_prompts`; then no prompt of the text is added.
         """
         for place, line, sequence, oddities in self.count_text(text, source, comments):
-            first = len(self.prompts)
-            self.prompts += [prompt for prompt in map(_fold, expand(sequence)) if prompt]
-            self.remarks.line(place, line, oddities, first if len(self.prompts) > first else None)
+            self._add(place, line, sequence, oddities, PromptRow(""))
+
+    def add_line(self, line: str, place: str, row: PromptRow) -> None:
+        """Add the prompts of one line, such as a cell of a table: with alternatives, never a comment.
+
+        Parameters
+        ----------
+        line : str
+        place : str
+            What messages call the line.
+        row : PromptRow
+            Whose negative, seed and caption the prompts get.
+
+        Raises
+        ------
+        ValueError
+            As `parse_prompts`; then no prompt is added.
+        """
+        line = _strip(self._whole(line, place))
+        self._add(place, line, *self._parse(line, place, False, ""), row)
+
+    def _add(self, place, line, sequence, oddities, row):
+        first = len(self.rows)
+        self.rows += [replace(row, text=prompt) for prompt in map(_fold, expand(sequence)) if prompt]
+        self.remarks.line(place, line, oddities, first if len(self.rows) > first else None)
 
     def count_text(
         self, text: str, source: str = "", comments: bool = True
@@ -166,9 +195,9 @@ class PromptReader:
 
     def add_argument(self, text: str, source: str) -> None:
         """Add an argument of a command line: alternatives as in a text, but nothing in it is a comment."""
-        first, lines = len(self.prompts), [line for line in text.splitlines() if line.strip()]
+        first, lines = len(self.rows), [line for line in text.splitlines() if line.strip()]
         self.add_text(text, source, comments=False)
-        if len(self.prompts) == first:
+        if len(self.rows) == first:
             self.remarks.empty(source)
         if len(lines) > 1:
             self.remarks.note(f"{source} has {len(lines)} lines: one prompt each")
@@ -207,10 +236,10 @@ class PromptReader:
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
         if lines == KEEP and len(rows) > 1:
-            self.remarks.several_lines(len(self.prompts), len(rows))
-        first = len(self.prompts)
-        self.prompts += rows if lines == SPLIT else [text]
-        self.remarks.verbatim(first, self.prompts[first:])
+            self.remarks.several_lines(len(self.rows), len(rows))
+        first, added = len(self.rows), rows if lines == SPLIT else [text]
+        self.rows += map(PromptRow, added)
+        self.remarks.verbatim(first, added)
 
     def _whole(self, text, source):
         whole = whole_characters(text)

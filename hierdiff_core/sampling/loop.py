@@ -42,7 +42,8 @@ def denoise_part(
     part : Part
         `whole` of a plan, or what is below some of its branches.
     rows : (C, ...) tensor
-        Latents before the part's first step; for a whole plan one, the noise that all prompts start from.
+        Latents before the part's first step; for a whole plan one, the noise that all prompts start from, or one for
+        each seed (`Plan.groups`).
     state : State
         What the step before handed on, with the same rows; what `step` begins with for a whole plan.
     step : callable
@@ -112,8 +113,8 @@ def denoise_plan(
     ----------
     plan : Plan
         For N prompts.
-    first : (1, ...) tensor
-        The noise that all prompts start from.
+    first : (1, ...) tensor, or (G, ...)
+        The noise that all prompts start from; where they have seeds of their own, a row for each of `Plan.groups`.
     state : State
         What `step` begins with.
     step : callable

@@ -29,7 +29,7 @@ LARGEST_SEED = 2**64 - 1
 
 
 class BranchNoise:
-    """A noise source, asked by the clusters of a plan.
+    """A noise source, asked by the clusters of a plan; prompts with seeds of their own ask one of their seed.
 
     Parameters
     ----------
@@ -46,6 +46,7 @@ class BranchNoise:
         self.plan = plan
         self.prompt_keys = prompt_keys
         self._keys: dict[int, list[int]] = {}
+        self._own = {seed: keyed_noise(seed) for seed in plan.groups()[1] if seed is not None}
 
     def keys(self, k: int) -> list[int]:
         """Noise keys of all clusters of step k, kept for the parts of the plan that come to it later."""
@@ -56,7 +57,25 @@ class BranchNoise:
     def generators(self, k: int, clusters: np.ndarray) -> Any:
         """What the noise source gives for some clusters of step k."""
         keys = self.keys(k)
-        return self.noise(k, [keys[c] for c in clusters.tolist()])
+        own = [keys[c] for c in clusters.tolist()]
+        if self.plan.seeds is None:
+            return self.noise(k, own)
+        seeds = self.plan.branch_seeds(k)
+        return self._drawn(k, own, [seeds[c] for c in clusters.tolist()])
+
+    @property
+    def sources(self) -> list[tuple[int | None, NoiseSource]]:
+        """The seed of each group of `Plan.groups`, and the noise source that it draws from."""
+        return [(seed, self.noise if seed is None else self._own[seed]) for seed in self.plan.groups()[1]]
+
+    def _drawn(self, k: int, keys: Sequence[int], seeds: Sequence[int | None]) -> list[Any]:
+        """A generator for each branch with one of these keys and seeds; that of the run where a seed is None."""
+        theirs = [key for key, seed in zip(keys, seeds, strict=True) if seed is None]
+        given = self.noise(k, theirs) if theirs else []
+        run = iter(given if isinstance(given, list) else [given] * len(theirs))
+        return [
+            next(run) if seed is None else self._own[seed](k, [key])[0] for key, seed in zip(keys, seeds, strict=True)
+        ]
 
 
 def keyed_noise(seed: int) -> NoiseSource:

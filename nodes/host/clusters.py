@@ -72,6 +72,8 @@ class CurrentClusters:
         Rows that they evaluated, and time.
     keys : list of C int
         What the current clusters' noise is a function of.
+    seeds : list of C (int or None)
+        Of the current clusters, whose prompts have a seed of their own; None: that of the run.
     by_call : bool
         Set for a sampler that calls once a step at sigmas of its own.
     raised : float >= 1
@@ -130,7 +132,8 @@ class CurrentClusters:
     def _use(self, k: int) -> None:
         step, keys = self.plan.steps[k], self.plan.branch_keys(k)
         self.clusters = in_prompt_order(step, self.plan.distinct)
-        self.keys = [keys[c] for c in np.argsort(step.first)]
+        order, seeds = np.argsort(step.first), self.plan.branch_seeds(k)
+        self.keys, self.seeds = [keys[c] for c in order], [seeds[c] for c in order]
         self._indices = {}
         self._members = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from ...hierdiff_core.plan.keys import hashed
 from .clusters import CurrentClusters
 
 KEY = "hierdiff"
@@ -48,12 +49,17 @@ class Contract:
             "step": current.k,
             "rows": current.clusters.first[rows].tolist(),
             "members": [current.members[c] for c in rows],
-            "keys": [current.keys[c] for c in rows],
+            "keys": [key_of(current.keys[c], current.seeds[c]) for c in rows],
             "clusters": rows,
             "parents": rows if current.parents is None else current.parents[rows].tolist(),
             "split": current.parents is not None,
             "guard": False,
         }
+
+
+def key_of(key: int, seed: int | None) -> int:
+    """What a branch is known by to other packs: equal prompts of other seeds are other branches."""
+    return key if seed is None else hashed(f"{seed} {key}".encode()) >> 1
 
 
 def window_of(rows: list[int], num_prompts: int) -> dict:

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...hierdiff_core.plan.seeds import seed_groups
+
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.guidance import GuidanceCourse
     from ...hierdiff_core.plan.plan import Plan
+    from ...hierdiff_core.plan.tree import PromptTree
 
 NEXT_TO_NOTHING = 0.05  # of what can be saved at all
+MOST_SEEDS = 8  # that a line names
 SUITS_ANY_TREE = "mode saving with value 0.5 suits any tree"
 
 
@@ -22,10 +26,21 @@ def duplicates(plan: Plan) -> list[str]:
     return [f"{equal} of {plan.num_prompts} prompts equal{'s' * (equal == 1)} another: sampled once, no saving counted"]
 
 
+def seeds_in_words(plan: Plan | PromptTree) -> list[str]:
+    """A line on prompts that have a seed of their own, if there are any."""
+    groups, seeds = seed_groups(plan.seeds, plan.num_prompts)
+    if plan.seeds is None:
+        return []
+    counts = np.bincount(groups).tolist()
+    named = [f"{'no seed of their own' if seed is None else seed}: {n}" for seed, n in zip(seeds, counts, strict=True)]
+    more = f", and {len(named) - MOST_SEEDS} more" if len(named) > MOST_SEEDS else ""
+    what = f"{len(seeds)} seeds, a tree each" if len(seeds) > 1 else "1 seed"
+    return [f"{what}; prompts of different seeds share nothing ({', '.join(named[:MOST_SEEDS])}{more})"]
+
+
 def tau_in_words(plan: Plan) -> str:
     """The value of tau, and what it is of this tree."""
-    Z = np.asarray(plan.Z)
-    root = Z[-1, 2] if len(Z) else 0.0
+    root = plan.tree.root_height if plan.tree is not None else 0.0
     if not root:
         return f"tau {plan.tau:.5g}"
     if plan.tau <= root:
@@ -58,8 +73,8 @@ def unsuitable_tau(plan: Plan, greatest: float) -> list[str]:
     if plan.looks_alike:
         return [f"⚠ tau {plan.tau:.5g} shares nearly everything in this tree: {SUITS_ANY_TREE}"]
     if plan.tau and greatest and plan.saved < NEXT_TO_NOTHING * greatest:
-        heights = np.asarray(plan.Z)[:, 2]
-        lowest, root = heights[heights > 0][0], heights[-1]
+        heights = plan.tree.heights if plan.tree is not None else np.zeros(1)
+        lowest, root = heights[0], heights[-1]
         return [
             f"⚠ tau {plan.tau:.5g} shares next to nothing in this tree (lowest merge {lowest:.4g}, root {root:.4g}): "
             f"{SUITS_ANY_TREE}"

@@ -10,9 +10,11 @@ from .live_tree import trees_of_client
 from .results import results_of_client
 
 
-def add_routes(shape_of_settings: Callable) -> None:
-    """Answer the page's questions; `shape_of_settings` is the one of Threshold Schedule."""
+def add_routes(shape_of_settings: Callable, table_of_text: Callable, table_of_file: Callable) -> None:
+    """Answer the page's questions: those given are of Threshold Schedule and Prompt Table."""
     routes = PromptServer.instance.routes
     routes.get("/hierdiff/trees")(trees_of_client)
     routes.get("/hierdiff/results")(results_of_client)
     routes.post("/hierdiff/shape")(shape_of_settings)
+    routes.post("/hierdiff/table")(table_of_text)
+    routes.post("/hierdiff/table/file")(table_of_file)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import comfy.k_diffusion.sampling
 import comfy.sample
@@ -17,29 +18,54 @@ from .dry_run import is_hosts, sampler_name
 from .row_noise import with_row_noise
 from .stretches import in_stretches
 
+if TYPE_CHECKING:
+    from ...hierdiff_core.plan.seeds import Seeds
+
 # The host's samplers whose noise is a path: one Brownian tree for each branch.
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 
+OWN_DRAWS = (
+    "⚠ {name} draws noise by itself: a prompt's own seed decides what it starts from, but not what is drawn on the way"
+)
 LARGEST_CHURN = 2**0.5 - 1  # by how much a sampler with s_churn raises a sigma at most (Karras et al. 2022)
 
 
 class OneNoise:
-    """The host's NOISE: one noise, repeated for N rows.
+    """The host's NOISE: one noise, repeated for N rows; prompts with a seed of their own have that seed's.
 
     Parameters
     ----------
     seed : int
     num_prompts : int
+    own : tuple of N (int or None), optional
+        Seeds of the prompts.
     """
 
-    def __init__(self, seed: int, num_prompts: int):
+    def __init__(self, seed: int, num_prompts: int, own: Seeds | None = None):
         self.seed = seed
         self.num_prompts = num_prompts
+        self.own = own
 
     def generate_noise(self, input_latent: dict) -> torch.Tensor:
         """(N, ...) noise for the host's LATENT."""
-        one = comfy.sample.prepare_noise(input_latent["samples"][:1], self.seed)
-        return one.repeat(self.num_prompts, *[1] * (one.ndim - 1))
+        own, latent = self.own or (), input_latent["samples"][:1]
+        with_own_seeds = noise_of_seeds(latent, own)  # first: the global generator goes on from the run's own seed
+        one = comfy.sample.prepare_noise(latent, self.seed)
+        rows = one.repeat(self.num_prompts, *[1] * (one.ndim - 1))
+        return rows_of_seeds(rows, own, with_own_seeds)
+
+
+def noise_of_seeds(latent: torch.Tensor, seeds: Iterable[int | None]) -> dict[int, torch.Tensor]:
+    """The noise that the host makes for a single latent, (1, ...), of each seed."""
+    return {seed: comfy.sample.prepare_noise(latent, seed) for seed in dict.fromkeys(seeds) if seed is not None}
+
+
+def rows_of_seeds(rows: torch.Tensor, seeds: Seeds, noise: dict[int, torch.Tensor]) -> torch.Tensor:
+    """Noise (N, ...) in which prompts with a seed of their own have that seed's."""
+    for i, seed in enumerate(seeds):
+        if seed is not None:
+            rows[i] = noise[seed][0].to(rows)
+    return rows
 
 
 class SamplerNoise:
@@ -68,7 +94,7 @@ class SamplerNoise:
         self.theirs: str | None = None
         self.notes: list[str] = []
         self._draws = 0
-        self._trees = {}  # Brownian trees by branch key
+        self._trees = {}  # Brownian trees by seed and branch key
 
     def shared_sampler(self, sampler: comfy.samplers.Sampler) -> comfy.samplers.KSAMPLER:
         """A copy of the host's sampler whose noise is the same for all rows of a cluster.
@@ -95,15 +121,17 @@ class SamplerNoise:
         elif "noise_sampler" in inspect.signature(function).parameters:
             options["noise_sampler"] = self.brownian(name) if is_brownian(name) else self.white
         if self.theirs or churn > 0:
+            if self.current.plan.seeds is not None:
+                self.notes.append(OWN_DRAWS.format(name=sampler_name(function)))
             function = with_row_noise(function, self.current)
         function = in_stretches(function, self.current, self.notes.append)
         if sampler.inpaint_options.get("random"):
-            function = with_mask_noise(function)
+            function = with_mask_noise(function, self.current.plan.seeds)
         return comfy.samplers.KSAMPLER(function, options, {})
 
     def white(self, sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
         """(N, ...) independent noise of each draw, as the host's samplers ask for it."""
-        generators = [keyed_generator(self.seed, key, self._draws) for key in self.current.keys]
+        generators = [keyed_generator(seed, key, self._draws) for seed, key in self._seeds_and_keys()]
         self._draws += 1
         shape = len(generators), *self.row.shape[1:]
         return self.current.spread(draw_rows(generators, shape, self.row.dtype, self.row.device))
@@ -113,18 +141,23 @@ class SamplerNoise:
         positive = self.current.sigmas[self.current.sigmas > 0].float()
 
         def noise(sigma, sigma_next):
-            trees = [self._tree(key, positive, name.endswith("_gpu")) for key in self.current.keys]
+            trees = [self._tree(own, positive, name.endswith("_gpu")) for own in self._seeds_and_keys()]
             return self.current.spread(torch.cat([tree(sigma, sigma_next) for tree in trees]))
 
         return noise
 
-    def _tree(self, key, sigmas, on_device):
-        if key not in self._trees:
-            seed = keyed_generator(self.seed, key, 0).initial_seed()
-            self._trees[key] = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
+    def _seeds_and_keys(self):
+        """What the noise of each current cluster is a function of."""
+        own = zip(self.current.seeds, self.current.keys, strict=True)
+        return [(self.seed if seed is None else seed, key) for seed, key in own]
+
+    def _tree(self, own, sigmas, on_device):
+        if own not in self._trees:
+            seed = keyed_generator(own[0], own[1], 0).initial_seed()
+            self._trees[own] = comfy.k_diffusion.sampling.BrownianTreeNoiseSampler(
                 self.row, sigmas.min(), sigmas.max(), seed=seed, cpu=not on_device
             )
-        return self._trees[key]
+        return self._trees[own]
 
     def repeated(self, noise_sampler: Callable) -> Callable:
         """Somebody else's noise, each cluster's first row for all of its rows."""
@@ -135,14 +168,20 @@ class SamplerNoise:
         return noise
 
 
-def with_mask_noise(function: Callable) -> Callable:
-    """A sampler function whose mask keeps another noise than the run's, as the host's ddim: here one for all rows."""
+def with_mask_noise(function: Callable, own: Seeds | None = None) -> Callable:
+    """A sampler function whose mask keeps another noise than the run's, as the host's ddim: here one for all rows.
+
+    Prompts with a seed of their own have that seed's, as if drawn alone.
+    """
 
     @functools.wraps(function)
     def sample(model, x, sigmas, extra_args=None, **options):
-        generator = torch.manual_seed((extra_args or {}).get("seed", 41) + 1)
-        noise = torch.randn((1, *x.shape[1:]), generator=generator)
-        model.noise = noise.to(model.noise).expand(x.shape).clone()
+        def drawn(seed):
+            return torch.randn((1, *x.shape[1:]), generator=torch.manual_seed(seed + 1)).to(model.noise)
+
+        with_own_seeds = {seed: drawn(seed) for seed in dict.fromkeys(own or ()) if seed is not None}
+        noise = drawn((extra_args or {}).get("seed", 41)).expand(x.shape).clone()
+        model.noise = rows_of_seeds(noise, own or (), with_own_seeds)
         return function(model, x, sigmas, extra_args=extra_args, **options)
 
     return sample

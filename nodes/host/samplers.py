@@ -65,7 +65,7 @@ def sample(
 ) -> torch.Tensor:
     """(N, ...) latents as the host's KSampler makes them, from one noise for all prompts, where results are kept."""
     samples = guider.sample(
-        OneNoise(seed, guider.sharing.plan.num_prompts).generate_noise({"samples": latents}),
+        OneNoise(seed, guider.sharing.plan.num_prompts, guider.sharing.plan.seeds).generate_noise({"samples": latents}),
         latents,
         comfy.samplers.sampler_object(sampler_name),
         sigmas,

@@ -29,7 +29,9 @@ from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, parted_by
 from .rows_alone import HostEncoding, encode_rows, mark_rows
 from .run_guidance import RunGuidance, check_guider
+from .same_draws import SameDraws
 from .same_pictures import check_pictures_differ, same_pictures
+from .sampler_noise import noise_of_seeds, rows_of_seeds
 from .sharing_run import SharingRun
 from .step_caches import check_step_caches
 
@@ -134,7 +136,7 @@ class Sharing:
         if self.plan.guidance is not None:
             check_guider(guider, self.plan.guidance)
         guider.conds = assigned(guider.conds, self.plan)
-        rows = self._rows(noise, latent_image, denoise_mask)
+        rows = self._rows(noise, latent_image, denoise_mask, guider.model_patcher.load_device)
         plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
         run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, self.per_prompt != SHARE_IF_EQUAL)
         conds = {side: list(entries) for side, entries in guider.conds.items()}  # the host encodes its own
@@ -166,16 +168,33 @@ class Sharing:
         run.guidance = RunGuidance(course, guider, run.current, levels, lambda: run.model_calls.rows_inside)
         run.guidance.attach(guider.model_options)
 
-    def _rows(self, noise, latent_image, denoise_mask) -> Rows:
+    def _rows(self, noise, latent_image, denoise_mask, device: torch.device) -> Rows:
         """Latents, noise and mask with a row for each prompt."""
         count = self.plan.num_prompts
         latents = rows_for_all(latent_image, count, "the latent batch", ONE_OR_EACH)
-        noise = rows_for_all(noise if self.strict else noise[:1], count, "the noise", "use Shared Noise")
+        if self.strict:
+            noise = rows_for_all(noise, count, "the noise", "use Shared Noise")
+        else:
+            noise = self._noise_of_all(noise[:1], latents[:1], device)
         if denoise_mask is not None and (denoise_mask.shape[0] > 1 or denoise_mask.ndim == latents.ndim):
             # newer hosts have made it for the number of latents by now, and do so no more
             denoise_mask = denoise_mask[None] if denoise_mask.ndim == 2 else denoise_mask
             denoise_mask = rows_for_all(denoise_mask, count, "the noise mask", "give one mask, or one for each prompt")
         return Rows(latents, noise, denoise_mask)
+
+    def _noise_of_all(self, noise, latent, device):
+        """The sampler's noise for its first latent for all prompts, but for those with a seed of their own.
+
+        These have what the host makes of their seed; where no noise is added, nobody has any.
+        """
+        count, own = self.plan.num_prompts, self.plan.seeds
+        rows = rows_for_all(noise, count, "the noise", "use Shared Noise")
+        if own is None or not noise.any():
+            return rows
+        draws = SameDraws(device)  # the host seeds the global generators, with which the sampler goes on
+        with_own_seeds = noise_of_seeds(latent, own)
+        draws.undo()
+        return rows_of_seeds(rows.clone(), own, with_own_seeds)
 
     def _plans_of_run(self, guider, sampler, sigmas, rows: Rows) -> tuple[Plans, int, list[str]]:
         """The plan for a run of these sigmas, as it is and as it can be run; its step to begin with; and warnings."""
@@ -184,7 +203,7 @@ class Sharing:
             check_conds(entries, name, self.plan.num_prompts)
         own = own_inputs(conds, {START: rows.latents, "noise masks": rows.mask}, self.plan.num_prompts)
         if not (self.strict or own):
-            check_rows_differ(conds, [rows.latents, rows.mask], self.plan)
+            check_rows_differ(conds, list(rows), self.plan)
         notes = check_pictures_differ(guider, sampler, KEY, rows, self.plan) if self.strict and not own else []
         if self.strict and not is_part(guider, sigmas, sigma_max, rows.noise):
             plan, first_step = self.plan.resampled(len(sigmas) - 1), 0

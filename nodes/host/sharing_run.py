@@ -21,7 +21,7 @@ from .device import stop_if_cancelled
 from .first_inputs import with_first_inputs
 from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
-from .plan_texts import duplicates
+from .plan_texts import duplicates, seeds_in_words
 from .rows_alone import RowsAlone
 from .run_guidance import RunGuidance
 from .sampler_noise import SamplerNoise
@@ -267,6 +267,7 @@ class SharingRun:
             *self.model_calls.guard.report(),
             *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
             *duplicates(mine),
+            *seeds_in_words(mine),
         ]
         if mine.num_steps != plan.num_steps:
             lines.append(f"the plan's {plan.num_steps} thresholds were resampled over the sampler's {steps} steps")

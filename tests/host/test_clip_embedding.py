@@ -9,6 +9,7 @@ import torch
 from graphs import PROMPTS
 
 from hierdiff_core import build_plan, linear_thresholds, ward_linkage
+from hierdiff_core.prompts.rows import PromptRow, PromptRows
 
 SHORT = ["a red apple", "a green apple, watercolor", "a cat", "a red apple"]
 LONG = ", ".join(["a very detailed painting of a harbour at dawn"] * 12)  # two chunks of 77 tokens
@@ -77,7 +78,7 @@ def clip(request):
 def run(node, clip, prompts, pooling="auto"):
     """The only entry, the embeddings and the text of a run."""
     out = node.execute(clip, tuple(prompts), pooling)
-    (entry,), embeddings = out.args
+    (entry,), embeddings, _ = out.args
     return entry, embeddings, out.ui["text"][0]
 
 
@@ -115,7 +116,7 @@ def test_equal_prompts_are_encoded_once(node, sd1, monkeypatch):
     encode = sd1.encode_from_tokens_scheduled
     monkeypatch.setattr(sd1, "encode_from_tokens_scheduled", lambda tokens: calls.append(tokens) or encode(tokens))
     (cond, values), embeddings, _ = run(node, sd1, SHORT)
-    assert len(calls) == 3
+    assert len(calls) == 4  # three prompts, and the negative of all
     for rows in (cond, values["pooled_output"], embeddings.positive):
         assert torch.equal(rows[0], rows[3])
         assert not torch.equal(rows[0], rows[1])
@@ -668,3 +669,18 @@ def test_server_encodes_a_set_and_plans_it(comfyui, clip_file):
     assert text.startswith("7 prompts (7 distinct)\nembeddings: pooled, 768 numbers each")
     assert "tokens: 77 (6 prompts), 154 (1 prompt)\nconditioning: 7 × 154 × 768" in text
     assert "saves 4" in entry["outputs"]["plan"]["text"][0]
+
+
+def test_negatives_are_each_prompts_own_or_those_of_all(node, sd1):
+    """Without any, one row for all: what the host encodes of an empty text."""
+    prompts = PromptRows([PromptRow("a cat", "rain, dark"), PromptRow("a dog"), PromptRow("a bird", "rain, dark")])
+    (((cond, values),),) = node.execute(sd1, prompts, "auto", "blurry").args[2:]
+    for row, text in enumerate(("rain, dark", "blurry", "rain, dark")):
+        expected, own = encoded_by_the_host(sd1, text)
+        assert torch.equal(cond[row : row + 1], expected)
+        assert torch.equal(values["pooled_output"][row : row + 1], own["pooled_output"])
+    for given, text in (((), ""), (("blurry",), "blurry")):
+        (((cond, _),),) = node.execute(sd1, ("a cat", "a dog"), "auto", *given).args[2:]
+        assert torch.equal(cond, encoded_by_the_host(sd1, text)[0])
+    positive = node.execute(sd1, prompts, "auto").args[0]
+    assert positive[0][1]["hierdiff_prompts"].rows == prompts.rows  # seeds can be compared with the plan's

@@ -824,3 +824,145 @@ GROW_AND_COUNT = """async ([begin, progress, selector]) => {
     }
     return changes;
 }"""
+
+
+# --- Prompts as a table ----------------------------------------------------------------------------------------------
+
+TABLE_NODE, TABLE = "HierDiffPromptTable", ".hierdiff-table"
+VUE = {"Comfy.VueNodes.Enabled": True}
+
+
+def open_table(page, text=""):
+    """A table with a node behind it that shows its texts."""
+    page.evaluate(
+        """(text) => {
+            const [table, shown] = ["HierDiffPromptTable", "PreviewAny"].map((type) => LiteGraph.createNode(type));
+            Object.assign(table, { pos: [100, 100] });
+            Object.assign(shown, { pos: [800, 100] });
+            app.graph.add(table);
+            app.graph.add(shown);
+            table.connect(1, shown, 0);
+            if (text) table.widgets.find((widget) => widget.name === "table").value = text;
+        }""",
+        text,
+    )
+    page.page.wait_for_selector(f"{TABLE} input[data-column=prompt]", state="attached")
+    page.show()
+    page.page.wait_for_timeout(200)
+
+
+def cell(page, row, column):
+    """The cell of a row, which counts from 1."""
+    return page.page.locator(f"{TABLE} .hierdiff-table-row").filter(
+        has=page.page.locator(f".hierdiff-table-number:text-is('{row}')")
+    ).locator(f"input[data-column={column}]")  # fmt: skip
+
+
+def counted(page, **wanted):
+    """Wait until the server has counted this many problems or pictures."""
+    for name, value in wanted.items():
+        page.page.wait_for_selector(f"{TABLE}[data-{name}='{value}']", timeout=10_000)
+
+
+def paste(page, row, column, text):
+    cell(page, row, column).evaluate(
+        """(cell, text) => {
+            const clipboardData = new DataTransfer();
+            clipboardData.setData("text/plain", text);
+            cell.focus();
+            cell.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+        }""",
+        text,
+    )
+
+
+def kept(page):
+    """The lines of the text that the node keeps, without the header."""
+    return page.value_of(TABLE_NODE, "table").split("\n")[1:]
+
+
+@pytest.mark.parametrize("settings", [{}, VUE], ids=["classic", "nodes2"])
+def test_a_table_is_typed_pasted_checked_and_run(open_page, settings):
+    page, fruit = open_page(shared=True, settings=settings), "pear" if settings else "apple"  # nothing from the cache
+    open_table(page)
+    keys = page.page.keyboard
+    cell(page, 1, "prompt").click()
+    keys.type(f"a {{red|green}} <b>{fruit}</b>")
+    keys.press("Tab")
+    keys.press("Tab")
+    keys.type("7.5")
+    counted(page, problems=1)
+    assert "row 1: seed must be a whole number" in page.page.locator(".hierdiff-table-problem").inner_text()
+    assert "'7.5'" in cell(page, 1, "seed").get_attribute("title")
+    assert cell(page, 1, "seed").get_attribute("aria-invalid") == "true"
+    keys.press("Backspace")
+    keys.press("Backspace")
+    counted(page, problems=0, pictures=2)
+    keys.press("Enter")  # below the last: a new row
+    paste(page, 2, "prompt", 'a dog\tblurry\t12\t2\t"ohwx\tdog"\r\na cat\r\n')
+    counted(page, pictures=5)
+    assert page.page.locator(f"{TABLE} .hierdiff-status").inner_text() == "Prompts: 4 · pictures: 5"
+    cell(page, 3, "prompt").click()
+    keys.press("Alt+ArrowUp")
+    keys.press("Alt+Shift+ArrowDown")
+    cell(page, 4, "on").uncheck()
+    assert kept(page) == [
+        f"\ta {{red|green}} <b>{fruit}</b>\t\t7\t\t",
+        "\ta cat\t\t\t\t",
+        "\ta cat\t\t\t\t",
+        'no\ta dog\tblurry\t12\t2\t"ohwx\tdog"',
+    ]
+    page.page.locator(f"{TABLE} [data-action=remove]").click()
+    counted(page, pictures=4)
+    shown = page.run()["outputs"][str(page.node_of(TABLE_NODE))]
+    assert shown["prompts"] == [f"a red <b>{fruit}</b>", f"a green <b>{fruit}</b>", "a cat", "a cat"]
+    assert "⚠ 1 of 4 prompts is equal to an earlier one" in shown["text"][0]
+    assert page.page.locator(f"{TABLE} b").count() == 0
+
+
+def test_a_table_is_opened_saved_and_brought_back_by_a_workflow(open_page):
+    page = open_page(shared=True)
+    open_table(page, '[{"prompt": "a cat", "seed": 3, "caption": "cat"}, "a {red|blue} dog"]')  # by hand, or by the API
+    counted(page, pictures=3)
+    assert [cell(page, 1, name).input_value() for name in ("prompt", "seed", "caption")] == ["a cat", "3", "cat"]
+    with page.page.expect_file_chooser() as chooser:
+        page.page.locator(f"{TABLE} [data-action=import]").click()
+    content = "seed;text;negative prompt\n18446744073709551615;a fish, big;dark\n".encode("utf-16")
+    chooser.value.set_files([{"name": "more.csv", "mimeType": "text/csv", "buffer": content}])
+    counted(page, pictures=4)
+    assert cell(page, 3, "prompt").input_value() == "a fish, big"
+    with page.page.expect_download() as download:
+        page.page.locator(f"{TABLE} [data-action=export]").select_option("jsonl")
+    assert download.value.suggested_filename == "prompts.jsonl"
+    lines = [json.loads(line) for line in download.value.path().read_text(encoding="utf-8").splitlines()]
+    assert lines[2] == {"prompt": "a fish, big", "negative": "dark", "seed": 2**64 - 1}
+    workflow = page.serialized()
+    page.load_graph({**workflow, "id": str(uuid.uuid4())})
+    counted(page, pictures=4)
+    assert [cell(page, row, "prompt").input_value() for row in (1, 2, 3)] == [
+        "a cat",
+        "a {red|blue} dog",
+        "a fish, big",
+    ]
+    page.set_value(TABLE_NODE, "table", '[{"prompt": "a", ')  # no table: it is mended as text
+    counted(page, problems=1)
+    assert "not JSON" in page.page.locator(".hierdiff-table-problem").inner_text()
+    page.page.locator(".hierdiff-table-text").fill("a cat\na dog")
+    counted(page, pictures=2)
+    page.page.locator(f"{TABLE} [data-action=as_text]").click()
+    assert cell(page, 2, "prompt").input_value() == "a dog"
+
+
+def test_of_ten_thousand_rows_those_in_sight_are_there(open_page):
+    page = open_page(shared=True)
+    open_table(page, "\n".join(f"prompt {i}" for i in range(10_000)))
+    counted(page, pictures=10_000)
+    assert page.page.locator(f"{TABLE} .hierdiff-table-row").count() < 60
+    page.page.locator(f"{TABLE} .hierdiff-view").evaluate("(view) => (view.scrollTop = view.scrollHeight)")
+    cell(page, 10_000, "prompt").click()
+    page.page.keyboard.press("Enter")
+    page.page.keyboard.type("one more")
+    counted(page, problems=1)
+    problem = page.page.locator(".hierdiff-table-problem").inner_text()
+    assert "row" in problem or "rows" in problem
+    assert cell(page, 10_001, "prompt").input_value() == "one more"

@@ -36,11 +36,13 @@ class Case(NamedTuple):
     equal: int
     sensitivity: str | None
     metric: str
+    seeds: int = 1  # how many the prompts have of their own, 1: none
 
     @property
     def tree(self):
         rows = np.random.default_rng(self.prompts + self.equal).normal(size=(self.prompts, 12))
-        return PromptTree.of(np.concatenate([rows, np.repeat(rows[:1], self.equal, axis=0)]), self.metric)
+        rows = np.concatenate([rows, np.repeat(rows[:1], self.equal, axis=0)])
+        return PromptTree.of(rows, self.metric, seeds=[i % self.seeds or None for i in range(len(rows))])
 
     @property
     def profile(self):
@@ -50,7 +52,8 @@ class Case(NamedTuple):
         """What nodes/schedule_plot.py sends, and what is asked of it."""
         tree, profile = self.tree, self.profile
         weights = profile.sensitivity and profile.sensitivity.weights(self.steps).tolist()
-        data = {"heights": tree.Z[:, 2].tolist(), "errors": tree.errors.tolist(), "metric": self.metric}
+        heights, errors = tree.merges[:, 2].tolist(), tree.errors[: len(tree.merges)].tolist()
+        data = {"heights": heights, "errors": errors, "trees": tree.num_trees, "metric": self.metric}
         data |= {"falling": profile.falling(self.metric).tolist(), "weights": weights}
         return {"data": data, "calibrated": self.shape == "calibrated", "budgets": BUDGETS, "moved": MOVED}
 
@@ -64,6 +67,7 @@ CASES = [
     for sensitivity in {"linear": ("late", None), "calibrated": ("late", "early")}.get(shape, ("late",))
     for metric in (("chord", "cosine") if equal == 0 else ("chord",))
 ]
+CASES += [Case(n, 14, 2, shape, 2, "late", "chord", seeds) for n, seeds in ((9, 2), (4, 6)) for shape in SHAPES]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def test_page_makes_the_plans_of_the_library(answers, case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_value_that_the_page_sets_saves_what_was_dragged_to(answers, case):
     tree, profile = case.tree, case.profile
-    greatest = reachable_saving(tree.Z, profile.falling(case.metric))[1]
+    greatest = reachable_saving(tree.Z, profile.falling(case.metric), trees=tree.num_trees)[1]
     for (unit, saving), value in zip(MOVED, answers[case]["values"], strict=True):
         assert value == round(value, 4) >= 0
         wanted = min(max(saving, 0), greatest)
