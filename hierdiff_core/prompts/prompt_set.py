@@ -1,4 +1,4 @@
-"""A prompt set from text, lists and arguments: one prompt a line, with alternatives in braces.
+"""A prompt set from text, lists and arguments: one prompt a line, with alternatives in braces and wildcards.
 
 `PromptReader` collects the prompts, keeps the limits of a set while it reads, and remembers what a user should hear:
 comments that were skipped, equal prompts, syntax of other programs that means nothing here.
@@ -7,6 +7,7 @@ comments that were skipped, equal prompts, syntax of other programs that means n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .alternatives import (
@@ -17,13 +18,17 @@ from .alternatives import (
     check_groups,
     check_length,
     expand,
+    fold,
     parse_line,
 )
+from .draws import Draw, drawn
 from .hints import Remarks, looks_like_json
+from .rows import PromptRow
 from .text_form import whole_characters
 
 if TYPE_CHECKING:
     from .alternatives import Sequence as Combinations
+    from .wildcards import Wildcards
 
 KEEP, SPLIT = "keep", "split"
 LINKED_LINES = (KEEP, SPLIT)
@@ -41,8 +46,9 @@ def parse_prompts(text: str) -> list[str]:
     Blank lines are skipped, and comments: lines that begin with ``#`` or ``//``, and whole lines from ``/*`` to ``*/``.
     ``{a|b}`` stands for each of its alternatives; a line with several such groups gives all combinations, the last
     group changing fastest. Groups may be nested, and ``\\{``, ``\\|``, ``\\}``, ``\\#``, and at the beginning of a
-    line ``\\//`` and ``\\/*``, stand for the characters themselves. Lines end where `str.splitlines` ends them: also
-    at U+2028, U+0085 and form feeds.
+    line ``\\//`` and ``\\/*``, stand for the characters themselves. ``{2$$a|b|c}`` stands for each two of its
+    alternatives, in the order in which they are written; weights, as in ``{2::a|b}``, mean nothing here. Lines end
+    where `str.splitlines` ends them: also at U+2028, U+0085 and form feeds.
 
     Parameters
     ----------
@@ -94,18 +100,32 @@ def check_prompts(prompts: str | Iterable[str]) -> tuple[str, ...]:
 class PromptReader:
     """Collects the prompts of a set.
 
+    Parameters
+    ----------
+    wildcards : Wildcards, optional
+        What ``__name__`` stands for; None: such names are used as they are written, with a remark.
+    draw : Draw, optional
+        How many prompts of each line are drawn at random; None: all combinations.
+
     Attributes
     ----------
-    prompts : list of str
-        So far.
+    rows : list of PromptRow
+        So far; those that all combinations of a line have made know their factors.
     remarks : Remarks
         What a user should hear about them.
     """
 
-    def __init__(self) -> None:
-        self.prompts = []
+    def __init__(self, wildcards: Wildcards | None = None, draw: Draw | None = None) -> None:
+        self.rows: list[PromptRow] = []
+        self.wildcards, self.draw = wildcards, draw
         self.remarks = Remarks()
         self._count = self._characters = self._groups = 0
+        self._seen: dict[str, int] = {}  # lines that were drawn from, and how often: equal ones draw otherwise
+
+    @property
+    def prompts(self) -> list[str]:
+        """Texts of the rows."""
+        return [row.text for row in self.rows]
 
     def add_text(self, text: str, source: str = "", comments: bool = True) -> None:
         """Add the prompts of a text as `parse_prompts` reads them.
@@ -124,9 +144,44 @@ class PromptReader:
             As `parse_prompts`; then no prompt of the text is added.
         """
         for place, line, sequence, oddities in self.count_text(text, source, comments):
-            first = len(self.prompts)
-            self.prompts += [prompt for prompt in map(_fold, expand(sequence)) if prompt]
-            self.remarks.line(place, line, oddities, first if len(self.prompts) > first else None)
+            self._add(place, line, sequence, oddities, PromptRow(""))
+
+    def add_line(self, line: str, place: str, row: PromptRow) -> None:
+        """Add the prompts of one line, such as a cell of a table: with alternatives and wildcards, never a comment.
+
+        Parameters
+        ----------
+        line : str
+        place : str
+            What messages call the line.
+        row : PromptRow
+            Whose negative, seed and caption the prompts get.
+
+        Raises
+        ------
+        ValueError
+            As `parse_prompts`; then no prompt is added.
+        """
+        line = _strip(self._whole(line, place))
+        self._add(place, line, *self._parse(line, place, False, ""), row)
+
+    def _add(self, place, line, sequence, oddities, row):
+        first = len(self.rows)
+        drawn = self.draw and self._drawn(self.draw, place, line, sequence)
+        made = expand(sequence) if drawn is None else [(text, ()) for text in drawn]
+        self.rows += [replace(row, text=prompt, factors=factors) for text, factors in made if (prompt := fold(text))]
+        self.remarks.line(place, line, oddities, first if len(self.rows) > first else None)
+
+    def _drawn(self, draw, place, line, sequence):
+        times = self._seen[line] = self._seen.get(line, 0) + 1
+        texts = drawn(sequence, draw, f"{times}/{line}")
+        if sequence.count > 1 and len(texts) < draw.count:
+            self.remarks.note(f"{place} gives only {len(texts)} different prompt{'s' if len(texts) > 1 else ''}")
+        try:
+            self._take_room(0, sum(map(len, texts)))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        return texts
 
     def count_text(
         self, text: str, source: str = "", comments: bool = True
@@ -157,18 +212,27 @@ class PromptReader:
         self._groups += line.count("{")
         try:
             check_groups(self._groups)
-            sequence, oddities = parse_line(line)
-            self._take_room(sequence.count, sequence.characters)
+            sequence, oddities = parse_line(line, self._wildcard, self.draw is None)
+            if self.draw is None:
+                self._take_room(sequence.count, sequence.characters)
+            else:
+                self._take_room(min(self.draw.count, sequence.count), 0)
+                oddities.pop("weights", None)
         except ValueError as error:
             hint = f". {JSON_TEXT}" if looks_like_json(text) else ""
             raise ValueError(f"{place}: {error}{hint}") from None
+        if self.wildcards is not None and "wildcard" in oddities:
+            oddities["like"] = self.wildcards.like(oddities["wildcard"].split(", ")[0].strip("_")) or ""
         return sequence, oddities
+
+    def _wildcard(self, name):
+        return None if self.wildcards is None else self.wildcards.group(name, self.draw is None)
 
     def add_argument(self, text: str, source: str) -> None:
         """Add an argument of a command line: alternatives as in a text, but nothing in it is a comment."""
-        first, lines = len(self.prompts), [line for line in text.splitlines() if line.strip()]
+        first, lines = len(self.rows), [line for line in text.splitlines() if line.strip()]
         self.add_text(text, source, comments=False)
-        if len(self.prompts) == first:
+        if len(self.rows) == first:
             self.remarks.empty(source)
         if len(lines) > 1:
             self.remarks.note(f"{source} has {len(lines)} lines: one prompt each")
@@ -207,10 +271,10 @@ class PromptReader:
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
         if lines == KEEP and len(rows) > 1:
-            self.remarks.several_lines(len(self.prompts), len(rows))
-        first = len(self.prompts)
-        self.prompts += rows if lines == SPLIT else [text]
-        self.remarks.verbatim(first, self.prompts[first:])
+            self.remarks.several_lines(len(self.rows), len(rows))
+        first, added = len(self.rows), rows if lines == SPLIT else [text]
+        self.rows += map(PromptRow, added)
+        self.remarks.verbatim(first, added)
 
     def _whole(self, text, source):
         whole = whole_characters(text)
@@ -291,7 +355,3 @@ def describe(value: Any) -> str:
 
 def _strip(text):
     return text.strip().strip(BYTE_ORDER_MARK).strip()
-
-
-def _fold(text):
-    return " ".join(text.split())

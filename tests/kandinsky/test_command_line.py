@@ -187,8 +187,9 @@ def test_arguments_are_never_comments_and_what_files_skip_is_told(tmp_path, caps
         f"hierdiff: 2 comment lines skipped of {tmp_path / 'prompts.txt'}: 2, 3",
         "hierdiff: argument 2 is empty and was left out",
         "hierdiff: argument 4 has a broken character, replaced by \ufffd",
+        f"hierdiff: prompt 5 ({tmp_path / 'prompts.txt'}, line 1) has __cat__: there is no wildcard file of this name; "
+        "it is used as written",
         "hierdiff: prompt 2 has //: only whole lines can be comments; it is used as written",
-        "hierdiff: prompt 5 has __cat__: wildcard files are not supported; it is used as written",
     ]
 
 

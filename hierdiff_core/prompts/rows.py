@@ -1,0 +1,93 @@
+"""Prompts with what is their own: a negative, a seed, a caption, and where an expansion made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A prompt of a set, and what belongs to it alone.
+
+    Attributes
+    ----------
+    text : str
+        The prompt.
+    negative : str or None
+        What to avoid; None: what the whole set avoids.
+    seed : int or None
+        Of its noise, 0 ... 2**64 - 1; None: the sampler's.
+    caption : str or None
+        For the files; None: the prompt.
+    factors : tuple of (str, str)
+        Of a prompt that an expansion made: name of each factor and its value, in the order they stand in the line. The
+        name is the written alternatives, shortened: ("a|b", "a").
+    """
+
+    text: str
+    negative: str | None = None
+    seed: int | None = None
+    caption: str | None = None
+    factors: tuple[tuple[str, str], ...] = ()
+
+
+class PromptRows(tuple[str, ...]):
+    """The texts of a set as a tuple, for whoever takes texts, and their `rows` for whoever knows more.
+
+    Parameters
+    ----------
+    rows : iterable of PromptRow
+
+    Attributes
+    ----------
+    rows : tuple of PromptRow
+        As many as there are texts.
+
+    Examples
+    --------
+    >>> from hierdiff_core.prompts.rows import PromptRow, PromptRows
+    >>> prompts = PromptRows([PromptRow("a cat", seed=7), PromptRow("a dog")])
+    >>> tuple(prompts), prompts.rows[0].seed
+    (('a cat', 'a dog'), 7)
+    """
+
+    rows: tuple[PromptRow, ...]
+
+    def __new__(cls, rows: Iterable[PromptRow]) -> PromptRows:
+        """A tuple of the texts, with the rows."""
+        rows = tuple(rows)
+        made = super().__new__(cls, (row.text for row in rows))
+        made.rows = rows
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles keep the rows."""
+        return type(self), (self.rows,)
+
+
+def as_rows(prompts: Iterable[str]) -> PromptRows:
+    """Prompts as rows: those that are rows already as they are, plain texts with nothing of their own.
+
+    Rows are known by what they have, not by their class: a host's copy of the pack and the library have one each.
+
+    Parameters
+    ----------
+    prompts : iterable of str
+        A `PromptRows`, or texts.
+
+    Returns
+    -------
+    prompts : PromptRows
+    """
+    if isinstance(prompts, PromptRows):
+        return prompts
+    rows = getattr(prompts, "rows", None)
+    return PromptRows(map(PromptRow, prompts) if rows is None else rows)
+
+
+def own_seeds(prompts: Iterable[str]) -> tuple[int | None, ...] | None:
+    """The seed of each prompt; None if no prompt has one."""
+    seeds = tuple(row.seed for row in as_rows(prompts).rows)
+    return None if all(seed is None for seed in seeds) else seeds
