@@ -5,6 +5,7 @@ import { app } from "../../scripts/app.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { before } from "./hooks.js";
 import { templateMenu } from "./menu.js";
+import { keepOldSheet } from "./old_sheets.js";
 import { ResultPanel } from "./result_panel.js";
 import { Results } from "./results.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
@@ -258,6 +259,7 @@ app.registerExtension({
   nodeCreated(node) {
     const type = node.comfyClass;
     colorByStage(node);
+    keepOldSheet(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
     if (isOurs(node)) addResult(node);

@@ -147,6 +147,27 @@ def test_sheet_of_a_list_is_that_of_the_batch(sheet, images):
         sheet(list(torch.rand(3, 8, 8, 3)))
 
 
+def test_sheet_of_combinations_has_axes_unless_the_workflow_is_older(pack):
+    prompts = pack.nodes.PromptSet.execute(["{a|b} {c|d|e}"]).result[0]
+    images = torch.rand(6, 16, 32, 3)
+
+    def sheet(columns=0, **axes):
+        output = pack.nodes.ContactSheet.execute(images=[images], prompts=[prompts], columns=[columns], **axes)
+        return output.result[0], output.ui["text"][0]
+
+    plain, said = sheet()
+    assert said == "6 images"
+    gridded, said = sheet(axes=["automatic"])
+    assert said == "6 images, 2 × 3\nrows: a, b\ncolumns: c, d, e"
+    assert gridded.shape != plain.shape
+    assert torch.equal(sheet(axes=["off"])[0], plain)
+    assert torch.equal(sheet(3, axes=["automatic"])[0], sheet(3)[0])
+    with pytest.raises(ValueError, match="axes must be one of automatic, off"):
+        sheet(axes=["on"])
+    with pytest.raises(ValueError, match="got 1 images and 6 prompts"):
+        pack.nodes.ContactSheet.execute(images=[images[:1]], prompts=[prompts], columns=[0], axes=["automatic"])
+
+
 def test_workflow_goes_into_webp_as_exif_and_nowhere_when_metadata_is_off(pack, images, tmp_path, monkeypatch, save):
     from comfy.cli_args import args
 
