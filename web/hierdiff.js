@@ -6,6 +6,7 @@ import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { before } from "./hooks.js";
 import { templateMenu } from "./menu.js";
 import { keepOldSheet } from "./old_sheets.js";
+import { offerFolder } from "./open_folder.js";
 import { ResultPanel } from "./result_panel.js";
 import { Results } from "./results.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
@@ -152,6 +153,7 @@ function showResult(node) {
   if (said && !panel.text) panel.heightBefore = node.size[1];
   const over = !said && panel.text;
   panel.show(said, result?.state ?? "none");
+  offerFolder(panel, api, result?.data?.hierdiff_folder);
   if (over && panel.heightBefore < node.size[1]) node.setSize([node.size[0], panel.heightBefore]);
   schedules.get(node)?.reshape();
 }

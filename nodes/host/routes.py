@@ -7,6 +7,7 @@ from collections.abc import Callable
 from server import PromptServer
 
 from .live_tree import trees_of_client
+from .open_folder import open_folder
 from .results import results_of_client
 
 
@@ -16,3 +17,4 @@ def add_routes(shape_of_settings: Callable) -> None:
     routes.get("/hierdiff/trees")(trees_of_client)
     routes.get("/hierdiff/results")(results_of_client)
     routes.post("/hierdiff/shape")(shape_of_settings)
+    routes.post("/hierdiff/open")(open_folder)
