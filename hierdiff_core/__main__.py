@@ -49,18 +49,20 @@ from .plan_options import guidance_course, private_steps
 from .previews import BranchLatents, to_pictures
 from .prompts.files import add_file
 from .prompts.prompt_set import PromptReader, check_prompts
+from .prompts.wildcards import Wildcards
 from .sampling.finite import rows_not_finite
 from .sampling.observer import Callbacks, Observer, Observers
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
     """Prompts of the arguments, then of the file; what was skipped, or may not mean what it says, is told."""
-    reader = PromptReader()
+    wildcards = Wildcards(options.wildcards)
+    reader = PromptReader(wildcards)
     for number, argument in enumerate(options.prompts, start=1):
         reader.add_argument(argument, f"argument {number}")
     if options.file:
         add_file(reader, options.file)
-    for line in [*reader.remarks.notes(), *reader.remarks.warnings(reader.prompts)]:
+    for line in [*reader.remarks.notes(), *reader.remarks.warnings(reader.prompts), *wildcards.remarks]:
         tell(line)
     return check_prompts(reader.prompts)
 

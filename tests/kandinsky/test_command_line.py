@@ -193,6 +193,15 @@ def test_arguments_are_never_comments_and_what_files_skip_is_told(tmp_path, caps
     ]
 
 
+def test_wildcards_are_read_from_folders(tmp_path, capsys):
+    for name, text in {"a/x.txt": "red\nblue", "b/y.txt": "Jürg"}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text, encoding="cp1252")
+    folders = ("--wildcards", tmp_path / "a", "--wildcards", tmp_path / "b")
+    assert prompts_of("__x__ __y__", *folders) == ("red Jürg", "blue Jürg")
+    assert "hierdiff: y.txt is not UTF-8 and was read as Windows-1252" in capsys.readouterr().err
+
+
 def test_tables_may_be_added_to_arguments_and_count_for_the_limit(tmp_path, capsys):
     (tmp_path / "a.csv").write_text('id,prompt\n1,"a cat, red"\n2,a dog\n', encoding="utf-8")
     assert prompts_of("a {x}", "a dog", "--file", tmp_path / "a.csv") == ("a x", "a dog", "a cat, red", "a dog")
