@@ -56,13 +56,12 @@ from .sampling.observer import Callbacks, Observer, Observers
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
     """Prompts of the arguments, then of the file; what was skipped, or may not mean what it says, is told."""
-    wildcards = Wildcards(options.wildcards)
-    reader = PromptReader(wildcards)
+    reader = PromptReader(Wildcards(options.wildcards))
     for number, argument in enumerate(options.prompts, start=1):
         reader.add_argument(argument, f"argument {number}")
     if options.file:
         add_file(reader, options.file)
-    for line in [*reader.remarks.notes(), *reader.remarks.warnings(reader.prompts), *wildcards.remarks]:
+    for line in [*reader.remarks.notes(), *reader.remarks.warnings(reader.prompts)]:
         tell(line)
     return check_prompts(reader.prompts)
 

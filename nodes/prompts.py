@@ -130,9 +130,8 @@ class PromptSet(io.ComfyNode):
         count: Sequence[int] = (COUNT,),
         draw_seed: Sequence[int] = (0,),
     ) -> io.NodeOutput:
-        wildcards, lines = Wildcards(wildcard_folders()), check_linked_lines(linked_lines)
-        drawn = draw_of(draw, count, draw_seed)
-        reader = PromptReader(wildcards, drawn)
+        drawn, lines = draw_of(draw, count, draw_seed), check_linked_lines(linked_lines)
+        reader = PromptReader(Wildcards(wildcard_folders()), drawn)
         for place, written in flat_texts(text, "text"):
             reader.add_text(written or "", place if len(text) > 1 else "")
             if written is None:
@@ -143,7 +142,7 @@ class PromptSet(io.ComfyNode):
         found = PromptRows(reader.rows)
         chance = f", drawn with seed {drawn.seed}, at most {drawn.count} of each line" if drawn else ""
         said = [f"{len(found)} prompt{'s' if len(found) > 1 else ''}{chance}", *reader.remarks.notes()]
-        said += [f"⚠ {line}" for line in [*reader.remarks.warnings(found), *wildcards.remarks]]
+        said += [f"⚠ {line}" for line in reader.remarks.warnings(found)]
         said.append(numbered([shorten(prompt.replace("\n", " ↵ "), LONGEST_LINE) for prompt in found]))
         return io.NodeOutput(found, list(found), len(found), ui=show(cls, "\n".join(said), prompts=list(found)))
 

@@ -119,7 +119,7 @@ class SaveSet(io.ComfyNode):
                     min=0,
                     max=1_000_000_000,
                     optional=True,
-                    tooltip="Number of the first image, for {index}.",
+                    tooltip="Number of the first image, where names count.",
                 ),
             ],
             outputs=[

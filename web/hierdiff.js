@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { showDraws } from "./draws.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { before } from "./hooks.js";
 import { templateMenu } from "./menu.js";
@@ -262,6 +263,7 @@ app.registerExtension({
     const type = node.comfyClass;
     colorByStage(node);
     keepOldSheet(node);
+    showDraws(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
     if (isOurs(node)) addResult(node);

@@ -284,8 +284,10 @@ class SetTree:
 
     Raises
     ------
-    ValueError, OSError
-        As `SetWriter`.
+    ValueError
+        If captions, an extension or a part of a name is none that may be.
+    OSError
+        Says what happened, how many pictures were written and where.
     """
 
     def __init__(self, folder: str | Path, captions: str, total: int) -> None:

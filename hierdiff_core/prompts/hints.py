@@ -70,6 +70,7 @@ class Remarks:
 
     def __init__(self) -> None:
         self._notes, self._empty, self._halves, self._lines = [], [], [], []
+        self._files = {}  # what there is to say of wildcard files, in order
         self._verbatim = []  # indices of prompts that are taken as they are
         self._found = {}  # what becomes of it -> [first place, piece of the text there, number of places]
 
@@ -82,6 +83,10 @@ class Remarks:
 
     def note(self, text: str) -> None:
         self._notes.append(text)
+
+    def files(self, texts: Sequence[str]) -> None:
+        """Of wildcard files; each counts once."""
+        self._files |= dict.fromkeys(texts)
 
     def empty(self, source: str) -> None:
         """A text that gives no prompt."""
@@ -133,7 +138,7 @@ class Remarks:
         for what, index, piece in self._foreign(prompts):
             found.setdefault(what, [f"prompt {index}", shorten(piece), 0])[2] += 1
         lines = [f"{place} has {piece}: {what}{_others(count - 1)}" for what, (place, piece, count) in found.items()]
-        return [*self._about_lines(), *self._about_texts(), *lines, *repeated(prompts)]
+        return [*self._about_lines(), *self._about_texts(), *lines, *self._files, *repeated(prompts)]
 
     def _foreign(self, prompts):
         verbatim = set(self._verbatim)

@@ -221,7 +221,10 @@ class PromptReader:
         except ValueError as error:
             hint = f". {JSON_TEXT}" if looks_like_json(text) else ""
             raise ValueError(f"{place}: {error}{hint}") from None
-        if self.wildcards is not None and "wildcard" in oddities:
+        if self.wildcards is None:
+            return sequence, oddities
+        self.remarks.files(self.wildcards.remarks)
+        if "wildcard" in oddities:
             oddities["like"] = self.wildcards.like(oddities["wildcard"].split(", ")[0].strip("_")) or ""
         return sequence, oddities
 

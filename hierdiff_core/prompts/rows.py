@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+LARGEST_SEED = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,7 @@ class PromptRow:
 class PromptRows(tuple[str, ...]):
     """The texts of a set as a tuple, for whoever takes texts, and their `rows` for whoever knows more.
 
-    Parameters
-    ----------
-    rows : iterable of PromptRow
+    Made of an iterable of `PromptRow`.
 
     Attributes
     ----------
@@ -56,7 +56,6 @@ class PromptRows(tuple[str, ...]):
     rows: tuple[PromptRow, ...]
 
     def __new__(cls, rows: Iterable[PromptRow]) -> PromptRows:
-        """A tuple of the texts, with the rows."""
         rows = tuple(rows)
         made = super().__new__(cls, (row.text for row in rows))
         made.rows = rows
@@ -91,3 +90,48 @@ def own_seeds(prompts: Iterable[str]) -> tuple[int | None, ...] | None:
     """The seed of each prompt; None if no prompt has one."""
     seeds = tuple(row.seed for row in as_rows(prompts).rows)
     return None if all(seed is None for seed in seeds) else seeds
+
+
+def own_negatives(prompts: Iterable[str], others: str | Sequence[str]) -> str | list[str]:
+    """The negative of each prompt: its own, or else that of the whole set.
+
+    Parameters
+    ----------
+    prompts : iterable of N str
+        A `PromptRows`, or texts.
+    others : str, or N str
+        For prompts without a negative of their own.
+
+    Returns
+    -------
+    negatives : str, or list of N str
+        `others` where no prompt has one of its own.
+    """
+    own = [row.negative for row in as_rows(prompts).rows]
+    if all(negative is None for negative in own):
+        return others if isinstance(others, str) else list(others)
+    if not isinstance(others, str) and len(others) != len(own):
+        return list(others)  # whoever checks their number says so
+    rest = [others] * len(own) if isinstance(others, str) else others
+    return [theirs if negative is None else negative for negative, theirs in zip(own, rest, strict=True)]
+
+
+def with_texts(prompts: Iterable[str], texts: Sequence[str]) -> tuple[str, ...]:
+    """The same prompts in another spelling; rows keep what is their own.
+
+    Parameters
+    ----------
+    prompts : iterable of N str
+        A `PromptRows`, or texts.
+    texts : N str
+        Their spellings.
+
+    Returns
+    -------
+    prompts : tuple of N str
+        A `PromptRows` where `prompts` has rows.
+    """
+    rows = getattr(prompts, "rows", None)
+    if rows is None:
+        return tuple(texts)
+    return PromptRows(replace(row, text=text) for row, text in zip(as_rows(prompts).rows, texts, strict=True))

@@ -38,10 +38,9 @@ def read(folders, text, draw=None):
 
 
 def warnings_of(folders, text, draw=None):
-    known = Wildcards(folders)
-    reader = PromptReader(known, draw)
+    reader = PromptReader(Wildcards(folders), draw)
     reader.add_text(text)
-    return [*reader.remarks.warnings(reader.prompts), *known.remarks]
+    return reader.remarks.warnings(reader.prompts)
 
 
 # --- Choosing and weights ---------------------------------------------------------------------------------------------
