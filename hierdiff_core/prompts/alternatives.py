@@ -159,9 +159,13 @@ def bound(counted: Sequence | Group) -> None:
         counted.count, counted.characters = min(counted.count, ENOUGH), min(counted.characters, ENOUGH)
 
 
+class TooManyPrompts(ValueError):
+    """More prompts than a set has room for."""
+
+
 def check_count(count: int) -> None:
     if count > MOST_PROMPTS:
-        raise ValueError(
+        raise TooManyPrompts(
             f"more than {MOST_PROMPTS} prompts in a set; use fewer alternatives, make several sets, or draw some of "
             "them at random"
         )

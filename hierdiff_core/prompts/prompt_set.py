@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .alternatives import (
+    ENOUGH,
     MOST_CHARACTERS,
     SHOWN,
+    TooManyPrompts,
     check_characters,
     check_count,
     check_groups,
@@ -212,14 +214,16 @@ class PromptReader:
         self._groups += line.count("{")
         try:
             check_groups(self._groups)
-            sequence, oddities = parse_line(line, self._wildcard, self.draw is None)
+            sequence, oddities = parse_line(
+                line, lambda name: self._wildcard(name, self.draw is None), self.draw is None
+            )
             if self.draw is None:
                 self._take_room(sequence.count, sequence.characters)
             else:
                 self._take_room(min(self.draw.count, sequence.count), 0)
                 oddities.pop("weights", None)
         except ValueError as error:
-            hint = f". {JSON_TEXT}" if looks_like_json(text) else ""
+            hint = f". {JSON_TEXT}" if looks_like_json(text) else self._all_of(line, error)
             raise ValueError(f"{place}: {error}{hint}") from None
         if self.wildcards is None:
             return sequence, oddities
@@ -228,8 +232,18 @@ class PromptReader:
             oddities["like"] = self.wildcards.like(oddities["wildcard"].split(", ")[0].strip("_")) or ""
         return sequence, oddities
 
-    def _wildcard(self, name):
-        return None if self.wildcards is None else self.wildcards.group(name, self.draw is None)
+    def _all_of(self, line, error):
+        """How many prompts a line gives that gives too many."""
+        if not isinstance(error, TooManyPrompts) or self.draw is not None:
+            return ""
+        try:
+            count = parse_line(line, lambda name: self._wildcard(name, False), False)[0].count
+        except ValueError:  # something else is wrong with it, further on
+            return ""
+        return f". The line gives {count if count < ENOUGH else 'countless'} of them" if count > 1 else ""
+
+    def _wildcard(self, name, limited):
+        return None if self.wildcards is None else self.wildcards.group(name, limited)
 
     def add_argument(self, text: str, source: str) -> None:
         """Add an argument of a command line: alternatives as in a text, but nothing in it is a comment."""

@@ -22,7 +22,7 @@ from .text_form import whole_characters
 
 TABLES = (".yaml", ".yml", ".json")
 ENDINGS = (".txt", *TABLES)
-MOST_FILES = 20_000  # in all folders
+MOST_FILES = 100_000  # in all folders
 MOST_BYTES = 8_000_000  # of a file
 MOST_VALUES = 100_000  # of a wildcard
 MOST_TABLES = 64_000_000  # bytes of all .yaml and .json files
@@ -138,7 +138,7 @@ class Wildcards:
                 try:
                     group.add(*self._parsed(text, limited, where))
                 except ValueError as error:
-                    raise ValueError(f"{where}: {error}") from None
+                    raise type(error)(f"{where}: {error}") from None
                 if len(group.alternatives) > MOST_VALUES:
                     raise ValueError(f"__{shorten(name)}__ has more than {MOST_VALUES} values; use a part of them")
         if not group.alternatives:

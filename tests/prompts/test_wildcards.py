@@ -187,8 +187,14 @@ def test_line_with_fewer_prompts_than_are_wanted_says_so():
 def test_draws_are_limited_by_their_number_and_not_by_the_combinations(folder):
     place = folder({"n.txt": "\n".join(map(str, range(3000)))})
     assert len(read([place], "__n__ __n__ __n__ {a|b}" + "{c|d}" * 60, Draw(10, 0))) == 10
-    with pytest.raises(ValueError, match="line 1: more than 10000 prompts"):
+    with pytest.raises(
+        ValueError, match=r"line 1: more than 10000 prompts in a set; .*\. The line gives 12000 of them"
+    ):
         read([place], "__n__ {a|b|c|d}")
+    with pytest.raises(ValueError, match=r"line 1: more than 10000 prompts in a set; .*\. The line gives countless"):
+        read([place], "__n__ " * 9)
+    with pytest.raises(ValueError, match=r"draw some of them at random$"):
+        read([place], "__n__ {a|b|c|d} {0::b}")
     with pytest.raises(ValueError, match="line 2: more than 10000 prompts"):
         PromptReader(draw=Draw(6000, 0)).count_text("{a|b}" * 20 + "\n" + "{c|d}" * 20)
 
