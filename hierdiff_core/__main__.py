@@ -52,13 +52,14 @@ from .previews import BranchLatents, to_pictures
 from .prompts.files import add_file
 from .prompts.prompt_set import PromptReader, check_prompts
 from .prompts.rows import PromptRow, PromptRows, as_rows, own_seeds, with_texts
+from .prompts.wildcards import Wildcards
 from .sampling.finite import rows_not_finite
 from .sampling.observer import Callbacks, Observer, Observers
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
     """Prompts of the arguments, then of the file; what was skipped, or may not mean what it says, is told."""
-    reader = PromptReader()
+    reader = PromptReader(Wildcards(options.wildcards))
     for number, argument in enumerate(options.prompts, start=1):
         reader.add_argument(argument, f"argument {number}")
     if options.file:

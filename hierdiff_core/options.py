@@ -75,6 +75,14 @@ def drawing_parser() -> argparse.ArgumentParser:
         "and perhaps with negative, seed, pictures and caption of each prompt; in UTF-8, or UTF-16 with a byte "
         "order mark",
     )
+    parser.add_argument(
+        "--wildcards",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="of files for __name__; repeatable",
+    )
     parser.add_argument("--out", type=Path, default=Path("hierdiff_output"), help="folder for pictures and report.json")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier set in the folder")
     budget = parser.add_mutually_exclusive_group()

@@ -10,10 +10,12 @@ from ..hierdiff_core.prompts.alternatives import shorten
 from ..hierdiff_core.prompts.prompt_set import PromptReader, check_prompts
 from ..hierdiff_core.prompts.rows import PromptRows, as_rows, with_texts
 from ..hierdiff_core.prompts.table import add_cells, read_cells
+from ..hierdiff_core.prompts.wildcards import Wildcards
 from . import types
+from .host.folders import wildcard_folders
 from .host.search import search_words
 from .host.ui import numbered, show
-from .prompts import LONGEST_LINE
+from .prompts import LONGEST_LINE, wildcards_stamp
 
 if TYPE_CHECKING:
     from ..hierdiff_core.prompts.cells import Cells
@@ -83,6 +85,11 @@ class PromptTable(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, table: str | None) -> str:
+        """Another text when wildcard files have changed, for a table that may have any."""
+        return wildcards_stamp([table])
+
+    @classmethod
     def execute(cls, table: str) -> io.NodeOutput:
         """The prompts of the rows that are on."""
         found, reader = read_table(table)
@@ -105,7 +112,7 @@ class Checked(NamedTuple):
 
 def new_reader() -> PromptReader:
     """What reads the prompts of a table."""
-    return PromptReader()
+    return PromptReader(Wildcards(wildcard_folders()))
 
 
 def check_table(text: str) -> Checked:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io as bytes_io
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,22 +16,38 @@ from comfy_api.latest import io
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS, SetWriter, check_pattern, check_subfolder, file_stem
+from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS, SetTree
+from ..hierdiff_core.files.names import (
+    DEFAULT_CAPTION,
+    DEFAULT_NAME,
+    Picture,
+    caption_of,
+    check_caption,
+    check_name,
+    check_subfolder,
+    file_parts,
+)
+from ..hierdiff_core.files.plain_words import plain_words
+from ..hierdiff_core.prompts.rows import PromptRow, as_rows
 from . import types
 from .host.decoration import Decorations
 from .host.folders import output_folder, writes_metadata
 from .host.lists import batches, runs_of
 from .host.search import search_words
 from .host.ui import Progress
+from .host.upstream import negative_before, seed_before
 
 if TYPE_CHECKING:
     import torch
 
-PICTURES_SHOWN = 16
+PICTURES_SHOWN = 256  # in the node, to page through: the page loads them all
 SIZES_SHOWN = 4
+SOURCES = ("images", "latent")
 DECODED_AT_ONCE = 8  # on a GPU; one at a time on a CPU
 QUALITY = 95  # of webp and jpg
 EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F  # where the host's own nodes keep the prompt, and the workflow and below
+OWN = "hierdiff"  # key of what is a picture's own in its file
+LARGEST_EXIF = 60_000  # bytes, of jpg
 
 
 class SaveSet(io.ComfyNode):
@@ -66,9 +83,10 @@ class SaveSet(io.ComfyNode):
                 ),
                 io.String.Input(
                     "name",
-                    default="{index:04d}_{prompt}",
-                    tooltip="Name of each file. {index} counts from 0 ({index:04d}: four digits); {prompt} is "
-                    "shortened, and characters that file systems may not allow become _.",
+                    default=DEFAULT_NAME,
+                    tooltip="Name of each file. {index} counts from start ({index:04d}: four digits); {prompt} is "
+                    "shortened; {seed}, {date}, {time}, {count}; a/b for subfolders. Characters that file systems may "
+                    "not allow become _.",
                 ),
                 io.Image.Input(
                     "images",
@@ -81,6 +99,28 @@ class SaveSet(io.ComfyNode):
                     tooltip="One latent per prompt, decoded and saved a few at a time. For large sets.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Decodes the latent."),
+                io.String.Input(
+                    "caption",
+                    default=DEFAULT_CAPTION,
+                    optional=True,
+                    tooltip="Text of each caption, such as: ohwx, {prompt}. {prompt} is the prompt, or the caption "
+                    "that a row of a table has; the other fields are those of name.",
+                ),
+                io.Boolean.Input(
+                    "strip_tags",
+                    default=False,
+                    optional=True,
+                    tooltip="Leaves weights such as (red:1.2) and tags such as <lora:name:1> out of captions and "
+                    "names.",
+                ),
+                io.Int.Input(
+                    "start",
+                    default=0,
+                    min=0,
+                    max=1_000_000_000,
+                    optional=True,
+                    tooltip="Number of the first image, where names count.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="folder", tooltip="Full path of the folder."),
@@ -90,14 +130,12 @@ class SaveSet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str, name: str) -> bool | str:
+    def validate_inputs(cls, folder: str, name: str, caption: str) -> bool | str:
         try:
-            for value in folder or ():
-                if value is not None:  # linked: not known yet
-                    check_subfolder(value)
-            for value in name or ():
-                if value is not None:
-                    check_pattern(value)
+            for check, values in ((check_subfolder, folder), (check_name, name), (check_caption, caption)):
+                for value in values or ():
+                    if value is not None:  # linked: not known yet
+                        check(value)
         except ValueError as error:
             return str(error)
         return True
@@ -113,6 +151,9 @@ class SaveSet(io.ComfyNode):
         images: list[Any] | None = None,
         latent: list[dict[str, Any]] | None = None,
         vae: list[Any] | None = None,
+        caption: Sequence[str] = (DEFAULT_CAPTION,),
+        strip_tags: Sequence[bool] = (False,),
+        start: Sequence[int] = (0,),
     ) -> io.NodeOutput:
         inputs = {
             "prompts": prompts,
@@ -123,19 +164,25 @@ class SaveSet(io.ComfyNode):
             "images": images and batches(images),
             "latent": latent and [part["samples"] for part in latent],
             "vae": vae,
+            "caption": caption,
+            "strip_tags": strip_tags,
+            "start": start,
         }
-        runs = runs_of(inputs, len, ("images", "latent"))
+        runs = runs_of(inputs, len, SOURCES)
         for run in runs:
-            check_pattern(run["name"])
+            check_name(run["name"])
+            check_caption(run["caption"])
             check_subfolder(run["folder"])
             check_sources(len(run["prompts"]), run["images"], run["latent"], run["vae"])
         sets = [save_set(cls, **run) for run in runs]
         path = sets[-1].path
-        shown = [picture for each in sets for picture in each.shown][:PICTURES_SHOWN]
+        shown = [picture for each in sets for picture in each.shown]
         count = sum(each.count for each in sets)
-        return io.NodeOutput(
-            path, count, ui=Decorations().show(cls, "\n".join(each.text for each in sets), images=shown)
-        )
+        lines = [each.text for each in sets]
+        if count > PICTURES_SHOWN:
+            lines.append(f"the node shows the first {PICTURES_SHOWN}; all are in the folder")
+        said = {"images": shown[:PICTURES_SHOWN], "hierdiff_folder": [sets[-1].folder]}
+        return io.NodeOutput(path, count, ui=Decorations().show(cls, "\n".join(lines), **said))
 
 
 @dataclass(frozen=True)
@@ -143,6 +190,7 @@ class Saved:
     """What was written into one folder."""
 
     path: str
+    folder: str
     count: int
     text: str
     shown: list
@@ -158,28 +206,86 @@ def save_set(
     images: Sequence[torch.Tensor] | None,
     latent: Sequence[torch.Tensor] | None,
     vae: Any,
+    caption: str,
+    strip_tags: bool,
+    start: int,
 ) -> Saved:
     """Write one set; `images` and `latent` are lists of batches."""
     parts = check_subfolder(folder)
     progress = Progress(len(prompts))
     path = Path(os.path.abspath(output_folder()), *parts)
-    writer = SetWriter(path, captions, len(prompts))
-    metadata = png_metadata(cls) if format == "png" else exif_metadata(cls) if format == "webp" else None
-    pictures = split(images) if images is not None else decoded(latent, vae, progress)
+    writer = SetTree(path, captions, len(prompts))
+    about, workflow = Told.of(cls, prompts, start), texts(cls)
     sizes = {}
-    for index, (prompt, pixels) in enumerate(zip(prompts, pictures, strict=True)):
+    pictures = split(images) if images is not None else decoded(latent, vae, progress)
+    for i, pixels in zip(range(len(prompts)), pictures, strict=True):
         progress.check_cancelled()
         picture = to_picture(pixels)
         sizes[f"{picture.width} × {picture.height}"] = None
-        writer.add(file_stem(name, index, prompt), format, encode(picture, format, metadata), prompt)
+        named, captioned = about.picture(i, strip_tags)
+        data = encode(picture, format, [*workflow, *about.own(i)])
+        writer.add(file_parts(name, named), format, data, caption_of(caption, captioned))
         progress.advance(1)
-    shown = [
-        {"filename": file, "subfolder": "/".join(parts), "type": "output"} for file in writer.files[:PICTURES_SHOWN]
-    ]
+    below = "/".join(parts)
     count = len(writer.files)
     size = "".join(f"{each}, " for each in sizes) if len(sizes) <= SIZES_SHOWN else f"{len(sizes)} sizes, "
-    text = f"output/{'/'.join(parts)}\n{count} image{'s' * (count != 1)}, {size}{megabytes(writer.size)}"
-    return Saved(str(path), count, text, shown)
+    text = f"output/{below}\n{count} image{'s' * (count != 1)}, {size}{megabytes(writer.size)}"
+    return Saved(str(path), below, count, text, [shown(below, file) for file in writer.files[:PICTURES_SHOWN]])
+
+
+def shown(folder: str, file: str) -> dict[str, str]:
+    """A picture as the page asks for it."""
+    below, _, name = f"{folder}/{file}".rpartition("/")
+    return {"filename": name, "subfolder": below, "type": "output"}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What there is to say of the pictures of a set.
+
+    Attributes
+    ----------
+    rows : tuple of PromptRow
+        With the seed and the negative of the whole set where a prompt has none.
+    start : int
+        Number of the first.
+    date, time : str
+        Of saving.
+    """
+
+    rows: tuple[PromptRow, ...]
+    start: int
+    date: str
+    time: str
+
+    @classmethod
+    def of(cls, node: Any, prompts: Sequence[str], start: int) -> Told:
+        """Of the prompts of a running `node`, and of what its workflow says."""
+        workflow, place = (node.hidden.prompt, node.hidden.unique_id) if node.hidden else (None, "")
+        seed = seed_before(workflow, place, SOURCES)
+        negative = negative_before(workflow, place, SOURCES)
+        rows = (
+            replace(
+                row,
+                seed=seed if row.seed is None else row.seed,
+                negative=negative if row.negative is None else row.negative,
+            )
+            for row in as_rows(prompts).rows
+        )
+        date, _, clock = time.strftime("%Y-%m-%d %H-%M-%S").partition(" ")
+        return cls(tuple(rows), start, date, clock)
+
+    def picture(self, i: int, strip_tags: bool) -> tuple[Picture, Picture]:
+        """What names and captions say of a picture."""
+        row, clean = self.rows[i], plain_words if strip_tags else str
+        named = Picture(self.start + i, clean(row.text), row.seed, len(self.rows), self.date, self.time)
+        return named, replace(named, prompt=clean(row.text if row.caption is None else row.caption))
+
+    def own(self, i: int) -> list[tuple[str, str]]:
+        """(key, JSON) of what is a picture's own, beside the workflow; none if the user wants none."""
+        row = self.rows[i]
+        own = {"prompt": row.text, "negative": row.negative, "seed": row.seed, "index": self.start + i}
+        return [(OWN, json.dumps(own))] if writes_metadata() else []
 
 
 def check_sources(
@@ -226,15 +332,19 @@ def to_picture(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
 
 
-def encode(picture: Image.Image, format: str, metadata: Any) -> bytes:
-    """Bytes of a picture file."""
+def encode(picture: Image.Image, format: str, metadata: Sequence[tuple[str, str]]) -> bytes:
+    """Bytes of a picture file, with (key, text) of what is said in it; jpg has room for what is its own alone."""
     buffer = bytes_io.BytesIO()
     if format == "png":
-        picture.save(buffer, "PNG", pnginfo=metadata, compress_level=4)
-    elif format == "webp":
-        picture.save(buffer, "WEBP", quality=QUALITY, **({"exif": metadata} if metadata else {}))
+        picture.save(buffer, "PNG", pnginfo=png_metadata(metadata), compress_level=4)
+        return buffer.getvalue()
+    own = metadata if format == "webp" else [(key, text) for key, text in metadata if key == OWN]
+    exif = exif_metadata(own)
+    if format == "webp":
+        picture.save(buffer, "WEBP", quality=QUALITY, **({"exif": exif} if exif else {}))
     else:
-        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+        fits = exif and len(exif) < LARGEST_EXIF
+        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY, **({"exif": exif} if fits else {}))
     return buffer.getvalue()
 
 
@@ -246,17 +356,17 @@ def texts(cls: Any) -> list[tuple[str, str]]:
     return [(key, json.dumps(value)) for key, value in [*values, *(cls.hidden.extra_pnginfo or {}).items()]]
 
 
-def png_metadata(cls: Any) -> PngInfo:
-    metadata = PngInfo()
-    for key, text in texts(cls):
-        metadata.add_text(key, text)
-    return metadata
+def png_metadata(metadata: Sequence[tuple[str, str]]) -> PngInfo:
+    info = PngInfo()
+    for key, text in metadata:
+        info.add_text(key, text)
+    return info
 
 
-def exif_metadata(cls: Any) -> bytes | None:
+def exif_metadata(metadata: Sequence[tuple[str, str]]) -> bytes | None:
     """EXIF as the host's nodes write it into webp, or None if there is nothing to write."""
     exif, tag = Image.Exif(), EXIF_MAKE
-    for key, text in texts(cls):
+    for key, text in metadata:
         if key == "prompt":
             exif[EXIF_MODEL] = f"{key}:{text}"
         else:

@@ -9,7 +9,6 @@ from build_workflows import graph
 
 BUNDLED = "emoji-kandinsky (bundled)"
 PROMPTS = "{cat face|tiger face|red apple}, {noto|flat} style"
-TWO_LINES = "{cat face|tiger face|red apple}, noto style\n{cat face|tiger face|red apple}, flat style"
 
 # The four stages on the bundled model, which wants decoder guidance 3 and 128 pixels.
 STAGES = {
@@ -51,8 +50,7 @@ TABLE = STAGES | {
     ),
 }
 SHEET = STAGES | {
-    "prompts": ("HierDiffPromptSet", [TWO_LINES], {}, "prompts"),
-    "sheet": ("HierDiffContactSheet", [3], {"images": ("decode", 0), "prompts": ("prompts", 0)}, "sample"),
+    "sheet": ("HierDiffContactSheet", [0, "automatic"], {"images": ("decode", 0), "prompts": ("prompts", 0)}, "sample"),
 }
 SAVED = STAGES | {
     "save": (

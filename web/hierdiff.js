@@ -2,10 +2,13 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { showDraws } from "./draws.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { after, before } from "./hooks.js";
 import { templateMenu } from "./menu.js";
 import { PromptTablePanel, addTableStyle, MIN_HEIGHT as TABLE_HEIGHT } from "./prompt_table.js";
+import { keepOldSheet } from "./old_sheets.js";
+import { offerFolder } from "./open_folder.js";
 import { ResultPanel } from "./result_panel.js";
 import { Results } from "./results.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
@@ -185,6 +188,7 @@ function showResult(node) {
   if (said && !panel.text) panel.heightBefore = node.size[1];
   const over = !said && panel.text;
   panel.show(said, result?.state ?? "none");
+  offerFolder(panel, api, result?.data?.hierdiff_folder);
   if (over && panel.heightBefore < node.size[1]) node.setSize([node.size[0], panel.heightBefore]);
   schedules.get(node)?.reshape();
 }
@@ -295,6 +299,8 @@ app.registerExtension({
   nodeCreated(node) {
     const type = node.comfyClass;
     colorByStage(node);
+    keepOldSheet(node);
+    showDraws(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
     if (type === TABLE_NODE) addTable(node);

@@ -6,127 +6,17 @@ import contextlib
 import functools
 import json
 import os
-import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from string import Formatter
 
+from .names import safe_name
 from .whole_files import leftovers, publish, remove_leftovers, write_new, written_aside
 
 FORMATS = ("png", "webp", "jpg")
 CAPTIONS = ("none", "txt", "metadata.jsonl")
 METADATA = "metadata.jsonl"
 LINE_START = b'{"file_name": "'
-# Characters and UTF-8 bytes: with a suffix and an extension below the 255 bytes of common file systems.
-PROMPT_LENGTH, PROMPT_BYTES = 80, 160
-NAME_LENGTH, NAME_BYTES = 120, 200
-LARGEST_WIDTH = 20
-LONGEST_FOLDER = 500  # with its subfolders
-FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f\ud800-\udfff]')
-RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"} | {
-    f"{port}{digit}" for port in ("COM", "LPT") for digit in "0123456789¹²³"
-}
-FIELDS = "the fields are {index}, {index:04d} and the like, and {prompt}"
-
-
-def safe_name(text: str, length: int = NAME_LENGTH, size: int = NAME_BYTES) -> str:
-    """A file name, without extension, that all common file systems take.
-
-    Parameters
-    ----------
-    text : str
-    length, size : int
-        Most characters and UTF-8 bytes of the result.
-
-    Returns
-    -------
-    name : str
-        Never empty; characters that some system forbids become _, runs of white space one space; no dot or space at the
-        ends; names that Windows reserves begin with _.
-    """
-    name = FORBIDDEN.sub("_", " ".join(text.split())).strip(" .")
-    if name.split(".")[0].rstrip(" ").upper() in RESERVED:
-        name = f"_{name}"
-    return name[:length].encode()[:size].decode(errors="ignore").strip(" .") or "untitled"
-
-
-def check_pattern(pattern: str) -> None:
-    """Refuse a name pattern that has other fields than index and prompt, or characters no file name may have.
-
-    Raises
-    ------
-    ValueError
-        Says what is wrong.
-    """
-    if not isinstance(pattern, str):
-        raise ValueError(f"name must be text; got {str(pattern)[:80]}")
-    try:
-        parts = list(Formatter().parse(pattern))
-    except ValueError as error:
-        raise ValueError(f"name {pattern[:200]!r} cannot be read ({error}); {FIELDS}, and {{{{ is a brace") from None
-    if not pattern.strip():
-        raise ValueError("name must not be empty; the default is {index:04d}_{prompt}")
-    for literal, field, spec, conversion in parts:
-        if FORBIDDEN.search(literal):
-            raise ValueError(f'name must not contain <>:"/\\|?* or control characters; got {pattern[:200]!r}')
-        if field is None:
-            continue
-        if field not in ("index", "prompt") or conversion:
-            shown = field + (f"!{conversion}" if conversion else "")
-            raise ValueError(f"name has the unknown field {{{shown}}}; {FIELDS}")
-        width = re.fullmatch(r"(\d{0,3})d?", spec or "", re.ASCII)
-        if width is None or (field == "prompt" and spec) or int(width[1] or 0) > LARGEST_WIDTH:
-            raise ValueError(f"name has the format {spec!r} for {field}; {FIELDS} (at most {LARGEST_WIDTH} digits)")
-
-
-def file_stem(pattern: str, index: int, prompt: str) -> str:
-    """Name of a picture, without extension, from a pattern that `check_pattern` has passed.
-
-    Parameters
-    ----------
-    pattern : str
-        Such as {index:04d}_{prompt}.
-    index : int
-        Index of the prompt, from 0.
-    prompt : str
-
-    Returns
-    -------
-    stem : str
-        A `safe_name`.
-    """
-    return safe_name(pattern.format(index=index, prompt=safe_name(prompt, PROMPT_LENGTH, PROMPT_BYTES)))
-
-
-def check_subfolder(folder: str) -> list[str]:
-    """Folder names below an output folder.
-
-    Parameters
-    ----------
-    folder : str
-        Names separated by / or \\.
-
-    Returns
-    -------
-    parts : list of str
-
-    Raises
-    ------
-    ValueError
-        If the path is empty, absolute, leads out, or has a name that some file system forbids.
-    """
-    if not isinstance(folder, str):
-        raise ValueError(f"folder must be text; got {str(folder)[:80]}")
-    if len(folder) > LONGEST_FOLDER:
-        raise ValueError(f"folder must have at most {LONGEST_FOLDER} characters; got {len(folder)}")
-    parts = folder.strip().replace("\\", "/").rstrip("/").split("/")
-    for part in parts:
-        if part != safe_name(part):
-            raise ValueError(
-                f"folder must be plain names separated by /, inside the output folder; got {folder[:200]!r}"
-            )
-    return parts
 
 
 def caption_text(prompt: str) -> bytes:
@@ -262,6 +152,8 @@ class SetWriter:
         One of `CAPTIONS`.
     total : int
         How many pictures there will be, for messages.
+    before : int
+        How many of them are in other folders, for messages.
 
     Attributes
     ----------
@@ -278,11 +170,11 @@ class SetWriter:
         Says what happened, how many pictures were written and where.
     """
 
-    def __init__(self, folder: str | Path, captions: str, total: int) -> None:
+    def __init__(self, folder: str | Path, captions: str, total: int, before: int = 0) -> None:
         if captions not in CAPTIONS:
             raise ValueError(f"captions must be one of {', '.join(CAPTIONS)}; got {str(captions)[:80]!r}")
         self.folder, self.captions, self.total = Path(folder), captions, total
-        self.files, self.size = [], 0
+        self.files, self.size, self.before = [], 0, before
         self._lock = threading.Lock()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -370,4 +262,59 @@ class SetWriter:
         if in_the_way or isinstance(error, NotADirectoryError):
             reason = f"{reason} (a file where a folder is needed)"
         place = f" ({error.filename})" if error.filename else ""
-        return OSError(f"{reason}{place}: {len(self.files)} of {self.total} images were written to {self.folder}")
+        return OSError(
+            f"{reason}{place}: {self.before + len(self.files)} of {self.total} images were written to {self.folder}"
+        )
+
+
+class SetTree:
+    """Writes pictures and captions into a folder and folders below it, each by a `SetWriter`.
+
+    Parameters
+    ----------
+    folder : Path
+    captions : str
+    total : int
+        As of `SetWriter`. Each folder has a metadata.jsonl of its own.
+
+    Attributes
+    ----------
+    files : list of str
+        Pictures written so far, with their folders.
+
+    Raises
+    ------
+    ValueError
+        If captions, an extension or a part of a name is none that may be.
+    OSError
+        Says what happened, how many pictures were written and where.
+    """
+
+    def __init__(self, folder: str | Path, captions: str, total: int) -> None:
+        self.folder, self.captions, self.total = Path(folder), captions, total
+        self.files: list[str] = []
+        self._writers: dict[tuple[str, ...], SetWriter] = {}
+        self._writer(())
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, with captions."""
+        return sum(writer.size for writer in self._writers.values())
+
+    def add(self, parts: Sequence[str], extension: str, data: bytes, caption: str) -> str:
+        """Write one picture and its caption; `parts` are its folders and its name, as `names.file_parts` gives them."""
+        for part in parts:
+            if part != safe_name(part):
+                raise ValueError(f"parts must be plain names, as file_parts gives them; got {part[:80]!r}")
+        *folders, stem = parts
+        writer = self._writer(tuple(folders))
+        writer.before = len(self.files) - len(writer.files)
+        name = "/".join([*folders, writer.add(stem, extension, data, caption)])
+        self.files.append(name)
+        return name
+
+    def _writer(self, folders):
+        if folders not in self._writers:
+            place = self.folder.joinpath(*folders)
+            self._writers[folders] = SetWriter(place, self.captions, self.total, len(self.files))
+        return self._writers[folders]

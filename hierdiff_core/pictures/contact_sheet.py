@@ -55,19 +55,24 @@ def contact_sheet(images: Iterable[Image.Image], prompts: Iterable[str], columns
     sheet = Image.new("RGB", layout.size(lines), "white")
     count = 0
     while image is not None:
-        sheet.paste(_fit(image, layout.picture), layout.corner(count, lines))
+        sheet.paste(fit(image, layout.picture), layout.corner(count, lines))
         count += 1
         image = next(images, None)
     if count != len(prompts):
-        raise ValueError(
-            f"there must be as many images as prompts; got {count} images and {len(prompts)} prompts. "
-            "Give the prompts that the images were made from, all of them and in the same order"
-        )
+        raise wrong_count(count, len(prompts))
     _write_captions(sheet, layout, captions, lines)
     return sheet
 
 
-def _fit(picture, box):
+def wrong_count(images: int, prompts: int) -> ValueError:
+    """The error of a sheet of other prompts."""
+    return ValueError(
+        f"there must be as many images as prompts; got {images} images and {prompts} prompts. "
+        "Give the prompts that the images were made from, all of them and in the same order"
+    )
+
+
+def fit(picture: Image.Image, box: tuple[int, int]) -> Image.Image:
     """`picture` in RGB, no larger than `box` = (width, height)."""
     scale = min(1, box[0] / picture.width, box[1] / picture.height)
     size = [max(1, round(n * scale)) for n in picture.size]

@@ -20,14 +20,19 @@ IN_LINES = {
     "bar": f"| separates alternatives only inside braces; {AS_WRITTEN}. Write {{a|b}} for a choice",
     "variable": "variables are not supported; the $ is used as written",
     "json": "it looks like JSON, whose braces are removed; write only the prompt (the command line reads .jsonl files)",
+    "weights": "weights count only for random draws; here each alternative comes once",
+    "few": "it has fewer alternatives than it chooses, so all are taken",
+    "wildcard": f"there is no wildcard file of this name; {AS_WRITTEN}",
     "mark": f"arguments have no comments; {AS_WRITTEN}",
 }
 # Syntax of other programs, found in finished prompts. What can repeat in a pattern is bounded, or ends where the next
 # match could begin: a hostile text must not take forever.
 IN_PROMPTS = [
-    (r"__(?!_)[\w\-*./#]{1,80}?__", f"wildcard files are not supported; {AS_WRITTEN}"),
-    (r"(?:\d{1,3}-?\d{0,3})?\$\$", f"choosing several alternatives at once is not supported; {AS_WRITTEN}"),
-    (r"\d{0,3}\.?\d{1,3}::|::-?\d", f"weights of alternatives are not supported; {AS_WRITTEN}"),
+    (
+        r"(?:\d{1,3}-?\d{0,3})?\$\$",
+        f"only a number at the start of braces chooses, as in {{2$$a|b|c}}; {AS_WRITTEN}",
+    ),
+    (r"\d{0,3}\.?\d{1,3}::|::-?\d", f"only alternatives in braces have weights, as in {{2::a|b}}; {AS_WRITTEN}"),
     (
         r"(?i:<(?:lora|lyco|lycoris|locon|hypernet)\b[^<>]*>)",
         "it loads nothing and is used as written; load LoRAs with a node",
@@ -42,6 +47,7 @@ IN_PROMPTS = [
 ]
 # The same, in prompts that are taken as they are.
 IN_VERBATIM = [
+    (r"__(?!_)[\w\-*./#]{1,80}?__", f"wildcards are not read in linked texts, tables and JSON; {AS_WRITTEN}"),
     (r"\{[^{}|]*\|[^{}]*\}", f"alternatives are not expanded in linked texts, tables and JSON; {AS_WRITTEN}"),
     (r"^(?:#|//)[^\n]*", f"comments are not recognised in linked texts, tables and JSON; {AS_WRITTEN}"),
     (r"^\{\s*\"[\s\S]*\}$", f"it may be JSON; {AS_WRITTEN}"),
@@ -65,6 +71,7 @@ class Remarks:
 
     def __init__(self) -> None:
         self._notes, self._empty, self._halves, self._lines = [], [], [], []
+        self._files = {}  # what there is to say of wildcard files, in order
         self._verbatim = []  # indices of prompts that are taken as they are
         self._found = {}  # what becomes of it -> [first place, piece of the text there, number of places]
 
@@ -77,6 +84,10 @@ class Remarks:
 
     def note(self, text: str) -> None:
         self._notes.append(text)
+
+    def files(self, texts: Sequence[str]) -> None:
+        """Of wildcard files; each counts once."""
+        self._files |= dict.fromkeys(texts)
 
     def empty(self, source: str) -> None:
         """A text that gives no prompt."""
@@ -95,10 +106,13 @@ class Remarks:
         if looks_like_json(line):  # of a list of texts nothing is removed: the remark on finished prompts will do
             oddities = {"json": shorten(line)} if "{" in line else {}
         for kind, piece in oddities.items():
-            self.odd(kind, place if index is None else f"prompt {index} ({place})", piece)
+            if kind != "like":
+                like = oddities.get("like") if kind == "wildcard" else None
+                self.odd(kind, place if index is None else f"prompt {index} ({place})", piece, like)
 
-    def odd(self, kind: str, place: str, piece: str) -> None:
-        self._add(IN_LINES[kind], place, piece)
+    def odd(self, kind: str, place: str, piece: str, like: str | None = None) -> None:
+        """Something in a line; `like` is a wildcard that may have been meant."""
+        self._add(IN_LINES[kind] + (f". Did you mean __{like}__?" if like else ""), place, piece)
 
     def verbatim(self, first: int, prompts: Sequence[str]) -> None:
         self._verbatim += range(first, first + len(prompts))
@@ -125,7 +139,7 @@ class Remarks:
         for what, index, piece in self._foreign(prompts):
             found.setdefault(what, [f"prompt {index}", shorten(piece), 0])[2] += 1
         lines = [f"{place} has {piece}: {what}{_others(count - 1)}" for what, (place, piece, count) in found.items()]
-        return [*self._about_lines(), *self._about_texts(), *lines, *repeated(prompts)]
+        return [*self._about_lines(), *self._about_texts(), *lines, *self._files, *repeated(prompts)]
 
     def _foreign(self, prompts):
         verbatim = set(self._verbatim)

@@ -1,4 +1,4 @@
-"""A prompt set from text, lists and arguments: one prompt a line, with alternatives in braces.
+"""A prompt set from text, lists and arguments: one prompt a line, with alternatives in braces and wildcards.
 
 `PromptReader` collects the prompts, keeps the limits of a set while it reads, and remembers what a user should hear:
 comments that were skipped, equal prompts, syntax of other programs that means nothing here.
@@ -11,21 +11,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .alternatives import (
+    ENOUGH,
     MOST_CHARACTERS,
     SHOWN,
+    TooManyPrompts,
     check_characters,
     check_count,
     check_groups,
     check_length,
     expand,
+    fold,
     parse_line,
 )
+from .draws import Draw, drawn
 from .hints import Remarks, looks_like_json
 from .rows import PromptRow
 from .text_form import whole_characters
 
 if TYPE_CHECKING:
     from .alternatives import Sequence as Combinations
+    from .wildcards import Wildcards
 
 KEEP, SPLIT = "keep", "split"
 LINKED_LINES = (KEEP, SPLIT)
@@ -43,8 +48,9 @@ def parse_prompts(text: str) -> list[str]:
     Blank lines are skipped, and comments: lines that begin with ``#`` or ``//``, and whole lines from ``/*`` to ``*/``.
     ``{a|b}`` stands for each of its alternatives; a line with several such groups gives all combinations, the last
     group changing fastest. Groups may be nested, and ``\\{``, ``\\|``, ``\\}``, ``\\#``, and at the beginning of a
-    line ``\\//`` and ``\\/*``, stand for the characters themselves. Lines end where `str.splitlines` ends them: also
-    at U+2028, U+0085 and form feeds.
+    line ``\\//`` and ``\\/*``, stand for the characters themselves. ``{2$$a|b|c}`` stands for each two of its
+    alternatives, in the order in which they are written; weights, as in ``{2::a|b}``, mean nothing here. Lines end
+    where `str.splitlines` ends them: also at U+2028, U+0085 and form feeds.
 
     Parameters
     ----------
@@ -96,18 +102,27 @@ def check_prompts(prompts: str | Iterable[str]) -> tuple[str, ...]:
 class PromptReader:
     """Collects the prompts of a set.
 
+    Parameters
+    ----------
+    wildcards : Wildcards, optional
+        What ``__name__`` stands for; None: such names are used as they are written, with a remark.
+    draw : Draw, optional
+        How many prompts of each line are drawn at random; None: all combinations.
+
     Attributes
     ----------
     rows : list of PromptRow
-        So far.
+        So far; those that all combinations of a line have made know their factors.
     remarks : Remarks
         What a user should hear about them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wildcards: Wildcards | None = None, draw: Draw | None = None) -> None:
         self.rows: list[PromptRow] = []
+        self.wildcards, self.draw = wildcards, draw
         self.remarks = Remarks()
         self._count = self._characters = self._groups = 0
+        self._seen: dict[str, int] = {}  # lines that were drawn from, and how often: equal ones draw otherwise
 
     @property
     def prompts(self) -> list[str]:
@@ -134,7 +149,7 @@ class PromptReader:
             self._add(place, line, sequence, oddities, PromptRow(""))
 
     def add_line(self, line: str, place: str, row: PromptRow) -> None:
-        """Add the prompts of one line, such as a cell of a table: with alternatives, never a comment.
+        """Add the prompts of one line, such as a cell of a table: with alternatives and wildcards, never a comment.
 
         Parameters
         ----------
@@ -154,8 +169,21 @@ class PromptReader:
 
     def _add(self, place, line, sequence, oddities, row):
         first = len(self.rows)
-        self.rows += [replace(row, text=prompt) for prompt in map(_fold, expand(sequence)) if prompt]
+        drawn = self.draw and self._drawn(self.draw, place, line, sequence)
+        made = expand(sequence) if drawn is None else [(text, ()) for text in drawn]
+        self.rows += [replace(row, text=prompt, factors=factors) for text, factors in made if (prompt := fold(text))]
         self.remarks.line(place, line, oddities, first if len(self.rows) > first else None)
+
+    def _drawn(self, draw, place, line, sequence):
+        times = self._seen[line] = self._seen.get(line, 0) + 1
+        texts = drawn(sequence, draw, f"{times}/{line}")
+        if sequence.count > 1 and len(texts) < draw.count:
+            self.remarks.note(f"{place} gives only {len(texts)} different prompt{'s' if len(texts) > 1 else ''}")
+        try:
+            self._take_room(0, sum(map(len, texts)))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        return texts
 
     def count_text(
         self, text: str, source: str = "", comments: bool = True
@@ -186,12 +214,36 @@ class PromptReader:
         self._groups += line.count("{")
         try:
             check_groups(self._groups)
-            sequence, oddities = parse_line(line)
-            self._take_room(sequence.count, sequence.characters)
+            sequence, oddities = parse_line(
+                line, lambda name: self._wildcard(name, self.draw is None), self.draw is None
+            )
+            if self.draw is None:
+                self._take_room(sequence.count, sequence.characters)
+            else:
+                self._take_room(min(self.draw.count, sequence.count), 0)
+                oddities.pop("weights", None)
         except ValueError as error:
-            hint = f". {JSON_TEXT}" if looks_like_json(text) else ""
+            hint = f". {JSON_TEXT}" if looks_like_json(text) else self._all_of(line, error)
             raise ValueError(f"{place}: {error}{hint}") from None
+        if self.wildcards is None:
+            return sequence, oddities
+        self.remarks.files(self.wildcards.remarks)
+        if "wildcard" in oddities:
+            oddities["like"] = self.wildcards.like(oddities["wildcard"].split(", ")[0].strip("_")) or ""
         return sequence, oddities
+
+    def _all_of(self, line, error):
+        """How many prompts a line gives that gives too many."""
+        if not isinstance(error, TooManyPrompts) or self.draw is not None:
+            return ""
+        try:
+            count = parse_line(line, lambda name: self._wildcard(name, False), False)[0].count
+        except ValueError:  # something else is wrong with it, further on
+            return ""
+        return f". The line gives {count if count < ENOUGH else 'countless'} of them" if count > 1 else ""
+
+    def _wildcard(self, name, limited):
+        return None if self.wildcards is None else self.wildcards.group(name, limited)
 
     def add_argument(self, text: str, source: str) -> None:
         """Add an argument of a command line: alternatives as in a text, but nothing in it is a comment."""
@@ -320,7 +372,3 @@ def describe(value: Any) -> str:
 
 def _strip(text):
     return text.strip().strip(BYTE_ORDER_MARK).strip()
-
-
-def _fold(text):
-    return " ".join(text.split())

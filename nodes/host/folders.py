@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 from pathlib import Path
 
 import folder_paths
 from comfy.cli_args import args
+
+WILDCARDS = "wildcards"
 
 
 def output_folder() -> str:
@@ -29,6 +32,37 @@ def files_of(category: str) -> list[str]:
 def path_of(category: str, name: str) -> str | None:
     """Path of a file of a category, or None if there is none of this name."""
     return folder_paths.get_full_path(category, name)
+
+
+def wildcard_folders() -> list[Path]:
+    """Folders in which users have wildcard files, those of their own first; some may not exist.
+
+    The host's folders "wildcards" (extra_model_paths.yaml, and what packs add), models/wildcards, input/wildcards,
+    user/default/wildcards, wildcards beside models, then those of other packs: custom_wildcards, which Impact Pack's
+    impact-pack.ini may move, and wildcards.
+    """
+    added = [Path(path) for path in folder_paths.folder_names_and_paths.get(WILDCARDS, ([],))[0]]
+    homes = [folder_paths.models_dir, folder_paths.get_input_directory(), default_user(), folder_paths.base_path]
+    packs = [pack for place in folder_paths.get_folder_paths("custom_nodes") for pack in sorted(Path(place).glob("*"))]
+    moved = [path for pack in packs for path in moved_wildcards(pack / "impact-pack.ini")]
+    own = [pack / name for name in ("custom_wildcards", WILDCARDS) for pack in packs]
+    return [*added, *(Path(home) / WILDCARDS for home in homes), *moved, *own]
+
+
+def default_user() -> str:
+    """The folder of the host's user, where it has a single one."""
+    return os.path.join(folder_paths.get_user_directory(), "default")
+
+
+def moved_wildcards(settings: Path) -> list[Path]:
+    """Where Impact Pack's settings say that the user's wildcards are."""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(settings, encoding="utf-8")
+        place = parser.get("default", "custom_wildcards", fallback="").strip()
+    except (configparser.Error, OSError, UnicodeDecodeError):
+        return []
+    return [settings.parent / place] if place else []
 
 
 def next_output(name: str, ending: str) -> Path:

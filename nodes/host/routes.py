@@ -7,6 +7,7 @@ from collections.abc import Callable
 from server import PromptServer
 
 from .live_tree import trees_of_client
+from .open_folder import open_folder
 from .results import results_of_client
 
 
@@ -18,3 +19,4 @@ def add_routes(shape_of_settings: Callable, table_of_text: Callable, table_of_fi
     routes.post("/hierdiff/shape")(shape_of_settings)
     routes.post("/hierdiff/table")(table_of_text)
     routes.post("/hierdiff/table/file")(table_of_file)
+    routes.post("/hierdiff/open")(open_folder)

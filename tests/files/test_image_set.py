@@ -9,16 +9,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hierdiff_core.files import image_set
-from hierdiff_core.files.image_set import (
+from hierdiff_core.files.image_set import FreeNames, SetTree, SetWriter, caption_line
+from hierdiff_core.files.names import (
     RESERVED,
-    FreeNames,
-    SetWriter,
-    caption_line,
-    check_pattern,
+    Picture,
+    caption_of,
+    check_caption,
+    check_name,
     check_subfolder,
-    file_stem,
+    file_parts,
     safe_name,
+    without_middle,
 )
+from hierdiff_core.files.plain_words import plain_words
 
 NASTY = st.one_of(
     st.text(st.characters()), st.lists(st.sampled_from([*"./\\: ~", "..", "con", "COM1", "ü", "🍎"])).map("".join)
@@ -37,10 +40,33 @@ def test_safe_name_is_a_name_everywhere(text):
     assert len(name) <= 120
 
 
-@given(NASTY, st.sampled_from(["{prompt}", "{index:04d}_{prompt}", "{prompt} {index}"]))
+@given(NASTY, st.sampled_from(["{prompt}", "{index:04d}_{prompt}", "{prompt} {index}", "{prompt}/{seed}/{prompt}"]))
 def test_file_stays_in_its_folder(tmp_path_factory, prompt, pattern):
     folder = tmp_path_factory.getbasetemp()
-    assert (folder / f"{file_stem(pattern, 3, prompt)}.png").resolve().parent == folder.resolve()
+    parts = file_parts(pattern, Picture(3, prompt))
+    assert parts == [safe_name(part) for part in parts]
+    path = folder.joinpath(*parts[:-1], f"{parts[-1]}.png").resolve()
+    assert path.parents[pattern.count("/")] == folder.resolve()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), st.integers(20, 100), st.integers(60, 200))
+def test_long_names_lose_their_middle(name, length, size):
+    cut = without_middle(name, length, size)
+    assert len(cut) <= length
+    assert len(cut.encode()) <= size
+    if cut != name:
+        head, _, tail = cut.partition("...")
+        assert name.startswith(head)
+        assert name.endswith(cut.rpartition("...")[2])
+        assert len(head) + len(tail) > 0
+
+
+def test_both_ends_of_a_long_prompt_are_in_its_name():
+    name = file_parts("{index}_{prompt}", Picture(0, "a red apple on a table, " * 9 + "flat style"))[0]
+    assert name.startswith("0_a red apple on a table, a red")
+    assert name.endswith("on a table, flat style")
+    assert "..." in name
+    assert len(name) <= 82
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])  # any letter of Unicode, on a machine that may be busy
@@ -72,19 +98,68 @@ def test_writer_knows_its_captions(tmp_path):
 
 
 def test_unicode_is_kept():
-    assert file_stem("{index:04d}_{prompt}", 7, "ein grüner Apfel 🍏 / 苹果") == "0007_ein grüner Apfel 🍏 _ 苹果"
+    picture = Picture(7, "ein grüner Apfel 🍏 / 苹果")
+    assert file_parts("{index:04d}_{prompt}", picture) == ["0007_ein grüner Apfel 🍏 _ 苹果"]
+
+
+def test_fields_of_names_and_captions():
+    picture = Picture(5, "a / b", seed=12, count=30, date="2026-01-02", time="10-11-12")
+    pattern = "{date} {time}/of {count:03d}/{index:02d}_{seed}_{prompt}{{x}}"
+    check_name(pattern)
+    assert file_parts(pattern, picture) == ["2026-01-02 10-11-12", "of 030", "05_12_a _ b{x}"]
+    check_caption("ohwx: <{prompt}>, {index}")
+    assert caption_of("ohwx: <{prompt}>, {index}", picture) == "ohwx: <a / b>, 5"
+    assert file_parts("{seed:06d}", Picture(0, "a")) == ["none"]
 
 
 @pytest.mark.parametrize(
     "pattern",
     [
-        *("", "{seed}", "{}", "{0}", "{prompt.x}", "{index[0]}", "{prompt!r}", "{index", "{index:{prompt}}"),
-        *("{index:999999999d}", "{prompt:>9}", "../{index}", "a\\{index}"),
+        *("", "{seeds}", "{}", "{0}", "{prompt.x}", "{index[0]}", "{prompt!r}", "{index", "{index:{prompt}}"),
+        *(
+            "{index:999999999d}",
+            "{prompt:>9}",
+            "../{index}",
+            "a\\{index}",
+            "/{index}",
+            "{index}/",
+            "a//{index}",
+            "a/./b",
+        ),
+        *("{date:%Y}", "C:{index}", "a/../{index}", "/".join("abcdefghij"), "x" * 3000),
     ],
 )
 def test_other_patterns_are_refused(pattern):
     with pytest.raises(ValueError, match="name"):
-        check_pattern(pattern)
+        check_name(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["", "{seeds}", "{prompt", "{prompt:>9}", 7])
+def test_other_captions_are_refused(pattern):
+    with pytest.raises(ValueError, match="caption"):
+        check_caption(pattern)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a (red:1.2) cat", "a red cat"),
+        ("((a cat:1.2), (best)), x", "a cat, best, x"),
+        ("a <lora:ink:0.8>, <LyCO:x:1:2> cat", "a, cat"),
+        ("<lora:x:1>", ""),
+        (r"miku \(vocaloid\), (x \(y\):.5)", "miku (vocaloid), x (y)"),
+        ("open (a, b:1.2", "open (a, b:1.2"),
+        ("close) a (b)", "close) a b"),
+        ("10:30, [a:b:0.5], a < b > c, ratio 3:2", "10:30, [a:b:0.5], a < b > c, ratio 3:2"),
+        ("(time: noon)", "time: noon"),
+        ("(a:-1), (b : 1. )", "a, b"),
+        ("a,, b ,", "a, b"),
+        ("(" * 5000 + "a", "(" * 5000 + "a"),
+        ("(" * 5000 + "a" + ")" * 5000, "a"),
+    ],
+)
+def test_plain_words(prompt, words):
+    assert plain_words(prompt) == words
 
 
 @pytest.mark.parametrize("folder", ["", "/", "..", "a/../..", "/tmp", "C:\\x", "a//b", "a/.", "\\\\host\\x", "con"])
@@ -106,6 +181,26 @@ def test_caption_line_is_one_line():
     line = caption_line("a.png", "an apple\nand a \u2028 pear")
     assert line.count(b"\n") == 1
     assert json.loads(line) == {"file_name": "a.png", "text": "an apple\nand a \u2028 pear"}
+
+
+@pytest.mark.parametrize("captions", ["txt", "metadata.jsonl"])
+def test_pictures_in_subfolders_have_their_captions_beside_them(tmp_path, captions):
+    tree = SetTree(tmp_path, captions, 4)
+    names = [tree.add(parts, "png", b"1", "one") for parts in (["a", "x"], ["x"], ["a", "x"], ["b", "c", "x"])]
+    assert names == tree.files == ["a/x.png", "x.png", "a/x_2.png", "b/c/x.png"]
+    assert all((tmp_path / name).read_bytes() == b"1" for name in names)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.*")) == tree.size
+    if captions == "txt":
+        assert (tmp_path / "a" / "x_2.txt").read_text() == "one"
+    else:
+        lines = (tmp_path / "a" / captions).read_text().splitlines()
+        assert [json.loads(line)["file_name"] for line in lines] == ["x.png", "x_2.png"]
+    (tmp_path / "d").write_text("")
+    with pytest.raises(OSError, match="4 of 4 images were written to"):
+        tree.add(["d", "x"], "png", b"1", "one")
+    for parts in (["..", "x"], ["a/b", "x"], ["", "x"], ["x", "con"]):
+        with pytest.raises(ValueError, match="parts must be plain names"):
+            tree.add(parts, "png", b"1", "one")
 
 
 @pytest.mark.parametrize("captions", ["txt", "metadata.jsonl"])

@@ -66,8 +66,8 @@ def test_warnings_stand_before_the_prompts(prompt_set):
     assert said[0] == "4 prompts"
     assert [line[:12] for line in said if line.startswith("⚠ ")] == [
         "⚠ the text h",
+        "⚠ prompt 0 (",
         "⚠ prompt 1 (",
-        "⚠ prompt 0 h",
         "⚠ 1 of 4 pro",
     ]
     assert said[5:] == ["0  a __b__", "1  c", "2  c", "3  \ufffd"]
@@ -91,6 +91,85 @@ def test_what_can_be_known_is_refused_when_the_graph_is_queued(pack):
     assert validate(text=(None,)) is True
     assert validate(text=["a\n{b"]).startswith("line 2: '{' is not closed")
     assert validate(text=["{a|b}" * 60]).startswith("line 1: more than 10000 prompts in a set")
+
+
+# --- Wildcards --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folders(pack, tmp_path, monkeypatch):
+    """An empty ComfyUI's folders."""
+    import folder_paths
+
+    for name in ("models", "input", "user", "custom_nodes"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(folder_paths, "base_path", str(tmp_path))
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path / "input"))
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path / "user"))
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(tmp_path / name)])
+    monkeypatch.delitem(folder_paths.folder_names_and_paths, "wildcards", raising=False)
+    return tmp_path
+
+
+def put(folder, text):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "colour.txt").write_text(text)
+
+
+def test_wildcards_are_found_where_users_have_them(prompt_set, folders, monkeypatch):
+    import folder_paths
+
+    impact = folders / "custom_nodes" / "Impact"
+    places = ["custom_nodes/Impact/wildcards", "custom_nodes/Impact/custom_wildcards", "custom_nodes/Impact/mine"]
+    places += ["wildcards", "user/default/wildcards", "input/wildcards", "models/wildcards", "elsewhere"]
+    for place in places:
+        put(folders / place, f"from {place}")
+        if place.endswith("mine"):
+            (impact / "impact-pack.ini").write_text("[default]\ncustom_wildcards = mine\n")
+        if place == "elsewhere":  # as extra_model_paths.yaml adds them
+            known = {"wildcards": ([str(folders / place)], set())}
+            monkeypatch.setattr(folder_paths, "folder_names_and_paths", folder_paths.folder_names_and_paths | known)
+        assert prompt_set("__colour__")[0] == [f"from {place}"]
+    (impact / "impact-pack.ini").write_bytes(b"\xff[broken")
+    assert prompt_set("__colour__")[0] == ["from elsewhere"]
+
+
+def test_set_is_made_anew_when_a_wildcard_file_changes(pack, folders):
+    of = pack.nodes.PromptSet.fingerprint_inputs
+    put(folders / "wildcards", "red")
+    plain, before, linked = of(text=["a"]), of(text=["a __colour__"], draw=["random"]), of(text=[None])
+    put(folders / "wildcards", "red\nblue")
+    assert of(text=["a"]) == plain
+    assert of(text=["a __colour__"], draw=["random"]) != before
+    assert of(text=[None]) != linked
+
+
+def test_random_prompts_are_drawn_by_a_seed(pack, prompt_set, folders):
+    put(folders / "wildcards", "\n".join(map(str, range(50))))
+    random = {"draw": ["random"], "count": [3], "draw_seed": [7]}
+    prompts, said = prompt_set("__colour__ {2::a|b}\nc", ["__colour__"], **random)
+    assert prompts == prompt_set("__colour__ {2::a|b}\nc", ["__colour__"], **random)[0]
+    assert len(prompts) == 5
+    assert said[0] == "5 prompts, drawn with seed 7, at most 3 of each line"
+    assert said[1].startswith("⚠ prompt 4 has __colour__: wildcards are not read in linked texts")
+    assert prompts != prompt_set("__colour__ {2::a|b}\nc", ["__colour__"], **random | {"draw_seed": [8]})[0]
+    with pytest.raises(ValueError, match="draw_seed must be a single value; got a list of 2"):
+        prompt_set("a", **random | {"draw_seed": [1, 2]})
+    with pytest.raises(ValueError, match="draw must be one of all combinations, random; got 'some'"):
+        prompt_set("a", draw=["some"])
+    validate = pack.nodes.PromptSet.validate_inputs
+    assert validate(text=["__colour__ " * 9], **random) is True
+    assert validate(text=["__colour__ " * 9]).startswith("line 1: more than 10000 prompts in a set")
+    assert (
+        validate(text=["a"], draw=["random"], count=[0], draw_seed=[0]) == "count must lie between 1 and 10000; got 0"
+    )
+
+
+def test_all_combinations_know_their_factors(pack):
+    found = pack.nodes.PromptSet.execute(["{a|b} {c|d}"]).result[0]
+    assert found == ("a c", "a d", "b c", "b d")
+    assert found.rows[1].factors == (("a|b", "a"), ("c|d", "d"))
 
 
 # --- Lists at Prior Embedding ---------------------------------------------------------------------------------------
@@ -162,3 +241,14 @@ def test_list_of_negatives_makes_one_set_of_pictures(comfyui):
 def test_text_that_cannot_be_read_is_refused_before_anything_runs(comfyui):
     with pytest.raises(HttpFailed, match=r"line 1: '\{' is not closed"):
         comfyui.queue(small_graph(**{"set.text": "a {red apple"}))
+    put(comfyui.base_dir / "input" / "wildcards", "\n".join(["red", "green"]))
+    (comfyui.base_dir / "input" / "wildcards" / "none.txt").write_text("# nothing")
+    with pytest.raises(
+        HttpFailed, match=r"line 1: the wildcard __none__ is empty: write a value per line into none\.txt"
+    ):
+        comfyui.queue(small_graph(**{"set.text": "a __none__ apple"}))
+    graph = {"1": {"class_type": "HierDiffPromptSet", "inputs": {"text": "a __colour__ apple"}}}
+    graph["2"] = {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}}
+    assert comfyui.run(graph)["outputs"]["1"]["prompts"] == ["a red apple", "a green apple"]
+    put(comfyui.base_dir / "input" / "wildcards", "blue")
+    assert comfyui.run(graph)["outputs"]["1"]["prompts"] == ["a blue apple"]

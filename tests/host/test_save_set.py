@@ -1,5 +1,6 @@
 """Save Image Set in this process and in a real ComfyUI."""
 
+import asyncio
 import json
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ import torch
 from comfyui_host import HttpFailed
 from graphs import node, pictures, small_graph
 from PIL import Image
+
+from hierdiff_core.prompts.rows import PromptRow, PromptRows
 
 PROMPTS = ("an apple", "a pear")
 
@@ -59,7 +62,9 @@ def test_captions(save, images, tmp_path):
 def test_wrong_inputs_are_refused_before_anything_is_written(save, images, tmp_path):
     latent = {"samples": torch.zeros(2, 4, 4, 4)}
     for wanted, changes in {
-        "seed": {"images": images, "name": "{seed}"},
+        "unknown field {seeds}": {"images": images, "name": "{seeds}"},
+        "caption has the unknown field": {"images": images, "caption": "{x}"},
+        "plain name before and after": {"images": images, "name": "../{index}"},
         "folder must": {"images": images, "folder": "../set"},
         "3 prompts": {"images": images, "prompts": ("a", "b", "c")},
         "connect vae": {"latent": latent},
@@ -147,6 +152,27 @@ def test_sheet_of_a_list_is_that_of_the_batch(sheet, images):
         sheet(list(torch.rand(3, 8, 8, 3)))
 
 
+def test_sheet_of_combinations_has_axes_unless_the_workflow_is_older(pack):
+    prompts = pack.nodes.PromptSet.execute(["{a|b} {c|d|e}"]).result[0]
+    images = torch.rand(6, 16, 32, 3)
+
+    def sheet(columns=0, **axes):
+        output = pack.nodes.ContactSheet.execute(images=[images], prompts=[prompts], columns=[columns], **axes)
+        return output.result[0], output.ui["text"][0]
+
+    plain, said = sheet()
+    assert said == "6 images"
+    gridded, said = sheet(axes=["automatic"])
+    assert said == "6 images, 2 × 3\nrows: a, b\ncolumns: c, d, e"
+    assert gridded.shape != plain.shape
+    assert torch.equal(sheet(axes=["off"])[0], plain)
+    assert torch.equal(sheet(3, axes=["automatic"])[0], sheet(3)[0])
+    with pytest.raises(ValueError, match="axes must be one of automatic, off"):
+        sheet(axes=["on"])
+    with pytest.raises(ValueError, match="got 1 images and 6 prompts"):
+        pack.nodes.ContactSheet.execute(images=[images[:1]], prompts=[prompts], columns=[0], axes=["automatic"])
+
+
 def test_workflow_goes_into_webp_as_exif_and_nowhere_when_metadata_is_off(pack, images, tmp_path, monkeypatch, save):
     from comfy.cli_args import args
 
@@ -154,10 +180,151 @@ def test_workflow_goes_into_webp_as_exif_and_nowhere_when_metadata_is_off(pack, 
     monkeypatch.setattr(module, "texts", lambda cls: [("prompt", '{"1": 2}'), ("workflow", "[]")])
     save(format="webp", images=images)
     exif = Image.open(tmp_path / "set" / "0000_an apple.webp").getexif()
-    assert dict(exif) == {0x0110: 'prompt:{"1": 2}', 0x010F: "workflow:[]"}
+    own = 'hierdiff:{"prompt": "an apple", "negative": null, "seed": null, "index": 0}'
+    assert dict(exif) == {0x0110: 'prompt:{"1": 2}', 0x010F: "workflow:[]", 0x010E: own}
+    save(format="jpg", images=images, folder="jpg")
+    assert dict(Image.open(tmp_path / "jpg" / "0000_an apple.jpg").getexif()) == {0x010F: own}
+    monkeypatch.setattr(module, "texts", lambda cls: [])
+    monkeypatch.setattr(args, "disable_metadata", True)
+    for format in ("png", "webp", "jpg"):
+        save(format=format, images=images, folder=f"bare {format}")
+        bare = Image.open(tmp_path / f"bare {format}" / f"0000_an apple.{format}")
+        assert not bare.getexif()
+        assert "hierdiff" not in bare.info
     monkeypatch.undo()
     monkeypatch.setattr(args, "disable_metadata", True)
     assert module.texts(SimpleNamespace(hidden=SimpleNamespace(prompt={"1": 2}, extra_pnginfo={"workflow": []}))) == []
+
+
+ROWS = PromptRows(
+    [
+        PromptRow("a (red:1.2) cat, <lora:x:1>", negative="blurry", seed=7),
+        PromptRow("a dog", seed=8, caption="the (dog:2)"),
+        PromptRow("a pig"),
+    ]
+)
+GRAPH = {
+    "1": {"class_type": "HierDiffSaveSet", "inputs": {"images": ["2", 0], "prompts": ["9", 0]}},
+    "2": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["8", 0]}},
+    "3": {"class_type": "KSampler", "inputs": {"seed": ["4", 0], "negative": ["5", 0], "model": ["8", 0]}},
+    "4": {"class_type": "PrimitiveInt", "inputs": {"value": 99}},
+    "5": {"class_type": "CLIPTextEncode", "inputs": {"text": "ugly", "clip": ["8", 0]}},
+    "8": {"class_type": "Loader", "inputs": {"seed": 1, "name": ["1", 0]}},
+}
+
+
+def test_files_say_what_is_their_own_and_captions_follow_a_pattern(pack, save, tmp_path, monkeypatch):
+    hidden = SimpleNamespace(prompt=GRAPH, extra_pnginfo=None, unique_id="1")
+    monkeypatch.setattr(pack.nodes.SaveSet, "hidden", hidden, raising=False)
+    images = torch.rand(3, 8, 8, 3)
+    names = {"name": "{count}/{seed}/{index:02d} {prompt}", "caption": "ohwx, {prompt}", "captions": "txt"}
+    save(images=images, prompts=ROWS, start=5, strip_tags=True, **names)
+    folder = tmp_path / "set" / "3"
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.png")}
+    assert sorted(found) == ["7/05 a red cat.png", "8/06 a dog.png", "99/07 a pig.png"]
+    own = [json.loads(Image.open(found[name]).info["hierdiff"]) for name in sorted(found)]
+    assert own == [
+        {"prompt": "a (red:1.2) cat, <lora:x:1>", "negative": "blurry", "seed": 7, "index": 5},
+        {"prompt": "a dog", "negative": "ugly", "seed": 8, "index": 6},
+        {"prompt": "a pig", "negative": "ugly", "seed": 99, "index": 7},
+    ]
+    captions = [found[name].with_suffix(".txt").read_text() for name in sorted(found)]
+    assert captions == ["ohwx, a red cat", "ohwx, the dog", "ohwx, a pig"]
+    save(images=images, prompts=ROWS, folder="as it is", **names | {"name": "{index}"})
+    assert (tmp_path / "as it is" / "1.txt").read_text() == "ohwx, the (dog:2)"
+
+
+def test_node_shows_all_pictures_and_knows_their_folders(pack, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    inputs = {"folder": ["a/b"], "format": ["png"], "captions": ["none"], "name": ["{index}/x"]}
+    prompts = tuple(f"p{i}" for i in range(40))
+    output = pack.nodes.SaveSet.execute(prompts=[prompts], images=[torch.rand(40, 4, 4, 3)], **inputs)
+    assert len(output.ui["images"]) == 40
+    assert output.ui["images"][39] == {"filename": "x.png", "subfolder": "a/b/39", "type": "output"}
+    assert output.ui["hierdiff_folder"] == ["a/b"]
+    assert output.ui["text"][0].startswith("output/a/b\n40 images")
+    monkeypatch.setattr(sys.modules[f"{pack.__name__}.nodes.save_set"], "PICTURES_SHOWN", 3)
+    output = pack.nodes.SaveSet.execute(prompts=[prompts], images=[torch.rand(40, 4, 4, 3)], **inputs)
+    assert len(output.ui["images"]) == 3
+    assert output.ui["text"][0].endswith("the node shows the first 3; all are in the folder")
+
+
+# --- Opening the folder -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opener(pack, tmp_path, monkeypatch):
+    """Asks to open a folder, as a page does; returns (status, answer), and what was started."""
+    import folder_paths
+
+    module = sys.modules[f"{pack.__name__}.nodes.host.open_folder"]
+    started = []
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(module.subprocess, "Popen", lambda command, **_: started.append(command))
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", ":0")
+    (tmp_path / "output" / "sets" / "one").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "output" / "link").symlink_to(tmp_path / "elsewhere")
+
+    def ask(folder="sets/one", remote="127.0.0.1", host="localhost:8188", kind="application/json", **headers):
+        async def question():
+            return {"folder": folder}
+
+        request = SimpleNamespace(
+            remote=remote, host=host, headers=headers, content_type=kind, content_length=30, json=question
+        )
+        response = asyncio.run(module.open_folder(request))
+        return response.status, json.loads(response.body), started
+
+    return ask
+
+
+def test_folder_opens_on_the_servers_own_machine(opener, tmp_path, monkeypatch):
+    path = str(tmp_path / "output" / "sets" / "one")
+    for more in ({}, {"remote": "::1", "host": "[::1]:8188"}, {"host": "127.0.0.1", "Sec-Fetch-Site": "same-origin"}):
+        status, answer, started = opener(**more)
+        assert (status, answer) == (200, {"opened": True, "path": path})
+        assert started.pop() == ["/usr/bin/xdg-open", path]
+    monkeypatch.delenv("DISPLAY")
+    assert opener() == (200, {"opened": False, "path": path}, [])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"remote": "192.168.1.7"},
+        {"remote": None},
+        {"host": "evil.example:8188"},
+        {"host": ""},
+        {"X-Forwarded-For": "1.2.3.4"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_folder_opens_for_nobody_else(opener, asked):
+    status, _, started = opener(**asked)
+    assert (status, started) == (403, [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"folder": "../elsewhere"}, 400),
+        ({"folder": "/etc"}, 400),
+        ({"folder": "link"}, 400),
+        ({"folder": None}, 400),
+        ({"folder": ["sets"]}, 400),
+        ({"folder": "sets/two"}, 404),
+        ({"kind": "text/plain"}, 400),
+    ],
+)
+def test_only_folders_of_the_output_folder_open(opener, asked, expected):
+    status, answer, started = opener(**asked)
+    assert (status, started) == (expected, [])
+    assert "/etc" not in answer["error"] or asked["folder"] == "/etc"
 
 
 def listed(saved, **source):
@@ -193,10 +360,16 @@ def test_server_saves_what_vae_decode_and_save_image_do(comfyui):
     for ours, theirs in pairs:
         one, other = (Image.open(output / ref["subfolder"] / ref["filename"]) for ref in (ours, theirs))
         assert np.array_equal(np.asarray(one), np.asarray(other))
+        own = json.loads(one.info.pop("hierdiff"))
         assert one.info == other.info
         assert set(one.info) == {"prompt", "workflow"}
+        assert own["seed"] == graph["sample"]["inputs"]["seed"]
     assert np.array_equal(*(pictures(comfyui, {"outputs": outputs}, name) for name in ("sheet", "list_sheet")))
     assert "6 images, 128 × 128" in outputs["set_saved"]["text"][0]
-    graph["set_saved"]["inputs"]["name"] = "{seed}"
-    with pytest.raises(HttpFailed, match="seed"):
+    graph["set_saved"]["inputs"]["name"] = "{seeds}"
+    with pytest.raises(HttpFailed, match="seeds"):
         comfyui.queue(graph)
+    with pytest.raises(HttpFailed, match="there is no such folder"):  # one that there is would open here
+        comfyui.post("/hierdiff/open", {"folder": "sets/none"})
+    with pytest.raises(HttpFailed, match="inside the output folder"):
+        comfyui.post("/hierdiff/open", {"folder": "../input"})

@@ -187,9 +187,19 @@ def test_arguments_are_never_comments_and_what_files_skip_is_told(tmp_path, caps
         f"hierdiff: 2 comment lines skipped of {tmp_path / 'prompts.txt'}: 2, 3",
         "hierdiff: argument 2 is empty and was left out",
         "hierdiff: argument 4 has a broken character, replaced by \ufffd",
+        f"hierdiff: prompt 5 ({tmp_path / 'prompts.txt'}, line 1) has __cat__: there is no wildcard file of this name; "
+        "it is used as written",
         "hierdiff: prompt 2 has //: only whole lines can be comments; it is used as written",
-        "hierdiff: prompt 5 has __cat__: wildcard files are not supported; it is used as written",
     ]
+
+
+def test_wildcards_are_read_from_folders(tmp_path, capsys):
+    for name, text in {"a/x.txt": "red\nblue", "b/y.txt": "Jürg"}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text, encoding="cp1252")
+    folders = ("--wildcards", tmp_path / "a", "--wildcards", tmp_path / "b")
+    assert prompts_of("__x__ __y__", *folders) == ("red Jürg", "blue Jürg")
+    assert "hierdiff: y.txt is not UTF-8 and was read as Windows-1252" in capsys.readouterr().err
 
 
 def test_tables_may_be_added_to_arguments_and_count_for_the_limit(tmp_path, capsys):

@@ -235,11 +235,15 @@ def test_nothing_in_an_argument_is_a_comment():
 # --- Syntax that means nothing here -----------------------------------------------------------------------------------
 
 FOREIGN = {
-    "wildcard file": ("a __animal__", ["a __animal__"], "prompt 0 has __animal__: wildcard files are not supported"),
-    "nested wildcard": ("{__a/b*__|c}", ["__a/b*__", "c"], "prompt 0 has __a/b*__: wildcard files"),
-    "choose several": ("{2$$a|b}", ["2$$a", "b"], "prompt 0 has 2$$: choosing several"),
-    "choose some": ("{1-2$$ and $$a|b}", ["1-2$$ and $$a", "b"], "prompt 0 has 1-2$$: choosing several"),
-    "weights": ("{0.5::a|2::b}", ["0.5::a", "2::b"], "prompt 0 has 0.5::: weights of alternatives are not supported"),
+    "wildcard file": (
+        "a __animal__",
+        ["a __animal__"],
+        "prompt 0 (line 1) has __animal__: there is no wildcard file of this name; it is used as written",
+    ),
+    "nested wildcard": ("{__a/b*__|c}", ["__a/b*__", "c"], "prompt 0 (line 1) has __a/b*__: there is no wildcard"),
+    "choose how many": ("{$$a|b}", ["$$a", "b"], "prompt 0 has $$: only a number at the start of braces chooses"),
+    "choose without braces": ("2$$a, b", ["2$$a, b"], "prompt 0 has 2$$: only a number at the start of braces"),
+    "weights": ("a:1::2, 2::b", ["a:1::2, 2::b"], "prompt 0 has 1::: only alternatives in braces have weights"),
     "lora": ("cat <lora:x:0.8>", ["cat <lora:x:0.8>"], "prompt 0 has <lora:x:0.8>: it loads nothing"),
     "single": (
         "{a} cat",

@@ -11,6 +11,7 @@ FILES = ["main", "nodeDefs"]
 ONLY_TRANSLATED = {
     "HierDiffPromptSet.description",
     "HierDiffPromptSet.inputs.text.tooltip",
+    "HierDiffSaveSet.inputs.caption.tooltip",
     "HierDiffSaveSet.inputs.name.tooltip",
 }
 EXAMPLE = {"en": ("Example", "onto the canvas"), "zh": ("示例", "画布")}  # heading, and where to drag the picture

@@ -1,0 +1,36 @@
+// Prompt Set: what belongs to random draws is there when they are chosen, else the text has its room.
+
+import { after } from "./hooks.js";
+
+const DRAW = "draw";
+const RANDOM = "random";
+const BETWEEN = 4; // pixels that the page adds between widgets
+const OF_DRAWS = ["count", "draw_seed"];
+
+/** Classic nodes leave a hidden widget out, but not its room. */
+function hide(widget, hidden) {
+  widget.hidden = hidden;
+  if (hidden) widget.computeSize = () => [0, -BETWEEN];
+  else delete widget.computeSize;
+}
+
+export function showDraws(node) {
+  if (node.comfyClass !== "HierDiffPromptSet") return;
+  const widgetOf = (name) => node.widgets?.find((widget) => widget.name === name);
+  const draw = widgetOf(DRAW);
+  if (!draw) return;
+  const show = () => {
+    for (const name of OF_DRAWS) {
+      const widget = widgetOf(name);
+      if (widget) hide(widget, draw.value !== RANDOM);
+    }
+    node.setDirtyCanvas?.(true, true);
+  };
+  after(draw, "callback", () => {
+    show();
+    const height = node.computeSize?.()[1] ?? 0;
+    if (height > node.size?.[1]) node.setSize([node.size[0], height]);
+  });
+  after(node, "onConfigure", show);
+  show();
+}
