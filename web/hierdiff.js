@@ -190,6 +190,11 @@ trees.listeners.add((tree) => {
   for (const panel of panels.values()) panel.refresh();
 });
 
+/** The clock of a run goes on between two messages: a step may take minutes. */
+setInterval(() => {
+  for (const panel of panels.values()) if (panel.tree?.state === "running") panel.refresh();
+}, 1000);
+
 // --- the server ---
 
 async function ask(route, query = {}) {
