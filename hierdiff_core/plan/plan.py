@@ -57,6 +57,8 @@ class Plan:
         Where and how strongly its runs are guided; None leaves that to the sampler's settings.
     advised : Advised, or None
         What was measured for this plan on a model. Whatever makes another plan of it drops it.
+    one_of : (Plan, int), or None
+        For the plan of a prompt that is drawn alone (`one_unshared`): the plan of its set, and which prompt it is.
 
     Examples
     --------
@@ -80,6 +82,7 @@ class Plan:
     differ: np.ndarray | None = None
     guidance: GuidanceCourse | None = None
     advised: Advised | None = None
+    one_of: tuple[Plan, int] | None = None
 
     @property
     def num_steps(self) -> int:

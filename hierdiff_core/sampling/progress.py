@@ -115,7 +115,7 @@ class RunProgress(Observer):
             self.standard_rows = self.plan.num_distinct * (k + 1)
         else:
             self.standard_rows = self.plan.nfe_standard * self.rows // self.plan.nfe
-        self._pending = self.passes[k] * len(clusters)
+        self._pending = float(self.passes[k]) * len(clusters)
         self.on_evaluated()
 
     def on_call(self, k: int, rows: int) -> None:
@@ -132,7 +132,7 @@ class RunProgress(Observer):
         self.rows += rows
         self.standard_rows += self.plan.num_distinct
         self._calls[k] += 1
-        self._pending = self.passes[k] * rows
+        self._pending = float(self.passes[k]) * rows
 
     def on_evaluated(self) -> None:
         """Note that the evaluation is done that was counted last, or that the device will be done with it."""
@@ -153,7 +153,7 @@ class RunProgress(Observer):
             Rows.
         """
         self.rows += more
-        self._pending += self.passes[k] * more
+        self._pending += float(self.passes[k]) * more
 
     def refine(self, plan: Plan) -> None:
         """Go on with a finer plan of the same steps.
@@ -195,7 +195,7 @@ class RunProgress(Observer):
     @property
     def work(self) -> tuple[float, float]:
         """What is done and what the whole run takes, in passes: evaluations of a single row."""
-        return self._done, self._done + self._left()
+        return float(self._done), float(self._done) + self._left()
 
     def times(self) -> Times:
         """The seconds of the run as they are known now.

@@ -31,7 +31,7 @@ from PIL import Image
 from ...hierdiff_core.devices import AsyncHostCopy, on_device
 from ...hierdiff_core.previews import latents_to_rgb, shrunk, tile_sheet
 from ...hierdiff_core.sampling.progress import Times
-from .runs import Kept, running, send
+from .runs import Kept, running, send, sent_along
 
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Branch, Plan
@@ -74,6 +74,7 @@ class LiveTree:
     ) -> None:
         self.run = f"{time.time():.0f}-{next(_runs)}"
         self.client, self.node, self.workflow, self.prompt_id, self.signature = running()
+        self.queued = sent_along()  # to compare with
         self.state = "running"
         self.colours = to_rgb
         self.measured = measured
@@ -318,6 +319,11 @@ def host_colours(latent_format: Any) -> Colours | None:
     factors = torch.tensor([*factors, bias]) / 2  # the host's map to -1 ... 1
     factors[-1] += 0.5
     return linear_colours(factors, getattr(latent_format, "latent_rgb_factors_reshape", None))
+
+
+def tree_of_client(client: Any, run: Any) -> LiveTree | None:
+    """The tree of a run that this client queued, or whose results the host's cache gave it."""
+    return next((tree for _, _, tree in _kept.of_client(client) if tree.run == run), None)
 
 
 async def trees_of_client(request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from server import PromptServer
 
+from .comparison import comparison_of_client
 from .live_tree import trees_of_client
 from .results import results_of_client
 
@@ -15,4 +16,5 @@ def add_routes(shape_of_settings: Callable) -> None:
     routes = PromptServer.instance.routes
     routes.get("/hierdiff/trees")(trees_of_client)
     routes.get("/hierdiff/results")(results_of_client)
+    routes.post("/hierdiff/compare")(comparison_of_client)
     routes.post("/hierdiff/shape")(shape_of_settings)
