@@ -95,6 +95,7 @@ class ComparePictures(io.ComfyNode):
         report = IDENTICAL if torch.equal(a, b) else in_words(found)
         told = {"word": found.word, "mean": round(found.mean, 2), "share": round(found.share, 4)}
         ui = show(cls, report, torch.cat([a, b]), **{PICTURES: [told]})
+        told["images"] = ui["images"]  # for pages that are loaded later
         return io.NodeOutput(report, ui=ui)
 
 

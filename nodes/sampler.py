@@ -138,7 +138,7 @@ class BranchingSampler(io.ComfyNode):
         verdict = decorations.attempt("what was measured", verdict_on_decoder, plan, decoder, own, known)
         colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
         run = RunProgress(plan, passes=passes_per_row(plan, guidance, interval))
-        with decorations.context(LIVE_TREE, lambda: live_tree(run, colours, told)) as live:
+        with decorations.context(LIVE_TREE, lambda: LiveTree(plan, colours, told, run.times)) as live:
             shown = Shown(run, decoder.latent_rgb, live, decorations)
             latents = sample(
                 decoder.pipeline,
@@ -173,11 +173,6 @@ class BranchingSampler(io.ComfyNode):
         tree = decorations.picture("the picture of the tree", lambda: drawing)
         ui = decorations.show(cls, report, tree)
         return io.NodeOutput({"samples": latents}, tree, decorations.noted(report), ui=ui)
-
-
-def live_tree(run, colours, told):
-    """What the page hears of a run; nothing of a prompt that is drawn alone, which has no tree."""
-    return None if run.plan.one_of else LiveTree(run.plan, colours, told, run.times)
 
 
 class Shown(Observer):

@@ -7,7 +7,7 @@ import numpy as np
 LEAST_RECENT = 8  # evaluations that an estimate of the time left is made of, where there are as many
 RECENT_SHARE = 0.25
 SLOW = 3.0  # times the upper quartile of the seconds for a unit of work: what was beyond it was no work (compiling)
-LIKE_ONE = 0.02  # how much of the spread of the sizes chance may make up
+LARGE = 0.75  # of the largest evaluation
 
 
 class Pace:
@@ -25,8 +25,8 @@ class Pace:
     >>> pace = Pace()
     >>> for work, seconds in ((1, 9.0), (1, 1.5), (2, 2.0), (4, 3.0)):
     ...     pace.add(work, seconds)
-    >>> round(pace.per_unit, 2), round(pace.per_more, 2)
-    (0.93, 0.53)
+    >>> round(pace.per_unit, 2), pace.per_unit_of_large
+    (0.93, 0.75)
     """
 
     def __init__(self) -> None:
@@ -55,20 +55,24 @@ class Pace:
         return float(seconds[recent].sum() / work[recent].sum())
 
     @property
-    def per_more(self) -> float | None:
-        """Seconds that a unit of work more takes in an evaluation; None before the second of a run.
+    def per_unit_of_large(self) -> float | None:
+        """Seconds for a unit of work in the larger evaluations; None before the second of a run.
 
-        Less than `per_unit` where a part of the time goes into every evaluation, as with few rows on a fast GPU: there
-        half the rows take more than half the time.
+        Less than in small ones where a part of the time goes into every evaluation, as with few rows on a fast GPU.
         """
         work, seconds = self._usual()
         if not len(work):
             return None
-        mean = float(seconds.sum() / work.sum())
-        off = work - work.mean()
-        chance = LIKE_ONE * work.mean() ** 2  # counts as an observation that all time is for the work
-        slope = float((off @ (seconds - seconds.mean()) / len(work) + chance * mean) / (off @ off / len(work) + chance))
-        return min(max(slope, 0.0), mean)
+        large = work >= LARGE * work.max()
+        return float(seconds[large].sum() / work[large].sum())
+
+    @property
+    def measured(self) -> float:
+        """Seconds of all evaluations, the first and slow ones counted as the others would have taken."""
+        work, seconds = self._usual()
+        if not len(work):
+            return 0.0
+        return float(seconds.sum() + self._measured[0][0] * seconds.sum() / work.sum())
 
     def _usual(self) -> tuple[np.ndarray, np.ndarray]:
         """Sizes and seconds of all evaluations but the first, none far slower than most."""

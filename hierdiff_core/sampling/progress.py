@@ -202,21 +202,20 @@ class RunProgress(Observer):
 
         Notes
         -----
-        What is left takes as long as the latest evaluations took, for each row and pass. Full sampling takes longer by
-        the passes that it has more, at what a pass more takes in an evaluation of this run (`Pace.per_more`): its
-        batches are larger, not more.
+        What is left takes as long as the latest evaluations took, for each row and pass. Full sampling takes as long as
+        the run took beside its evaluations (loading, compiling), and for each row and pass as long as the larger
+        evaluations of this run: its own are as large or larger, and large ones take less for a row.
         """
         elapsed = self.seconds
         done, whole = self.work
-        left, rate, more = whole - done, self.pace.per_unit, self.pace.per_more
-        share = done / whole if whole else 1.0
-        if self.ended is not None:
-            left = 0.0
-        if rate is None or more is None:
+        left = 0.0 if self.ended is not None else whole - done
+        rate, large, share = self.pace.per_unit, self.pace.per_unit_of_large, done / whole if whole else 1.0
+        if rate is None or large is None:
             return Times(elapsed, None if left else 0.0, None, share)
         seconds_left = max(rate * left - (self.began + elapsed - self._latest), 0.0) if left else 0.0
-        full = elapsed + seconds_left + more * max(self._full() - done - left, 0.0)
-        return Times(elapsed, seconds_left, full, share)
+        in_all, beside = elapsed + seconds_left, max(self._latest - self.began - self.pace.measured, 0.0)
+        full = beside + large * self._full() if self._full() > done + left else in_all
+        return Times(elapsed, seconds_left, max(full, in_all), share)
 
     def _left(self) -> float:
         """Work that is still to be done, with the evaluation that is under way."""

@@ -18,11 +18,11 @@ from server import PromptServer
 import nodes as host_nodes
 
 from .live_tree import tree_of_client
-from .runs import is_link, signature
+from .runs import COPIES, is_link, signature
 
 PLAN, LATENT, IMAGE, VAE = "HIERDIFF_PLAN", "LATENT", "IMAGE", "VAE"
 SAMPLES = ("MODEL", "GUIDER", "CONDITIONING", "SAMPLER")  # inputs of nodes that sample once more
-PREFIX = "hierdiff-"  # without a colon, which would be a place in a subgraph
+PREFIX = COPIES  # without a colon, which would be a place in a subgraph
 LAST = f"{PREFIX}compare"
 Prompt = dict[str, Any]
 

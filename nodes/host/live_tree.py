@@ -31,7 +31,7 @@ from PIL import Image
 from ...hierdiff_core.devices import AsyncHostCopy, on_device
 from ...hierdiff_core.previews import latents_to_rgb, shrunk, tile_sheet
 from ...hierdiff_core.sampling.progress import Times
-from .runs import Kept, running, send, sent_along
+from .runs import COPIES, Kept, running, send, sent_along
 
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Branch, Plan
@@ -74,6 +74,8 @@ class LiveTree:
     ) -> None:
         self.run = f"{time.time():.0f}-{next(_runs)}"
         self.client, self.node, self.workflow, self.prompt_id, self.signature = running()
+        if (self.node or "").startswith(COPIES):
+            self.client = None  # no page shows it
         self.queued = sent_along()  # to compare with
         self.state = "running"
         self.colours = to_rgb
@@ -107,7 +109,7 @@ class LiveTree:
         self.send("begin", **self.beginning())
 
     def __enter__(self):
-        if self.node is not None:  # or nobody can ask for it
+        if self.node is not None and self.client is not None:  # or nobody can ask for it
             _kept.keep(self.client, self.workflow, self.node, self)
         self.send("begin", **self.beginning())
         return self

@@ -13,6 +13,9 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 
+COPIES = "hierdiff-"  # names of nodes that the page does not have begin so, see `comparison`
+
+
 class Run(NamedTuple):
     """What runs now; each is None where it is not known.
 

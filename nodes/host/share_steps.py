@@ -158,7 +158,7 @@ class Sharing:
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
         with run.tree(
             guider.model_patcher.model.latent_format,
-            self.show_tree and self.plan.one_of is None,
+            self.show_tree,
             verdict and verdict.told,
         ):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
