@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-
 COPIES = "hierdiff-"  # names of nodes that the page does not have begin so, see `comparison`
 
 

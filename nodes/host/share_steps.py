@@ -156,11 +156,7 @@ class Sharing:
         run.caches.witness.watch(guider.model_options)
         known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
-        with run.tree(
-            guider.model_patcher.model.latent_format,
-            self.show_tree,
-            verdict and verdict.told,
-        ):
+        with run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
         measured = [verdict.line] if verdict else []
