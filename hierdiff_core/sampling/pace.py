@@ -7,7 +7,7 @@ import numpy as np
 LEAST_RECENT = 8  # evaluations that an estimate of the time left is made of, where there are as many
 RECENT_SHARE = 0.25
 SLOW = 3.0  # times the upper quartile of the seconds for a unit of work: what was beyond it was no work (compiling)
-LARGE = 0.75  # of the largest evaluation
+LARGE = 0.9  # of the largest evaluation
 
 
 class Pace:
