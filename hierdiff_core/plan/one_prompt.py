@@ -55,7 +55,9 @@ def one_unshared(plan: Plan, i: int) -> Plan:
         [i] if keys is None else [keys[i]],
         prompts=None if texts is None else [texts[i]],
     )
-    return replace(alone, metric=plan.metric, one_of=(plan, i))
+    own = getattr(plan, "seeds", None)  # of the prompts, where plans know any
+    seeds = {} if own is None else {"seeds": (own[i],)}
+    return replace(alone, metric=plan.metric, one_of=(plan, i), **seeds)
 
 
 def set_of(plan: Plan) -> Plan:
