@@ -127,7 +127,7 @@ export function saidOf(state, { drawing = null, took = 0 } = {}) {
   }
   if (state.state === "failed") return state.message || text("compare.failed");
   if (state.state === "asks") {
-    return text("compare.asks", { time: drawing === null ? "" : text("compare.again_takes", { time: inWords(drawing) }) });
+    return drawing === null ? text("compare.asks") : text("compare.asks_timed", { time: inWords(drawing) });
   }
   return text(`compare.${state.state}`);
 }

@@ -40,7 +40,7 @@ def visible_difference(picture: torch.Tensor, reference: torch.Tensor) -> Differ
     Parameters
     ----------
     picture : (H, W, 3) or (B, H, W, 3) float tensor
-        sRGB in 0 ... 1.
+        In sRGB, 0 ... 1.
     reference : tensor of the same shape
 
     Returns

