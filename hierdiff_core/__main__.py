@@ -36,6 +36,7 @@ from .advise_command import ADVICE, PLOT, advised_plan, check_advising, run_advi
 from .embeddings import IMAGE_EMBEDDINGS
 from .files.set_folder import DrawnSet, prepare_folder
 from .kandinsky.decoding import BackgroundDecoder
+from .kandinsky.guidance import passes_per_row
 from .kandinsky.model_folder import DECODER_CLASS, PRIOR_CLASS, check_folder
 from .limits import check_limits
 from .measure.advice import Advice, read_advice
@@ -55,6 +56,11 @@ from .prompts.rows import PromptRow, PromptRows, as_rows, own_seeds, with_texts
 from .prompts.wildcards import Wildcards
 from .sampling.finite import rows_not_finite
 from .sampling.observer import Callbacks, Observer, Observers
+from .sampling.pace import in_words
+from .sampling.progress import RunProgress, Times, left_in_words, times_in_words
+
+# Seconds by the work that is left, in place of tqdm's own by their number
+BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} passes{postfix}"
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
@@ -144,7 +150,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     decoder = load_decoder(options.decoder, device=options.device)
     plan = make_plan(embeddings, profile, advice, decoder, options)
     with DrawnSet(options.out, prompts, options.overwrite) as drawn:
-        images, files, branches, not_finite = draw(decoder, embeddings, plan, drawn, options)
+        images, files, branches, not_finite, times = draw(decoder, embeddings, plan, drawn, options)
         draw_figures(
             drawn,
             contact_sheet=lambda: contact_sheet(images, prompts),
@@ -156,6 +162,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
         report = make_report(options, prompts, plan, files, time.monotonic() - began)
         report["not_finite"] = not_finite
+        report["seconds_sampling"], report["seconds_full_sampling"] = rounded(times.elapsed), rounded(times.full)
         drawn.finish(report)
     if strays := drawn.strays():
         tell(f"{options.out} keeps pictures that no report named: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
@@ -201,7 +208,7 @@ def check_device(name: str) -> None:
 
 def draw(
     decoder: Any, embeddings: PromptEmbeddings, plan: Plan, drawn: DrawnSet, options: argparse.Namespace
-) -> tuple[list[Image.Image], list[str], BranchLatents, list[int]]:
+) -> tuple[list[Image.Image], list[str], BranchLatents, list[int], Times]:
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
 
     Parameters
@@ -227,9 +234,12 @@ def draw(
         For the tree's picture.
     not_finite : list of int
         Prompts whose latents hold NaN or infinity.
+    times : Times
+        Of the sampling.
     """
     branches = BranchLatents(plan)
-    with tqdm(total=plan.nfe, unit="row", desc="sampling") as bar, writing() as writers:
+    progress = RunProgress(plan, passes=passes_per_row(plan, options.guidance, options.guidance_interval))
+    with tqdm(total=round(progress.work[1]), desc="sampling", bar_format=BAR) as bar, writing() as writers:
         pictures = PictureFiles(drawn, writers, plan.num_prompts)
         with BackgroundDecoder(decoder, pictures.add) as decoded:
             latents = sample(
@@ -246,21 +256,28 @@ def draw(
                 order=options.order,
                 acceleration=options.acceleration,
                 guidance_interval=options.guidance_interval,
-                observer=Observers(branches, Bar(bar), Callbacks(on_finished=decoded)),
+                observer=Observers(branches, progress, Bar(bar, progress), Callbacks(on_finished=decoded)),
             )
+            not_finite = rows_not_finite(latents)  # waits for the device
+            progress.end()
     raise_first(pictures.failures)
-    return pictures.images, pictures.files, branches, rows_not_finite(latents)
+    return pictures.images, pictures.files, branches, not_finite, progress.times()
 
 
 class Bar(Observer):
-    """The rows that are done, on a progress bar."""
+    """The work that is done and the seconds, on a progress bar; `progress` hears of each step before."""
 
-    def __init__(self, bar: tqdm):
-        self.bar = bar
+    def __init__(self, bar: tqdm, progress: RunProgress):
+        self.bar, self.progress = bar, progress
 
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
-        """Count them."""
-        self.bar.update(len(clusters))
+        """Move on."""
+        self.bar.set_postfix_str(left_in_words(self.progress.times()), refresh=False)
+        self.bar.update(round(self.progress.work[0]) - self.bar.n)
+
+
+def rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 2)
 
 
 def tell(message: object) -> None:
@@ -309,9 +326,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         tell(f"interrupted; {interrupt or 'no picture was finished'}")
         return 130
+    times = Times(report["seconds_sampling"], 0.0, report["seconds_full_sampling"])
     print(
-        f"{len(report['images'])} pictures in {options.out}: {report['nfe']} UNet rows instead of "
-        f"{report['nfe_standard']}, {report['saved']:.1%} saved, {report['seconds']:.1f} s"
+        f"{times_in_words(times, len(report['images']))}\n{report['nfe']} UNet rows instead of "
+        f"{report['nfe_standard']}, {report['saved']:.1%} saved; with loading and writing {in_words(report['seconds'])}"
+        f"\nin {options.out}"
     )
     return 0
 

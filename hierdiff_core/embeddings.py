@@ -1,11 +1,17 @@
 """The embeddings of a prompt set, checked once so that no later stage has to."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from .plan.keys import text_key
+
+if TYPE_CHECKING:
+    from .plan.plan import Plan
 
 IMAGE_EMBEDDINGS = "image embeddings of a prior"
 
@@ -72,6 +78,15 @@ class PromptEmbeddings:
 
     def __len__(self) -> int:
         return len(self.positive)
+
+    def of_prompt(self, plan: Plan) -> PromptEmbeddings:
+        """Those of the prompt that a plan draws alone (`one_unshared`); of any other plan all."""
+        if plan.one_of is None or len(self) != plan.one_of[0].num_prompts:
+            return self
+        i = plan.one_of[1]
+        return replace(
+            self, positive=self.positive[i : i + 1], negative=self.negative[i : i + 1], prompts=(self.prompts[i],)
+        )
 
     @property
     def width(self) -> int:

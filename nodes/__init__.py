@@ -6,6 +6,7 @@ from .advice import LoadAdvice
 from .advisor import Advisor, AdvisorKandinsky
 from .calibration import Calibrate, CalibrateModel
 from .clip import ClipEmbedding
+from .compare import ComparePictures, UnsharedPrompt
 from .decoder import DecoderLoader
 from .guider import Guider, HierarchicalKSampler, SharedNoise
 from .host.checks import checked
@@ -51,6 +52,8 @@ NODES: list[type[io.ComfyNode]] = [
     AdvisorKandinsky,
     LoadAdvice,
     PromptTable,
+    UnsharedPrompt,
+    ComparePictures,
 ]
 for node in NODES:
     checked(node)

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from . import types
 from .host.decoration import Decorations, warn_running_node
 from .host.negative_lists import list_of_negatives
+from .host.one_prompt import latent_of_prompt
 from .host.per_prompt import CHOICES, SHARE_IF_EQUAL
 from .host.sampler_noise import OneNoise
 from .host.samplers import latents_for, make_guider, previews, sample
@@ -165,6 +166,7 @@ class HierarchicalKSampler(io.ComfyNode):
     ):
         others = (model, positive, latent_image, plan, seed, cfg, sampler_name, scheduler, denoise, micro_batch)
         repeated = list_of_negatives(negative, others, plan.num_prompts)
+        latent_image = latent_of_prompt(latent_image, plan)
         latents = latents_for(model, latent_image["samples"])
         sigmas = sigmas_of(model, plan.num_steps, sampler_name, scheduler, denoise)
         reports = []

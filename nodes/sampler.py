@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky.acceleration import ACCELERATIONS
 from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, sample
-from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, step_guidance
+from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, passes_per_row
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
 from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
@@ -13,7 +13,7 @@ from ..hierdiff_core.sampling.finite import latents_not_finite
 from ..hierdiff_core.sampling.loop import ORDERS
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from ..hierdiff_core.sampling.observer import Observer
-from ..hierdiff_core.sampling.progress import RunProgress
+from ..hierdiff_core.sampling.progress import RunProgress, times_in_words
 from . import types
 from .host.decoration import LIVE_TREE, Decorations
 from .host.device import results_device
@@ -127,6 +127,7 @@ class BranchingSampler(io.ComfyNode):
         guidance_end=WHOLE_RUN[1],
     ):
         interval = guidance_start, guidance_end
+        embeddings = embeddings.of_prompt(plan)
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance, interval)
         tell(cls, "Moving the decoder to the device …")
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
@@ -136,8 +137,9 @@ class BranchingSampler(io.ComfyNode):
         own = None if course_of(plan, interval) == course_of(plan) else interval
         verdict = decorations.attempt("what was measured", verdict_on_decoder, plan, decoder, own, known)
         colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
-        with decorations.context(LIVE_TREE, lambda: LiveTree(plan, colours, told)) as live:
-            shown = Shown(plan, decoder.latent_rgb, live, decorations)
+        run = RunProgress(plan, passes=passes_per_row(plan, guidance, interval))
+        with decorations.context(LIVE_TREE, lambda: LiveTree(plan, colours, told, run.times)) as live:
+            shown = Shown(run, decoder.latent_rgb, live, decorations)
             latents = sample(
                 decoder.pipeline,
                 embeddings,
@@ -154,13 +156,13 @@ class BranchingSampler(io.ComfyNode):
                 guidance_interval=interval,
                 observer=shown,
             ).to(results_device())
-            seconds = shown.run.seconds
+            run.end()
             decorations.attempt("the text while drawing", tell, cls, "Drawing the tree …")
             drawing = decorations.attempt("the picture of the tree", shown.tree, decoder, embeddings.prompts)
         settings = {"guidance": guidance, "width": width, "height": height, "steps": plan.num_steps}
         lines = decorations.attempt(
             "the report",
-            lambda: notes(decoder, plan, seconds, scheduler, interval, settings),
+            lambda: notes(decoder, run, scheduler, interval, settings),
             otherwise=[f"{plan.num_prompts} pictures"],
         )
         problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
@@ -178,24 +180,19 @@ class Shown(Observer):
 
     Parameters
     ----------
-    plan : Plan
-        Of the run.
+    run : RunProgress
+        Time, rows and work of the run.
     latent_rgb : (C + 1, 3) tensor
         See `latents_to_rgb`.
     live : LiveTree or None
         The page's.
     decorations : Decorations
         Keep what fails here from the run.
-
-    Attributes
-    ----------
-    run : RunProgress
-        Time and rows so far.
     """
 
-    def __init__(self, plan, latent_rgb, live, decorations):
-        self.plan, self.latent_rgb, self.live, self.decorations = plan, latent_rgb, live, decorations
-        self.run, self.branches, self.bar = RunProgress(plan), BranchLatents(plan), Progress(plan.nfe)
+    def __init__(self, run, latent_rgb, live, decorations):
+        self.run, self.latent_rgb, self.live, self.decorations = run, latent_rgb, live, decorations
+        self.plan, self.branches, self.bar = run.plan, BranchLatents(run.plan), Progress(round(run.work[1]))
 
     def before_call(self):
         self.bar.check_cancelled()
@@ -206,9 +203,10 @@ class Shown(Observer):
         attempt("keeping the tree's latents", self.branches.on_rows, k, clusters, x0)
         if self.live is not None:
             attempt(LIVE_TREE, self.live.step, k, x0, run.rows, run.standard_rows, clusters)
-        attempt(PREVIEW, bar.advance, len(clusters), lambda: latents_to_rgb(x0, self.latent_rgb))
+        done = round(run.work[0])
+        attempt(PREVIEW, bar.advance, done - bar.value, lambda: latents_to_rgb(x0, self.latent_rgb))
         if PREVIEW in self.decorations.failed:
-            attempt("the progress bar", bar.bar.update_absolute, run.rows, run.total)
+            attempt("the progress bar", bar.bar.update_absolute, done, bar.total)
 
     def tree(self, decoder, prompts):
         """The tree's picture, with MoVQ's pictures of the branches, which the browser shows too."""
@@ -244,12 +242,14 @@ def guidance_interval():
     ]
 
 
-def notes(decoder, plan, seconds, scheduler, interval, settings):
+def notes(decoder, run, scheduler, interval, settings):
     """The report's lines, with warnings of settings that do not suit the model."""
+    plan = run.plan
     course = course_of(plan, interval)
-    guided = step_guidance(plan.num_steps, settings["guidance"], (course.start, course.end)) > 1
+    guided = passes_per_row(plan, settings["guidance"], interval) > 1
     return [
-        describe(plan, seconds, scheduler, guided),
+        times_in_words(run.times(), plan.num_prompts),
+        describe(plan, scheduler, guided),
         *planned_guidance(plan, course, settings["guidance"]),
         *unsuitable(decoder, **settings),
         *other_scheduler(plan, scheduler),
@@ -282,12 +282,12 @@ def other_scheduler(plan, scheduler):
     ]
 
 
-def describe(plan, seconds, scheduler, guided):
+def describe(plan, scheduler, guided):
     """What was spent and saved, in words; `guided` (K,) bool are the steps with guidance."""
     shared = sum(len(branch.members) > 1 for branch in plan.branches)
     return "\n".join(
         [
-            f"{plan.num_prompts} pictures, {plan.num_steps} {scheduler} steps, tau {plan.tau:.5g}",
+            f"{plan.num_steps} {scheduler} steps, tau {plan.tau:.5g}",
             f"UNet rows: {plan.nfe} instead of {plan.nfe_standard}, {plan.saved:.1%} saved",
             f"rows per picture: {plan.nfe / plan.num_distinct:.1f} instead of {plan.num_steps}",
             *duplicates(plan),
@@ -295,7 +295,6 @@ def describe(plan, seconds, scheduler, guided):
             *unguided(plan, guided),
             *distortion(plan),
             f"{shared} shared branch{'es' if shared != 1 else ''}, {len(plan.branches) - shared} of a single prompt",
-            f"sampling took {seconds:.1f} s",
         ]
     )
 

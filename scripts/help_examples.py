@@ -64,6 +64,12 @@ GUIDED = STAGES | {
     "guidance": ("HierDiffPlanGuidance", [0.0, 0.6, 1.0, 0, 0.0], {"plan": ("schedule", 0)}, "plan"),
     "sampler": (*STAGES["sampler"][:2], {**STAGES["sampler"][2], "plan": ("guidance", 0)}, "sample"),
 }
+COMPARED = STAGES | {
+    "alone": ("HierDiffUnshared", [0], {"plan": ("schedule", 0)}, "sample"),
+    "sampler_alone": (*STAGES["sampler"][:2], {**STAGES["sampler"][2], "plan": ("alone", 0)}, "sample"),
+    "decode_alone": ("VAEDecode", [], {"samples": ("sampler_alone", 0), "vae": ("load_decoder", 1)}, "sample"),
+    "compare": ("HierDiffCompare", [], {"shared": ("decode", 0), "unshared": ("decode_alone", 0)}, "sample"),
+}
 MEASURED = STAGES | {
     "sensitivity": ("HierDiffSensitivityLoader", [BUNDLED], {}, "load"),
     "schedule": (
@@ -323,6 +329,32 @@ EXAMPLES = {
         [BEGIN, TREE, {"load_decoder": 102, "schedule": 590}, {"sampler": 868}, PICTURES],
         "load_decoder schedule sampler",
         {2: 400, 3: 560},
+    ),
+    "HierDiffUnshared": Example(
+        COMPARED,
+        [
+            BEGIN,
+            {**TREE, "load_decoder": 102},
+            {"schedule": 570, "alone": 150},
+            {"sampler": 768},
+            {"sampler_alone": 768},
+            {"decode": 46, "decode_alone": 46, "compare": 420},
+        ],
+        "schedule alone sampler_alone",
+        {2: 440, 3: 440, 4: 440, 5: 400},
+    ),
+    "HierDiffCompare": Example(
+        COMPARED,
+        [
+            BEGIN,
+            {**TREE, "load_decoder": 102},
+            {"schedule": 570, "alone": 150},
+            {"sampler": 768},
+            {"sampler_alone": 768},
+            {"decode": 46, "decode_alone": 46, "compare": 520},
+        ],
+        "sampler_alone decode decode_alone compare",
+        {2: 440, 3: 440, 4: 440, 5: 440},
     ),
     "HierDiffDecoderLoader": Example(
         STAGES,

@@ -88,3 +88,11 @@ def rows_of(report):
     """Rows that the model evaluated, by a report."""
     line = next(line for line in report.splitlines() if line.startswith("model rows"))
     return int(line.split()[2])
+
+
+def untimed(report):
+    """A report without the seconds of its first line, which no two runs have in common."""
+    first, *rest = report.splitlines()
+    assert " in " in first
+    assert " s" in first or " min" in first
+    return [first.split(" in ")[0], *rest]

@@ -3,6 +3,9 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { showDraws } from "./draws.js";
+import { compare } from "./compare.js";
+import { ComparePanel, MIN_HEIGHT as COMPARE_HEIGHT } from "./compare_panel.js";
+import { addressOf, promptsBelow, typicalOf } from "./comparison.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { after, before } from "./hooks.js";
 import { templateMenu } from "./menu.js";
@@ -25,6 +28,8 @@ const TABLE_NODE = "HierDiffPromptTable";
 const TREE_WIDGET = "hierdiff_tree";
 const SCHEDULE_WIDGET = "hierdiff_schedule";
 const TABLE_WIDGET = "hierdiff_table";
+const COMPARE_NODE = "HierDiffCompare";
+const COMPARE_WIDGET = "hierdiff_compare";
 const RESULT_WIDGET = "hierdiff_result";
 // Their pictures matter more than their texts, which take one line until they are asked for.
 const WITH_PICTURE = [
@@ -45,6 +50,7 @@ const trees = new Trees();
 const results = new Results();
 const panels = new Map(); // node -> TreePanel
 const schedules = new Map(); // node -> SchedulePanel
+const comparisons = new Map(); // node -> ComparePanel
 const reports = new Map(); // node -> ResultPanel
 let fromHistory = false; // whether the workflow was opened out of the page's history
 
@@ -125,6 +131,34 @@ function hideWidget(widget) {
   widget.computeLayoutSize = undefined;
 }
 
+function addComparison(node) {
+  const pictures = () => {
+    const files = latest(rootGraph(), results, node)?.data.hierdiff_compare?.images ?? [];
+    const [shared, unshared] = files.map((file) => addressOf(api, file));
+    return unshared ? { shared, unshared } : null;
+  };
+  const panel = new ComparePanel(pictures, app);
+  comparisons.set(node, panel);
+  addPanel(node, COMPARE_WIDGET, text("compare.title"), panel, { getMinHeight: () => COMPARE_HEIGHT });
+  before(node, "onRemoved", () => comparisons.delete(node));
+  hidePictures(node);
+}
+
+/** Compare a prompt of a run with the same one drawn unshared; of a branch one that stands for it, and the others. */
+function openCompare(tree, branch = null) {
+  const all = tree.prompts.map((_, number) => number);
+  const prompts = branch === null ? all : promptsBelow(tree, branch);
+  const first = branch === null ? 0 : typicalOf(tree, branch);
+  compare(api, { run: tree.run, texts: tree.prompts, prompts, first, seconds: tree.seconds?.elapsed ?? null });
+}
+
+/** What the lightbox offers for a picture of a run that has ended. */
+export function compareOffer({ source }) {
+  const tree = source && [...trees.trees.values()].find((known) => known.run === source.run);
+  if (tree?.state !== "done") return null;
+  return { label: text("compare.action"), run: () => openCompare(tree, source.branch) };
+}
+
 /**
  * A panel takes the place of the pictures that the page itself shows below a node's widgets, which are those of the
  * tree and the plot again. The page asks for the node's `imgs` where it draws them on the canvas; as elements they are
@@ -140,7 +174,7 @@ function hidePictures(node) {
 /** What a node says stands below its tree or plot, and else in a panel of its own. */
 function addResult(node) {
   if (reports.has(node)) return reports.get(node);
-  const inside = panels.has(node) || schedules.has(node);
+  const inside = panels.has(node) || schedules.has(node) || comparisons.has(node);
   const byDefault = inside || WITH_PICTURE.includes(node.comfyClass);
   const folding = {
     get: () => node.properties?.[FOLDED] ?? byDefault,
@@ -179,11 +213,12 @@ function addResultWidget(node, panel) {
 
 /** Show what is known of a node's last run: its text, and for Threshold Schedule the plot. */
 function showResult(node) {
+  comparisons.get(node)?.refresh();
   const result = latest(rootGraph(), results, node);
   const said = result?.text ?? "";
   if (!said && !reports.get(node)?.text) return;
   const panel = addResult(node);
-  const host = (panels.get(node) ?? schedules.get(node))?.root;
+  const host = (panels.get(node) ?? schedules.get(node) ?? comparisons.get(node))?.root;
   if (host && !panel.root.parentElement) host.append(panel.root);
   if (said && !panel.text) panel.heightBefore = node.size[1];
   const over = !said && panel.text;
@@ -227,6 +262,11 @@ trees.listeners.add((tree) => {
   }
   for (const panel of panels.values()) panel.refresh();
 });
+
+/** The clock of a run goes on between two messages: a step may take minutes. */
+setInterval(() => {
+  for (const panel of panels.values()) if (panel.tree?.state === "running") panel.refresh();
+}, 1000);
 
 // --- the server ---
 
@@ -273,10 +313,12 @@ for (const ending of ["execution_success", "execution_error", "execution_interru
 // --- the extension ---
 
 function stylesheet() {
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = new URL("./hierdiff.css", import.meta.url).href;
-  document.head.append(link);
+  for (const name of ["hierdiff", "compare"]) {
+    const link = document.createElement("link");
+    link.rel = "stylesheet";
+    link.href = new URL(`./${name}.css`, import.meta.url).href;
+    document.head.append(link);
+  }
 }
 
 await loadTexts(api, app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? "en"); // the menu is made at once
@@ -304,7 +346,14 @@ app.registerExtension({
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
     if (type === TABLE_NODE) addTable(node);
+    if (type === COMPARE_NODE) addComparison(node);
     if (isOurs(node)) addResult(node);
+  },
+
+  getNodeMenuItems(node) {
+    const tree = panels.get(node)?.tree;
+    if (tree?.state !== "done" || !tree.prompts.length) return [];
+    return [{ content: text("compare.action"), callback: () => openCompare(tree) }];
   },
 
   loadedGraphNode(node) {

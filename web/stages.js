@@ -26,6 +26,8 @@ export const STAGES = {
     "HierDiffGuider",
     "HierDiffSharedNoise",
     "HierDiffShareSteps",
+    "HierDiffUnshared",
+    "HierDiffCompare",
     "HierDiffContactSheet",
     "HierDiffSaveSet",
   ],

@@ -1,6 +1,7 @@
 // The panel that shows a tree in a node: it grows, tells what is under the pointer, and follows the arrow keys.
 
 import { element, makePanel, oncePerFrame, passToGraph, sized, themeColors, watch } from "./panel.js";
+import { timeText } from "./run_time.js";
 import { percent, text } from "./texts.js";
 import { draw, layout, placeAt, xOf, yOf } from "./tree_drawing.js";
 
@@ -147,7 +148,7 @@ export function statusOf(tree) {
     saved: percent(tree.saved),
   };
   const line = text({ running: "tree.status", done: "tree.done", stopped: "tree.stopped" }[tree.state], values);
-  return [line, verdictOf(tree)].filter(Boolean).join(" · ");
+  return [timeText(tree), line, verdictOf(tree)].filter(Boolean).join(" · ");
 }
 
 /** What was measured of the plan on this model, in words; empty where it saves nothing. */

@@ -35,6 +35,12 @@ def step_guidance(num_steps: int, guidance: float, interval: Sequence[float] = W
     return np.where(GuidanceCourse(interval[0], interval[1]).inside(num_steps), guidance, 1.0)
 
 
+def passes_per_row(plan: Plan, guidance: float, interval: Sequence[float] = WHOLE_RUN) -> np.ndarray:
+    """Evaluations that a row of each step takes, (K,) int64: 2 where it is guided, else 1."""
+    course = course_of(plan, interval)
+    return 1 + (step_guidance(plan.num_steps, guidance, (course.start, course.end)) > 1)
+
+
 def strengths(plan: Plan, guidance: float, interval: Sequence[float], scheduler: Any) -> np.ndarray | list[np.ndarray]:
     """Guidance of each step of a run, or of each of its clusters where these differ.
 

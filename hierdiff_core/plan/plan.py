@@ -60,6 +60,8 @@ class Plan:
         What was measured for this plan on a model. Whatever makes another plan of it drops it.
     seeds : tuple of N (int or None), or None
         Of prompts that have a seed of their own; they share no step with prompts of another. None: no prompt has one.
+    one_of : (Plan, int), or None
+        For the plan of a prompt that is drawn alone (`one_unshared`): the plan of its set, and which prompt it is.
 
     Examples
     --------
@@ -84,6 +86,7 @@ class Plan:
     guidance: GuidanceCourse | None = None
     advised: Advised | None = None
     seeds: Seeds | None = None
+    one_of: tuple[Plan, int] | None = None
 
     @property
     def num_steps(self) -> int:

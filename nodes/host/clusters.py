@@ -101,7 +101,7 @@ class CurrentClusters:
         self.k = self.first_step = first_step
         self.last_step = first_step + len(sigmas) - 2
         self.calls = 0
-        self.progress = RunProgress(plan)
+        self.progress = RunProgress(plan, steps=range(first_step, self.last_step + 1))
         self.by_call = False
         self.raised = 1.0
         self.known_sigmas: list[float] | None = None
@@ -125,7 +125,7 @@ class CurrentClusters:
         self.progress.refine(plan)
         before = len(self.clusters.first)
         self._split(self.k)
-        self.progress.rows += len(self.clusters.first) - before  # the present call is made anew
+        self.progress.on_made_anew(self.k, len(self.clusters.first) - before)
         if self.calls <= 1:  # there was no call before
             self.parents = None
 
@@ -149,6 +149,8 @@ class CurrentClusters:
     def know_sigmas(self, sigmas: list[float] | None) -> None:
         """Note the sigmas of all calls, or that they are not known."""
         self.known_sigmas = sigmas
+        if sigmas is not None:
+            self.progress.expect([min(self.step_of(sigma), self.last_step) for sigma in sigmas])
 
     def look_up(self, timestep: torch.Tensor) -> None:
         """Make the clusters of a call's sigma current, and count the call."""

@@ -7,6 +7,9 @@ The client that queued the run gets events of the type `hierdiff.tree`:
 - ``progress``: node, run, step, clusters, rows, standard, and tiles: a sheet of small pictures of branches; depth first
   also reached, the steps that are done along each branch
 - ``end``: node, run, state (done or stopped), and tiles
+
+All of them have share, that of the work which is done, and seconds: {elapsed, left, full}, where full is what full
+sampling would take; each is a number or null.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from PIL import Image
 
 from ...hierdiff_core.devices import AsyncHostCopy, on_device
 from ...hierdiff_core.previews import latents_to_rgb, shrunk, tile_sheet
-from .runs import Kept, running, send
+from ...hierdiff_core.sampling.progress import Times
+from .runs import COPIES, Kept, running, send, sent_along
 
 if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Branch, Plan
@@ -57,14 +61,27 @@ class LiveTree:
         Latents to small pictures, see `linear_colours`; None: a tree without pictures.
     measured : dict or None
         What is known of the plan's loss, see `measured.Verdict`.
+    times : callable, optional
+        Gives the run's `Times` as they are then.
     """
 
-    def __init__(self, plan: Plan, to_rgb: Colours | None = None, measured: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        to_rgb: Colours | None = None,
+        measured: dict[str, Any] | None = None,
+        times: Callable[[], Times] = Times,
+    ) -> None:
         self.run = f"{time.time():.0f}-{next(_runs)}"
         self.client, self.node, self.workflow, self.prompt_id, self.signature = running()
+        if (self.node or "").startswith(COPIES):
+            self.client = None  # no page shows it
+        self.queued = sent_along()  # to compare with
         self.state = "running"
         self.colours = to_rgb
         self.measured = measured
+        self.times = times
+        self.in_all: dict[str, Any] | None = None  # what was known of time when the run was over
         self.draw(plan)
         self.tiles: dict[int, torch.Tensor] = {}  # the latest picture of each branch
         self.unsent: set[int] = set()
@@ -92,7 +109,7 @@ class LiveTree:
         self.send("begin", **self.beginning())
 
     def __enter__(self):
-        if self.node is not None:  # or nobody can ask for it
+        if self.node is not None and self.client is not None:  # or nobody can ask for it
             _kept.keep(self.client, self.workflow, self.node, self)
         self.send("begin", **self.beginning())
         return self
@@ -102,6 +119,7 @@ class LiveTree:
         try:
             self.deliver()
         finally:
+            self.in_all = self.time_known()
             self.send("end", state=self.state, **self.progress, tiles=self.new_tiles())
 
     def beginning(self) -> dict[str, Any]:
@@ -201,7 +219,16 @@ class LiveTree:
         return sheets(tiles)
 
     def send(self, kind: str, **data: Any) -> None:
-        send(EVENT, {"kind": kind, "node": self.node, "run": self.run, **data}, self.client)
+        known = {"kind": kind, "node": self.node, "run": self.run, **self.time_known()}
+        send(EVENT, {**known, **data}, self.client)
+
+    def time_known(self) -> dict[str, Any]:
+        """`share` and `seconds` of a message."""
+        if self.in_all is not None:
+            return self.in_all
+        times = self.times()
+        seconds = {name: rounded(getattr(times, name)) for name in ("elapsed", "left", "full")}
+        return {"share": rounded(times.share, 4), "seconds": seconds}
 
     def snapshot(self, **place: Any) -> dict[str, Any]:
         """All that was sent so far, as one message for a page that was not there.
@@ -210,8 +237,13 @@ class LiveTree:
         """
         with _lock:
             tiles = dict(self.tiles)
-        known = {"kind": "snapshot", "node": self.node, "run": self.run, "state": self.state}
+        known = {"kind": "snapshot", "node": self.node, "run": self.run, "state": self.state, **self.time_known()}
         return {**known, **self.beginning(), **place, **self.progress, "tiles": sheets(tiles)}
+
+
+def rounded(value: float | None, digits: int = 2) -> float | None:
+    """A number for a message; None stays."""
+    return None if value is None else round(value, digits)
 
 
 def describe(branch: Branch, plan: Plan) -> list[Any]:
@@ -289,6 +321,11 @@ def host_colours(latent_format: Any) -> Colours | None:
     factors = torch.tensor([*factors, bias]) / 2  # the host's map to -1 ... 1
     factors[-1] += 0.5
     return linear_colours(factors, getattr(latent_format, "latent_rgb_factors_reshape", None))
+
+
+def tree_of_client(client: Any, run: Any) -> LiveTree | None:
+    """The tree of a run that this client queued, or whose results the host's cache gave it."""
+    return next((tree for _, _, tree in _kept.of_client(client) if tree.run == run), None)
 
 
 async def trees_of_client(request: web.Request) -> web.Response:

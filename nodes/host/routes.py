@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from server import PromptServer
 
+from .comparison import comparison_of_client
 from .live_tree import trees_of_client
 from .open_folder import open_folder
 from .results import results_of_client
@@ -16,6 +17,7 @@ def add_routes(shape_of_settings: Callable, table_of_text: Callable, table_of_fi
     routes = PromptServer.instance.routes
     routes.get("/hierdiff/trees")(trees_of_client)
     routes.get("/hierdiff/results")(results_of_client)
+    routes.post("/hierdiff/compare")(comparison_of_client)
     routes.post("/hierdiff/shape")(shape_of_settings)
     routes.post("/hierdiff/table")(table_of_text)
     routes.post("/hierdiff/table/file")(table_of_file)

@@ -129,6 +129,8 @@ class RunGuidance:
         self._inside = course.inside(current.plan.num_steps)
         self._high = np.asarray(levels) > course.boost_above
         self._began = beginnings(current)
+        if self.is_guided:
+            current.progress.passes = np.where(self._inside, float(self._sides), 1.0)
         current.followers.append(self._follow)
         self._answers: list[Answer] | None = None  # of the model, while a guider combines them once more
         self._place = 0

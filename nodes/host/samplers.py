@@ -18,6 +18,7 @@ from .device import results_device
 from .per_prompt import SHARE_IF_EQUAL
 from .sampler_noise import OneNoise
 from .share_steps import Sharing, SharingGuider
+from .ui import moves_bar
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -33,7 +34,14 @@ def latents_for(model: ModelPatcher, latents: torch.Tensor) -> torch.Tensor:
 def previews(model: ModelPatcher, steps: int, decorations: Decorations) -> Callable | None:
     """The host's callback of each step, which moves the progress bar and shows previews; None where there is none."""
     callback = decorations.attempt("the preview", latent_preview.prepare_callback, model, steps)
-    return callback and (lambda *step: decorations.attempt("the preview", callback, *step))
+    if callback is None:
+        return None
+
+    def on_step(*step):
+        decorations.attempt("the preview", callback, *step)
+
+    on_step.moves_bar = moves_bar(callback)
+    return on_step
 
 
 def make_guider(

@@ -16,6 +16,7 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from ...hierdiff_core.plan.one_prompt import set_of
 from ...hierdiff_core.sampling.finite import latents_not_finite
 from .block_samplers import check_block_sampler
 from .clusters import WHOLE_RUN, part_of_plan, rows_for_all
@@ -25,6 +26,7 @@ from .encode_set import name_of
 from .guard import RUN_KEY
 from .measured import verdict_on_run
 from .noise_levels import noise_levels
+from .one_prompt import conds_of_prompt, row_of_prompt
 from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, parted_by
 from .rows_alone import HostEncoding, encode_rows, mark_rows
@@ -126,7 +128,11 @@ class Sharing:
         """
         guider = executor.class_obj
         check_one_medium(host_options.get("latent_shapes"))
-        check_prompts(guider.conds.get("positive", ()), self.plan)
+        check_prompts(guider.conds.get("positive", ()), set_of(self.plan))
+        guider.conds = conds_of_prompt(guider.conds, self.plan)
+        noise, latent_image, denoise_mask = (
+            row_of_prompt(rows, self.plan) for rows in (noise, latent_image, denoise_mask)
+        )
         if len(sigmas) < 2:
             self.tell(NO_STEPS)
             return rows_for_all(latent_image, self.plan.num_prompts, "the latent batch", ONE_OR_EACH)
@@ -380,7 +386,8 @@ class SharingGuider(comfy.samplers.CFGGuider):
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """The host's `CFGGuider.sample`."""
-        check_prompts(self.original_conds.get("positive", ()), self.sharing.plan)
+        check_prompts(self.original_conds.get("positive", ()), set_of(self.sharing.plan))
+        latent_image = row_of_prompt(latent_image, self.sharing.plan)
         latents = rows_for_all(latent_image, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
         self.rows_given = len(latent_image)
         if len(sigmas):

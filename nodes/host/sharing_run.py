@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from ...hierdiff_core.devices import on_device
 from ...hierdiff_core.plan.matching import refined, separated
 from ...hierdiff_core.sampling.observer import Observer, Observers
+from ...hierdiff_core.sampling.progress import times_in_words
 from .attachments import cfg_functions_of, names_of, wrappers_of
 from .cached_calls import CachedCalls
 from .clusters import CurrentClusters
@@ -25,7 +26,7 @@ from .plan_texts import duplicates, seeds_in_words
 from .rows_alone import RowsAlone
 from .run_guidance import RunGuidance
 from .sampler_noise import SamplerNoise
-from .ui import distortion
+from .ui import distortion, moves_bar
 
 if TYPE_CHECKING:
     import comfy.samplers
@@ -139,6 +140,7 @@ class SharingRun:
         with self.caches.sampler_call(model_options):
             self.look_up(x, timestep)
             denoised = self.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
+        self.current.progress.on_evaluated()
         if self.guidance is not None:  # a cache may have answered for some of the rows
             self.guidance.count(self._passes / len(self.current.clusters.first), self.current.progress.rows - before)
         self._check_guidance(denoised, model_options)
@@ -208,8 +210,11 @@ class SharingRun:
         if not show:
             yield
             return
-        made = self.decorations.context(LIVE_TREE, lambda: LiveTree(self.plan, host_colours(latent_format), measured))
-        with made as live:
+
+        def made():
+            return LiveTree(self.plan, host_colours(latent_format), measured, self.current.progress.times)
+
+        with self.decorations.context(LIVE_TREE, made) as live:
             if live is not None:
                 self.observer = Observers(self.observer, ShownTree(live, self.current))
                 self.is_shown = True
@@ -217,16 +222,25 @@ class SharingRun:
             yield
 
     def watched(self, callback: Callable | None) -> Callable | None:
-        """The host's callback of each step, which also tells the observers."""
-        if not self.is_shown:
-            return callback
+        """The callback of each step, which also tells the observers; the host's own shows the share of the work."""
+        if callback is None and not self.is_shown:
+            return None
 
         def on_step(step, x0, x, total_steps):
-            self.decorations.attempt(LIVE_TREE, self._tell_step, x0)
+            if self.is_shown:
+                self.decorations.attempt(LIVE_TREE, self._tell_step, x0)
             if callback is not None:
-                callback(step, x0, x, total_steps)
+                callback(*self._share_of_work(callback, step, total_steps, x0, x))
 
         return on_step
+
+    def _share_of_work(self, callback, step, total_steps, x0, x):
+        """What a callback is called with: where it only moves the host's bar, passes stand in for steps."""
+        if moves_bar(callback):
+            done, whole = self.current.progress.work
+            total_steps = max(round(whole), 1)
+            step = min(round(done), total_steps) - 1
+        return step, x0, x, total_steps
 
     def _tell_step(self, x0):
         k = self.current.k
@@ -234,6 +248,7 @@ class SharingRun:
 
     def finish(self, model: object, samples: torch.Tensor) -> None:
         """Tell the observers of the final latents, (N, ...); `model` is the host's, which scales them."""
+        self.current.progress.end()
         if self.is_shown:
             self.decorations.attempt(LIVE_TREE, self._tell_end, model, samples)
 
@@ -261,6 +276,7 @@ class SharingRun:
         rows, standard = current.progress.rows, current.progress.standard_rows
         steps = current.last_step - current.first_step + 1
         lines = [
+            times_in_words(current.progress.times(), mine.num_prompts),
             f"{mine.num_prompts} latents, {steps} steps, {current.calls - self.caches.calls} model calls",
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
             *([] if self.guidance is None else self.guidance.report(standard)),

@@ -29,6 +29,7 @@ SECONDS_BETWEEN_PREVIEWS = 0.3
 FINAL_PREVIEW_SIZE = 1024
 LONGEST_LIST = 40
 NEXT_TO_NOTHING = 1e-4
+HOSTS_CALLBACK = "latent_preview", "prepare_callback.<locals>.callback"
 
 
 def image_tensor(picture: Image.Image) -> torch.Tensor:
@@ -107,6 +108,13 @@ def distortion(plan: Plan) -> list[str]:
 def amount(share: float) -> str:
     """A share, 0 ... 1, in words that tell what is next to nothing."""
     return "next to nothing" if share < NEXT_TO_NOTHING else f"{share:.2%}" if share < 0.1 else f"{share:.0%}"
+
+
+def moves_bar(callback: Callable) -> bool:
+    """Whether a callback of each step is the host's own, whose numbers of steps are for its progress bar alone."""
+    if getattr(callback, "moves_bar", False):  # ours, around the host's
+        return True
+    return (getattr(callback, "__module__", None), getattr(callback, "__qualname__", None)) == HOSTS_CALLBACK
 
 
 class Progress:

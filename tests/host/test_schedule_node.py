@@ -192,7 +192,7 @@ def test_equal_prompts_are_told_and_save_nothing(made, pack):
 def test_samplers_tell_of_equal_prompts(pack, made):
     rows = rows_of(3)
     plan = made(np.concatenate([rows, rows[:1]]), steps=4).plan
-    report = pack.nodes.sampler.describe(plan, 1.0, "DDPM", np.ones(4, dtype=bool))
+    report = pack.nodes.sampler.describe(plan, "DDPM", np.ones(4, dtype=bool))
     assert f"UNet rows: {plan.nfe} instead of 12, {plan.saved:.1%} saved" in report
     assert "1 of 4 prompts equals another" in report
     progress = RunProgress(plan)

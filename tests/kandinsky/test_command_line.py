@@ -53,7 +53,9 @@ def test_two_prompts_give_pictures_plots_and_a_report(tmp_path, capsys):
         assert Image.open(tmp_path / "set" / image["file"]).size == (128, 128)
     for name in ("contact_sheet", "dendrogram", "schedule", "tree"):
         assert Image.open(tmp_path / "set" / f"{name}.png").width > 100
-    assert "6 UNet rows instead of 10, 40.0% saved" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"^2 pictures in [\d.]+ s; full sampling", said)
+    assert "6 UNet rows instead of 10, 40.0% saved" in said
 
 
 def test_figure_that_fails_and_a_latent_that_overflowed_lose_no_report(tmp_path, monkeypatch, capsys, caplog):

@@ -966,3 +966,76 @@ def test_of_ten_thousand_rows_those_in_sight_are_there(open_page):
     problem = page.page.locator(".hierdiff-table-problem").inner_text()
     assert "row" in problem or "rows" in problem
     assert cell(page, 10_001, "prompt").input_value() == "one more"
+# --- Seconds, and compare with unshared ------------------------------------------------------------------------------
+
+COMPARE = "dialog.hierdiff-compare"
+
+
+def compare_from_menu(page, node_type=SAMPLER):
+    """What a right click on the sampler offers."""
+    label = page.evaluate(
+        """(type) => {
+            const node = app.graph.nodes.find((node) => node.type === type);
+            const [item] = app.extensions.find((e) => e.name === "hierdiff").getNodeMenuItems(node);
+            item.callback();
+            return item.content;
+        }""",
+        node_type,
+    )
+    page.page.wait_for_selector(COMPARE)
+    return label
+
+
+def until_compared(page, state="done"):
+    page.page.wait_for_selector(f'{COMPARE}[data-state="{state}"]', timeout=120_000)
+
+
+def line(page):
+    """Where the line between the two pictures is, in percent."""
+    return int(page.page.locator(f"{COMPARE} .hierdiff-ab-stage").get_attribute("data-at"))
+
+
+@pytest.mark.parametrize("nodes", ["classic", "2.0"])
+def test_seconds_are_told_and_a_prompt_is_compared_with_itself_unshared(open_page, server, nodes):
+    page = open_page(shared=True, settings={"Comfy.VueNodes.Enabled": nodes == "2.0"})
+    open_small(page, seed=77)
+    page.run()
+    until(page, "done")
+    bar = page.page.locator(f"{TREE} .hierdiff-status").inner_text()
+    assert re.match(r"^[\d.]+ (s|min)( \d+ s)? · full sampling", bar)
+    before = page.serialized()
+    assert compare_from_menu(page) == "Compare with unshared"
+    until_compared(page)
+    dialog = page.page.locator(COMPARE)
+    assert re.search(r"(No visible|Slight|Visible) difference · [\d.]+ % of the pixels", dialog.inner_text())
+    shared, unshared = (
+        dialog.locator(f".hierdiff-ab-{name}").evaluate(
+            "(picture) => picture.decode().then(() => picture.naturalWidth)"
+        )
+        for name in ("shared", "unshared")
+    )
+    assert shared == unshared == 128
+    # the keys move the line at once, and the pointer takes it along
+    assert line(page) == 50
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("ArrowRight")
+    assert line(page) == 54
+    page.page.keyboard.press("Home")
+    assert line(page) == 0
+    box = dialog.locator(".hierdiff-ab-stage").bounding_box()
+    page.page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 50)
+    page.page.mouse.down()
+    page.page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 50)
+    page.page.mouse.up()
+    assert abs(line(page) - 80) <= 1
+    # another prompt, which is cancelled on its way
+    dialog.locator("select").select_option(index=3)
+    dialog.locator("button", has_text="Cancel").click()
+    until_compared(page, "cancelled")
+    dialog.locator("select").select_option(index=4)
+    until_compared(page)
+    page.page.keyboard.press("Escape")
+    page.page.wait_for_selector(COMPARE, state="detached")
+    after = page.serialized()
+    assert [after[key] for key in ("nodes", "links")] == [before[key] for key in ("nodes", "links")]
+    assert not server.get("/queue")["queue_running"]
