@@ -13,6 +13,7 @@ import { stageColor } from "./stages.js";
 import { separateTabs } from "./tabs.js";
 import { loadTexts, text } from "./texts.js";
 import { Trees } from "./tree.js";
+import { picturesBehind } from "./tree_pictures.js";
 import { TreePanel, MIN_HEIGHT as TREE_HEIGHT } from "./tree_widget.js";
 
 const TREE_NODES = ["HierDiffBranchingSampler", "HierDiffKSampler"];
@@ -68,7 +69,9 @@ function addPanel(node, name, label, panel, options) {
 
 function addTree(node) {
   if (panels.has(node)) return;
-  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app);
+  const told = () => latest(rootGraph(), results, node)?.data.hierdiff_pictures ?? null;
+  const address = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
+  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app, { files: told, address });
   panels.set(node, panel);
   addPanel(node, TREE_WIDGET, text("tree.title"), panel, { getMinHeight: () => TREE_HEIGHT });
   before(node, "onRemoved", () => {
@@ -76,6 +79,22 @@ function addTree(node) {
     panels.delete(node);
   });
   hidePictures(node);
+  findPictures(node);
+}
+
+/** Nodes behind a tree's may have shown its pictures in full, in any of the runs that the tree is of. */
+async function findPictures(node) {
+  const tree = panels.get(node)?.tree;
+  if (!tree || tree.state === "running") return;
+  const before = String(tree.node).split(":").slice(0, -1);
+  const idOf = (other) => [...before, other.id].join(":");
+  for (const promptId of [...tree.promptIds].reverse()) {
+    const response = await api.fetchApi(`/history/${promptId}`).catch(() => null);
+    const outputs = (response?.ok ? await response.json() : {})[promptId]?.outputs ?? {};
+    const imagesOf = (other) => outputs[idOf(other)]?.images;
+    const found = picturesBehind(node, tree.prompts.length, (id) => node.graph?.getNodeById(id), imagesOf);
+    if (found) return panels.get(node)?.pictures.found(tree, found);
+  }
 }
 
 function addSchedule(node) {
@@ -145,6 +164,7 @@ function showResult(node) {
   const result = latest(rootGraph(), results, node);
   const said = result?.text ?? "";
   if (!said && !reports.get(node)?.text) return;
+  panels.get(node)?.redraw(); // it may know of pictures
   const panel = addResult(node);
   const host = (panels.get(node) ?? schedules.get(node))?.root;
   if (host && !panel.root.parentElement) host.append(panel.root);
@@ -187,7 +207,11 @@ trees.listeners.add((tree) => {
     addTree(node); // a sampler behind a Hierarchical Guider
     growToFit(node);
   }
-  for (const panel of panels.values()) panel.refresh();
+  for (const [other, panel] of panels) {
+    const before = panel.tree;
+    panel.refresh();
+    if (panel.tree !== before) findPictures(other);
+  }
 });
 
 // --- the server ---
@@ -223,13 +247,18 @@ api.addEventListener("executed", ({ detail }) => {
 /** Nodes that the server takes from its cache say nothing: this page may never have heard what they said before. */
 api.addEventListener("execution_cached", ({ detail: { nodes, prompt_id } }) => {
   if (!(nodes ?? []).some((id) => isOurs(nodeOf(rootGraph(), id)))) return;
-  const known = [...trees.trees.values()].filter(nodeHere).map((tree) => tree.run);
+  const here = [...trees.trees.values()].filter(nodeHere);
+  for (const tree of here) if (nodes.includes(tree.node)) tree.cachedIn(prompt_id);
+  const known = here.map((tree) => tree.run);
   fetchTrees({ prompt_id, known: known.join(",") });
   fetchResults({ prompt_id });
 });
 
 for (const ending of ["execution_success", "execution_error", "execution_interrupted"]) {
-  api.addEventListener(ending, ({ detail }) => results.end(detail?.prompt_id));
+  api.addEventListener(ending, ({ detail }) => {
+    results.end(detail?.prompt_id);
+    for (const [node, panel] of panels) if (panel.tree?.promptIds.includes(detail?.prompt_id)) findPictures(node);
+  });
 }
 
 // --- the extension ---
@@ -265,6 +294,7 @@ app.registerExtension({
 
   loadedGraphNode(node) {
     panels.get(node)?.refresh();
+    findPictures(node);
   },
 
   /** All nodes of a workflow are there: runs of a sampler behind a guider may be among what is known. */

@@ -44,6 +44,17 @@ def running() -> Run:
     return Run(server.client_id, node, None, context.prompt_id)
 
 
+def sent_along() -> dict[str, Any]:
+    """What the host's nodes write into pictures of the run that calls: its prompt, and what the page sent with it."""
+    context, server = get_executing_context(), PromptServer.instance
+    items = list(server.prompt_queue.currently_running.values()) if context and server else []
+    for _, prompt_id, prompt, extra_data, *_ in items:
+        if context and prompt_id == context.prompt_id:
+            more = extra_data.get("extra_pnginfo") if isinstance(extra_data, dict) else None
+            return {"prompt": prompt, **(more if isinstance(more, dict) else {})}
+    return {}
+
+
 def is_running(prompt_id: str | None) -> bool:
     server = PromptServer.instance
     items = list(server.prompt_queue.currently_running.values()) if server is not None else []
