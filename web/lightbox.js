@@ -11,6 +11,9 @@ import { text } from "./texts.js";
  */
 export const lightboxActions = [];
 
+const PLEASANT = 512; // pixels to which a smaller picture is enlarged
+const LARGEST_FACTOR = 4;
+
 let lightbox = null; // the one that is open
 
 /**
@@ -70,6 +73,7 @@ class Lightbox {
     dialog.addEventListener("cancel", (event) => event.preventDefault()); // Escape is the keydown's
     dialog.addEventListener("click", (event) => event.target === dialog && this.close());
     dialog.addEventListener("close", () => this.closed());
+    this.picture.addEventListener("load", () => this.loaded());
     this.picture.addEventListener("error", () => this.failed());
     this.picture.addEventListener("dragstart", (event) => this.drag(event));
   }
@@ -91,18 +95,32 @@ class Lightbox {
   show() {
     const { item } = this;
     const { items, index } = this.places.at(-1);
-    const place = items.length > 1 ? text("lightbox.place", { index: index + 1, count: items.length }) : "";
-    this.title.textContent = [item.title, place].filter(Boolean).join(" · ");
+    this.showTitle();
     this.picture.alt = item.text;
-    this.picture.src = item.url;
+    this.picture.hidden = !item.url;
+    if (item.url) this.picture.src = item.url;
     this.text.textContent = item.text;
     this.note.textContent = item.note ?? "";
-    this.back.disabled = moved(this.places, "ArrowLeft").at(-1) === this.places.at(-1) || (index === 0 && !item.leaves);
+    this.back.disabled = index === 0 && !item.leaves;
     this.forth.disabled = index === items.length - 1 && !item.leaves;
     this.say("");
     this.showButtons();
     this.showStrip();
     this.options.onShow?.(item);
+  }
+
+  showTitle(size = "") {
+    const { items, index } = this.places.at(-1);
+    const place = items.length > 1 ? text("lightbox.place", { index: index + 1, count: items.length }) : "";
+    this.title.textContent = [this.item.title, place, size].filter(Boolean).join(" · ");
+  }
+
+  /** Say how large the picture is, and enlarge a tiny one, by a whole factor. */
+  loaded() {
+    const { naturalWidth, naturalHeight, style } = this.picture;
+    this.showTitle(`${naturalWidth} × ${naturalHeight}`);
+    const factor = Math.max(1, Math.min(LARGEST_FACTOR, Math.floor(PLEASANT / Math.max(naturalWidth, naturalHeight, 1))));
+    style.width = factor > 1 ? `${naturalWidth * factor}px` : "";
   }
 
   showButtons() {
@@ -181,9 +199,10 @@ class Lightbox {
     (event.shiftKey ? stops.at(-1) : stops[0]).focus();
   }
 
-  save() {
-    savePicture(this.item);
-    this.say(text("lightbox.saved", { name: fileName(this.item) }));
+  async save() {
+    const { item } = this;
+    const done = await savePicture(item).then(() => true, () => false);
+    this.say(done ? text("lightbox.saved", { name: fileName(item) }) : text("lightbox.not_saved"));
   }
 
   async copy() {

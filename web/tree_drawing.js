@@ -3,10 +3,11 @@
 import { ACCENT, FAMILIES } from "./colors.js";
 import { ticks } from "./ticks.js";
 import { isTip } from "./tree_folding.js";
-import { AXIS, hasHandle, LEFT, LINE, pictureBox, textLeft, xOf, yOf } from "./tree_layout.js";
+import { AXIS, hasHandle, LEFT, LINE, pictureBox, SMALLEST_TEXT_ROW, textLeft, xOf, yOf } from "./tree_layout.js";
 import { broken, labelOf, linesOf, textY, tipsOf, written } from "./tree_texts.js";
 
 const FADED = 0.3;
+const THINNED = 11; // pixels of texts where not all are written
 const MOST_REMEMBERED = 3000; // broken texts: a node that is made wider breaks all of them anew
 const FONT = "Inter, system-ui, sans-serif";
 
@@ -162,7 +163,7 @@ function drawSplit(context, tree, at, branch, shown, colors, alpha, selected) {
 
 function drawTexts(context, tree, at, visible, view, strength) {
   const urgent = (branch) => branch.index === view.selected || view.found?.has(branch.index);
-  const size = Math.min(12, Math.max(Math.floor(at.row) - 2, 9));
+  const size = at.row < SMALLEST_TEXT_ROW ? THINNED : Math.min(12, Math.floor(at.row) - 2);
   context.font = `${size}px ${FONT}`;
   context.textBaseline = "middle";
   context.textAlign = "left";

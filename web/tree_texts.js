@@ -101,7 +101,7 @@ export function found(tree, asked) {
   return new Set(leaves.filter((branch) => tree.promptsOf(branch.index).some(holds)).map(({ index }) => index));
 }
 
-/** Tips that are in sight. */
+/** The tips among branches, from above. */
 export function tipsOf(tree, branches) {
-  return branches.filter((branch) => isTip(tree, branch));
+  return branches.filter((branch) => isTip(tree, branch)).sort((a, b) => a.first - b.first);
 }

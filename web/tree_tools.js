@@ -54,13 +54,15 @@ export class TreeTools {
   /**
    * Show what there is to do.
    *
-   * @param state  {leaves, fit, folded: whether anything is, crowded: whether the rows cannot be read}
+   * @param state  {leaves, fit, folded: whether anything is, crowded: whether the rows cannot be read where all are in
+   *               sight, readable: whether there they are as high as they need be}
    */
-  show({ leaves, fit, folded, crowded }) {
+  show({ leaves, fit, folded, crowded, readable }) {
     this.root.hidden = !leaves;
     this.find.hidden = leaves < ENOUGH_TO_SEARCH;
     this.fold.hidden = !(folded || crowded);
     say(this.fold, folded ? "unfold" : "fold");
+    this.rows.hidden = fit && readable;
     say(this.rows, fit ? "rows" : "fit");
     this.out.disabled = fit;
   }

@@ -48,10 +48,9 @@ export class TreePanel {
     view.addEventListener("pointermove", (event) => this.hover(event));
     view.addEventListener("pointerleave", () => this.select(null));
     view.addEventListener("click", (event) => this.click(event));
-    view.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     root.addEventListener("keydown", (event) => this.key(event));
     root.addEventListener("blur", () => this.select(null));
-    passToGraph(root, app, () => view.scrollHeight > view.clientHeight + 1);
+    passToGraph(root, app, () => view.scrollHeight > view.clientHeight + 1, (event) => this.wheel(event));
   }
 
   remove() {
@@ -89,8 +88,9 @@ export class TreePanel {
   }
 
   showTools() {
-    const crowded = this.place ? this.place.fitting < SMALLEST_TEXT_ROW : false;
-    const state = { leaves: this.tree?.leaves ?? 0, fit: this.row === null, folded: this.folded.size > 0, crowded };
+    const row = this.place?.fitting ?? Infinity;
+    const [crowded, readable] = [row < SMALLEST_TEXT_ROW, row >= READABLE_ROW];
+    const state = { leaves: this.tree?.leaves ?? 0, fit: this.row === null, folded: this.folded.size > 0, crowded, readable };
     if (JSON.stringify(state) === this.toolsShown) return;
     this.toolsShown = JSON.stringify(state);
     this.tools.show(state);
@@ -165,12 +165,11 @@ export class TreePanel {
     if (this.place) this.setRow(zoomed(this.place, factor), anchor);
   }
 
-  /** With Alt the wheel zooms the tree; without it is the graph's, or scrolls. */
+  /** With Alt the wheel zooms the tree; without it is the graph's, or scrolls. True where it was for the tree. */
   wheel(event) {
-    if (!event.altKey || !this.place) return;
-    event.preventDefault();
-    event.stopPropagation();
+    if (!event.altKey || !this.place) return false;
     this.zoom(Math.exp(-event.deltaY / WHEEL), this.pointOf(event).y);
+    return true;
   }
 
   toggleFold(index) {
@@ -183,8 +182,9 @@ export class TreePanel {
   foldAll() {
     const rows = Math.max(Math.floor((this.view.clientHeight - 30) / READABLE_ROW), 2);
     this.folded = this.folded.size ? new Set() : foldedTo(this.tree, rows);
-    if (this.folded.size) this.row = null;
     this.fold(null);
+    const fits = this.place && layout(this.seen, this.place.width, this.place.height).row >= SMALLEST_TEXT_ROW;
+    this.setRow(fits || !this.folded.size ? null : READABLE_ROW);
   }
 
   fold(selected) {
@@ -196,13 +196,13 @@ export class TreePanel {
   }
 
   /** Bring a branch into sight, select it and tell of it. */
-  reveal(index) {
+  reveal(index, margin = MARGIN) {
     for (let at = this.tree.branches[index].parent; at >= 0; at = this.tree.branches[at].parent) this.folded.delete(at);
     this.seen = withFolded(this.tree, this.folded);
     this.drawNow();
     const y = () => yOf(this.seen, this.place, this.seen.branches[index]);
-    this.view.scrollTop = Math.min(this.view.scrollTop, Math.max(y() - MARGIN, 0));
-    this.view.scrollTop = Math.max(this.view.scrollTop, y() - this.view.clientHeight + MARGIN);
+    this.view.scrollTop = Math.min(this.view.scrollTop, Math.max(y() - margin, 0));
+    this.view.scrollTop = Math.max(this.view.scrollTop, y() - this.view.clientHeight + margin);
     const box = this.view.getBoundingClientRect();
     const zoom = box.width / this.view.offsetWidth || 1;
     const x = xOf(this.seen, this.place, this.seen.branches[index].start);
@@ -226,7 +226,7 @@ export class TreePanel {
     const at = leaves.indexOf(this.selected ?? -1);
     const next = at < 0 ? (forward ? 0 : leaves.length - 1) : (at + (forward ? 1 : leaves.length - 1)) % leaves.length;
     if (this.place.row < READABLE_ROW) this.row = READABLE_ROW;
-    this.reveal(leaves[next]);
+    this.reveal(leaves[next], this.view.clientHeight / 2);
     this.tools.tell(leaves.length, next);
   }
 

@@ -52,14 +52,21 @@ test("a file has its picture's name, or one of its text that every system takes"
   assert.equal(safeName(undefined), "");
 });
 
-test("saving is a click on a link, and copying puts a PNG on the clipboard or fails", async () => {
+test("saving is a click on a link, under the picture's own name, and fails where the file is gone", async () => {
   const link = { clicked: 0, click: () => link.clicked++ };
   globalThis.document = { createElement: () => link };
-  savePicture({ url: "/view?filename=x", name: "x.png", text: "" });
-  assert.deepEqual([link.href, link.download, link.clicked], ["/view?filename=x", "x.png", 1]);
+  globalThis.fetch = async (url) => ({ ok: url === "here", status: 404, blob: async () => new Blob([url]) });
+  await savePicture({ url: "here", name: "x.png", text: "" });
+  assert.match(link.href, /^blob:/);
+  assert.deepEqual([link.download, link.clicked], ["x.png", 1]);
+  await assert.rejects(savePicture({ url: "gone", name: "x.png", text: "" }));
+  assert.equal(link.clicked, 1);
+});
+
+test("copying puts a PNG on the clipboard, or fails", async () => {
   const written = [];
   const blob = { type: "image/png" };
-  globalThis.fetch = async () => ({ blob: async () => blob });
+  globalThis.fetch = async () => ({ ok: true, blob: async () => blob });
   globalThis.ClipboardItem = class {
     constructor(types) {
       this.types = types;
@@ -69,6 +76,9 @@ test("saving is a click on a link, and copying puts a PNG on the clipboard or fa
   Object.defineProperty(globalThis, "navigator", { value: { clipboard }, configurable: true });
   await copyPicture("url");
   assert.deepEqual(written, [blob]);
+  globalThis.fetch = () => assert.fail("a data url was fetched");
+  await copyPicture(`data:image/png;base64,${btoa("abc")}`);
+  assert.deepEqual([written[1].type, await written[1].text()], ["image/png", "abc"]);
   Object.defineProperty(globalThis, "navigator", { value: {}, configurable: true });
   await assert.rejects(copyPicture("url"));
 });
