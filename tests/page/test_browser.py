@@ -293,7 +293,7 @@ def test_leaf_and_branch_open_over_the_page_and_all_of_it_works_by_keys(open_pag
     assert shown_picture(page)["text"] != last["text"]
     keys.press("End")
     assert shown_picture(page)["text"] == last["text"]
-    for _ in range(40):
+    for _ in range(20):
         keys.press("Tab")
         assert box.evaluate("(box) => box.contains(document.activeElement)")
     with page.page.expect_download() as download:
@@ -323,7 +323,7 @@ def test_leaf_and_branch_open_over_the_page_and_all_of_it_works_by_keys(open_pag
 
 def rows_seen(page):
     return page.page.locator(TREE).evaluate(
-        "(panel) => { const view = panel.querySelector('.hierdiff-view'); return view.scrollHeight / view.clientHeight }"
+        "(panel) => ((view) => view.scrollHeight / view.clientHeight)(panel.querySelector('.hierdiff-view'))"
     )
 
 
