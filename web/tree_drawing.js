@@ -164,11 +164,11 @@ function drawSplit(context, tree, at, branch, shown, colors, alpha, selected) {
 function drawTexts(context, tree, at, visible, view, strength) {
   const urgent = (branch) => branch.index === view.selected || view.found?.has(branch.index);
   const size = at.row < SMALLEST_TEXT_ROW ? THINNED : Math.min(12, Math.floor(at.row) - 2);
-  context.font = `${size}px ${FONT}`;
   context.textBaseline = "middle";
   context.textAlign = "left";
+  context.fillStyle = view.colors.ink;
   for (const branch of written(tree, at, tipsOf(tree, visible), (tip) => (urgent(tip) ? 0 : 1))) {
-    context.fillStyle = urgent(branch) ? ACCENT : view.colors.ink;
+    context.font = `${urgent(branch) ? "600 " : ""}${size}px ${FONT}`;
     context.globalAlpha = urgent(branch) ? 1 : strength(branch);
     const label = labelOf(tree, branch, view.count ?? String);
     const lines = linesIn(context, tree, label, at.text, linesOf(at));

@@ -4,7 +4,7 @@ import { element } from "./panel.js";
 import { safeName } from "./picture_files.js";
 import { text } from "./texts.js";
 
-const PROMPTS_OF_BRANCH = 6;
+const PROMPTS_OF_BRANCH = 4;
 const THUMB = 64;
 
 /** A line on the steps of a branch. */
