@@ -280,6 +280,14 @@ def shown_picture(page):
     )
 
 
+# What a picture is that is dragged out of the page.
+DRAG_OUT = """(image) => {
+    const dataTransfer = new DataTransfer();
+    image.dispatchEvent(new DragEvent("dragstart", { dataTransfer, bubbles: true }));
+    return dataTransfer.getData("DownloadURL");
+}"""
+
+
 def test_leaf_and_branch_open_over_the_page_and_all_of_it_works_by_keys(open_page):
     page = open_page(shared=True)
     show_synthetic(page, leaves=12)
@@ -299,6 +307,9 @@ def test_leaf_and_branch_open_over_the_page_and_all_of_it_works_by_keys(open_pag
     with page.page.expect_download() as download:
         keys.press("s")
     assert last["text"] in download.value.suggested_filename
+    keys.press("c")
+    box.locator("[role='status']", has_text="Copied").wait_for()
+    assert box.locator("img").evaluate(DRAG_OUT).startswith("image/png:")
     keys.press("Escape")
     box.wait_for(state="detached")
     assert page.page.locator(TREE).evaluate("(panel) => document.activeElement === panel")
