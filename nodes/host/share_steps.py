@@ -156,9 +156,10 @@ class Sharing:
         with run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told, self.vae):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
-            data, took = run.final_pictures(guider.model_patcher.model, samples)
-        measured = [*([verdict.line] if verdict else []), *took]
-        self.tell("\n".join([self._report(run, plans, rows, guider.conds, samples), *measured, *notes]), **data)
+        measured = [verdict.line] if verdict else []
+        report = self._report(run, plans, rows, guider.conds, samples)  # first: its time is that of the sampling
+        data, pictures = run.final_pictures(guider.model_patcher.model, samples)
+        self.tell("\n".join([report, *measured, *pictures, *notes]), **data)
         return samples
 
     def _guide(self, run: SharingRun, guider, sigmas) -> None:

@@ -253,13 +253,14 @@ class SharingRun:
         self.observer.on_finished(np.arange(self.plan.num_prompts), model.process_latent_in(samples))
 
     def final_pictures(self, model: object, samples: torch.Tensor) -> tuple[dict[str, Any], list[str]]:
-        """Decode what the run has made: data for the page, and a line for the report. Nothing where noise is left."""
+        """Decode what the run has made: data for the page, and lines for the report. Nothing where noise is left."""
         unfinished = float(self.current.sigmas[-1]) > 0 or self.current.is_short_of_last
         if self._pictures is None or unfinished:
             return {}, []
-        began = time.monotonic()
+        began, noted = time.monotonic(), len(self.decorations.notes)
         told = self.decorations.attempt(FINAL_PICTURES, self._pictures.decoded, model, samples, otherwise={})
-        return told, [f"decoding the pictures for the tree took {time.monotonic() - began:.1f} s"] if told else []
+        took = [f"decoding the pictures for the tree took {time.monotonic() - began:.1f} s"] if told else []
+        return told, [*took, *self.decorations.notes[noted:]]
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""

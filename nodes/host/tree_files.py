@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +23,8 @@ from ...hierdiff_core.previews import BranchLatents
 from ...hierdiff_core.sampling.observer import Observer
 from .device import stop_if_cancelled
 from .folders import temporary_folder, writes_metadata
+from .live_tree import SECONDS_BETWEEN_UPDATES, LiveTree
 from .runs import sent_along
-
-if TYPE_CHECKING:
-    from .live_tree import LiveTree
 
 FOLDER = "hierdiff"
 AT_ONCE = 4  # decoded together on a GPU; on a CPU one, whatever the others are
@@ -77,6 +76,7 @@ class LeafPictures(Observer):
 
     def __init__(self, vae: Any, live: LiveTree) -> None:
         self.vae, self.live = vae, live
+        self._told = 0.0
         self._begin()
 
     def _begin(self) -> None:
@@ -105,12 +105,23 @@ class LeafPictures(Observer):
         rows = [int(self.live.plan.branches[i].members[0]) for i in leaves]
         for some in parts(len(leaves), self.at_once):
             files.add(leaves[some], pictures_of(self.vae, samples[rows[some]]))
+            self._tell()
         before = [i for i, latent in enumerate(self.kept.latents) if latent is not None and i not in files.names]
         for some in parts(len(before), self.at_once):
             latents = model.process_latent_out(self.kept.stacked(before[some]))
             latents = latents.unsqueeze(2) if samples.ndim == 5 else latents
             files.add(before[some], pictures_of(self.vae, latents.to(samples)))
+            self._tell()
+        self._tell(at_once=True)
         return files.told(whole=True)
+
+    def _tell(self, at_once: bool = False) -> None:
+        """Send the page what is decoded, now and then; the run itself is over, and its end was told."""
+        now = time.monotonic()
+        if at_once or now - self._told > SECONDS_BETWEEN_UPDATES:
+            self._told = now
+            self.live.owed = True
+            self.live.deliver()
 
     @property
     def at_once(self) -> int:

@@ -119,6 +119,10 @@ def test_the_page_gets_small_ones_of_the_same_pictures(host, model, plans, sides
     (told,) = data["hierdiff_pictures"]
     tree = [message for event, message in page.sent if event == "hierdiff.tree"]
     assert {message["run"] for message in tree} == {told["run"]}
+    kinds = [message["kind"] for message in tree]
+    assert kinds[-1] == "progress"  # of pictures alone: the run had ended before, and its time with it
+    assert "end" in kinds
+    assert "state" not in tree[-1]
     tiles = page.pictures()
     assert len(tiles) == len(plans.shared.branches)
     for index, name in told["files"].items():
