@@ -56,6 +56,16 @@ def per_prompt_input():
     )
 
 
+def vae_input():
+    return io.Vae.Input(
+        "vae",
+        optional=True,
+        tooltip="Decodes the images for the tree when the run is done, so that you can look at each at full size. "
+        "Costs one decoding per image; VAE Decode is still needed for the images themselves. Without it the tree "
+        "keeps its previews.",
+    )
+
+
 class Guider(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -140,6 +150,7 @@ class HierarchicalKSampler(io.ComfyNode):
                 ),
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
                 per_prompt_input(),
+                vae_input(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -163,16 +174,21 @@ class HierarchicalKSampler(io.ComfyNode):
         denoise,
         micro_batch,
         per_prompt_inputs=SHARE_IF_EQUAL,
+        vae=None,
     ):
         others = (model, positive, latent_image, plan, seed, cfg, sampler_name, scheduler, denoise, micro_batch)
         repeated = list_of_negatives(negative, others, plan.num_prompts)
         latent_image = latent_of_prompt(latent_image, plan)
         latents = latents_for(model, latent_image["samples"])
         sigmas = sigmas_of(model, plan.num_steps, sampler_name, scheduler, denoise)
-        reports = []
-        guider = make_guider(
-            model, positive, negative, cfg, plan, micro_batch, tell=reports.append, per_prompt=per_prompt_inputs
-        )
+        reports, pictures = [], {}
+
+        def told(report, **data):
+            reports.append(report)
+            pictures.update(data)
+
+        options = {"per_prompt": per_prompt_inputs, "vae": vae}
+        guider = make_guider(model, positive, negative, cfg, plan, micro_batch, tell=told, **options)
         tell(cls, f"Moving the model to the device and sampling {plan.num_prompts} prompts …")
         decorations = Decorations()
         callback = previews(model, len(sigmas) - 1, decorations)
@@ -180,5 +196,5 @@ class HierarchicalKSampler(io.ComfyNode):
         latent = {**latent_image, "samples": samples}
         latent.pop("batch_index", None)  # of the input's rows, no longer of these
         report = "\n".join([*reports, *repeated])
-        ui = decorations.show(cls, report)
+        ui = decorations.show(cls, report, **pictures)
         return io.NodeOutput(latent, decorations.noted(report), ui=ui)

@@ -8,7 +8,7 @@ from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, s
 from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, passes_per_row
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
 from ..hierdiff_core.pictures.tree import draw_tree
-from ..hierdiff_core.previews import BranchLatents, latents_to_rgb, to_pictures
+from ..hierdiff_core.previews import LARGEST_KEPT, BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.sampling.finite import latents_not_finite
 from ..hierdiff_core.sampling.loop import ORDERS
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
@@ -21,6 +21,7 @@ from .host.live_tree import LiveTree, linear_colours
 from .host.measured import verdict_on_decoder
 from .host.plan_texts import course_lines, duplicates, passes_line, seeds_in_words
 from .host.search import search_words
+from .host.tree_files import TreeFiles
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
 
@@ -171,7 +172,7 @@ class BranchingSampler(io.ComfyNode):
         if drawing is not None:
             decorations.attempt(PREVIEW, shown.bar.finish, drawing)
         tree = decorations.picture("the picture of the tree", lambda: drawing)
-        ui = decorations.show(cls, report, tree)
+        ui = decorations.show(cls, report, tree, **shown.pictures)
         return io.NodeOutput({"samples": latents}, tree, decorations.noted(report), ui=ui)
 
 
@@ -188,17 +189,25 @@ class Shown(Observer):
         The page's.
     decorations : Decorations
         Keep what fails here from the run.
+
+    Attributes
+    ----------
+    pictures : dict
+        Data on the pictures of the tree, for the page.
     """
 
     def __init__(self, run, latent_rgb, live, decorations):
         self.run, self.latent_rgb, self.live, self.decorations = run, latent_rgb, live, decorations
         self.plan, self.branches, self.bar = run.plan, BranchLatents(run.plan), Progress(round(run.work[1]))
+        self.pictures = {}
+        self.shrunk = False  # what is kept for the tree is smaller than the latents
 
     def before_call(self):
         self.bar.check_cancelled()
 
     def on_rows(self, k, clusters, x0):
         attempt, run, bar = self.decorations.attempt, self.run, self.bar
+        self.shrunk = max(x0.shape[2:]) > LARGEST_KEPT
         run.on_rows(k, clusters, x0)
         attempt("keeping the tree's latents", self.branches.on_rows, k, clusters, x0)
         if self.live is not None:
@@ -214,7 +223,9 @@ class Shown(Observer):
         def pictures(wanted):
             made = to_pictures(decoder.vae.decode(self.branches.stacked(wanted))) if wanted else []
             if self.live is not None:
-                self.decorations.attempt(LIVE_TREE, self.live.show, wanted, made)
+                files = TreeFiles(self.live)
+                self.decorations.attempt(LIVE_TREE, files.add, wanted, made)
+                self.pictures = files.told(whole=not self.shrunk)
             return made
 
         return draw_tree(self.plan, prompts, pictures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import types
-from .guider import MICRO_BATCH_TOOLTIP, PLAN_TOOLTIP, per_prompt_input
+from .guider import MICRO_BATCH_TOOLTIP, PLAN_TOOLTIP, per_prompt_input, vae_input
 from .host.per_prompt import SHARE_IF_EQUAL
 from .host.search import search_words
 from .host.share_steps import Sharing, share_steps, shares_steps
@@ -32,6 +32,7 @@ class ShareSteps(io.ComfyNode):
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, optional=True, tooltip=MICRO_BATCH_TOOLTIP),
                 per_prompt_input(),
+                vae_input(),
             ],
             outputs=[
                 io.Model.Output(
@@ -44,7 +45,9 @@ class ShareSteps(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, plan, micro_batch: int = 0, per_prompt_inputs: str = SHARE_IF_EQUAL) -> io.NodeOutput:
+    def execute(
+        cls, model, plan, micro_batch: int = 0, per_prompt_inputs: str = SHARE_IF_EQUAL, vae=None
+    ) -> io.NodeOutput:
         """Patch a clone of the model."""
-        patched = share_steps(model, Sharing(plan, micro_batch, per_prompt=per_prompt_inputs))
+        patched = share_steps(model, Sharing(plan, micro_batch, per_prompt=per_prompt_inputs, vae=vae))
         return io.NodeOutput(patched, ui=show(cls, AGAIN) if shares_steps(model) else None)

@@ -8,6 +8,7 @@ import { ComparePanel, MIN_HEIGHT as COMPARE_HEIGHT } from "./compare_panel.js";
 import { addressOf, promptsBelow, typicalOf } from "./comparison.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { after, before } from "./hooks.js";
+import { lightboxActions } from "./lightbox.js";
 import { templateMenu } from "./menu.js";
 import { PromptTablePanel, addTableStyle, MIN_HEIGHT as TABLE_HEIGHT } from "./prompt_table.js";
 import { keepOldSheet } from "./old_sheets.js";
@@ -20,6 +21,7 @@ import { stageColor } from "./stages.js";
 import { separateTabs } from "./tabs.js";
 import { loadTexts, text } from "./texts.js";
 import { Trees } from "./tree.js";
+import { picturesBehind } from "./tree_pictures.js";
 import { TreePanel, MIN_HEIGHT as TREE_HEIGHT } from "./tree_widget.js";
 
 const TREE_NODES = ["HierDiffBranchingSampler", "HierDiffKSampler"];
@@ -80,7 +82,9 @@ function addPanel(node, name, label, panel, options) {
 
 function addTree(node) {
   if (panels.has(node)) return;
-  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app);
+  const told = () => latest(rootGraph(), results, node)?.data.hierdiff_pictures ?? null;
+  const address = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
+  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app, { files: told, address });
   panels.set(node, panel);
   addPanel(node, TREE_WIDGET, text("tree.title"), panel, { getMinHeight: () => TREE_HEIGHT });
   before(node, "onRemoved", () => {
@@ -88,6 +92,22 @@ function addTree(node) {
     panels.delete(node);
   });
   hidePictures(node);
+  findPictures(node);
+}
+
+/** Nodes behind a tree's may have shown its pictures in full, in any of the runs that the tree is of. */
+async function findPictures(node) {
+  const tree = panels.get(node)?.tree;
+  if (!tree || tree.state === "running") return;
+  const before = String(tree.node).split(":").slice(0, -1);
+  const idOf = (other) => [...before, other.id].join(":");
+  for (const promptId of [...tree.promptIds].reverse()) {
+    const response = await api.fetchApi(`/history/${promptId}`).catch(() => null);
+    const outputs = (response?.ok ? await response.json() : {})[promptId]?.outputs ?? {};
+    const imagesOf = (other) => outputs[idOf(other)]?.images;
+    const found = picturesBehind(node, tree.prompts.length, (id) => node.graph?.getNodeById(id), imagesOf);
+    if (found) return panels.get(node)?.pictures.found(tree, found);
+  }
 }
 
 function addSchedule(node) {
@@ -153,11 +173,13 @@ function openCompare(tree, branch = null) {
 }
 
 /** What the lightbox offers for a picture of a run that has ended. */
-export function compareOffer({ source }) {
+function compareOffer({ source }) {
   const tree = source && [...trees.trees.values()].find((known) => known.run === source.run);
   if (tree?.state !== "done") return null;
   return { label: text("compare.action"), run: () => openCompare(tree, source.branch) };
 }
+
+lightboxActions.push(compareOffer);
 
 /**
  * A panel takes the place of the pictures that the page itself shows below a node's widgets, which are those of the
@@ -217,6 +239,7 @@ function showResult(node) {
   const result = latest(rootGraph(), results, node);
   const said = result?.text ?? "";
   if (!said && !reports.get(node)?.text) return;
+  panels.get(node)?.redraw(); // it may know of pictures
   const panel = addResult(node);
   const host = (panels.get(node) ?? schedules.get(node) ?? comparisons.get(node))?.root;
   if (host && !panel.root.parentElement) host.append(panel.root);
@@ -260,7 +283,11 @@ trees.listeners.add((tree) => {
     addTree(node); // a sampler behind a Hierarchical Guider
     growToFit(node);
   }
-  for (const panel of panels.values()) panel.refresh();
+  for (const [other, panel] of panels) {
+    const before = panel.tree;
+    panel.refresh();
+    if (panel.tree !== before) findPictures(other);
+  }
 });
 
 /** The clock of a run goes on between two messages: a step may take minutes. */
@@ -301,13 +328,18 @@ api.addEventListener("executed", ({ detail }) => {
 /** Nodes that the server takes from its cache say nothing: this page may never have heard what they said before. */
 api.addEventListener("execution_cached", ({ detail: { nodes, prompt_id } }) => {
   if (!(nodes ?? []).some((id) => isOurs(nodeOf(rootGraph(), id)))) return;
-  const known = [...trees.trees.values()].filter(nodeHere).map((tree) => tree.run);
+  const here = [...trees.trees.values()].filter(nodeHere);
+  for (const tree of here) if (nodes.includes(tree.node)) tree.cachedIn(prompt_id);
+  const known = here.map((tree) => tree.run);
   fetchTrees({ prompt_id, known: known.join(",") });
   fetchResults({ prompt_id });
 });
 
 for (const ending of ["execution_success", "execution_error", "execution_interrupted"]) {
-  api.addEventListener(ending, ({ detail }) => results.end(detail?.prompt_id));
+  api.addEventListener(ending, ({ detail }) => {
+    results.end(detail?.prompt_id);
+    for (const [node, panel] of panels) if (panel.tree?.promptIds.includes(detail?.prompt_id)) findPictures(node);
+  });
 }
 
 // --- the extension ---
@@ -358,6 +390,7 @@ app.registerExtension({
 
   loadedGraphNode(node) {
     panels.get(node)?.refresh();
+    findPictures(node);
   },
 
   /** All nodes of a workflow are there: runs of a sampler behind a guider may be among what is known. */

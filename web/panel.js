@@ -60,14 +60,38 @@ export function watch(root, redraw) {
   };
 }
 
-/** Let the graph go on panning and zooming under a panel, except where `keeps(event)` says that the panel scrolls. */
-export function passToGraph(root, app, keeps = () => false) {
-  root.addEventListener("wheel", (event) => {
-    if (keeps(event) && !event.ctrlKey) return event.stopPropagation();
-    event.preventDefault();
+const wheels = new WeakMap(); // root of a panel -> what the wheel does over it
+let listening = false;
+
+/** Hear of the wheel over panels before the page does: where nodes are elements it takes the wheel on its way down. */
+function listenToWheel() {
+  if (!listening) globalThis.addEventListener?.("wheel", onWheel, { capture: true, passive: false });
+  listening = true;
+}
+
+function onWheel(event) {
+  let panel = event.target;
+  while (panel && !wheels.has(panel)) panel = panel.parentElement;
+  if (panel) wheels.get(panel)(event);
+}
+
+/**
+ * Let the graph go on panning and zooming under a panel.
+ *
+ * @param keeps  function of a wheel's event: whether the panel scrolls
+ * @param takes  function of a wheel's event: whether it was for the panel, which has done what was wanted
+ */
+export function passToGraph(root, app, keeps = () => false, takes = () => false) {
+  listenToWheel();
+  wheels.set(root, (event) => {
+    const kept = keeps(event) && !event.ctrlKey;
+    const taken = !event.ctrlKey && takes(event);
+    if (!kept && !taken && root.closest(".lg-node")) return; // the page passes it on by itself
     event.stopPropagation();
-    app.canvas.processMouseWheel(event);
-  }, { passive: false });
+    if (kept && !taken) return; // the browser scrolls
+    event.preventDefault();
+    if (!taken) app.canvas.processMouseWheel(event);
+  });
   const pointer = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
   for (const [type, handler] of Object.entries(pointer)) {
     root.addEventListener(type, (event) => {

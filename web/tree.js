@@ -33,8 +33,9 @@ function placed(records, steps) {
 /** What is known of one run. */
 export class Tree {
   constructor(message) {
-    const { run, node, workflow, steps, prompts, branches, measured } = message;
+    const { run, node, workflow, prompt_id, steps, prompts, branches, measured } = message;
     Object.assign(this, { run, node, workflow, steps, prompts, measured });
+    this.promptIds = prompt_id ? [prompt_id] : []; // of the runs that it is of: later ones took it from the cache
     this.branches = placed(branches, steps);
     this.leaves = this.branches.reduce((sum, branch) => sum + (branch.parent < 0 ? branch.leaves : 0), 0);
     this.byRow = new Int32Array(this.leaves); // the branch that ends in each row
@@ -65,6 +66,17 @@ export class Tree {
       const [x, y] = [(i % columns) * width, Math.floor(i / columns) * height];
       this.pictures.set(branch, { image: sheet, x, y, width, height });
     });
+  }
+
+  /** Another run has taken this tree's node from the cache. */
+  cachedIn(promptId) {
+    if (!this.promptIds.includes(promptId)) this.promptIds.push(promptId);
+  }
+
+  /** The picture of a branch, or of the one that it grows out of, or null. */
+  pictureOf(index) {
+    while (index >= 0 && !this.pictures.has(index)) index = this.branches[index].parent;
+    return index >= 0 ? this.pictures.get(index) : null;
   }
 
   /** Steps that are done along a branch; `shown` where all branches are at the same step. */

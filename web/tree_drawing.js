@@ -1,45 +1,15 @@
-// Where the parts of a tree lie in a panel, and how they are drawn. Knows the tree and a 2D context only.
+// How a tree is drawn. Knows the tree, its layout and a 2D context only.
 
 import { ACCENT, FAMILIES } from "./colors.js";
 import { ticks } from "./ticks.js";
+import { isTip } from "./tree_folding.js";
+import { AXIS, hasHandle, LEFT, LINE, pictureBox, SMALLEST_TEXT_ROW, textLeft, xOf, yOf } from "./tree_layout.js";
+import { broken, labelOf, linesOf, textY, tipsOf, written } from "./tree_texts.js";
 
-const AXIS = 18; // pixels above the first row
-const LEFT = 10;
-const GAP = 4;
-const READABLE_ROW = 26;
-const LARGEST_ROW = 64;
-const SMALLEST_TEXT_ROW = 11;
-const LARGEST_PICTURE = 56;
-const SMALLEST_PICTURE = 9;
-const LARGEST_TEXT = 240;
-
-/**
- * Sizes for a tree in a panel of width x height pixels. With `fit` all rows share the height, else each row is
- * readable and the panel scrolls.
- */
-export function layout(tree, width, height, fit) {
-  const room = Math.max(height - AXIS - GAP, 1);
-  const row = fit ? Math.min(LARGEST_ROW, room / tree.leaves) : Math.max(READABLE_ROW, Math.min(LARGEST_ROW, room / tree.leaves));
-  const side = Math.min(row - 2, LARGEST_PICTURE);
-  const picture = tree.pictures.size && side >= SMALLEST_PICTURE ? side : 0;
-  const text = row >= SMALLEST_TEXT_ROW && width > 260 ? Math.min(LARGEST_TEXT, 0.36 * width) : 0;
-  const right = LEFT + Math.max(width - LEFT - (picture ? picture + 2 * GAP : GAP) - (text ? text + GAP : GAP), 40);
-  return { width, height, row, picture, text, right, content: Math.ceil(AXIS + tree.leaves * row + GAP) };
-}
-
-export function xOf(tree, at, step) {
-  return LEFT + ((at.right - LEFT) * step) / tree.steps;
-}
-
-export function yOf(tree, at, branch) {
-  return AXIS + (branch.first + branch.leaves / 2) * at.row;
-}
-
-/** Row and step (fractions) under a point of the content. */
-export function placeAt(tree, at, x, y) {
-  const step = (tree.steps * (x - LEFT)) / (at.right - LEFT);
-  return { row: (y - AXIS) / at.row, step: Math.min(Math.max(step, 0), tree.steps - 1e-6) };
-}
+const FADED = 0.3;
+const THINNED = 11; // pixels of texts where not all are written
+const MOST_REMEMBERED = 3000; // broken texts: a node that is made wider breaks all of them anew
+const FONT = "Inter, system-ui, sans-serif";
 
 /** Index of the family of each branch, for its colour: the clusters of the first step that has several. */
 function families(tree) {
@@ -62,7 +32,8 @@ function families(tree) {
  * @param context  2D context whose unit is a CSS pixel
  * @param at       from `layout`
  * @param view     {scroll, shown: steps that have grown (fractions while it moves), selected: branch index or null,
- *                 colors: {ink, muted, ground}}
+ *                 colors: {ink, muted, ground}}, and where there are: found (Set of branch indices that were looked
+ *                 for), picture(branch, side) -> {image, x, y, width, height}, count(n) -> how many prompts, in words
  */
 export function draw(context, tree, at, view) {
   const { scroll, shown, selected, colors } = view;
@@ -71,25 +42,32 @@ export function draw(context, tree, at, view) {
   context.translate(0, -scroll);
   const visible = tree.branches.filter((branch) => {
     const top = AXIS + branch.first * at.row - scroll;
-    return top < at.height && top + branch.leaves * at.row > AXIS;
+    return !branch.hidden && top < at.height && top + branch.leaves * at.row > AXIS;
   });
-  const lit = selected === null ? null : related(tree, selected);
-  const strength = (branch) => (lit && !lit.has(branch.index) ? 0.3 : 1);
+  const lit = litBranches(tree, view);
+  const strength = (branch) => (lit && !lit.has(branch.index) ? FADED : 1);
   const grown = (branch) => tree.grown(branch.index, shown);
   const chosen = (branch) => branch.index === selected;
   for (const branch of visible) drawFuture(context, tree, at, branch, grown(branch), colors);
   for (const branch of visible) drawLine(context, tree, at, branch, grown(branch), colors, strength(branch), chosen(branch));
-  for (const branch of visible) drawPicture(context, tree, at, branch, grown(branch), strength(branch), chosen(branch));
-  if (at.text) for (const branch of visible) drawText(context, tree, at, branch, colors, strength(branch));
+  for (const branch of visible) drawPicture(context, tree, at, branch, grown(branch), view, strength(branch));
+  for (const branch of visible) drawSplit(context, tree, at, branch, grown(branch), colors, strength(branch), chosen(branch));
+  if (at.text) drawTexts(context, tree, at, visible, view, strength);
   context.restore();
   drawAxis(context, tree, at, shown, colors);
 }
 
-/** The branch with its ancestors and its descendants. */
-function related(tree, index) {
+/** The branches that do not fade: what is selected, or what was found; null for all. */
+function litBranches(tree, { selected, found }) {
+  if (selected !== null) return related(tree, [selected], true);
+  return found ? related(tree, found, false) : null;
+}
+
+/** Branches with their ancestors and, where asked for, their descendants. */
+function related(tree, indices, below) {
   const lit = new Set();
-  for (let i = index; i >= 0; i = tree.branches[i].parent) lit.add(i);
-  const waiting = [index];
+  for (const index of indices) for (let i = index; i >= 0 && !lit.has(i); i = tree.branches[i].parent) lit.add(i);
+  const waiting = below ? [...indices] : [];
   while (waiting.length) {
     const i = waiting.pop();
     lit.add(i);
@@ -106,11 +84,18 @@ function drawFuture(context, tree, at, branch, shown, colors) {
 
 function drawLine(context, tree, at, branch, shown, colors, alpha, selected) {
   if (shown < branch.start || shown <= 0) return;
-  const family = families(tree)[branch.index];
-  const color = selected ? ACCENT : family < 0 ? colors.ink : FAMILIES[family % FAMILIES.length];
   const thick = Math.min(1.25 + 0.55 * Math.log2(branch.leaves), 6, Math.max((at.row * branch.leaves) / 3, 0.75));
-  stroke(context, color, selected ? thick + 1 : thick, alpha);
+  stroke(context, selected ? ACCENT : colorOf(tree, branch, colors), selected ? thick + 1 : thick, alpha);
   strokeBranch(context, tree, at, branch, branch.start, Math.min(branch.stop, shown), true);
+  if (!branch.folded || branch.stop > shown) return;
+  context.setLineDash([2, 4]); // what is folded goes on
+  strokeBranch(context, tree, at, branch, branch.stop, tree.steps, false);
+  context.setLineDash([]);
+}
+
+function colorOf(tree, branch, colors) {
+  const family = families(tree)[branch.index];
+  return family < 0 ? colors.ink : FAMILIES[family % FAMILIES.length];
 }
 
 function stroke(context, color, width, alpha) {
@@ -137,58 +122,67 @@ function strokeBranch(context, tree, at, branch, from, to, bend) {
   context.stroke();
 }
 
-/** While a branch lives its picture leads its tip; later it stands before the split, where there is room. */
-function drawPicture(context, tree, at, branch, shown, alpha, selected) {
-  const picture = tree.pictures.get(branch.index);
-  if (!picture || shown < branch.start || shown <= 0) return;
-  const ended = branch.stop <= shown && branch.stop < tree.steps;
-  const length = xOf(tree, at, branch.stop) - xOf(tree, at, branch.start);
-  const room = Math.min(LARGEST_PICTURE, branch.leaves * at.row - 2, ended ? length - 3 * GAP : Infinity);
-  if (room < SMALLEST_PICTURE) return;
-  const scale = room / Math.max(picture.width, picture.height);
-  const [width, height] = [picture.width * scale, picture.height * scale];
-  const tip = xOf(tree, at, Math.min(branch.stop, shown));
-  const x = ended ? tip - width - GAP : tip + GAP;
-  const y = yOf(tree, at, branch) - height / 2;
+function drawPicture(context, tree, at, branch, shown, view, alpha) {
+  const small = tree.pictures.get(branch.index);
+  if (!small || shown < branch.start || shown <= 0) return;
+  const box = pictureBox(tree, at, branch, shown, small);
+  if (!box) return;
+  const picture = view.picture?.(branch, Math.max(box.width, box.height)) ?? small;
   context.globalAlpha = alpha;
-  context.drawImage(picture.image, picture.x, picture.y, picture.width, picture.height, x, y, width, height);
-  if (selected) {
-    stroke(context, ACCENT, 2, 1);
-    context.strokeRect(x - 1, y - 1, width + 2, height + 2);
-  }
+  context.imageSmoothingQuality = "high";
+  const { x, y, width, height } = picture;
+  context.drawImage(picture.image, x, y, width, height, box.x, box.y, box.width, box.height);
+  if (branch.index !== view.selected && !view.found?.has(branch.index)) return;
+  stroke(context, ACCENT, 2, 1);
+  context.strokeRect(box.x - 1, box.y - 1, box.width + 2, box.height + 2);
 }
 
-function drawText(context, tree, at, branch, colors, alpha) {
-  if (branch.stop !== tree.steps) return;
-  const size = Math.min(12, Math.floor(at.row) - 2);
-  context.font = `${size}px Inter, system-ui, sans-serif`;
+/** A dot where a branch splits; a ring with a plus where it is folded, and with a minus where it is pointed at. */
+function drawSplit(context, tree, at, branch, shown, colors, alpha, selected) {
+  if (branch.stop > shown || !hasHandle(tree, at, branch)) return;
+  const [x, y] = [xOf(tree, at, branch.stop), yOf(tree, at, branch)];
+  const ring = branch.folded || selected;
+  const radius = ring ? Math.min(6, Math.max(at.row * branch.leaves * 0.45, 3)) : 3;
+  context.globalAlpha = alpha;
+  context.beginPath();
+  context.arc(x, y, radius, 0, 2 * Math.PI);
+  context.fillStyle = ring ? colors.ground : colorOf(tree, branch, colors);
+  context.fill();
+  if (!ring) return;
+  stroke(context, selected ? ACCENT : colorOf(tree, branch, colors), 1.5, alpha);
+  context.stroke();
+  context.beginPath();
+  context.moveTo(x - radius / 2, y);
+  context.lineTo(x + radius / 2, y);
+  if (branch.folded) {
+    context.moveTo(x, y - radius / 2);
+    context.lineTo(x, y + radius / 2);
+  }
+  context.stroke();
+}
+
+function drawTexts(context, tree, at, visible, view, strength) {
+  const urgent = (branch) => branch.index === view.selected || view.found?.has(branch.index);
+  const size = at.row < SMALLEST_TEXT_ROW ? THINNED : Math.min(12, Math.floor(at.row) - 2);
   context.textBaseline = "middle";
   context.textAlign = "left";
-  context.fillStyle = colors.ink;
-  context.globalAlpha = alpha;
-  const x = at.right + (at.picture ? at.picture + 2 * GAP : GAP);
-  const label = [...new Set(tree.promptsOf(branch.index))].join(" / ");
-  context.fillText(shortened(context, tree, label, at.text), x, yOf(tree, at, branch));
+  context.fillStyle = view.colors.ink;
+  for (const branch of written(tree, at, tipsOf(tree, visible), (tip) => (urgent(tip) ? 0 : 1))) {
+    context.font = `${urgent(branch) ? "600 " : ""}${size}px ${FONT}`;
+    context.globalAlpha = urgent(branch) ? 1 : strength(branch);
+    const label = labelOf(tree, branch, view.count ?? String);
+    const lines = linesIn(context, tree, label, at.text, linesOf(at));
+    const top = textY(tree, at, branch) - ((lines.length - 1) * LINE) / 2;
+    lines.forEach((line, i) => context.fillText(line, textLeft(at), top + i * LINE));
+  }
 }
 
-/** A text cut to a width, with an ellipsis; remembered, since measuring is slow. */
-function shortened(context, tree, label, width) {
-  const cache = (tree.shortened ??= new Map());
-  const key = `${context.font}|${Math.round(width)}|${label}`;
-  if (!cache.has(key)) {
-    let length = label.length;
-    if (context.measureText(label).width > width) {
-      let low = 0; // the longest beginning that fits
-      while (low < length - 1) {
-        const middle = (low + length) >> 1;
-        if (context.measureText(`${label.slice(0, middle)}…`).width <= width) low = middle;
-        else length = middle;
-      }
-      cache.set(key, `${label.slice(0, low)}…`);
-    } else {
-      cache.set(key, label);
-    }
-  }
+/** A text in lines; remembered, since measuring is slow. */
+function linesIn(context, tree, label, width, lines) {
+  const cache = (tree.broken ??= new Map());
+  const key = `${context.font}|${Math.round(width)}|${lines}|${label}`;
+  if (cache.size > MOST_REMEMBERED) cache.clear();
+  if (!cache.has(key)) cache.set(key, broken(label, width, lines, (text) => context.measureText(text).width));
   return cache.get(key);
 }
 
@@ -196,7 +190,7 @@ function drawAxis(context, tree, at, shown, colors) {
   context.globalAlpha = 1;
   context.fillStyle = colors.ground;
   context.fillRect(0, 0, at.width, AXIS - 2);
-  context.font = "10px Inter, system-ui, sans-serif";
+  context.font = `10px ${FONT}`;
   context.textBaseline = "middle";
   context.textAlign = "center";
   context.fillStyle = colors.muted;

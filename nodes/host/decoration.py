@@ -108,10 +108,10 @@ def warn_running_node(text: str) -> None:
         Decorations().attempt("showing a warning", showing.tell, SimpleNamespace(hidden=hidden), "\n".join(warnings))
 
 
-def report_in_running_node(text: str) -> None:
-    """Show a report in the node that runs, whoever's it is, and log its warnings."""
+def report_in_running_node(text: str, **data: Any) -> None:
+    """Show a report in the node that runs, whoever's it is, with data for the page, and log its warnings."""
     logged_warnings(text)
-    Decorations().attempt("showing the report", results.say, text, "done")
+    Decorations().attempt("showing the report", results.say, text, "done", True, **data)
 
 
 def logged_warnings(text: str) -> list[str]:

@@ -17,6 +17,11 @@ def output_folder() -> str:
     return folder_paths.get_output_directory()
 
 
+def temporary_folder() -> str:
+    """The host's folder for what a page shows; it is emptied when the host starts."""
+    return folder_paths.get_temp_directory()
+
+
 def add_category(category: str, ending: str) -> None:
     """Tell the host of files in models/<category> and output/<category>; extra_model_paths.yaml may add places."""
     for root in (folder_paths.models_dir, folder_paths.get_output_directory()):

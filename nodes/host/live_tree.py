@@ -199,7 +199,7 @@ class LiveTree:
 
     def show(self, indices: Sequence[int], pictures: Sequence[Image.Image]) -> None:
         """Better pictures of branches: `pictures` are PIL, one for each index into `plan.branches`."""
-        if self.to_rgb is None or not pictures:
+        if not (self.side and self.branches and pictures):
             return
         size = [max(1, round(n * self.side / max(pictures[0].size))) for n in pictures[0].size]
         small = [picture.convert("RGB").resize(size, Image.Resampling.LANCZOS) for picture in pictures]

@@ -32,7 +32,7 @@ class Result:
     data: dict = field(default_factory=dict)
 
 
-def say(text: str, state: str = "running", **data: Any) -> None:
+def say(text: str, state: str = "running", now: bool = False, **data: Any) -> None:
     """Show a text in the node that calls, and keep it.
 
     Parameters
@@ -41,6 +41,8 @@ def say(text: str, state: str = "running", **data: Any) -> None:
         Plain; a line that begins with "⚠ " is a warning.
     state : str
         "running", or "done" for what stays until the node runs again.
+    now : bool
+        Send the data with the text: no output of the node will bring them.
     **data : any
         More for pages that are loaded later; those that are there get it with the node's output.
     """
@@ -49,7 +51,7 @@ def say(text: str, state: str = "running", **data: Any) -> None:
         return
     _kept.keep(run.client, run.workflow, run.node, Result(text, state, run.prompt_id, run.signature, data))
     message = {"node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id, "state": state, "text": text}
-    send(EVENT, message, run.client)
+    send(EVENT, {**message, "data": data} if now and data else message, run.client)
 
 
 async def results_of_client(request: web.Request) -> web.Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.sample
 import comfy.samplers
@@ -52,11 +52,12 @@ def make_guider(
     plan: Plan,
     micro_batch: int,
     show_tree: bool = True,
-    tell: Callable[[str], object] = report_in_running_node,
+    tell: Callable[..., object] = report_in_running_node,
     per_prompt: str = SHARE_IF_EQUAL,
+    vae: Any = None,
 ) -> SharingGuider:
     """A GUIDER with shared steps, which takes Shared Noise; for the parameters see `Sharing`."""
-    guider = SharingGuider(model, Sharing(plan, micro_batch, show_tree, tell, True, per_prompt))
+    guider = SharingGuider(model, Sharing(plan, micro_batch, show_tree, tell, True, per_prompt, vae))
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import comfy.samplers
 import torch
@@ -90,21 +90,24 @@ class Sharing:
     show_tree : bool
         The browser shows the branches in the node that samples.
     tell : callable
-        Gets the report of each run.
+        Gets the report of each run; with a VAE also data for the page, by name.
     strict : bool
         As the Hierarchical Guider: the noise must be Shared Noise's already, and a run of another number of steps takes
         the whole plan, resampled, unless it goes on from another. Else the first row's noise is everybody's, and a run
         may be a part of the plan.
     per_prompt : one of CHOICES in `per_prompt`
         What becomes of inputs that differ between prompts: latents, masks, ControlNet images, entries with hooks.
+    vae : the host's VAE or None
+        Decodes the final pictures for the tree.
     """
 
     plan: Plan
     micro_batch: int = 0
     show_tree: bool = True
-    tell: Callable[[str], object] = report_in_running_node
+    tell: Callable[..., object] = report_in_running_node
     strict: bool = False
     per_prompt: str = SHARE_IF_EQUAL
+    vae: Any = None
 
     def outer_sample(
         self,
@@ -158,11 +161,13 @@ class Sharing:
         run.caches.witness.watch(guider.model_options)
         known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
-        with run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told):
+        with run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told, self.vae):
             samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
             run.finish(guider.model_patcher.model, samples)
         measured = [verdict.line] if verdict else []
-        self.tell("\n".join([self._report(run, plans, rows, guider.conds, samples), *measured, *notes]))
+        report = self._report(run, plans, rows, guider.conds, samples)  # first: its time is that of the sampling
+        data, pictures = run.final_pictures(guider.model_patcher.model, samples)
+        self.tell("\n".join([report, *measured, *pictures, *notes]), **data)
         return samples
 
     def _guide(self, run: SharingRun, guider, sigmas) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from .plan_texts import duplicates, seeds_in_words
 from .rows_alone import RowsAlone
 from .run_guidance import RunGuidance
 from .sampler_noise import SamplerNoise
+from .tree_files import LeafPictures
 from .ui import distortion, moves_bar
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from ...hierdiff_core.plan.plan import Plan
 
 
+FINAL_PICTURES = "decoding the pictures for the tree"
 ROUNDING = 1e-3  # of the largest value: rows of one batch differ by less where they are given the same
 
 
@@ -120,6 +123,7 @@ class SharingRun:
         self.is_shown = False  # by something that hears of each step
         self._guidance_checked = False  # once, while rows are shared
         self._live: LiveTree | None = None
+        self._pictures: LeafPictures | None = None  # where a VAE makes some of the latents
         self._by_prompt = ""  # what gives the prompts different data, and how it was met
         self._latents = torch.empty(0)  # of the sampler's call
         self._passes = 0  # of the sampler's call
@@ -205,8 +209,13 @@ class SharingRun:
             self.decorations.attempt(LIVE_TREE, self._live.begin_again, finer)
 
     @contextlib.contextmanager
-    def tree(self, latent_format: object, show: bool, measured: dict[str, Any] | None = None) -> Iterator[None]:
-        """A context: the browser shows the branches in the node that samples, by the host's preview colours."""
+    def tree(
+        self, latent_format: object, show: bool, measured: dict[str, Any] | None = None, vae: Any = None
+    ) -> Iterator[None]:
+        """A context: the browser shows the branches in the node that samples, by the host's preview colours.
+
+        With a VAE it shows what the run has made as well, see `final_pictures`.
+        """
         if not show:
             yield
             return
@@ -219,6 +228,9 @@ class SharingRun:
                 self.observer = Observers(self.observer, ShownTree(live, self.current))
                 self.is_shown = True
                 self._live = live
+                if vae is not None:
+                    self._pictures = LeafPictures(vae, live)
+                    self.observer = Observers(self.observer, self._pictures)
             yield
 
     def watched(self, callback: Callable | None) -> Callable | None:
@@ -254,6 +266,16 @@ class SharingRun:
 
     def _tell_end(self, model, samples):
         self.observer.on_finished(np.arange(self.plan.num_prompts), model.process_latent_in(samples))
+
+    def final_pictures(self, model: object, samples: torch.Tensor) -> tuple[dict[str, Any], list[str]]:
+        """Decode what the run has made: data for the page, and lines for the report. Nothing where noise is left."""
+        unfinished = float(self.current.sigmas[-1]) > 0 or self.current.is_short_of_last
+        if self._pictures is None or unfinished:
+            return {}, []
+        began, noted = time.monotonic(), len(self.decorations.notes)
+        told = self.decorations.attempt(FINAL_PICTURES, self._pictures.decoded, model, samples, otherwise={})
+        took = [f"decoding the pictures for the tree took {time.monotonic() - began:.1f} s"] if told else []
+        return told, [*took, *self.decorations.notes[noted:]]
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""

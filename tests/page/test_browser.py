@@ -230,11 +230,158 @@ def test_template_for_any_model_runs_with_a_checkpoint(open_page, web, checkpoin
     page.set_value(SCHEDULE, "steps", 5)
     page.set_value("EmptyLatentImage", "width", 64)
     page.set_value("EmptyLatentImage", "height", 64)
+    connect(page, "HierDiffSceneLoader", 2, "HierDiffKSampler", "vae")
     watched(page)
     assert states(page)[0]["step"] == "5"
+    page.page.locator(TREE).focus()
+    page.page.keyboard.press("Home")
+    page.page.keyboard.press("End")
+    picture = opened_picture(page)
+    assert "type=temp" in picture["src"]  # decoded for the tree
+    assert picture["sides"] == [64, 64]
+    assert picture["note"] == ""
+    page.page.keyboard.press("Escape")
+
+
+def connect(page, source, output, target, name):
+    """Draw a link to an input."""
+    page.evaluate(
+        """([source, output, target, name]) => {
+            const [from, to] = [source, target].map((type) => app.graph.nodes.find((node) => node.type === type));
+            from.connect(output, to, to.inputs.findIndex((input) => input.name === name));
+        }""",
+        [source, output, target, name],
+    )
 
 
 # --- The tree under pointer and keys ---------------------------------------------------------------------------------
+
+
+LIGHTBOX = ".hierdiff-lightbox"
+
+
+def opened_picture(page):
+    """Open what is selected in the tree; the lightbox's picture, once it is there."""
+    page.page.keyboard.press("Enter")
+    return shown_picture(page)
+
+
+def shown_picture(page):
+    page.page.wait_for_function("(box) => document.querySelector(`${box} img`)?.naturalWidth > 0", arg=LIGHTBOX)
+    return page.page.locator(LIGHTBOX).evaluate(
+        """(box) => {
+            const [image, words] = [box.querySelector("img"), (name) => box.querySelector(name).textContent];
+            return {
+                src: image.src, sides: [image.naturalWidth, image.naturalHeight], title: words("h2"),
+                text: words(".hierdiff-lightbox-text"), note: words(".hierdiff-lightbox-note"),
+                strip: box.querySelectorAll(".hierdiff-lightbox-strip:not([hidden]) > button").length,
+            };
+        }"""
+    )
+
+
+# What a picture is that is dragged out of the page.
+DRAG_OUT = """(image) => {
+    const dataTransfer = new DataTransfer();
+    image.dispatchEvent(new DragEvent("dragstart", { dataTransfer, bubbles: true }));
+    return dataTransfer.getData("DownloadURL");
+}"""
+
+
+def test_leaf_and_branch_open_over_the_page_and_all_of_it_works_by_keys(open_page):
+    page = open_page(shared=True)
+    show_synthetic(page, leaves=12)
+    view, keys, box = page.page.locator(f"{TREE} .hierdiff-view"), page.page.keyboard, page.page.locator(LIGHTBOX)
+    place = view.bounding_box()
+    view.click(position={"x": place["width"] * 0.9, "y": place["height"] - 12})  # the last leaf's text
+    last = shown_picture(page)
+    assert (last["strip"], last["title"].split(" · ")[1]) == (12, "12 of 12")
+    assert "small preview" in last["note"]
+    keys.press("ArrowLeft")
+    assert shown_picture(page)["text"] != last["text"]
+    keys.press("End")
+    assert shown_picture(page)["text"] == last["text"]
+    for _ in range(20):
+        keys.press("Tab")
+        assert box.evaluate("(box) => box.contains(document.activeElement)")
+    with page.page.expect_download() as download:
+        keys.press("s")
+    assert last["text"] in download.value.suggested_filename
+    keys.press("c")
+    box.locator("[role='status']", has_text="Copied").wait_for()
+    assert box.locator("img").evaluate(DRAG_OUT).startswith("image/png:")
+    keys.press("Escape")
+    box.wait_for(state="detached")
+    assert page.page.locator(TREE).evaluate("(panel) => document.activeElement === panel")
+
+    keys.press("Home")
+    keys.press("ArrowLeft")
+    branch = opened_picture(page)
+    assert branch["strip"] > 1
+    assert "at its split" in branch["note"]
+    keys.press("Enter")
+    assert shown_picture(page)["title"].split(" · ")[1] == f"1 of {branch['strip']}"
+    page.page.locator(f"{LIGHTBOX} .hierdiff-lightbox-strip button").nth(1).click()
+    assert shown_picture(page)["title"].split(" · ")[1] == f"2 of {branch['strip']}"
+    keys.press("Escape")
+    assert shown_picture(page)["title"] == branch["title"]
+    nodes = page.evaluate("app.graph.nodes.length")
+    keys.press("Delete")  # no key reaches the graph
+    assert page.evaluate("app.graph.nodes.length") == nodes
+    box.locator("button", has_text="Close").click()
+    box.wait_for(state="detached")
+
+
+def rows_seen(page):
+    return page.page.locator(TREE).evaluate(
+        "(panel) => ((view) => view.scrollHeight / view.clientHeight)(panel.querySelector('.hierdiff-view'))"
+    )
+
+
+def test_hundreds_of_leaves_are_searched_folded_and_zoomed(open_page):
+    page = open_page(shared=True)
+    show_synthetic(page, leaves=300)
+    panel, keys = page.page.locator(TREE), page.page.keyboard
+    search = panel.locator("input[type='search']")
+    search.fill("NUMBER 299 ")
+    assert panel.locator(".hierdiff-count").inner_text() == "1"
+    search.press("Enter")
+    assert "prompt number 299 of many" in panel.locator("[aria-live]").inner_text()
+    assert rows_seen(page) > 3  # its row can be read
+    nodes = page.evaluate("app.graph.nodes.length")
+    search.press("Backspace")  # a letter of the search, not the node
+    search.press("Escape")
+    assert page.evaluate("app.graph.nodes.length") == nodes
+    assert search.input_value() == ""
+
+    keys.press("0")
+    assert rows_seen(page) == 1
+    view = panel.locator(".hierdiff-view").bounding_box()
+    page.page.mouse.move(view["x"] + 100, view["y"] + 60)
+    zoom = page.evaluate("app.canvas.ds.scale")
+    keys.down("Alt")
+    page.page.mouse.wheel(0, -600)
+    keys.up("Alt")
+    page.page.wait_for_timeout(200)
+    assert rows_seen(page) > 2
+    assert page.evaluate("app.canvas.ds.scale") == zoom
+    before = panel.locator(".hierdiff-view").evaluate("(view) => view.scrollTop")
+    page.page.mouse.down()
+    page.page.mouse.move(view["x"] + 100, view["y"] + 10, steps=3)
+    page.page.mouse.up()
+    assert panel.locator(".hierdiff-view").evaluate("(view) => view.scrollTop") > before + 20
+    assert page.page.locator(LIGHTBOX).count() == 0  # that was no click
+
+    panel.locator("button", has_text="Fold").click()
+    assert int(states(page)[0]["seen"]) < 100
+    panel.locator("button", has_text="Unfold").click()
+    assert states(page)[0]["seen"] == "300"
+    panel.focus()
+    keys.press("Home")
+    keys.press("Space")
+    assert int(states(page)[0]["seen"]) < 300
+    keys.press("ArrowRight")
+    assert states(page)[0]["seen"] == "300"
 
 
 def test_pointer_and_keys_tell_the_prompts_of_a_branch(open_page):
@@ -273,7 +420,7 @@ def test_pointer_and_keys_tell_the_prompts_of_a_branch(open_page):
 def test_rows_scroll_under_the_wheel_and_the_graph_zooms_elsewhere(open_page):
     page = open_page(shared=True)
     show_synthetic(page, leaves=60)
-    page.page.locator(f"{TREE} button").click()
+    page.page.locator(f"{TREE} .hierdiff-rows").click()
     page.page.wait_for_timeout(300)
     view = page.page.locator(f"{TREE} .hierdiff-view")
     box = view.bounding_box()
@@ -283,7 +430,7 @@ def test_rows_scroll_under_the_wheel_and_the_graph_zooms_elsewhere(open_page):
     page.page.wait_for_timeout(300)
     assert view.evaluate("(element) => element.scrollTop") > 50
     assert page.evaluate("app.canvas.ds.scale") == zoom
-    page.page.locator(f"{TREE} button").click()  # the whole tree: nothing to scroll
+    page.page.locator(f"{TREE} .hierdiff-rows").click()  # the whole tree: nothing to scroll
     page.page.mouse.move(box["x"] + 100, box["y"] + 60)
     page.page.mouse.wheel(0, 200)
     page.page.wait_for_timeout(300)
@@ -618,6 +765,22 @@ def test_panels_work_in_nodes_2(open_page):
     page.page.wait_for_timeout(1000)
     assert colours_drawn(page, TREE) > 300
     # alone: both together fit at a zoom at which the page leaves out details and does not take the mouse
+    page.show(page.node_of(SAMPLER), zoom=0.8)
+    page.page.wait_for_timeout(1000)
+    zoom = page.evaluate("app.canvas.ds.scale")
+    page.page.locator(f"{TREE} .hierdiff-view").hover()
+    page.page.keyboard.down("Alt")
+    page.page.mouse.wheel(0, -600)
+    page.page.keyboard.up("Alt")
+    page.page.wait_for_timeout(200)
+    assert rows_seen(page) > 1.5
+    assert page.evaluate("app.canvas.ds.scale") == zoom
+    page.page.locator(TREE).focus()
+    page.page.keyboard.press("Home")
+    page.page.keyboard.press("End")
+    picture = opened_picture(page)
+    assert (picture["sides"], picture["strip"], picture["note"]) == ([128, 128], 6, "")
+    page.page.keyboard.press("Escape")
     page.show(page.node_of(SCHEDULE), zoom=0.8)
     page.page.wait_for_timeout(1000)
     before, place = float(states(page, PLOT)[0]["saved"]), position(page, SCHEDULE)
@@ -801,7 +964,7 @@ def test_tree_does_not_move_for_those_who_want_less_motion(open_page):
 def test_tree_of_500_leaves_is_drawn_and_scrolled(open_page):
     page = open_page(shared=True)
     show_synthetic(page, leaves=500)
-    page.page.locator(f"{TREE} button").click()
+    page.page.locator(f"{TREE} .hierdiff-rows").click()
     view = page.page.locator(f"{TREE} .hierdiff-view")
     assert view.evaluate("(element) => element.scrollHeight / element.clientHeight") > 10
     view.evaluate("(element) => { element.scrollTop = element.scrollHeight / 2 }")

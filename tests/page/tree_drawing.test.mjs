@@ -5,8 +5,10 @@ import { test } from "node:test";
 import { ACCENT, FAMILIES } from "../../web/colors.js";
 import { ticks } from "../../web/ticks.js";
 import { Tree } from "../../web/tree.js";
-import { draw, layout, placeAt, xOf, yOf } from "../../web/tree_drawing.js";
-import { besides, grown } from "../../web/tree_widget.js";
+import { draw } from "../../web/tree_drawing.js";
+import { layout, placeAt, READABLE_ROW, xOf, yOf } from "../../web/tree_layout.js";
+import { besides } from "../../web/tree_tip.js";
+import { grown } from "../../web/tree_widget.js";
 import { BEGIN, fan } from "./a_tree.mjs";
 
 const COLORS = { ink: "ink", muted: "muted", ground: "ground" };
@@ -26,13 +28,13 @@ function recorder() {
   };
   context.stroke = () => noted.strokes.push({ color: context.strokeStyle, alpha: context.globalAlpha, width: context.lineWidth, path });
   context.fillText = (text, x, y) => noted.texts.push({ text: String(text), x, y });
-  for (const name of ["clearRect", "fillRect", "strokeRect", "save", "restore", "translate"]) context[name] = () => {};
+  for (const name of ["clearRect", "fillRect", "strokeRect", "save", "restore", "translate", "arc", "fill", "setLineDash"]) context[name] = () => {};
   return context;
 }
 
-function drawn(message, { shown = 10, selected = null, scroll = 0, width = 600, height = 300, fit = true } = {}) {
+function drawn(message, { shown = 10, selected = null, scroll = 0, width = 600, height = 300, row = null } = {}) {
   const tree = new Tree(message);
-  const at = layout(tree, width, height, fit);
+  const at = layout(tree, width, height, row);
   const context = recorder();
   draw(context, tree, at, { scroll, shown, selected, colors: COLORS });
   return { tree, at, ...context };
@@ -42,32 +44,32 @@ const lines = ({ strokes }) => strokes.filter(({ color }) => color !== "muted");
 
 test("the whole tree fits, or its rows are readable and the panel scrolls", () => {
   const tree = new Tree(fan(100));
-  const whole = layout(tree, 600, 300, true);
+  const whole = layout(tree, 600, 300);
   assert.ok(whole.content <= 301);
-  assert.equal(whole.text, 0); // too low to be read
-  const rows = layout(tree, 600, 300, false);
+  const rows = layout(tree, 600, 300, READABLE_ROW);
   assert.ok(rows.row >= 26);
   assert.ok(rows.content > 2600);
   assert.ok(rows.text > 0);
-  const few = layout(new Tree(BEGIN), 600, 300, true);
-  assert.ok(few.row <= 64);
+  const few = layout(new Tree(BEGIN), 600, 300);
+  assert.ok(few.content >= 298 && few.content <= 301);
+  assert.ok(layout(new Tree(BEGIN), 600, 300, 5).row === few.row); // never lower than what fits
 });
 
 test("texts and pictures get their room at the right where there is some", () => {
   const tree = new Tree(BEGIN);
-  const wide = layout(tree, 600, 300, true);
-  const narrow = layout(tree, 200, 300, true);
+  const wide = layout(tree, 600, 300);
+  const narrow = layout(tree, 200, 300);
   assert.ok(wide.text > 0 && wide.right + wide.text < 600);
   assert.equal(narrow.text, 0);
   tree.pictures.set(0, {});
-  assert.ok(layout(tree, 600, 300, true).right < wide.right);
-  assert.ok(layout(tree, 20, 300, true).right > 40); // never turned inside out
+  assert.ok(layout(tree, 600, 300).right < wide.right);
+  assert.ok(layout(tree, 20, 300).right > 40); // never turned inside out
 });
 
 test("a place in the panel is the step and the row that are drawn there", () => {
   const tree = new Tree(BEGIN);
-  for (const fit of [true, false]) {
-    const at = layout(tree, 600, 300, fit);
+  for (const row of [null, 200]) {
+    const at = layout(tree, 600, 300, row);
     for (const branch of tree.branches) {
       const middle = (branch.start + branch.stop) / 2;
       const { row, step } = placeAt(tree, at, xOf(tree, at, middle), yOf(tree, at, branch));
@@ -75,7 +77,7 @@ test("a place in the panel is the step and the row that are drawn there", () => 
       assert.equal(tree.at(row, step), branch.index);
     }
   }
-  const at = layout(tree, 600, 300, true);
+  const at = layout(tree, 600, 300);
   assert.equal(placeAt(tree, at, -50, 50).step, 0);
   assert.ok(placeAt(tree, at, 9999, 50).step < 10);
 });
@@ -95,7 +97,8 @@ test("a branch is the thicker the more pictures share it", () => {
 test("what is selected stands out with its ancestors and its parts, and the others fade", () => {
   const all = lines(drawn(BEGIN, { selected: 2 }));
   assert.equal(all[2].color, ACCENT);
-  assert.deepEqual(all.map(({ alpha }) => alpha), [1, 0.3, 1, 1, 1]);
+  assert.deepEqual(all.slice(0, 5).map(({ alpha }) => alpha), [1, 0.3, 1, 1, 1]);
+  assert.deepEqual(all.slice(5).map(({ color }) => color), [ACCENT, ACCENT]); // the ring that folds it, and its minus
 });
 
 test("steps to come are faint, and branches that have not begun have no line", () => {
@@ -110,7 +113,7 @@ test("steps to come are faint, and branches that have not begun have no line", (
 });
 
 test("only what is in sight is drawn", () => {
-  const { strokes, texts } = drawn(fan(500), { scroll: 5000, fit: false });
+  const { strokes, texts } = drawn(fan(500), { scroll: 5000, row: READABLE_ROW });
   assert.ok(strokes.length < 20);
   const seen = texts.filter(({ text }) => text.startsWith("prompt")).map(({ text }) => Number(text.slice(7)));
   assert.ok(seen.length >= 8 && seen.length < 20);
@@ -130,7 +133,7 @@ test("a prompt is written once, shortened to its room", () => {
 test("a picture leads its branch, and stands before the split once that has ended", () => {
   const tree = new Tree(BEGIN);
   tree.pictures.set(0, { image: "sheet", x: 1, y: 2, width: 10, height: 10 });
-  const at = layout(tree, 600, 300, true);
+  const at = layout(tree, 600, 300);
   const left = (shown) => {
     const context = recorder();
     draw(context, tree, at, { scroll: 0, shown, selected: null, colors: COLORS });
