@@ -17,10 +17,12 @@ from .prior import PriorEmbedding, PriorLoader
 from .prompts import PromptSet
 from .sampler import BranchingSampler
 from .save_set import SaveSet
+from .saving_plan import SavingPlan
 from .scenes import SceneLoader
 from .schedule import ThresholdSchedule
 from .schedule_plot import shape_of_settings
 from .sensitivity import SensitivityLoader
+from .set import Set
 from .share_steps import ShareSteps
 from .sheet import ContactSheet
 
@@ -48,6 +50,8 @@ NODES: list[type[io.ComfyNode]] = [
     Advisor,
     AdvisorKandinsky,
     LoadAdvice,
+    SavingPlan,
+    Set,
 ]
 for node in NODES:
     checked(node)
