@@ -119,7 +119,7 @@ class SavingPlan(io.ComfyNode):
         headline(lines[0])
         decorations = Decorations()
         ui = decorations.show(cls, "\n".join(lines))
-        return io.NodeOutput(plan, decorations.noted("\n".join(lines)), ui=ui)
+        return io.NodeOutput(plan, decorations.noted(lines[0]), ui=ui)  # the sampler says what is measured
 
 
 def settings_of(

@@ -19,6 +19,7 @@ export const STAGES = {
     "HierDiffAdvisor",
     "HierDiffAdvisorKandinsky",
     "HierDiffLoadAdvice",
+    "HierDiffSavingPlan",
   ],
   sample: [
     "HierDiffBranchingSampler",
@@ -28,6 +29,7 @@ export const STAGES = {
     "HierDiffShareSteps",
     "HierDiffContactSheet",
     "HierDiffSaveSet",
+    "HierDiffSet",
   ],
 };
 export const COLORS = { load: "#353535", prompts: "#2a363b", plan: "#223b33", sample: "#3b2f22" };
