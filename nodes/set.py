@@ -64,6 +64,12 @@ class Set(io.ComfyNode):
                 io.Combo.Input("scheduler", options=scheduler_names(), tooltip="How sigmas fall over the steps."),
                 types.seed_input("seed", tooltip="Seed of the noise that all prompts start from."),
                 types.Prompts.Input("prompts", optional=True, tooltip="A set from another node, in place of the text."),
+                io.Latent.Input(
+                    "latent_image",
+                    optional=True,
+                    tooltip="One latent for all prompts, or one per prompt, in place of an empty one: for a second "
+                    "pass, or img2img. Its size counts.",
+                ),
                 io.Combo.Input(
                     "measure",
                     options=MEASURE,
@@ -71,6 +77,17 @@ class Set(io.ComfyNode):
                     optional=True,
                     tooltip="measure first: asks What Pays Here? before the first run with a model and its settings. "
                     "That takes as long as about a hundred images; the cost is shown first, the result is kept.",
+                ),
+                types.rarely_useful(
+                    io.Float.Input(
+                        "denoise",
+                        default=1.0,
+                        min=0.0,
+                        max=1.0,
+                        step=0.01,
+                        optional=True,
+                        tooltip="Below 1, part of latent_image is kept.",
+                    )
                 ),
                 types.rarely_useful(
                     io.Int.Input("micro_batch", default=0, min=0, max=4096, optional=True, tooltip=MICRO_BATCH_TOOLTIP)
@@ -112,7 +129,9 @@ class Set(io.ComfyNode):
         scheduler: str,
         seed: int,
         prompts: tuple[str, ...] | None = None,
+        latent_image: dict[str, Any] | None = None,
         measure: str = KNOWN,
+        denoise: float = 1.0,
         micro_batch: int = 0,
         saving: float = 1.0,
     ) -> io.NodeOutput:

@@ -29,7 +29,7 @@ EMOJI = """# emoji name, style (one prompt per line; {a|b} gives all combination
 PRODUCTS = """# one prompt per line; {a|b} gives all combinations
 product photo of a ceramic {mug|teapot|vase|bowl}, {white|sage green|terracotta|cobalt blue} glaze, soft light"""
 
-STAGE_TITLES = ["Start here", "1 Embed", "2 Cluster", "3 Plan", "4 Sample", "5 Images"]
+STAGE_TITLES = ["Start here", "1 Embed", "2 Cluster", "3 Plan", "4 Sample", "Images"]
 NOTES = {
     "prior": """### Prior Embedding
 A text-to-image *prior* predicts, for each prompt, the embedding of an image that would match it. Prompts whose images
@@ -60,7 +60,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
             "note_sensitivity": ("MarkdownNote", [NOTES["sensitivity"]], {}, 3, 150, None),
         }
     return {
-        "about": ("MarkdownNote", [about], {}, 0, 400 if "hf download" in about else 220, None),
+        "about": ("MarkdownNote", [about], {}, 0, 400 if "hf download" in about else 220, None, "About"),
         "prompts": ("HierDiffPromptSet", [prompts], {}, 0, 360, "prompts"),
         "load_prior": ("HierDiffPriorLoader", [prior, "auto"], {}, 1, 130, "load"),
         "embed": (
@@ -137,7 +137,7 @@ def any_model():
     """Nodes of the graph for a native model, as in `describe`."""
     model, clip, vae = ("load", 0), ("load", 1), ("load", 2)
     return {
-        "about": ("MarkdownNote", [ANY_MODEL_ABOUT], {}, 0, 260, None),
+        "about": ("MarkdownNote", [ANY_MODEL_ABOUT], {}, 0, 260, None, "About"),
         "prompts": ("HierDiffPromptSet", [SCENES], {}, 0, 360, "prompts"),
         "load": ("HierDiffSceneLoader", ["emoji-scenes (bundled)"], {}, 1, 100, "load"),
         "embed": (
@@ -342,9 +342,9 @@ def main():
     write("hierdiff_quickstart", quickstart, info, STAGE_TITLES)
     write("hierdiff_kandinsky22", kandinsky, info, STAGE_TITLES)
     write("hierdiff_any_model", any_model(), info, STAGE_TITLES)
-    write("hierdiff_lora_set", lora_set(), info, ["Start here", "1 Draw the set", "2 Save it"])
+    write("hierdiff_lora_set", lora_set(), info, ["Start here", "1 Draw the set", "2 Look at it", "3 Save it"])
     write("hierdiff_compare", compare(), info, ["Start here", "1 Shared", "2 Unshared", "3 Compare"])
-    second = ["2 Enlarge", "3 Second pass", "4 Images"]
+    second = ["2 Enlarge", "3 Second pass", "Images"]
     write("hierdiff_upscale", upscale(), info, ["Start here", "1 First pass", *second])
 
 

@@ -17,9 +17,9 @@ all three share the first steps alone: set **measure** to *measure first*, once.
 images; the cost is shown first."""
 
 UPSCALE_ABOUT = """## Two passes
-Press **Run**: the first pass draws the set small, the second one draws each image again at one and a half times the
-size. Steps are shared in the first pass, where the images are laid out. In the second each prompt begins with an image
-of its own, so nothing is shared.
+Press **Run**: the first pass draws the set small, the second one draws each image again, one and a half times as large.
+Steps are shared in the first pass, where the images are laid out. In the second each prompt begins with an image of its
+own: **saving** is 0 there.
 
 **denoise** of the second pass: less keeps more of the first."""
 
@@ -27,10 +27,11 @@ LOADER = ("HierDiffSceneLoader", ["emoji-scenes (bundled)"], {}, 0, 110, "load")
 LOADED = {"model": ("load", 0), "clip": ("load", 1), "vae": ("load", 2)}
 
 
-def one_set(text, saving, column, height, **links):
+def one_set(text, saving, column, height, denoise=1.0, title="HierDiff Set", **links):
     """A HierDiff Set on the bundled scene model, which wants 128×128 pixels at cfg 3."""
-    values = [text, "", 128, 128, 20, 3.0, "euler", "simple", 0, "fixed", "use what is known", 0, saving]
-    return ("HierDiffSet", values, {**LOADED, **links}, column, height, "sample")
+    sampling = [128, 128, 20, 3.0, "euler", "simple", 0, "fixed"]
+    values = [text, "", *sampling, "use what is known", denoise, 0, saving]
+    return ("HierDiffSet", values, {**LOADED, **links}, column, height, "sample", title)
 
 
 def lora_set():
@@ -38,11 +39,11 @@ def lora_set():
     made = {"images": ("set", 0), "prompts": ("set", 1)}
     name = "{index:02d}_{prompt}"
     return {
-        "about": ("MarkdownNote", [LORA_ABOUT], {}, 0, 330, None),
+        "about": ("MarkdownNote", [LORA_ABOUT], {}, 0, 330, None, "About"),
         "load": LOADER,
-        "set": one_set(SUBJECT, 1.0, 1, 800),
-        "save": ("HierDiffSaveSet", ["HierDiff LoRA set", "png", "txt", name], made, 2, 330, "sample"),
-        "sheet": ("HierDiffContactSheet", [0], made, 2, 390, "sample"),
+        "set": one_set(SUBJECT, 1.0, 1, 860),
+        "sheet": ("HierDiffContactSheet", [0], made, 2, 520, "sample"),
+        "save": ("HierDiffSaveSet", ["HierDiff LoRA set", "png", "txt", name], made, 3, 620, "sample"),
     }
 
 
@@ -50,17 +51,17 @@ def compare():
     """The same set with and without shared steps."""
     few = SUBJECT.replace("{flat|noto}", "noto")
     return {
-        "about": ("MarkdownNote", [COMPARE_ABOUT], {}, 0, 290, None),
+        "about": ("MarkdownNote", [COMPARE_ABOUT], {}, 0, 310, None, "About"),
         "load": LOADER,
         "prompts": ("HierDiffPromptSet", [few], {}, 0, 380, "prompts"),
-        "set": one_set("", 1.0, 1, 800, prompts=("prompts", 0)),
-        "unshared": one_set("", 0.0, 2, 800, prompts=("prompts", 0)),
+        "set": one_set("", 1.0, 1, 860, prompts=("prompts", 0)),
+        "unshared": one_set("", 0.0, 2, 860, title="HierDiff Set, unshared", prompts=("prompts", 0)),
         "sheet": (
             "HierDiffContactSheet",
             [3],
             {"images": ("set", 0), "prompts": ("set", 1)},
             3,
-            360,
+            390,
             "sample",
             "Shared",
         ),
@@ -69,7 +70,7 @@ def compare():
             [3],
             {"images": ("unshared", 0), "prompts": ("unshared", 1)},
             3,
-            360,
+            390,
             "sample",
             "Unshared",
         ),
@@ -78,31 +79,15 @@ def compare():
 
 def upscale():
     """A small set with shared steps, and each of its images again at a larger size."""
-    model, clip, vae = LOADED["model"], LOADED["clip"], LOADED["vae"]
-    second = {
-        "model": model,
-        "positive": ("embed", 0),
-        "negative": ("negative", 0),
-        "latent_image": ("encode", 0),
-        "plan": ("set", 2),
-    }
+    larger = {"prompts": ("set", 1), "latent_image": ("encode", 0)}
+    made = {"images": ("second", 0), "prompts": ("second", 1)}
     return {
-        "about": ("MarkdownNote", [UPSCALE_ABOUT], {}, 0, 300, None),
+        "about": ("MarkdownNote", [UPSCALE_ABOUT], {}, 0, 320, None, "About"),
         "load": LOADER,
-        "set": one_set(SUBJECT.replace("{flat|noto}", "noto"), 1.0, 1, 800),
+        "set": one_set(SUBJECT.replace("{flat|noto}", "noto"), 1.0, 1, 860),
         "larger": ("ImageScaleBy", ["lanczos", 1.5], {"image": ("set", 0)}, 2, 90, "sample"),
-        "encode": ("VAEEncode", [], {"pixels": ("larger", 0), "vae": vae}, 2, 60, "sample"),
-        "embed": ("HierDiffClipEmbedding", ["auto"], {"clip": clip, "prompts": ("set", 1)}, 2, 240, "prompts"),
-        "negative": ("CLIPTextEncode", [""], {"clip": clip}, 2, 120, "prompts"),
-        "sampler": (
-            "HierDiffKSampler",
-            [0, "fixed", 3.0, "euler", "simple", 0.4, 0],
-            second,
-            3,
-            800,
-            "sample",
-        ),
-        "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": vae}, 4, 60, "sample"),
-        "sheet": ("HierDiffContactSheet", [0], {"images": ("decode", 0), "prompts": ("set", 1)}, 4, 330, "sample"),
-        "save": ("SaveImage", ["HierDiff/large"], {"images": ("decode", 0)}, 4, 250, "sample"),
+        "encode": ("VAEEncode", [], {"pixels": ("larger", 0), "vae": LOADED["vae"]}, 2, 60, "sample"),
+        "second": one_set("", 0.0, 3, 860, denoise=0.4, title="HierDiff Set, second pass", **larger),
+        "sheet": ("HierDiffContactSheet", [3], made, 4, 360, "sample"),
+        "save": ("SaveImage", ["HierDiff/large"], {"images": ("second", 0)}, 4, 400, "sample"),
     }
