@@ -49,7 +49,7 @@ class Set(io.ComfyNode):
                     dynamic_prompts=False,  # the front end must not draw one alternative at random
                     default="",
                     placeholder="a red {apple|pear}, {photo|drawing}\n# one prompt per line; {a|b}: all combinations",
-                    tooltip="One prompt per line, as in Prompt Set. {a|b} expands to all combinations.",
+                    tooltip="One prompt per line, as in Prompt Set: alternatives in braces give all combinations.",
                 ),
                 io.String.Input(
                     "negative", multiline=True, default="", tooltip="What no image is to show; for all prompts."
