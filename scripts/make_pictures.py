@@ -36,11 +36,11 @@ def run_template(server, name):
 
 def side_by_side(pictures):
     """Pictures of one height beside each other, as a square from the top left corner of each."""
-    height = min(picture.height for picture in pictures)
-    canvas = Image.new("RGB", (height, height), "white")
-    width = height // len(pictures)
+    side = min(len(pictures) * picture.width for picture in pictures)
+    side = min(side, *(picture.height for picture in pictures))
+    canvas, width = Image.new("RGB", (side, side), "white"), side // len(pictures)
     for i, picture in enumerate(pictures):
-        canvas.paste(picture.crop((0, 0, width, height)), (i * width, 0))
+        canvas.paste(picture.crop((0, 0, width, side)), (i * width, 0))
     return canvas
 
 

@@ -1,4 +1,4 @@
-"""Templates for any model in a real server, on the bundled scene model and with a checkpoint in its place; HierDiff Set."""
+"""Templates for any model in a real server, on the bundled scene model and with a checkpoint; HierDiff Set."""
 
 import asyncio
 import importlib
