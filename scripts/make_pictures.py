@@ -34,13 +34,13 @@ def run_template(server, name):
     return [Image.open(io.BytesIO(server.view(file))).convert("RGB") for file in files]
 
 
-def side_by_side(pictures):
-    """Pictures of one height beside each other, as a square from the top left corner of each."""
-    side = min(len(pictures) * picture.width for picture in pictures)
-    side = min(side, *(picture.height for picture in pictures))
-    canvas, width = Image.new("RGB", (side, side), "white"), side // len(pictures)
+def thumbnail(pictures):
+    """The largest square of a picture, or the upper part of each of several, one below the other."""
+    if len(pictures) == 1:
+        return square(pictures[0], THUMBNAIL)
+    canvas, height = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white"), THUMBNAIL // len(pictures)
     for i, picture in enumerate(pictures):
-        canvas.paste(picture.crop((0, 0, width, side)), (i * width, 0))
+        canvas.paste(narrowed(picture, THUMBNAIL).crop((0, 0, THUMBNAIL, height)), (0, i * height))
     return canvas
 
 
@@ -71,10 +71,9 @@ def main():
     narrowed(made["contact_sheet.png"], README_WIDTH).save(IMAGES / "contact_sheet.png", optimize=True)
     pictures = [picture for name, picture in made.items() if name[0].isdigit()]
     icon([pictures[i] for i in (6, 11, 15, 28)]).save(REPO_ROOT / "docs" / "icon.png", optimize=True)
-    thumbnails = {"hierdiff_quickstart": made["contact_sheet.png"], "hierdiff_kandinsky22": few["tree.png"]}
-    thumbnails |= {name: side_by_side(sheets) for name, sheets in scenes.items()}
-    for name, picture in thumbnails.items():
-        square(picture, THUMBNAIL).save(REPO_ROOT / "workflows" / f"{name}.jpg", quality=90)
+    thumbnails = {"hierdiff_quickstart": [made["contact_sheet.png"]], "hierdiff_kandinsky22": [few["tree.png"]]}
+    for name, pictures in (thumbnails | scenes).items():
+        thumbnail(pictures).save(REPO_ROOT / "workflows" / f"{name}.jpg", quality=90)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ def lora_set():
     made = {"images": ("set", 0), "prompts": ("set", 1)}
     name = "{index:02d}_{prompt}"
     return {
-        "about": ("MarkdownNote", [LORA_ABOUT], {}, 0, 330, None, "About"),
+        "about": ("MarkdownNote", [LORA_ABOUT], {}, 0, 320, None, "About"),
         "load": LOADER,
-        "set": one_set(SUBJECT, 1.0, 1, 860),
+        "set": one_set(SUBJECT, 1.0, 1, 810),
         "sheet": ("HierDiffContactSheet", [0], made, 2, 520, "sample"),
         "save": ("HierDiffSaveSet", ["HierDiff LoRA set", "png", "txt", name], made, 3, 620, "sample"),
     }
@@ -51,17 +51,17 @@ def compare():
     """The same set with and without shared steps."""
     few = SUBJECT.replace("{flat|noto}", "noto")
     return {
-        "about": ("MarkdownNote", [COMPARE_ABOUT], {}, 0, 310, None, "About"),
+        "about": ("MarkdownNote", [COMPARE_ABOUT], {}, 0, 290, None, "About"),
         "load": LOADER,
-        "prompts": ("HierDiffPromptSet", [few], {}, 0, 380, "prompts"),
-        "set": one_set("", 1.0, 1, 860, prompts=("prompts", 0)),
-        "unshared": one_set("", 0.0, 2, 860, title="HierDiff Set, unshared", prompts=("prompts", 0)),
+        "prompts": ("HierDiffPromptSet", [few], {}, 0, 250, "prompts"),
+        "set": one_set("", 1.0, 1, 810, prompts=("prompts", 0)),
+        "unshared": one_set("", 0.0, 2, 810, title="HierDiff Set, unshared", prompts=("prompts", 0)),
         "sheet": (
             "HierDiffContactSheet",
             [3],
             {"images": ("set", 0), "prompts": ("set", 1)},
             3,
-            390,
+            365,
             "sample",
             "Shared",
         ),
@@ -70,7 +70,7 @@ def compare():
             [3],
             {"images": ("unshared", 0), "prompts": ("unshared", 1)},
             3,
-            390,
+            365,
             "sample",
             "Unshared",
         ),
@@ -84,10 +84,10 @@ def upscale():
     return {
         "about": ("MarkdownNote", [UPSCALE_ABOUT], {}, 0, 320, None, "About"),
         "load": LOADER,
-        "set": one_set(SUBJECT.replace("{flat|noto}", "noto"), 1.0, 1, 860),
+        "set": one_set(SUBJECT.replace("{flat|noto}", "noto"), 1.0, 1, 810),
         "larger": ("ImageScaleBy", ["lanczos", 1.5], {"image": ("set", 0)}, 2, 90, "sample"),
         "encode": ("VAEEncode", [], {"pixels": ("larger", 0), "vae": LOADED["vae"]}, 2, 60, "sample"),
-        "second": one_set("", 0.0, 3, 860, denoise=0.4, title="HierDiff Set, second pass", **larger),
-        "sheet": ("HierDiffContactSheet", [3], made, 4, 360, "sample"),
-        "save": ("SaveImage", ["HierDiff/large"], {"images": ("second", 0)}, 4, 400, "sample"),
+        "second": one_set("", 0.0, 3, 810, denoise=0.4, title="HierDiff Set, second pass", **larger),
+        "sheet": ("HierDiffContactSheet", [3], made, 4, 350, "sample"),
+        "save": ("SaveImage", ["HierDiff/large"], {"images": ("second", 0)}, 4, 380, "sample"),
     }

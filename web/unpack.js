@@ -137,6 +137,7 @@ export function unpacking(app, changed) {
   const isSet = (item) => item?.comfyClass === SET;
   const run = async (node) => {
     const parts = await (await fetch(new URL("./set_parts.json", import.meta.url))).json();
+    changed(); // what was typed just before is not undone with it
     const made = unpack(node, parts, (type) => LiteGraph.createNode(type));
     app.canvas.selectItems?.([...made.values()]);
     changed();
