@@ -10,7 +10,8 @@ const COLUMNS = [
   ["prompts", "negative", "latent"],
   ["positive", "linkage"],
   ["advisor", "plan"],
-  ["sampler", "decoded", "report"],
+  ["sampler"],
+  ["decoded", "report"],
 ];
 const CONTROL = "control_after_generate";
 const GAP = 40;
@@ -90,7 +91,7 @@ function originFor(source, made, node, parts) {
   return other ? { node: other, slot } : parts[name].unless && originOf(node, parts[name].unless);
 }
 
-/** Set the parts beside each other, from where the whole node is. */
+/** Set the parts beside each other, from where the whole node is; the width that they take. */
 function place(names, made, node, parts) {
   let [left] = node.pos;
   for (const column of COLUMNS) {
@@ -101,6 +102,20 @@ function place(names, made, node, parts) {
       top += each.size[1] + TITLE + GAP;
     }
     if (own.length) left += Math.max(...own.map((each) => each.size[0])) + GAP;
+  }
+  return left - GAP - node.pos[0];
+}
+
+/** Move what stands right of a node, and widen the frames around it, so that it could be so much wider. */
+function makeRoom(node, more, kept) {
+  const edge = node.pos[0] + node.size[0];
+  for (const other of node.graph.nodes) {
+    if (!kept.includes(other) && other.pos[0] >= edge) other.pos = [other.pos[0] + more, other.pos[1]];
+  }
+  for (const group of node.graph.groups ?? []) {
+    const [left, right] = [group.pos[0], group.pos[0] + group.size[0]];
+    if (left >= edge) group.pos = [left + more, group.pos[1]];
+    else if (left <= node.pos[0] && right >= edge) group.size = [group.size[0] + more, group.size[1]];
   }
 }
 
@@ -118,7 +133,8 @@ export function unpack(node, parts, create) {
   const made = new Map(names.map((name) => [parts[name], create(parts[name].type)]));
   for (const each of made.values()) graph.add(each);
   for (const name of names) fill(parts[name], made, node, parts);
-  place(names, made, node, parts);
+  const wider = place(names, made, node, parts) - node.size[0];
+  makeRoom(node, Math.max(wider, 0), [node, ...made.values()]);
   OUTPUTS.forEach((source, output) => {
     const targets = (node.outputs[output]?.links ?? []).map((link) => graph.getLink?.(link) ?? graph.links[link]);
     const origin = targets.length && originFor(source, made, node, parts);

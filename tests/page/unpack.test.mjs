@@ -27,6 +27,7 @@ const WIDGETS = {
 
 class Graph {
   nodes = [];
+  groups = [];
   links = {};
   last = 0;
 
@@ -131,4 +132,21 @@ test("measuring first is a part, for the mark that the slider is at", () => {
   assert.equal(value(made.get("advisor"), "value"), 12);
   assert.equal(value(made.get("advisor"), "control_after_generate"), "fixed");
   assert.deepEqual(sourceOf(graph, made.get("plan"), "advice"), [made.get("advisor"), 1]);
+});
+
+test("what stands right of the node makes room, and the frame around it becomes wider", () => {
+  const { graph, loader, set, save } = scene();
+  loader.pos = [-400, 0];
+  save.pos = [350, 10];
+  graph.groups = [
+    { pos: [-15, -80], size: [330, 400] },
+    { pos: [340, -80], size: [330, 400] },
+  ];
+  const made = [...unpack(set, parts, create).values()];
+  const right = Math.max(...made.map(({ pos, size }) => pos[0] + size[0]));
+  const [around, next] = graph.groups;
+  assert.deepEqual(loader.pos, [-400, 0]);
+  assert.ok(around.pos[0] + around.size[0] > right);
+  assert.ok(next.pos[0] > around.pos[0] + around.size[0]);
+  assert.deepEqual([save.pos[0] - next.pos[0], save.pos[1]], [10, 10]);
 });
