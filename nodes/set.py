@@ -86,11 +86,18 @@ class Set(io.ComfyNode):
                         max=1.0,
                         step=0.01,
                         optional=True,
-                        tooltip="Below 1, part of latent_image is kept.",
+                        tooltip="Rarely useful: below 1, part of latent_image is kept.",
                     )
                 ),
                 types.rarely_useful(
-                    io.Int.Input("micro_batch", default=0, min=0, max=4096, optional=True, tooltip=MICRO_BATCH_TOOLTIP)
+                    io.Int.Input(
+                        "micro_batch",
+                        default=0,
+                        min=0,
+                        max=4096,
+                        optional=True,
+                        tooltip=f"Rarely useful: {MICRO_BATCH_TOOLTIP}",
+                    )
                 ),
                 saving_input(),
             ],
