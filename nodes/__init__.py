@@ -19,10 +19,12 @@ from .prompt_table import PromptTable
 from .prompts import PromptSet
 from .sampler import BranchingSampler
 from .save_set import SaveSet
+from .saving_plan import SavingPlan
 from .scenes import SceneLoader
 from .schedule import ThresholdSchedule
 from .schedule_plot import shape_of_settings
 from .sensitivity import SensitivityLoader
+from .set import Set
 from .share_steps import ShareSteps
 from .sheet import ContactSheet
 from .table_page import table_of_file, table_of_text
@@ -54,6 +56,8 @@ NODES: list[type[io.ComfyNode]] = [
     PromptTable,
     UnsharedPrompt,
     ComparePictures,
+    SavingPlan,
+    Set,
 ]
 for node in NODES:
     checked(node)

@@ -10,15 +10,18 @@ import re
 import uuid
 
 from comfyui_host import REPO_ROOT, ComfyServer
+from set_templates import compare, lora_set, upscale
 
 WORKFLOWS = REPO_ROOT / "workflows"
 VERSION = "0.1.0"
 COLUMN, GAP, TITLE = 330, 50, 30
-# The templates are narrower: at this zoom all of one is seen in a window of 1600 x 1000 pixels, between the page's
-# bars, also where Nodes 2.0 makes them a fifth larger. At less the page leaves out all texts, and a view that the page
-# makes to fit them (it does so without "ds") tears Nodes 2.0 apart in front end 1.32.9.
+# The pack's page fits a template to the window when it is opened (web/fit.js). The view is for pages without it: all of
+# a template is seen at 1600 x 1000 pixels, between the page's bars. One that the page makes (it does so without "ds")
+# tears Nodes 2.0 apart in front end 1.32.9.
 TEMPLATE_COLUMNS = dict.fromkeys(range(6), 300) | {4: 330}
 VIEW = {"scale": 0.6, "offset": [140, 230]}
+FIT = "hierdiff_fit"
+FRAME, FRAME_TITLE, FRAME_COLOR = 15, 44, "#6b8a99"  # around a column: its width at the sides, and its title's height
 STAGE_COLORS = dict(re.findall(r'(\w+): "(#\w{6})"', (REPO_ROOT / "web" / "stages.js").read_text(encoding="utf-8")))
 
 EMOJI = """# emoji name, style (one prompt per line; {a|b} gives all combinations)
@@ -26,20 +29,21 @@ EMOJI = """# emoji name, style (one prompt per line; {a|b} gives all combination
 PRODUCTS = """# one prompt per line; {a|b} gives all combinations
 product photo of a ceramic {mug|teapot|vase|bowl}, {white|sage green|terracotta|cobalt blue} glaze, soft light"""
 
+STAGE_TITLES = ["Start here", "1 Embed", "2 Cluster", "3 Plan", "4 Sample", "Images"]
 NOTES = {
-    "prior": """### 1 Prior Embedding
+    "prior": """### Prior Embedding
 A text-to-image *prior* predicts, for each prompt, the embedding of an image that would match it. Prompts whose images
 will look alike get embeddings that are close together.""",
-    "linkage": """### 2 Ward Linkage
+    "linkage": """### Ward Linkage
 Clusters the embeddings into a tree. In the dendrogram, prompts that join low (on the right) are similar and can share
 many steps.""",
-    "schedule": """### 3 Threshold Schedule
+    "schedule": """### Threshold Schedule
 A threshold that falls over the steps cuts the tree into ever smaller clusters. Modes: **saving** = share of UNet rows
 to save, **tau** = a height, as in the paper, **root share** = a share of the tree's height.""",
     "sensitivity": """### One slider
 With shape **calibrated** and mode **saving**, **value** is all you have to choose: the rows go to the steps where
 sharing would show. **Calibrate Schedule** measures the sensitivity once per model.""",
-    "sampler": """### 4 Hierarchical Branching Sampler
+    "sampler": """### Hierarchical Branching Sampler
 Each cluster has one latent. When a cluster splits, its latent is copied, and every prompt ends with its own image. The
 latents go to ComfyUI's own **VAE Decode**.""",
 }
@@ -56,7 +60,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
             "note_sensitivity": ("MarkdownNote", [NOTES["sensitivity"]], {}, 3, 150, None),
         }
     return {
-        "about": ("MarkdownNote", [about], {}, 0, 400 if "hf download" in about else 220, None),
+        "about": ("MarkdownNote", [about], {}, 0, 400 if "hf download" in about else 220, None, "About"),
         "prompts": ("HierDiffPromptSet", [prompts], {}, 0, 360, "prompts"),
         "load_prior": ("HierDiffPriorLoader", [prior, "auto"], {}, 1, 130, "load"),
         "embed": (
@@ -96,6 +100,23 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
     }
 
 
+# What users may choose in its place: a workflow that they save offers the download wherever it is missing.
+CHECKPOINTS = [
+    {
+        "name": "v1-5-pruned-emaonly-fp16.safetensors",
+        "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
+        "v1-5-pruned-emaonly-fp16.safetensors",
+        "directory": "checkpoints",
+    },
+    {
+        "name": "sd_xl_base_1.0.safetensors",
+        "url": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/"
+        "sd_xl_base_1.0.safetensors",
+        "directory": "checkpoints",
+    },
+]
+MODELS = {"HierDiffSceneLoader": CHECKPOINTS}
+
 SCENES = """# two emoji and where they are (one prompt per line; {a|b} gives all combinations)
 {a koala|a mushroom|a green apple} to the left of {a rocket|a teapot}, {flat|noto} style, on a blue background"""
 
@@ -104,10 +125,10 @@ Press **Run**: the small bundled model draws two emoji in a picture, 128×128 pi
 its checkpoint in **Load Scene Model**, set its size, cfg and steps (SD 1.5: 512×512, cfg 7, 30), and write other
 prompts. LoRAs go after the loader as usual; sampler and scheduler are ComfyUI's own."""
 
-CLIP_NOTE = """### 1 CLIP Embedding
+CLIP_NOTE = """### CLIP Embedding
 Encodes each prompt: one row of conditioning, and a vector for clustering."""
 
-KSAMPLER_NOTE = """### 4 Hierarchical KSampler
+KSAMPLER_NOTE = """### Hierarchical KSampler
 ComfyUI's KSampler for all prompts. Samplers with one or two model calls per step (euler, heun, dpmpp_sde) cope best
 with splits; multistep ones (such as dpmpp_2m) overshoot if clusters split late: see docs/samplers.md."""
 
@@ -116,7 +137,7 @@ def any_model():
     """Nodes of the graph for a native model, as in `describe`."""
     model, clip, vae = ("load", 0), ("load", 1), ("load", 2)
     return {
-        "about": ("MarkdownNote", [ANY_MODEL_ABOUT], {}, 0, 260, None),
+        "about": ("MarkdownNote", [ANY_MODEL_ABOUT], {}, 0, 260, None, "About"),
         "prompts": ("HierDiffPromptSet", [SCENES], {}, 0, 360, "prompts"),
         "load": ("HierDiffSceneLoader", ["emoji-scenes (bundled)"], {}, 1, 100, "load"),
         "embed": (
@@ -169,11 +190,33 @@ def any_model():
     }
 
 
+def frames(built, titles, widths):
+    """A frame around each column, with its title."""
+    groups, left = [], 0
+    lowest = max(node["pos"][1] + node["size"][1] for node in built)
+    for number, title in enumerate(titles):
+        width = widths.get(number, COLUMN)
+        top = -TITLE - FRAME_TITLE
+        box = [left - FRAME, top, width + 2 * FRAME, lowest - top + FRAME]
+        groups.append(
+            {
+                "id": number + 1,
+                "title": title,
+                "bounding": box,
+                "color": FRAME_COLOR,
+                "font_size": 24,
+                "flags": {},
+            }
+        )
+        left += width + GAP
+    return groups
+
+
 def build(nodes, object_info, widths):
     """Nodes and links in ComfyUI's file format 0.4; `widths` of columns that are not COLUMN wide, by their number."""
     ids = {name: i for i, name in enumerate(nodes, start=1)}
     links, built, heights = [], [], {}
-    for order, (name, (type_, values, inputs, column, height, stage)) in enumerate(nodes.items()):
+    for order, (name, (type_, values, inputs, column, height, stage, *title)) in enumerate(nodes.items()):
         y = heights.get(column, 0)
         heights[column] = y + height + TITLE + GAP
         node = {
@@ -189,6 +232,8 @@ def build(nodes, object_info, widths):
             "properties": {},
             "widgets_values": values,
         }
+        if title:
+            node["title"] = title[0]
         if stage:
             node |= {"color": STAGE_COLORS[stage]}
         if type_ != "MarkdownNote":
@@ -210,6 +255,8 @@ def describe_sockets(node, info, linked):
     """Fill in a node's sockets and its properties from the server's description."""
     pack = {"cnr_id": "hierdiff", "ver": VERSION} if node["type"].startswith("HierDiff") else {"cnr_id": "comfy-core"}
     node["properties"] = {**pack, "Node name for S&R": node["type"]}
+    if node["type"] in MODELS:
+        node["properties"]["models"] = MODELS[node["type"]]
     for kind in ("required", "optional"):
         for name in info["input_order"].get(kind, []):
             type_, options = (*info["input"][kind][name], {})[:2]
@@ -223,8 +270,8 @@ def describe_sockets(node, info, linked):
         node["outputs"].append({"name": info["output_name"][i], "type": type_, "links": None, **shape})
 
 
-def graph(name, nodes, object_info, widths=None):
-    """A workflow as the page saves it; `name` gives it an id of its own."""
+def graph(name, nodes, object_info, widths=None, titles=()):
+    """A workflow as the page saves it; `name` gives it an id of its own, `titles` its columns frames."""
     built, links = build(nodes, object_info, widths or {})
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"hierdiff/{name}")),
@@ -233,19 +280,17 @@ def graph(name, nodes, object_info, widths=None):
         "last_link_id": len(links),
         "nodes": built,
         "links": links,
-        "groups": [],
+        "groups": frames(built, titles, widths or {}) if titles else [],
         "config": {},
-        "extra": {"ds": VIEW},
+        "extra": {"ds": VIEW, FIT: True} if titles else {"ds": VIEW},
         "version": 0.4,
     }
 
 
-def write(name, nodes, object_info):
+def write(name, nodes, object_info, titles):
     path = WORKFLOWS / f"{name}.json"
-    path.write_text(
-        json.dumps(graph(name, nodes, object_info, TEMPLATE_COLUMNS), indent=1, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
+    made = graph(name, nodes, object_info, TEMPLATE_COLUMNS, titles)
+    path.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(path.relative_to(REPO_ROOT))
 
 
@@ -294,9 +339,13 @@ def main():
         512,
         KANDINSKY_ABOUT,
     )
-    write("hierdiff_quickstart", quickstart, info)
-    write("hierdiff_kandinsky22", kandinsky, info)
-    write("hierdiff_any_model", any_model(), info)
+    write("hierdiff_quickstart", quickstart, info, STAGE_TITLES)
+    write("hierdiff_kandinsky22", kandinsky, info, STAGE_TITLES)
+    write("hierdiff_any_model", any_model(), info, STAGE_TITLES)
+    write("hierdiff_lora_set", lora_set(), info, ["Start here", "1 Draw the set", "2 Look at it", "3 Save it"])
+    write("hierdiff_compare", compare(), info, ["Start here", "1 Shared", "2 Unshared", "3 Compare"])
+    second = ["2 Enlarge", "3 Second pass", "Images"]
+    write("hierdiff_upscale", upscale(), info, ["Start here", "1 First pass", *second])
 
 
 if __name__ == "__main__":

@@ -200,6 +200,20 @@ LOADED = NATIVE | {
         "sample",
     ),
 }
+SAVING = NATIVE | {
+    "plan": (
+        "HierDiffSavingPlan",
+        ["euler", "normal", 20, 3.0, 1.0],
+        {"model": ("model", 0), "linkage": ("linkage", 0), "latent_image": ("empty", 0)},
+        "plan",
+    ),
+    "sampler": (
+        "HierDiffKSampler",
+        [0, "fixed", 3.0, "euler", "normal", 1.0, 0],
+        {**CONDITIONED, "latent_image": ("empty", 0), "plan": ("plan", 0)},
+        "sample",
+    ),
+}
 CHECKPOINT = NATIVE | {
     "load": ("CheckpointLoaderSimple", ["v1-5-pruned-emaonly-fp16.safetensors"], {}, "load"),
     "embed": ("HierDiffClipEmbedding", ["auto"], {"clip": ("load", 1), "prompts": ("prompts", 0)}, "prompts"),
@@ -239,6 +253,22 @@ SCENES = {
     ),
     "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load", 2)}, "sample"),
     "preview": ("PreviewImage", [], {"images": ("decode", 0)}, "sample"),
+}
+
+WHOLE_SET = {
+    "load": SCENES["load"],
+    "set": (
+        "HierDiffSet",
+        [
+            "a {koala|mushroom} to the left of a {rocket|teapot}, flat style, on a blue background",
+            "",
+            *[128, 128, 20, 3.0, "euler", "simple", 0, "fixed"],
+            *["use what is known", 1.0, 0, 1.0],
+        ],
+        {"model": ("load", 0), "clip": ("load", 1), "vae": ("load", 2)},
+        "sample",
+    ),
+    "sheet": ("HierDiffContactSheet", [2], {"images": ("set", 0), "prompts": ("set", 1)}, "sample"),
 }
 
 
@@ -439,6 +469,25 @@ EXAMPLES = {
         "linkage advice sampler",
         {2: 300, 3: 320, 4: 440},
         until="linkage",  # there is no advice before somebody has measured some
+    ),
+    "HierDiffSavingPlan": Example(
+        SAVING,
+        [
+            BEGIN,
+            {"load_decoder": 102, "embed": 290},
+            {"linkage": 380, "model": 155, "empty": 106},
+            {"plan": 420},
+            {"sampler": 780},
+            PICTURES,
+        ],
+        "linkage model empty plan sampler",
+        {2: 390, 3: 400, 4: 560},
+    ),
+    "HierDiffSet": Example(
+        WHOLE_SET,
+        [{"load": 102}, {"set": 940}, {"sheet": 520}],
+        "load set sheet",
+        {0: 340, 1: 480, 2: 440},
     ),
     "HierDiffKandinskyModel": Example(
         PLAIN,

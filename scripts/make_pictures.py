@@ -11,6 +11,7 @@ from PIL import Image
 
 IMAGES = REPO_ROOT / "docs" / "images"
 FEW = "{tiger face|cat face|strawberry}, {noto|twemoji|flat|line art} style"
+SCENE_TEMPLATES = ("hierdiff_any_model", "hierdiff_lora_set", "hierdiff_compare", "hierdiff_upscale")
 README_WIDTH, THUMBNAIL, ICON = 1000, 512, 400
 
 
@@ -24,12 +25,23 @@ def run_quickstart(server, **changes):
     return {name: Image.open(io.BytesIO(data)).convert("RGB") for name, data in files.items() if name.endswith(".png")}
 
 
-def run_any_model(server):
-    """The contact sheet of the template for any model, on the bundled scene model."""
-    prompt = convert(server, load_workflow(WORKFLOW.with_name("hierdiff_any_model.json")))
-    entry = server.run(prompt)
-    (sheet,) = Results(prompt, entry["outputs"]).of("HierDiffContactSheet", "images")
-    return Image.open(io.BytesIO(server.view(sheet))).convert("RGB")
+def run_template(server, name):
+    """The contact sheets of a template on the bundled scene model."""
+    prompt = convert(server, load_workflow(WORKFLOW.with_name(f"{name}.json")))
+    outputs = server.run(prompt)["outputs"]
+    sheets = [node_id for node_id, node in prompt.items() if node["class_type"] == "HierDiffContactSheet"]
+    files = [file for node_id in sheets for file in outputs[node_id]["images"]]
+    return [Image.open(io.BytesIO(server.view(file))).convert("RGB") for file in files]
+
+
+def thumbnail(pictures):
+    """The largest square of a picture, or the upper part of each of several, one below the other."""
+    if len(pictures) == 1:
+        return square(pictures[0], THUMBNAIL)
+    canvas, height = Image.new("RGB", (THUMBNAIL, THUMBNAIL), "white"), THUMBNAIL // len(pictures)
+    for i, picture in enumerate(pictures):
+        canvas.paste(narrowed(picture, THUMBNAIL).crop((0, 0, THUMBNAIL, height)), (0, i * height))
+    return canvas
 
 
 def narrowed(picture, width):
@@ -54,15 +66,14 @@ def main():
     with ComfyServer() as server:
         made = run_quickstart(server)
         few = run_quickstart(server, text=FEW, shape="linear", metric="cosine")  # splits spread over the steps
-        scenes = run_any_model(server)
+        scenes = {name: run_template(server, name) for name in SCENE_TEMPLATES}
     IMAGES.mkdir(parents=True, exist_ok=True)
     narrowed(made["contact_sheet.png"], README_WIDTH).save(IMAGES / "contact_sheet.png", optimize=True)
     pictures = [picture for name, picture in made.items() if name[0].isdigit()]
     icon([pictures[i] for i in (6, 11, 15, 28)]).save(REPO_ROOT / "docs" / "icon.png", optimize=True)
-    thumbnails = {"hierdiff_quickstart": made["contact_sheet.png"], "hierdiff_kandinsky22": few["tree.png"]}
-    thumbnails["hierdiff_any_model"] = scenes
-    for name, picture in thumbnails.items():
-        square(picture, THUMBNAIL).save(REPO_ROOT / "workflows" / f"{name}.jpg", quality=90)
+    thumbnails = {"hierdiff_quickstart": [made["contact_sheet.png"]], "hierdiff_kandinsky22": [few["tree.png"]]}
+    for name, pictures in (thumbnails | scenes).items():
+        thumbnail(pictures).save(REPO_ROOT / "workflows" / f"{name}.jpg", quality=90)
 
 
 if __name__ == "__main__":

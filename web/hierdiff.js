@@ -2,13 +2,15 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { showDraws } from "./draws.js";
 import { compare } from "./compare.js";
 import { ComparePanel, MIN_HEIGHT as COMPARE_HEIGHT } from "./compare_panel.js";
 import { addressOf, promptsBelow, typicalOf } from "./comparison.js";
+import { showDraws } from "./draws.js";
+import { fitTemplate } from "./fit.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { after, before } from "./hooks.js";
 import { lightboxActions } from "./lightbox.js";
+import { HEIGHT as MARKS_HEIGHT, MarksPanel, sliderOf } from "./marks.js";
 import { templateMenu } from "./menu.js";
 import { PromptTablePanel, addTableStyle, MIN_HEIGHT as TABLE_HEIGHT } from "./prompt_table.js";
 import { keepOldSheet } from "./old_sheets.js";
@@ -23,11 +25,14 @@ import { loadTexts, text } from "./texts.js";
 import { Trees } from "./tree.js";
 import { picturesBehind } from "./tree_pictures.js";
 import { TreePanel, MIN_HEIGHT as TREE_HEIGHT } from "./tree_widget.js";
+import { SET, unpacking } from "./unpack.js";
 
-const TREE_NODES = ["HierDiffBranchingSampler", "HierDiffKSampler"];
+const TREE_NODES = ["HierDiffBranchingSampler", "HierDiffKSampler", SET];
+const MARKED_NODES = [SET, "HierDiffSavingPlan"];
 const SCHEDULE_NODE = "HierDiffThresholdSchedule";
 const TABLE_NODE = "HierDiffPromptTable";
 const TREE_WIDGET = "hierdiff_tree";
+const MARKS_WIDGET = "hierdiff_marks";
 const SCHEDULE_WIDGET = "hierdiff_schedule";
 const TABLE_WIDGET = "hierdiff_table";
 const COMPARE_NODE = "HierDiffCompare";
@@ -193,6 +198,22 @@ function hidePictures(node) {
   }
 }
 
+/** Let the page save what has changed in the workflow, and undo it. */
+function changed() {
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+}
+
+/** The marks of the slider stand below it, as the last of the node's own widgets. */
+function addMarks(node) {
+  if (!sliderOf(node)) return;
+  const panel = new MarksPanel(node, app, changed);
+  const fixed = { getMinHeight: () => MARKS_HEIGHT, getMaxHeight: () => MARKS_HEIGHT, margin: 4 };
+  const widget = addPanel(node, MARKS_WIDGET, text("marks.label"), panel, fixed);
+  widget.computeLayoutSize = undefined; // of a fixed height, whatever room the node has
+  widget.computeSize = () => [0, MARKS_HEIGHT + 4];
+}
+
 /** What a node says stands below its tree or plot, and else in a panel of its own. */
 function addResult(node) {
   if (reports.has(node)) return reports.get(node);
@@ -203,8 +224,7 @@ function addResult(node) {
     set: (folded) => {
       node.properties ??= {};
       node.properties[FOLDED] = folded;
-      const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker; // saves it, and undoes it
-      (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
+      changed();
     },
   };
   const room = inside ? "inside" : byDefault ? "fixed" : "shared";
@@ -355,9 +375,12 @@ function stylesheet() {
 
 await loadTexts(api, app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? "en"); // the menu is made at once
 
+const { command: unpackCommand, ...unpackHooks } = unpacking(app, changed);
+
 app.registerExtension({
   name: "hierdiff",
-  ...templateMenu(app, api),
+  ...templateMenu(app, api, [unpackCommand]),
+  ...unpackHooks,
   ...withWords,
 
   init() {
@@ -375,6 +398,7 @@ app.registerExtension({
     colorByStage(node);
     keepOldSheet(node);
     showDraws(node);
+    if (MARKED_NODES.includes(type)) addMarks(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
     if (type === TABLE_NODE) addTable(node);
@@ -395,6 +419,7 @@ app.registerExtension({
 
   /** All nodes of a workflow are there: runs of a sampler behind a guider may be among what is known. */
   afterConfigureGraph() {
+    fitTemplate(app, rootGraph());
     for (const tree of trees.trees.values()) for (const listener of trees.listeners) listener(tree);
     for (const node of allNodes(rootGraph())) if (isOurs(node)) showResult(node);
   },

@@ -2,7 +2,7 @@
 
 import { text } from "./texts.js";
 
-const TEMPLATES = ["quickstart", "kandinsky22", "any_model"];
+const TEMPLATES = ["quickstart", "any_model", "lora_set", "compare", "upscale", "kandinsky22"];
 // ComfyUI serves this file and the templates under the name of the pack's folder.
 const FOLDER = new URL(import.meta.url).pathname.split("/").at(-2);
 
@@ -13,8 +13,8 @@ async function open(app, api, template) {
   await app.loadGraphData(await response.json(), true, true, name);
 }
 
-/** What the extension adds to the page's menu: {commands, menuCommands}. */
-export function templateMenu(app, api) {
+/** What the extension adds to the page's menu: {commands, menuCommands}; `others` are commands that are in no menu. */
+export function templateMenu(app, api, others = []) {
   const commands = TEMPLATES.map((template) => ({
     id: `HierDiff.Open.${template}`,
     icon: "pi pi-sitemap",
@@ -27,5 +27,6 @@ export function templateMenu(app, api) {
     label: text("menu.all"),
     function: () => app.extensionManager.command.execute("Comfy.BrowseTemplates"),
   });
-  return { commands, menuCommands: [{ path: ["HierDiff"], commands: commands.map((command) => command.id) }] };
+  const menuCommands = [{ path: ["HierDiff"], commands: commands.map((command) => command.id) }];
+  return { commands: [...commands, ...others], menuCommands };
 }

@@ -19,6 +19,7 @@ export const STAGES = {
     "HierDiffAdvisor",
     "HierDiffAdvisorKandinsky",
     "HierDiffLoadAdvice",
+    "HierDiffSavingPlan",
   ],
   sample: [
     "HierDiffBranchingSampler",
@@ -30,6 +31,7 @@ export const STAGES = {
     "HierDiffCompare",
     "HierDiffContactSheet",
     "HierDiffSaveSet",
+    "HierDiffSet",
   ],
 };
 export const COLORS = { load: "#353535", prompts: "#2a363b", plan: "#223b33", sample: "#3b2f22" };

@@ -20,7 +20,7 @@ from .adherence import ModelDenoiser
 from .cond_rows import rows_of
 from .fingerprint import model_fingerprint
 from .measured import size_of
-from .noise_levels import noise_levels
+from .noise_levels import levels_of_steps
 from .samplers import latents_for, make_guider, sample
 from .samplers_by_name import sigmas_of
 from .step_caches import EASYCACHE, LAZYCACHE, host_cache
@@ -115,14 +115,8 @@ class ModelWorkbench:
         self.levels(steps)
 
     def levels(self, steps: int) -> np.ndarray:
-        """Noise levels that the steps of a run begin at: (steps,) float64, falling.
-
-        Some schedulers give fewer sigmas than they are asked for; the plan's course is then laid over those.
-        """
-        sigmas = sigmas_of(self.model, steps, self.sampler_name, self.scheduler)
-        levels = noise_levels(self.model.get_model_object("model_sampling"), sigmas[:-1])
-        places = np.linspace(0, len(levels) - 1, steps)
-        return np.minimum.accumulate(np.interp(places, np.arange(len(levels)), levels).clip(0, 1))
+        """See `levels_of_steps`."""
+        return levels_of_steps(self.model, steps, self.sampler_name, self.scheduler)
 
     def draw(self, way: Way, plan: Plan, repeat: int = 0) -> Drawn:
         """The sampled prompts by the host's sampler; their seed is the user's and `repeat`."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from .samplers_by_name import sigmas_of
+
 if TYPE_CHECKING:
-    import numpy as np
+    from comfy.model_patcher import ModelPatcher
 
 
 def noise_levels(model_sampling: Any, sigmas: torch.Tensor) -> np.ndarray:
@@ -29,3 +32,14 @@ def noise_levels(model_sampling: Any, sigmas: torch.Tensor) -> np.ndarray:
     noise = model_sampling.noise_scaling(sigmas, ones, zeros)
     signal = model_sampling.noise_scaling(sigmas, zeros, ones)
     return (noise / (noise + signal)).flatten().numpy()
+
+
+def levels_of_steps(model: ModelPatcher, steps: int, sampler_name: str, scheduler: str) -> np.ndarray:
+    """Noise levels that the steps of a run begin at: (steps,) float64, falling.
+
+    Some schedulers give fewer sigmas than they are asked for; a plan's course is then laid over those.
+    """
+    sigmas = sigmas_of(model, steps, sampler_name, scheduler)
+    levels = noise_levels(model.get_model_object("model_sampling"), sigmas[:-1])
+    places = np.linspace(0, len(levels) - 1, steps)
+    return np.minimum.accumulate(np.interp(places, np.arange(len(levels)), levels).clip(0, 1))

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from .runs import Kept, is_running, running, send
+from .runs import Kept, Run, is_running, running, running_part, send
 
 EVENT = "hierdiff.result"
 MOST_KEPT = 128  # nodes
@@ -49,9 +49,43 @@ def say(text: str, state: str = "running", now: bool = False, **data: Any) -> No
     run = running()
     if run.node is None:
         return
+    text = _headlines.over(run, running_part(), text)
     _kept.keep(run.client, run.workflow, run.node, Result(text, state, run.prompt_id, run.signature, data))
     message = {"node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id, "state": state, "text": text}
     send(EVENT, {**message, "data": data} if now and data else message, run.client)
+
+
+def headline(text: str) -> None:
+    """Let a text stand above whatever other parts of the node that calls say after it in this run.
+
+    Of a node that is drawn as a graph of its own the page shows one text: that of the part which spoke last.
+    """
+    run, part = running(), running_part()
+    if run.node is not None and part is not None:
+        _headlines.keep(run, part, text)
+
+
+class Headlines:
+    """The headline of each node in the latest run of its workflow."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple, tuple[str | None, str, str]] = {}
+
+    def keep(self, run: Run, part: str, text: str) -> None:
+        """Take the headline of a node."""
+        if len(self.known) >= MOST_KEPT:
+            self.known.pop(next(iter(self.known)))
+        self.known[run.client, run.workflow, run.node] = run.prompt_id, part, text
+
+    def over(self, run: Run, part: str | None, text: str) -> str:
+        """A text with the headline above it, where another part of the node has left one in this run."""
+        prompt_id, spoke, above = self.known.get((run.client, run.workflow, run.node), (None, "", ""))
+        if part in (None, spoke) or prompt_id != run.prompt_id or not text:
+            return text
+        return f"{above}\n{text}"
+
+
+_headlines = Headlines()
 
 
 async def results_of_client(request: web.Request) -> web.Response:

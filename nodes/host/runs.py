@@ -42,6 +42,7 @@ def running() -> Run:
     node = str(context.node_id)
     for _, prompt_id, prompt, extra_data, *_ in list(server.prompt_queue.currently_running.values()):
         if prompt_id == context.prompt_id:
+            node = expanded_node(prompt, node)
             return Run(server.client_id, node, id_of_workflow(extra_data), prompt_id, signature(prompt, node))
     return Run(server.client_id, node, None, context.prompt_id)
 
@@ -55,6 +56,19 @@ def sent_along() -> dict[str, Any]:
             more = extra_data.get("extra_pnginfo") if isinstance(extra_data, dict) else None
             return {"prompt": prompt, **(more if isinstance(more, dict) else {})}
     return {}
+
+
+def running_part() -> str | None:
+    """Of a node that the host runs as a graph of its own, the node in there that calls; None of any other node."""
+    context, run = get_executing_context(), running()
+    return None if context is None or str(context.node_id) == run.node else str(context.node_id)
+
+
+def expanded_node(prompt: Mapping[str, Any], node: str) -> str:
+    """The node of a prompt that the host runs as a graph of its own, of a node in there: "5" of "5.0.0.sampler"."""
+    parts = node.split(".")
+    names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((name for name in names if name in prompt), node)
 
 
 def is_running(prompt_id: str | None) -> bool:

@@ -1,12 +1,13 @@
-"""The template for any model in a real server: on the bundled scene model, and with a checkpoint in its place."""
+"""Templates for any model in a real server, on the bundled scene model and with a checkpoint; HierDiff Set."""
 
+import asyncio
 import importlib
 import json
 
 import numpy as np
 import pytest
 from comfyui_host import ComfyServer, HttpFailed
-from graphs import pictures
+from graphs import messages_of, node, pictures
 from scene_folders import pack_with_scenes
 from workflow_api import to_api
 
@@ -35,9 +36,9 @@ def checkpoint(pack, server):
 def prompt_of(server, path, **changes):
     """A workflow for the server, with other inputs of any node, and its nodes by type."""
     prompt = to_api(json.loads(path.read_text(encoding="utf-8")), server.object_info())
-    for node in prompt.values():
-        node["inputs"].update({name: value for name, value in changes.items() if name in node["inputs"]})
-    return prompt, {node["class_type"]: node_id for node_id, node in prompt.items()}
+    for part in prompt.values():
+        part["inputs"].update({name: value for name, value in changes.items() if name in part["inputs"]})
+    return prompt, {part["class_type"]: node_id for node_id, part in prompt.items()}
 
 
 def drawn(server, prompt, nodes):
@@ -104,3 +105,103 @@ def test_what_is_missing_is_said_when_it_is_queued(server, template):
             assert message in error["details"]
     finally:
         kept.rename(path)
+
+
+# --- The templates around HierDiff Set, and the node itself: they share this server
+
+TINY = {"text": "a {red|green} cat", "width": 64, "height": 64, "steps": 5}
+
+
+@pytest.mark.parametrize(("name", "sheets"), [("lora_set", 1), ("compare", 2), ("upscale", 1)])
+def test_templates_around_a_set_run(server, repo_root, name, sheets):
+    prompt, nodes = prompt_of(server, repo_root / "workflows" / f"hierdiff_{name}.json", **TINY)
+    outputs = server.run(prompt)["outputs"]
+    drawn = [node_id for node_id, part in prompt.items() if part["class_type"] == "HierDiffContactSheet"]
+    assert [outputs[node_id]["text"] for node_id in drawn] == [["2 images"]] * sheets
+    if name == "lora_set":
+        (folder,) = {file["subfolder"] for file in outputs[nodes["HierDiffSaveSet"]]["images"]}
+        written = sorted((server.base_dir / "output" / folder).glob("*.txt"))
+        assert [path.read_text() for path in written] == ["a red cat", "a green cat"]
+    if name == "upscale":
+        found = pictures(server, {"outputs": outputs}, nodes["SaveImage"])
+        assert [picture.shape for picture in found] == [(96, 96, 3)] * 2
+
+
+def test_models_that_users_may_choose_are_offered_for_download(repo_root):
+    for path in sorted((repo_root / "workflows").glob("*.json")):
+        for part in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            offered = part["properties"].get("models", [])
+            assert bool(offered) == (part["type"] == "HierDiffSceneLoader")
+            for model in offered:
+                assert set(model) == {"name", "url", "directory"}
+                assert model["url"].startswith("https://huggingface.co/")
+                assert model["url"].endswith(f"/{model['name']}")
+                assert model["directory"] == "checkpoints"
+
+
+SAMPLING = {"cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+
+
+def set_graph(**changes):
+    inputs = {"model": ["load", 0], "clip": ["load", 1], "vae": ["load", 2], "negative": "", "seed": 3, **SAMPLING}
+    return {
+        "load": node("HierDiffSceneLoader", model_name="emoji-scenes (bundled)"),
+        "set": node("HierDiffSet", **inputs, **{**TINY, **changes}),
+        "save": node("SaveImage", images=["set", 0], filename_prefix="set"),
+        "show": node("PreviewAny", source=["set", 3]),
+    }
+
+
+def chain_graph():
+    """What a set stands for, as a user would wire it."""
+    run = {"model": ["load", 0], "latent_image": ["latent", 0], **SAMPLING}
+    return {
+        "load": node("HierDiffSceneLoader", model_name="emoji-scenes (bundled)"),
+        "prompts": node("HierDiffPromptSet", text=TINY["text"]),
+        "positive": node("HierDiffClipEmbedding", clip=["load", 1], prompts=["prompts", 0], pooling="auto"),
+        "negative": node("CLIPTextEncode", clip=["load", 1], text=""),
+        "linkage": node("HierDiffWardLinkage", embeddings=["positive", 1], metric="chord"),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "plan": node("HierDiffSavingPlan", linkage=["linkage", 0], steps=5, **run),
+        "sampler": node(
+            "HierDiffKSampler",
+            **{"positive": ["positive", 0], "negative": ["negative", 0], "plan": ["plan", 0], "seed": 3},
+            **{"denoise": 1.0, "micro_batch": 0, **run},
+        ),
+        "decoded": node("VAEDecode", samples=["sampler", 0], vae=["load", 2]),
+        "save": node("SaveImage", images=["decoded", 0], filename_prefix="chain"),
+    }
+
+
+@pytest.fixture(scope="module")
+def heard(server):
+    """What the page heard of a set's run, and the history's entry."""
+    events, _ = asyncio.run(messages_of(server, set_graph()))
+    return events, server.wait(events[-1]["data"]["prompt_id"])
+
+
+def test_a_set_draws_what_its_nodes_draw(server, heard):
+    ours, theirs = pictures(server, heard[1], "save"), pictures(server, server.run(chain_graph()), "save")
+    assert len(ours) == 2
+    assert np.array_equal(ours, theirs)
+
+
+def test_tree_and_report_are_those_of_the_node_in_the_users_graph(server, heard):
+    events, entry = heard
+    trees = [event["data"] for event in events if event["type"] == "hierdiff.tree"]
+    assert trees[0]["prompts"] == ["a red cat", "a green cat"]
+    assert {tree["node"] for tree in trees} == {"set"}
+    said = [event["data"] for event in events if event["type"] == "hierdiff.result" and event["data"]["text"]]
+    assert {result["node"] for result in said} == {"set"}
+    last = said[-1]["text"].splitlines()
+    assert last[0].startswith("saving 1 (safe): the first 1 of 5 steps are shared")
+    assert sum("not measured for this model" in line for line in last) == 1
+    assert entry["outputs"]["show"]["text"][0].splitlines() == last
+
+
+def test_a_set_refuses_bad_prompts_when_it_is_queued(server):
+    with pytest.raises(HttpFailed) as failure:
+        server.queue(set_graph(text="a {b"))
+    errors = failure.value.body["node_errors"]["set"]["errors"]
+    assert errors
+    assert all("'{' is not closed" in error["details"] for error in errors)

@@ -15,7 +15,11 @@ def test_only_what_is_rarely_useful_is_out_of_sight(pack):
         for name, options in inputs_of(node).items()
         if options.get("advanced")
     }
-    assert advanced == {("HierDiffBranchingSampler", "rescale_means")}
+    assert advanced == {
+        ("HierDiffBranchingSampler", "rescale_means"),
+        ("HierDiffSet", "denoise"),
+        ("HierDiffSet", "micro_batch"),
+    }
 
 
 def test_what_is_out_of_sight_says_why(pack):

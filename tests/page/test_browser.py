@@ -23,6 +23,7 @@ from hierdiff_core import falling_shape, tau_for_saving
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
+ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
 WORKFLOWS = REPO_ROOT / "workflows"
 SAMPLER, SCHEDULE = "HierDiffBranchingSampler", "HierDiffThresholdSchedule"
 FEW = "{cat face|tiger face|red apple}, {noto|flat} style"
@@ -913,15 +914,62 @@ def test_nodes_are_named_in_chinese_where_the_front_end_can(open_page, web):
 
 def test_menu_opens_each_template(open_page):
     page = open_page()
-    for name, node in [("quickstart", SAMPLER), ("kandinsky22", SAMPLER), ("any_model", "HierDiffKSampler")]:
-        page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
-        page.page.wait_for_function("(type) => app.graph.nodes.some((node) => node.type === type)", arg=node)
+    names = [path.stem.removeprefix("hierdiff_") for path in sorted(WORKFLOWS.glob("*.json"))]
+    assert len(names) == 6
+    for name in names:
         shipped = json.loads((WORKFLOWS / f"hierdiff_{name}.json").read_text(encoding="utf-8"))
-        assert page.serialized()["id"] == shipped["id"]
+        page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
+        page.page.wait_for_function(f"(id) => {ROOT_GRAPH}.id === id", arg=shipped["id"])
     page.evaluate("app.extensionManager.command.execute('HierDiff.BrowseTemplates')")
     page.page.locator("text=hierdiff_quickstart").last.wait_for(state="visible", timeout=60_000)
     thumbnails = "[...document.images].filter((image) => image.naturalWidth === 512).length"
-    page.page.wait_for_function(f"() => {thumbnails} === 3")
+    page.page.wait_for_function(f"() => {thumbnails} === 6")
+
+
+# --- HierDiff Set ----------------------------------------------------------------------------------------------------
+
+SET = "HierDiffSet"
+MENU_OF = """(type) => {
+    const node = app.graph.nodes.find((node) => node.type === type);
+    app.canvas.selectItems([node]);
+    return app.collectNodeMenuItems(node).map((item) => item?.content);
+}"""
+
+
+@pytest.mark.parametrize("nodes_2", [False, True])
+def test_set_is_drawn_by_its_slider_and_unpacked(open_page, nodes_2):
+    page = open_page(shared=True, settings={"Comfy.VueNodes.Enabled": nodes_2})
+    small = {"0": "a koala to the left of a {rocket|teapot}, flat style", "2": 64, "3": 64, "4": 4}
+    page.load_graph(template("hierdiff_lora_set", **{f"{SET}.{index}": value for index, value in small.items()}))
+    page.page.locator(".hierdiff-marks button", has_text="balanced").click()
+    assert page.value_of(SET, "saving") == 2
+    page.set_value(SET, "saving", 1)
+    pressed = page.page.locator(".hierdiff-marks button[aria-pressed='true']")
+    assert pressed.all_inner_texts() == ["safe"]
+    if not nodes_2:  # what is run does not depend on how nodes are drawn
+        watched(page)
+        (state,) = states(page)
+        assert (state["state"], state["step"]) == ("done", "4")
+        assert said(page)[SET].startswith("saving 1 (safe): ")
+        assert said(page)["HierDiffContactSheet"] == "2 images"
+    before = page.serialized()
+    assert "Unpack into nodes" in page.evaluate(MENU_OF, SET)
+    page.evaluate("app.extensionManager.command.execute('HierDiff.UnpackSet')")
+    page.page.wait_for_function("app.graph.nodes.some((node) => node.type === 'HierDiffSavingPlan')")
+    after = page.serialized()
+    types = [node["type"] for node in after["nodes"]]
+    assert SET not in types
+    assert types.count("HierDiffKSampler") == types.count("HierDiffPromptSet") == 1
+    assert page.value_of("HierDiffKSampler", "cfg") == 3
+    if not nodes_2:
+        prompt = page.evaluate("app.graphToPrompt().then(({ output }) => output)")
+        assert page.server.run(prompt)["outputs"][str(page.node_of("HierDiffContactSheet"))]["text"] == ["2 images"]
+    page.screenshot(ARTIFACTS / f"unpacked_{nodes_2}.png")
+    page.page.wait_for_timeout(300)
+    page.evaluate("app.extensionManager.command.execute('Comfy.Undo')")
+    page.page.wait_for_function("(type) => app.graph.nodes.some((node) => node.type === type)", arg=SET)
+    assert sorted(n["type"] for n in page.serialized()["nodes"]) == sorted(n["type"] for n in before["nodes"])
+    assert page.value_of(SET, "saving") == 1
 
 
 def test_new_nodes_have_the_colour_of_their_stage_and_saved_ones_keep_theirs(open_page):
@@ -1129,6 +1177,8 @@ def test_of_ten_thousand_rows_those_in_sight_are_there(open_page):
     problem = page.page.locator(".hierdiff-table-problem").inner_text()
     assert "row" in problem or "rows" in problem
     assert cell(page, 10_001, "prompt").input_value() == "one more"
+
+
 # --- Seconds, and compare with unshared ------------------------------------------------------------------------------
 
 COMPARE = "dialog.hierdiff-compare"

@@ -12,8 +12,10 @@ from playwright.sync_api import TimeoutError as NotThere
 pytestmark = pytest.mark.browser
 
 WORKFLOWS = REPO_ROOT / "workflows"
+ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
 SCHEDULE = "HierDiffThresholdSchedule"
-TEMPLATES = ("quickstart", "kandinsky22", "any_model")
+TEMPLATES = ("quickstart", "kandinsky22", "any_model", "lora_set", "compare", "upscale")
+WINDOWS = [(1600, 1000), (1280, 720)]
 
 
 # --- The plot in the node
@@ -128,19 +130,25 @@ def models_of_templates(server):
 
 
 @pytest.mark.parametrize("nodes_2", [False, True])
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_templates_open_between_the_pages_bars(open_page, models_of_templates, name, nodes_2):
+def test_templates_open_between_the_pages_bars(open_page, models_of_templates, nodes_2):
     page = open_page(settings={"Comfy.VueNodes.Enabled": nodes_2})
-    page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
-    page.page.wait_for_function("() => app.graph.nodes.length > 10")
-    page.page.wait_for_timeout(1500)
-    assert page.evaluate(SEEN) == []
-    if nodes_2:
-        labels = page.page.locator(".lg-node .lg-node-widget p.truncate")
-        ours = labels.evaluate_all(
-            "(labels) => labels.filter((p) => p.scrollWidth > p.clientWidth + 1).map((p) => p.textContent)"
-        )
-        assert set(ours) <= {"filename_prefix", "sampler_name", "latent_image"}  # the host's own names
+    for number, name in enumerate(TEMPLATES):
+        width, height = WINDOWS[number % 2]
+        page.page.set_viewport_size({"width": width, "height": height})
+        shipped = json.loads((WORKFLOWS / f"hierdiff_{name}.json").read_text(encoding="utf-8"))
+        page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
+        page.page.wait_for_function("(id) => app.graph.id === id", arg=shipped["id"])
+        page.page.wait_for_timeout(1500)
+        assert page.evaluate(SEEN) == [], name
+        assert len(page.evaluate("app.graph.groups.map((group) => group.title)")) == len(shipped["groups"])
+        assert "hierdiff_fit" not in page.serialized()["extra"]  # a copy keeps the view that it is saved with
+        page.screenshot(ARTIFACTS / f"template_{name}_{width}{'_nodes_2' if nodes_2 else ''}.png")
+        if nodes_2:
+            labels = page.page.locator(".lg-node .lg-node-widget p.truncate")
+            ours = labels.evaluate_all(
+                "(labels) => labels.filter((p) => p.scrollWidth > p.clientWidth + 1).map((p) => p.textContent)"
+            )
+            assert set(ours) <= {"filename_prefix", "sampler_name", "latent_image", "upscale_method"}  # the host's own
 
 
 # --- Search
