@@ -173,6 +173,18 @@ def chain_graph():
     }
 
 
+def test_a_set_heeds_the_negatives_and_seeds_of_a_table(server):
+    def drawn(second):
+        table = f"prompt\tnegative\tseed\na cat, a bus\t\t\na cat, a bus, flat style{second}"
+        graph = set_graph(prompts=["table", 0]) | {"table": node("HierDiffPromptTable", table=table)}
+        return pictures(server, server.run(graph), "save")
+
+    plain, avoided, seeded = drawn(""), drawn("\twhite background\t"), drawn("\t\t77")
+    assert len(plain) == len(avoided) == len(seeded) == 2
+    assert not np.array_equal(plain[1], avoided[1])
+    assert not np.array_equal(plain[1], seeded[1])
+
+
 @pytest.fixture(scope="module")
 def heard(server):
     """What the page heard of a set's run, and the history's entry."""

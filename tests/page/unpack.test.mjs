@@ -92,10 +92,12 @@ function sourceOf(graph, node, name) {
 test("all parts that the images need stand in the node's place, with its values and links", () => {
   const { graph, loader, set, save } = scene();
   const made = unpack(set, parts, create);
-  assert.deepEqual([...made.keys()], ["prompts", "positive", "negative", "linkage", "latent", "plan", "sampler", "decoded"]);
+  assert.deepEqual([...made.keys()], ["prompts", "negative", "positive", "linkage", "latent", "plan", "sampler", "decoded"]);
   assert.ok(!graph.nodes.includes(set));
   assert.equal(value(made.get("prompts"), "text"), "a cat");
-  assert.equal(value(made.get("negative"), "text"), "blur");
+  assert.equal(value(made.get("negative"), "value"), "blur");
+  assert.deepEqual(sourceOf(graph, made.get("positive"), "negative_prompt"), [made.get("negative"), 0]);
+  assert.deepEqual(sourceOf(graph, made.get("sampler"), "negative"), [made.get("positive"), 2]);
   assert.deepEqual(["width", "height", "batch_size"].map((name) => value(made.get("latent"), name)), [128, 64, 1]);
   assert.equal(value(made.get("plan"), "saving"), 1.5);
   assert.equal(value(made.get("sampler"), "control_after_generate"), "randomize");
