@@ -91,7 +91,7 @@ class JudgeStage:
     optimisation: Optimisation = field(
         default=Optimisation(batch=384, learning_rate=2e-3, warm_up=100, weight_decay=0.05, ema=0.998, compile=False)
     )
-    minutes: float = 2.2  # after everything else
+    minutes: float = 2.0  # after everything else
     widths: tuple[int, ...] = (48, 96, 160, 256)
     noise: float = 0.25  # deviations of the noise in the latents of decoded pictures, at most
     seeds: tuple[int, ...] = (101, 202)
@@ -109,7 +109,7 @@ class SceneConfig:
         with the first, compiles, writes captions, and waits for the VAE and the text encoder; its share begins then
     """
 
-    minutes: float = 12.5
+    minutes: float = 11.9
     names: int = 128
     phases: tuple[dict[str, float], ...] = field(default=({"vae": 0.22, "text": 0.05, "denoiser": 0.775},), hash=False)
     vae: VAEStage = VAEStage()
