@@ -375,7 +375,7 @@ function stylesheet() {
 
 await loadTexts(api, app.ui?.settings?.getSettingValue?.("Comfy.Locale") ?? "en"); // the menu is made at once
 
-const { command: unpackCommand, ...unpackHooks } = unpacking(app, changed);
+const { command: unpackCommand, getNodeMenuItems: unpackItems, ...unpackHooks } = unpacking(app, changed);
 
 app.registerExtension({
   name: "hierdiff",
@@ -408,8 +408,9 @@ app.registerExtension({
 
   getNodeMenuItems(node) {
     const tree = panels.get(node)?.tree;
-    if (tree?.state !== "done" || !tree.prompts.length) return [];
-    return [{ content: text("compare.action"), callback: () => openCompare(tree) }];
+    const done = tree?.state === "done" && tree.prompts.length > 0;
+    const compared = done ? [{ content: text("compare.action"), callback: () => openCompare(tree) }] : [];
+    return [...compared, ...unpackItems(node)];
   },
 
   loadedGraphNode(node) {
