@@ -507,7 +507,7 @@ EXAMPLES = {
             BEGIN,
             FROM_DECODER,
             {"model": 155, "schedule": 570},
-            {"share": 106, "empty": 106},
+            {"share": 122, "empty": 106},
             {"sampler": 640},
             PICTURES,
         ],
