@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 WORDS = {"none": "no visible loss", "slight": "slight loss", "visible": "visible loss"}
 RUN_IT = "run What Pays Here?"
 UNKNOWN, OTHER = "unknown", "other"
-PASSES_OF_FULL = 130  # full runs of one picture that a measurement with 8 prompts takes, about: half of the most
+PASSES_OF_FULL = 160  # full runs of one picture that a measurement with 8 prompts takes, about: half of the most
 SIGMAS_APART = 1e-3  # relative: sigmas of one scheduler differ by rounding alone
 
 

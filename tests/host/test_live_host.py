@@ -92,8 +92,11 @@ def test_last_pictures_are_those_of_the_prompts(comfyui, heard):
 def test_page_that_is_loaded_later_gets_the_whole_tree(heard):
     (snapshot,) = [tree for tree in heard.kept if tree["run"] == heard.tree[0]["run"]]
     assert snapshot["kind"] == "snapshot"
-    for message in (heard.tree[0], heard.tree[-1]):
-        assert all(snapshot[key] == message[key] for key in message if key not in ("kind", "tiles"))
+    begin, end = heard.tree[0], heard.tree[-1]
+    assert (begin["share"], end["share"]) == (0, 1)
+    assert begin["seconds"]["elapsed"] < end["seconds"]["elapsed"]
+    assert all(snapshot[key] == begin[key] for key in begin if key not in ("kind", "tiles", "share", "seconds"))
+    assert all(snapshot[key] == end[key] for key in end if key not in ("kind", "tiles"))
     assert set(tiles_of(snapshot["tiles"])) == set(range(len(snapshot["branches"])))
 
 

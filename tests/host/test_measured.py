@@ -58,7 +58,7 @@ def test_what_was_measured_is_said_where_it_holds(host, model, sides, plans, own
 
 def test_plan_that_nothing_was_measured_for_says_how_to(host, model, sides, plans):
     line = line_of(report_of(host, model, sides, plans.shared))
-    assert line == "not measured for this model: run What Pays Here? (about 2,080 passes)"
+    assert line == "not measured for this model: run What Pays Here? (about 2,560 passes)"
     assert "measured" not in report_of(host, model, sides, plans.none)  # nothing is saved, and nothing lost
 
 
@@ -68,7 +68,7 @@ def test_advice_of_another_model_is_named(host, model, sides, plans, own):
     changed.model.diffusion_model = other
     line = line_of(report_of(host, changed, sides, advised(plans.shared, own)))
     assert line.startswith("⚠ not measured for this model: the plan's advice (no visible loss) is of another model")
-    assert line.endswith("run What Pays Here? (about 2,080 passes)")
+    assert line.endswith("run What Pays Here? (about 2,560 passes)")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_page_gets_the_verdict_with_the_tree(host, model, sides, plans, own, mon
         ksampler(host, report_of_tree, *sides)
         assert reports
     told = [message["measured"] for message in begun]
-    assert told == [None, {"verdict": "unknown", "passes": 2080}, {"verdict": "slight", "passes": 2080}]
+    assert told == [None, {"verdict": "unknown", "passes": 2560}, {"verdict": "slight", "passes": 2560}]
 
 
 # --- Kandinsky -------------------------------------------------------------------------------------------------------
@@ -144,8 +144,8 @@ def test_decoder(measured):
         return measured.verdict_on_decoder(plan, decoder, interval, {**settings, **changes})
 
     assert verdict(known).line == "measured on this model: no visible loss (looks the same), 9.0 passes per picture"
-    assert verdict(plan).line == "not measured for this model: run What Pays Here? (about 2,600 passes)"
-    assert verdict(plan, guidance=1).passes == 1300
+    assert verdict(plan).line == "not measured for this model: run What Pays Here? (about 3,200 passes)"
+    assert verdict(plan, guidance=1).passes == 1600
     assert "but with scheduler DDPM, not DDIM; guidance 3, not 4:" in verdict(known, scheduler="DDIM", guidance=4).line
     assert "but with the plan's guidance, not the sampler's own interval:" in verdict(known, (0, 0.8)).line
     with torch.no_grad():

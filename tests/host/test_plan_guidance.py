@@ -114,4 +114,4 @@ def test_its_own_inputs_go_first_and_it_says_so(pack):
     assert lines[0] == "guide from and guide until of this node were taken, not the plan's 0 to 0.6"
     assert lines[1] == "passes: 42 instead of 60, 30.0% saved"
     guided = np.array([True] * 8 + [False] * 2)
-    assert "guidance in steps 1 to 8 only" in pack.nodes.sampler.describe(plan, 1.0, "DDPM", guided)
+    assert "guidance in steps 1 to 8 only" in pack.nodes.sampler.describe(plan, "DDPM", guided)
