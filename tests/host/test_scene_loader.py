@@ -345,7 +345,8 @@ TEXTS = ("a red apple", "a green apple, flat style", "a cat face", "a rocket to 
 def embedded(pack, clip, texts=TEXTS):
     """Conditioning with a row for each prompt, embeddings, and what the node says."""
     made = pack.nodes.ClipEmbedding.execute(clip, texts, "auto")
-    return (*made.args, made.ui["text"][0])
+    positive, embeddings, _ = made.args
+    return positive, embeddings, made.ui["text"][0]
 
 
 def planned(pack, embeddings, mode, value):
