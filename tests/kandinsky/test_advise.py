@@ -131,7 +131,7 @@ def test_advice_is_told_written_found_again_and_drawn_by(tmp_path, capsys):
     assert advice.sentences[0] in said.out
     assert "Draw so: --advice" in said.out
     assert "measuring on 2 prompts:" in said.err
-    assert said.err.count("full sampling") == 2
+    assert said.err.count("full sampling") == 4
     assert Image.open(tmp_path / "advice" / "advice.png").size == (1000, 700)
     assert advice.settings == {"scheduler": "DDPM", "guidance": 3.0, "steps": 3, **SIZE}
     assert set(advice.chosen.losses) == {"fidelity"}
