@@ -108,7 +108,11 @@ class PromptSet(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, text: list[str | None], draw: list[str], count: list[int], draw_seed: list[int]
+        cls,
+        text: list[str | None],
+        draw: Sequence[str | None] = (ALL,),
+        count: Sequence[int | None] = (COUNT,),
+        draw_seed: Sequence[int | None] = (0,),
     ) -> bool | str:
         """Each is a list; [None] stands for a link, whose value is not known yet."""
         try:

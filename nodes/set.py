@@ -13,7 +13,7 @@ from .guider import MICRO_BATCH_TOOLTIP, cfg_input
 from .host.expansion import expanded
 from .host.samplers_by_name import sampler_names, scheduler_names
 from .host.search import search_words
-from .prompts import PromptSet
+from .prompts import PromptSet, wildcards_stamp
 from .saving_plan import saved_files, saving_input
 
 PARTS = json.loads((Path(__file__).parents[1] / "web" / "set_parts.json").read_text(encoding="utf-8"))
@@ -116,9 +116,9 @@ class Set(io.ComfyNode):
         return PromptSet.validate_inputs(text=[text])
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> Any:
-        """Other when advice has been saved or removed: the plan may be another then."""
-        return saved_files()
+    def fingerprint_inputs(cls, text: str | None = None, **inputs: Any) -> Any:
+        """Other when advice has been saved or removed, or wildcard files have changed: the set may be another then."""
+        return [saved_files(), wildcards_stamp([text])]
 
     @classmethod
     def execute(
