@@ -220,10 +220,11 @@ def checkpoint(pack, tmp_path_factory):
     path.unlink()
 
 
-def test_template_for_any_model_runs_with_a_checkpoint(open_page, web, checkpoint):
+def test_template_for_any_model_runs_with_a_checkpoint(open_page, web, checkpoint, request):
     folder = web.base_dir / "models" / "checkpoints"
     folder.mkdir(exist_ok=True)
     (folder / checkpoint.name).symlink_to(checkpoint)
+    request.addfinalizer((folder / checkpoint.name).unlink)  # or the page's default graph, which names it, would run
     page = open_page(shared=True)
     page.drop_workflow(WORKFLOWS / "hierdiff_any_model.json")
     page.set_value("HierDiffSceneLoader", "model_name", checkpoint.name)
