@@ -90,7 +90,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
         "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load_decoder", 1)}, 5, 50, "sample"),
         "sheet": (
             "HierDiffContactSheet",
-            [0, "automatic"],
+            [0],
             {"images": ("decode", 0), "prompts": ("prompts", 0)},
             5,
             440,
@@ -180,7 +180,7 @@ def any_model():
         "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": vae}, 5, 50, "sample"),
         "sheet": (
             "HierDiffContactSheet",
-            [0, "automatic"],
+            [0],
             {"images": ("decode", 0), "prompts": ("prompts", 0)},
             5,
             440,
