@@ -66,7 +66,7 @@ def test_ksampler_behind_share_steps_equals_the_hierarchical_ksampler_and_tells_
     assert (trees[0]["kind"], trees[-1]["kind"], trees[-1]["state"]) == ("begin", "end", "done")
     assert (str(trees[-1]["rows"]), str(trees[-1]["standard"])) == spent
     kept = comfyui.get("/hierdiff/results?clientId=test")
-    assert [result["text"] for result in kept if result["node"] == "sample"] == [report]
+    assert [result["text"] for result in kept if result["node"] == "sample"] == said(events, "sample")
 
 
 def test_share_steps_of_prompts_that_are_not_conditioned_apart_is_refused(comfyui):
