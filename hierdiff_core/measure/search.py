@@ -273,8 +273,7 @@ class Search:
         """
         alone, failed = self._alone_within(tolerance)
         checked = [alone, *(found for found in self.found.values() if found.checked)]
-        most_each = WORTH * self.passes(Mix())
-        held = [one for one in checked if one and one.careful <= tolerance and one.passes <= most_each]
+        held = [one for one in checked if one and one.careful <= tolerance and self._saves(one)]
         best = min(held, key=lambda one: one.passes, default=None)
         failed += [found.mix for found in self.found.values() if found.confirmed and found.careful > tolerance]
         near = None
@@ -291,12 +290,15 @@ class Search:
                 near = None if best is None else best.mix
         return best
 
+    def _saves(self, found: Found) -> bool:
+        """Whether a mix is worth more than full sampling: a cache that skips nothing saves nothing."""
+        return found.passes <= WORTH * self.passes(Mix())
+
     def _alone_within(self, tolerance: float) -> tuple[Found | None, list[Mix]]:
         """Of the means alone the one with the fewest passes that holds with both noises, and those that do not."""
         failed = []
-        most = WORTH * self.passes(Mix())  # a cache that skips nothing saves nothing
         single = [found for found in self.found.values() if found.mix.means != TOGETHER]
-        held = [found for found in single if found.passes <= most and found.loss <= tolerance]
+        held = [found for found in single if self._saves(found) and found.loss <= tolerance]
         for found in sorted(held, key=lambda one: one.passes)[:SINGLES]:
             checked = self.draw(found.mix, check=True)
             if checked.careful <= tolerance:

@@ -55,9 +55,8 @@ def one_unshared(plan: Plan, i: int) -> Plan:
         [i] if keys is None else [keys[i]],
         prompts=None if texts is None else [texts[i]],
     )
-    own = getattr(plan, "seeds", None)  # of the prompts, where plans know any
-    seeds = {} if own is None else {"seeds": (own[i],)}
-    return replace(alone, metric=plan.metric, one_of=(plan, i), **seeds)
+    seeds = None if plan.seeds is None else (plan.seeds[i],)
+    return replace(alone, metric=plan.metric, one_of=(plan, i), seeds=seeds)
 
 
 def set_of(plan: Plan) -> Plan:
