@@ -23,7 +23,7 @@ const OF_PROMPTS = ["edit", "duplicate", "variants", "remove"];
  * What there is to do with a branch: [{id, key, on, problem: key of a text or ""}], `on` where it is asked for already.
  *
  * @param state  {edited: EditedTree or null, edits, problem: why no branch can be changed, or "", source: of
- *               `sourceOf`, prompts: texts of the tree, noVariants: whether there is no such node}
+ *               `sourceOf`, written: of `writtenSince`, noVariants: whether there is no such node}
  */
 export function offers(state, index) {
   const { tree } = state;
@@ -58,18 +58,19 @@ export function problemOf(state, id, index) {
 function promptProblem(state, id, index) {
   const { source, tree } = state;
   if (source.problem) return source.problem;
-  if (id === "variants") return state.noVariants ? "variants_missing" : "";
   const { members } = tree.branches[index];
+  if (id === "variants") return state.noVariants ? "variants_missing" : state.written?.removed.size || state.written?.added ? "unrun" : "";
   if (new Set(members.map((number) => tree.prompts[number])).size > 1) return "several";
-  const found = entryOf(source, tree.prompts, members.at(-1));
+  const found = entryOf(source, tree.prompts, numberOf(state, index), state.written);
   if (found.problem) return found.problem;
   if (id !== "edit" && found.entry.one === false) return "pictures";
   return "";
 }
 
-/** The prompt of a leaf that is meant where several are equal: the last, so that a duplicate is what is changed. */
-export function numberOf({ tree }, index) {
-  return tree.branches[index].members.at(-1);
+/** The prompt of a leaf that is meant where several are equal: the last one left, so that a duplicate is changed. */
+export function numberOf({ tree, written }, index) {
+  const { members } = tree.branches[index];
+  return members.findLast((number) => !written?.removed.has(number)) ?? members.at(-1);
 }
 
 /** What has been asked for in the branches of a tree, to be drawn: Map of branch index -> {pinned, reroll, split, text, removed}. */

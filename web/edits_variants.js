@@ -104,3 +104,25 @@ function inserted(source, settings, create) {
   }
   return node;
 }
+
+/**
+ * Take back what was asked of a node Variants since a run.
+ *
+ * @param ran  its inputs in that run; null: it was not there, and goes
+ */
+export function removed(node, ran) {
+  if (ran) {
+    for (const name of ["which", "count", "part_at"]) if (name in ran) set(node, name, ran[name]);
+    return;
+  }
+  const { graph } = node;
+  const from = linkOf(graph, node.inputs.find((input) => input.name === "prompts")?.link);
+  const origin = from && graph.getNodeById(from.origin_id);
+  const links = [...(node.outputs[0].links ?? [])].map((id) => linkOf(graph, id)).filter(Boolean);
+  for (const { target_id, target_slot } of links) {
+    const target = graph.getNodeById(target_id);
+    if (target) origin?.connect(from.origin_slot, target, target_slot);
+    else if (origin) graph.outputNode?.slots?.[target_slot]?.connect(origin.outputs[from.origin_slot], origin);
+  }
+  graph.remove(node);
+}

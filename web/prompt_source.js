@@ -59,14 +59,18 @@ export function holdersOf(root) {
   return holders;
 }
 
-/** All that is upstream of a node, the nearest first: {node, slot} of each output that is used. */
-export function upstreamOf(node, holders) {
+/**
+ * All that is upstream of a node, the nearest first: {node, slot} of each output that is used.
+ *
+ * @param follows  function of an input: whether the way leads through it
+ */
+export function upstreamOf(node, holders, follows = () => true) {
   const found = [];
   const seen = new Set([node]);
   for (const waiting = [node]; waiting.length && seen.size < MOST_NODES; ) {
     const at = waiting.shift();
-    for (const input of (at.inputs ?? []).keys()) {
-      const maker = makerOf(at, input, holders);
+    for (const [place, input] of (at.inputs ?? []).entries()) {
+      const maker = follows(input) ? makerOf(at, place, holders) : null;
       if (!maker || seen.has(maker.node)) continue;
       seen.add(maker.node);
       found.push(maker);
@@ -158,17 +162,24 @@ export function escaped(text) {
  * The entry that a prompt of a tree stands in: {entry} or {problem: key of a text}. Of equal prompts each has its own,
  * in their order.
  *
- * @param texts   prompts of the tree
- * @param number  of one of them
+ * @param texts    prompts of the tree
+ * @param number   of one of them
+ * @param written  of `writtenSince`: what was written since the tree's run
  */
-export function entryOf(source, texts, number, value = undefined) {
+export function entryOf(source, texts, number, written = null) {
+  const rewritten = written?.entries.get(number);
+  if (rewritten) return { entry: rewritten };
   const text = plain(texts[number]);
-  const entries = entriesOf(source, value);
+  const entries = entriesOf(source);
   const equal = entries.filter((entry) => entry.text === text);
-  const turn = texts.slice(0, number).filter((other) => plain(other) === text).length;
-  if (!equal.length) return { problem: entries.some((entry) => entry.text === null) ? "source_expanded" : "source_gone" };
-  return { entry: equal[Math.min(turn, equal.length - 1)] };
+  if (written?.removed.has(number) || !equal.length) {
+    return { problem: entries.some((entry) => entry.text === null) ? "source_expanded" : "source_gone" };
+  }
+  const before = texts.slice(0, number).filter((other, i) => plain(other) === text && !gone(written, i));
+  return { entry: equal[Math.min(before.length, equal.length - 1)] };
 }
+
+const gone = (written, number) => Boolean(written?.removed.has(number) || written?.changed.has(number));
 
 /** The value of a source with an entry changed: `text` null removes it; `after` puts the text behind it instead. */
 export function withEntry({ kind, widget }, { place }, text, after = false) {
@@ -196,14 +207,14 @@ function withRow(value, place, text, after) {
 }
 
 /**
- * What has been written since a run: {changed: Map of prompt number -> new text, removed: Set of numbers, added: how
- * many prompts are new}.
+ * What has been written since a run: {changed: Map of prompt number -> new text, entries: Map of these numbers -> the
+ * entry that they stand in now, removed: Set of numbers, added: how many prompts are new}.
  *
  * @param texts   prompts of the run's tree
  * @param before  the source's value in that run
  */
 export function writtenSince(source, texts, before) {
-  const written = { changed: new Map(), removed: new Set(), added: 0 };
+  const written = { changed: new Map(), entries: new Map(), removed: new Set(), added: 0 };
   if (before === undefined || before === source.widget.value) return written;
   const old = entriesOf(source, before);
   const numbers = numbersOf(old, texts);
@@ -211,8 +222,8 @@ export function writtenSince(source, texts, before) {
     const kept = Math.min(gone.length, come.length);
     gone.forEach((entry, i) => {
       for (const number of numbers.get(entry) ?? []) {
-        if (i < kept) written.changed.set(number, come[i].text);
-        else written.removed.add(number);
+        if (i >= kept) written.removed.add(number);
+        else written.changed.set(number, come[i].text ?? "…"), written.entries.set(number, come[i]);
       }
     });
     written.added += come.length - kept;
