@@ -193,29 +193,36 @@ export class TreeEdits {
         this.refresh();
         this.writeText(number, answer, after, text(after ? "edits.done_duplicate" : "edits.done_edit"));
       }
-      panel.root.focus({ preventScroll: true });
+      this.back(index);
     });
+  }
+
+  /** The keys are the tree's again, at the branch where they were. */
+  back(index) {
+    const { panel } = this;
+    panel.root.focus({ preventScroll: true });
+    if (index < (panel.tree?.branches.length ?? 0)) panel.select(index);
   }
 
   // --- keys ---
 
   /** Do what a key is for; false where it is not ours. */
   key(key, selected) {
-    if (key === "?") return this.help() ?? true;
-    if (selected === null || !this.state) return false;
+    if (key === "?") return this.help(selected) && true;
+    const pressed = key === "Backspace" ? "delete" : key.toLowerCase();
+    if (selected === null || !this.state) return pressed === "delete" && Boolean(this.state); // never the node instead
     if (key === "m" || key === "ContextMenu") return this.menu(selected) ?? true;
     const asked = this.state.edited && this.state.edits && this.state.edited.rerollOf(this.state.edits, selected);
     const by = { "+": 1, "=": 1, "-": -1 }[key];
     if (by && asked && !asked.ran) return this.do("reroll", selected, { step: asked.step + by }) || true;
-    const pressed = key === "Backspace" ? "Delete" : key.toLowerCase();
-    const offer = offers(this.state, selected).find((each) => each.key.toLowerCase() === pressed.toLowerCase());
+    const offer = offers(this.state, selected).find((each) => each.key.toLowerCase() === pressed);
     if (offer) this.do(offer.id, selected);
-    return Boolean(offer) || pressed === "Delete"; // the graph must not take it for the node
+    return Boolean(offer) || pressed === "delete"; // the graph must not take it for the node
   }
 
-  async help() {
+  async help(index) {
     await showKeys();
-    this.panel.root.focus({ preventScroll: true });
+    this.back(index ?? Infinity);
   }
 
   // --- the menu ---
@@ -255,8 +262,8 @@ export class TreeEdits {
     const leaf = this.state.tree.branches[index].stop === this.state.tree.steps;
     const name = leaf ? prompts[numberOf(this.state, index)] : text("edits.branch", { count: promptsText(this.panel.tree.promptsOf(index).length) });
     const title = name.length > LONGEST_TITLE ? `${name.slice(0, LONGEST_TITLE - 1)}…` : name;
-    const items = [...offers(this.state, index).map((offer) => this.item(offer, index, leaf)), null, this.anewItem(), this.helpItem()];
-    openMenu(title, items, point, (focus) => focus && this.panel.root.focus({ preventScroll: true }));
+    const items = [...offers(this.state, index).map((offer) => this.item(offer, index, leaf)), null, this.anewItem(), this.helpItem(index)];
+    openMenu(title, items, point, (focus) => focus && this.back(index));
   }
 
   item({ id, key, on, problem }, index, leaf) {
@@ -296,8 +303,8 @@ export class TreeEdits {
     return { label: text("edits.anew"), note: problem && text(`edits.why_${problem}`), run: () => this.anew() };
   }
 
-  helpItem() {
-    return { label: text("edits.keys"), key: "?", note: "", run: () => this.help() };
+  helpItem(index) {
+    return { label: text("edits.keys"), key: "?", note: "", run: () => this.help(index) };
   }
 
   /** Edits after one more step of a split, or after a branch is held. */
