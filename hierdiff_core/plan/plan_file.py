@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from typing import Any
 
 import numpy as np
 
 from ..files.whole_files import replace
 from .advised import advised_data, advised_of
-from .checks import LARGEST_KEY, check_thresholds
+from .checks import check_thresholds
+from .file_values import LARGEST, items, keys_of, numbers, optional, texts_of, whole, wholes
 from .frozen import FrozenTree
 from .guidance import GuidanceCourse
 from .linkage import METRICS, check_linkage, cut
 from .plan import Plan
+from .rerolls import LARGEST_NUMBER, Reroll, checked_rerolls
 from .seeds import Seeds, check_apart, checked_seeds
-from .sensitivity import as_data, bounded_text, is_number, is_whole, of_data, shortened
+from .sensitivity import LONGEST_TEXT, as_data, bounded_text, is_number, of_data, shortened
 from .steps import Step, linked_steps
 from .tree import PromptTree
 
 FORMAT = "hierdiff-plan-1"
 MOST_BYTES = 1 << 26
 MOST_PROMPTS, MOST_STEPS, MOST_LABELS = 200_000, 1000, 10_000_000
-LONGEST_PROMPT = 100_000  # characters
-LARGEST = 1e150  # height or error: their squares are still numbers
+MOST_ASKED = 32  # entries of what a schedule was asked for
 
 
 def plan_json(plan: Plan) -> bytes:
@@ -73,6 +73,10 @@ def plan_json(plan: Plan) -> bytes:
     }
     if plan.seeds is not None:
         data["seeds"] = listed(plan.seeds)
+    if plan.rerolls:
+        data["rerolls"] = [list(astuple(reroll)) for reroll in plan.rerolls]
+    if plan.made_by is not None:
+        data["made_by"] = dict(plan.made_by)
     if plan.advised is not None:  # files of plans that nothing was measured for stay what they were
         data["advised"] = advised_data(plan.advised)
     text = (json.dumps(data, allow_nan=False) + "\n").encode()
@@ -115,6 +119,7 @@ def plan_of_json(text: str | bytes) -> Plan:
     frozen = frozen_of(data["frozen"]) if data.get("frozen") is not None else None
     if frozen is not None:
         check_frozen(frozen, tree)
+    leaves = count if frozen is None else frozen.tree.num_prompts
     steps = steps_of(data, count, thresholds, tree)
     check_apart(steps, seeds)
     return Plan(
@@ -131,6 +136,8 @@ def plan_of_json(text: str | bytes) -> Plan:
         guidance=optional(data, "guidance", lambda: guidance_of(data["guidance"])),
         advised=optional(data, "advised", lambda: advised_of(data["advised"])),
         seeds=seeds,
+        rerolls=optional(data, "rerolls", lambda: rerolls_of(data, leaves, len(thresholds))) or (),
+        made_by=optional(data, "made_by", lambda: made_by_of(data["made_by"])),
     )
 
 
@@ -319,66 +326,21 @@ def guidance_of(data: Any) -> GuidanceCourse:
         raise ValueError(f"guidance: {error}") from error
 
 
-def optional(data: dict, name: str, read: Callable[[], Any]) -> Any:
-    """What `read` finds, or None where `data` has no such entry."""
-    return None if data.get(name) is None else read()
+def rerolls_of(data: dict, leaves: int, num_steps: int) -> tuple[Reroll, ...]:
+    """Rerolls of a file, checked."""
+    rows = items(data, "rerolls", None, MOST_PROMPTS)
+    most = max(leaves, num_steps, LARGEST_NUMBER)
+    found = [wholes({"rerolls": row}, "rerolls", 0, most, exactly=3).tolist() for row in rows]
+    return checked_rerolls([Reroll(*row) for row in found], leaves, num_steps)
 
 
-def items(data: dict, name: str, exactly: int | None, most: int | None) -> list:
-    """A list of a file, of so many entries."""
-    values = data.get(name)
-    if not isinstance(values, list):
-        raise ValueError(f"{name} must be a list; got {shortened(values)}")
-    if exactly is not None and len(values) != exactly:
-        raise ValueError(f"{name} must be {exactly} entries; got {len(values)}")
-    if most is not None and len(values) > most:
-        raise ValueError(f"{name} must be at most {most} entries; got {len(values)}")
-    return values
-
-
-def numbers(data: dict, name: str, *, exactly: int | None = None, most: int | None = None) -> np.ndarray:
-    """A list of finite numbers."""
-    values = items(data, name, exactly, most)
-    for place, value in enumerate(values):
-        if not (is_number(value) and -LARGEST <= value <= LARGEST):
-            raise ValueError(f"{name} must be finite numbers; got {shortened(value)} at place {place}")
-    return np.array(values, dtype=np.float64)
-
-
-def wholes(
-    data: dict, name: str, least: int, greatest: int, *, exactly: int | None = None, most: int | None = None
-) -> np.ndarray:
-    """A list of whole numbers in a range."""
-    values = items(data, name, exactly, most)
-    for place, value in enumerate(values):
-        if not (is_whole(value) and least <= value <= greatest):
-            raise ValueError(
-                f"{name} must be whole numbers from {least} to {greatest}; got {shortened(value)} at place {place}"
-            )
-    return np.array(values, dtype=np.int64)
-
-
-def whole(data: dict, name: str, least: int, greatest: int) -> int:
-    """A whole number in a range."""
-    return int(wholes({name: [data.get(name)]}, name, least, greatest)[0])
-
-
-def keys_of(data: dict, name: str, count: int) -> tuple[int, ...]:
-    """Keys: whole numbers that may be too large for a float."""
-    values = items(data, name, count, None)
-    for place, value in enumerate(values):
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_KEY:
-            raise ValueError(f"{name} must be whole numbers up to 2**64; got {shortened(value)} at place {place}")
-    return tuple(values)
-
-
-def texts_of(data: dict, count: int) -> tuple[str, ...]:
-    """Prompts of a file."""
-    values = items(data, "prompts", count, None)
-    for place, value in enumerate(values):
-        if not isinstance(value, str) or len(value) > LONGEST_PROMPT:
-            raise ValueError(
-                f"prompts must be texts of at most {LONGEST_PROMPT} characters; got {shortened(value)} at place {place}"
-            )
-        value.encode()  # half surrogates: UnicodeEncodeError is a ValueError
-    return tuple(values)
+def made_by_of(data: Any) -> dict[str, Any]:
+    """What a plan was made by: a few texts and numbers."""
+    if not isinstance(data, dict) or len(data) > MOST_ASKED:
+        raise ValueError(f"made_by must be at most {MOST_ASKED} entries; got {shortened(data)}")
+    value: Any
+    for name, value in data.items():
+        fits = value is None or (isinstance(value, str) and len(value) <= LONGEST_TEXT)
+        if len(name) > LONGEST_TEXT or not (fits or (is_number(value) and -LARGEST <= value <= LARGEST)):
+            raise ValueError(f"{shortened(name)} of made_by must be a number or a short text; got {shortened(value)}")
+    return data
