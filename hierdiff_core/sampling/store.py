@@ -7,9 +7,10 @@ nobody else ever gets it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -262,6 +263,14 @@ class Store:
         self.land()
         if self.folder is not None:
             self.folder.flush()
+
+    @contextlib.contextmanager
+    def kept_safe(self) -> Iterator[None]:
+        """Have all that a `with` block puts be where it is kept when the block ends, also by an error or a cancel."""
+        try:
+            yield
+        finally:
+            self.flush()
 
     def clear(self) -> None:
         """Forget all that is in memory; what is on disk stays."""
