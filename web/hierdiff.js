@@ -6,6 +6,7 @@ import { compare } from "./compare.js";
 import { ComparePanel, MIN_HEIGHT as COMPARE_HEIGHT } from "./compare_panel.js";
 import { addressOf, promptsBelow, typicalOf } from "./comparison.js";
 import { showDraws } from "./draws.js";
+import { Editing, keepsEdits } from "./edits_page.js";
 import { fitTemplate } from "./fit.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { after, before } from "./hooks.js";
@@ -95,7 +96,8 @@ function addTree(node) {
   if (panels.has(node)) return;
   const told = () => latest(rootGraph(), results, node)?.data.hierdiff_pictures ?? null;
   const address = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
-  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app, { files: told, address });
+  const memory = editing.memoryOf(node);
+  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app, { files: told, address }, memory);
   panels.set(node, panel);
   addPanel(node, TREE_WIDGET, text("tree.title"), panel, { getMinHeight: () => TREE_HEIGHT });
   before(node, "onRemoved", () => {
@@ -216,7 +218,13 @@ function compareOffer({ source }) {
   return { label: text("compare.action"), run: () => openCompare(tree, source.branch) };
 }
 
-lightboxActions.push(compareOffer);
+/** What can be changed from a picture that is open, as in its tree. */
+function editOffer({ source }) {
+  const panel = source && [...panels.values()].find(({ tree }) => tree?.run === source.run);
+  return panel?.edits.actions(source.branch) ?? null;
+}
+
+lightboxActions.push(compareOffer, editOffer);
 
 /**
  * A panel takes the place of the pictures that the page itself shows below a node's widgets, which are those of the
@@ -235,6 +243,11 @@ function changed() {
   const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
+
+const editing = new Editing({
+  ...{ app, api, results, changed, root: rootGraph },
+  refresh: () => panels.forEach((panel) => panel.edits.refresh()),
+});
 
 /** The marks of the slider stand below it, as the last of the node's own widgets. */
 function addMarks(node) {
@@ -410,7 +423,7 @@ for (const ending of ["execution_success", "execution_error", "execution_interru
 // --- the extension ---
 
 function stylesheet() {
-  for (const name of ["hierdiff", "compare"]) {
+  for (const name of ["hierdiff", "compare", "edits"]) {
     const link = document.createElement("link");
     link.rel = "stylesheet";
     link.href = new URL(`./${name}.css`, import.meta.url).href;
@@ -444,6 +457,7 @@ app.registerExtension({
     colorByStage(node);
     keepOldSheet(node);
     showDraws(node);
+    if (keepsEdits(node)) hideWidget(node.widgets.find(({ name }) => name === "edits"));
     if (MARKED_NODES.includes(type)) addMarks(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from .keys import branch_keys
 from .linkage import cut
-from .rerolls import History, Reroll, groups_of, histories, salt_of, salted_key
+from .rerolls import History, Reroll, groups_by_step, histories, salt_of, salted_key
 from .steps import Branch, Step, linked_steps
 
 if TYPE_CHECKING:
@@ -42,17 +42,22 @@ def founders_of(plan: Plan, k: int) -> list[np.ndarray]:
     """`Plan.founders`."""
     if plan.frozen is None:
         return [np.intersect1d(rows, plan.distinct, assume_unique=True) for rows in plan.steps[k].members]
-    first = np.unique(cut(plan.frozen.tree.Z, 0.0), return_index=True)[1]
-    rows = plan.frozen.founders(plan.steps[k].labels, plan.thresholds[k])
-    return [np.intersect1d(own, first) if len(own) > 1 else own for own in rows]
+    equal = cut(plan.frozen.tree.Z, 0.0)
+    return [own[np.unique(equal[own], return_index=True)[1]] if len(own) > 1 else own for own in oldest(plan, k)]
+
+
+def oldest(plan: Plan, k: int) -> list[np.ndarray]:
+    """The founders of each cluster of a step, those with equal embeddings too, of a plan with a history."""
+    assert plan.frozen is not None
+    rerolls = histories(plan.rerolls, plan.num_leaves, k) if plan.rerolls else None
+    return plan.frozen.founders(plan.steps[k].labels, plan.thresholds[k], rerolls)
 
 
 def branch_keys_of(plan: Plan, k: int, prompt_keys: Sequence[int] | None) -> list[int]:
     """`Plan.branch_keys`."""
     if plan.frozen is not None:
         keys = plan.leaf_keys or ()
-        rows = plan.frozen.founders(plan.steps[k].labels, plan.thresholds[k])
-        return [min(keys[int(leaf)] for leaf in own) for own in rows]
+        return [min(keys[int(leaf)] for leaf in own) for own in oldest(plan, k)]
     known = plan.prompt_keys if prompt_keys is None else prompt_keys
     return branch_keys(plan.steps[k].labels, range(plan.num_prompts) if known is None else known)
 
@@ -60,8 +65,9 @@ def branch_keys_of(plan: Plan, k: int, prompt_keys: Sequence[int] | None) -> lis
 def recut(plan: Plan, Z: np.ndarray, thresholds: np.ndarray) -> Plan:
     """A plan cut at other thresholds; rerolls go to the steps at the same shares of the run."""
     count, before = len(thresholds), plan.num_steps
-    rerolls = tuple(replace(own, step=moved_step(own.step, before, count)) for own in plan.rerolls)
-    return replace(plan, thresholds=thresholds, rerolls=rerolls, steps=cut_steps(plan, Z, thresholds, rerolls))
+    rerolls = tuple(sorted({replace(own, step=moved_step(own.step, before, count)) for own in plan.rerolls}))
+    steps = cut_steps(Z, thresholds, rerolls, plan_leaves(plan), plan.num_leaves)
+    return replace(plan, thresholds=thresholds, rerolls=rerolls, steps=steps)
 
 
 def moved_step(step: int, of: int, num_steps: int) -> int:
@@ -69,15 +75,14 @@ def moved_step(step: int, of: int, num_steps: int) -> int:
     return step if of == num_steps else min((2 * step * num_steps + of) // (2 * of), num_steps - 1)
 
 
-def cut_steps(plan: Plan, Z: np.ndarray, thresholds: np.ndarray, rerolls: Sequence[Reroll]) -> tuple[Step, ...]:
-    """The steps of a tree of a plan's prompts: prompts of different rerolls are apart from the reroll on."""
-    labels, leaves = [], plan_leaves(plan)
+def cut_steps(
+    Z: np.ndarray, thresholds: Iterable[float], rerolls: Sequence[Reroll], leaves: np.ndarray, num_leaves: int
+) -> tuple[Step, ...]:
+    """The steps of a tree of N prompts, which are some leaves: those of other rerolls are apart from these on."""
+    labels, groups, now = [], groups_by_step(rerolls, num_leaves), None
     for k, threshold in enumerate(thresholds):
-        own = cut(Z, threshold)
-        if any(reroll.step <= k for reroll in rerolls):
-            found = histories(rerolls, plan.num_leaves, k)
-            own = crossed(own, groups_of([found[leaf] for leaf in leaves.tolist()]))
-        labels.append(own)
+        own, now = cut(Z, threshold), groups.get(k, now)
+        labels.append(own if now is None else crossed(own, now[leaves]))
     return linked_steps(labels)
 
 

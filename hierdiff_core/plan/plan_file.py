@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, astuple, fields
 from typing import Any
 
@@ -14,13 +15,14 @@ import numpy as np
 
 from ..files.whole_files import replace
 from .advised import advised_data, advised_of
+from .branching import cut_steps, plan_leaves
 from .checks import check_thresholds
 from .file_values import LARGEST, items, keys_of, numbers, optional, texts_of, whole, wholes
 from .frozen import FrozenTree
 from .guidance import GuidanceCourse
-from .linkage import METRICS, check_linkage, cut
+from .linkage import METRICS, check_linkage
 from .plan import Plan
-from .rerolls import LARGEST_NUMBER, Reroll, checked_rerolls
+from .rerolls import LARGEST_NUMBER, Reroll, checked_rerolls, groups_by_step
 from .seeds import Seeds, check_apart, checked_seeds
 from .sensitivity import LONGEST_TEXT, as_data, bounded_text, is_number, of_data, shortened
 from .steps import Step, linked_steps
@@ -43,18 +45,41 @@ def plan_json(plan: Plan) -> bytes:
     Returns
     -------
     data : bytes
-        JSON, from which `plan_of_json` makes an equal plan.
+        JSON, from which `plan_of_json` makes an equal plan, but for its `vectors`.
 
     Raises
     ------
     ValueError
         If its steps do not follow from the clusters' labels, or it is larger than what is read again.
     """
+    text = (json.dumps(plan_data(plan), allow_nan=False) + "\n").encode()
+    plan_of_json(text)  # what could not be read again is not written
+    return text
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """What the file of a plan holds, as JSON's types.
+
+    Parameters
+    ----------
+    plan : Plan
+        To be kept.
+
+    Returns
+    -------
+    data : dict
+        From which `plan_of_data` makes an equal plan.
+
+    Raises
+    ------
+    ValueError
+        If its steps do not follow from the clusters' labels.
+    """
     labels = [step.labels for step in plan.steps]
     if not same_steps(plan.steps, linked_steps(labels)):
         raise ValueError("steps must follow from their labels to be kept: first, counts or parents say something else")
-    by_hand = plan.Z is None or not all(
-        np.array_equal(own, cut(plan.Z, t)) for own, t in zip(labels, plan.thresholds, strict=True)
+    by_hand = plan.Z is None or not same_steps(
+        plan.steps, cut_steps(plan.Z, plan.thresholds, plan.rerolls, plan_leaves(plan), plan.num_leaves)
     )
     data = {
         "format": FORMAT,
@@ -79,9 +104,7 @@ def plan_json(plan: Plan) -> bytes:
         data["made_by"] = dict(plan.made_by)
     if plan.advised is not None:  # files of plans that nothing was measured for stay what they were
         data["advised"] = advised_data(plan.advised)
-    text = (json.dumps(data, allow_nan=False) + "\n").encode()
-    plan_of_json(text)  # what could not be read again is not written
-    return text
+    return data
 
 
 def plan_of_json(text: str | bytes) -> Plan:
@@ -106,6 +129,11 @@ def plan_of_json(text: str | bytes) -> Plan:
         data = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    return plan_of_data(data)
+
+
+def plan_of_data(data: Any) -> Plan:
+    """A plan from what `plan_data` gave, or somebody else made; `ValueError` that names the entry if it is none."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     count = whole(data, "num_prompts", 1, MOST_PROMPTS)
@@ -120,8 +148,11 @@ def plan_of_json(text: str | bytes) -> Plan:
     if frozen is not None:
         check_frozen(frozen, tree)
     leaves = count if frozen is None else frozen.tree.num_prompts
-    steps = steps_of(data, count, thresholds, tree)
+    rerolls = optional(data, "rerolls", lambda: rerolls_of(data, leaves, len(thresholds))) or ()
+    places = np.arange(count) if frozen is None else frozen.present
+    steps = steps_of(data, count, thresholds, tree, lambda Z: cut_steps(Z, thresholds, rerolls, places, leaves))
     check_apart(steps, seeds)
+    check_rerolls(steps, rerolls, places, leaves)
     return Plan(
         thresholds,
         steps,
@@ -136,7 +167,7 @@ def plan_of_json(text: str | bytes) -> Plan:
         guidance=optional(data, "guidance", lambda: guidance_of(data["guidance"])),
         advised=optional(data, "advised", lambda: advised_of(data["advised"])),
         seeds=seeds,
-        rerolls=optional(data, "rerolls", lambda: rerolls_of(data, leaves, len(thresholds))) or (),
+        rerolls=rerolls,
         made_by=optional(data, "made_by", lambda: made_by_of(data["made_by"])),
     )
 
@@ -224,6 +255,7 @@ def frozen_data(frozen: FrozenTree) -> dict[str, Any]:
         "errors": listed(tree.errors),
         "generations": listed(frozen.generations),
         "present": listed(frozen.present),
+        **({} if tree.seeds is None else {"seeds": listed(tree.seeds)}),
     }
 
 
@@ -240,14 +272,16 @@ def same_steps(steps: tuple[Step, ...], others: tuple[Step, ...]) -> bool:
 # --- reading
 
 
-def steps_of(data: dict, count: int, thresholds: np.ndarray, tree: PromptTree | None) -> tuple[Step, ...]:
+def steps_of(
+    data: dict, count: int, thresholds: np.ndarray, tree: PromptTree | None, cuts: Callable[..., tuple[Step, ...]]
+) -> tuple[Step, ...]:
     """The steps: as their labels say, else as the tree's cuts."""
     if len(thresholds) * count > MOST_LABELS:
         raise ValueError(f"{len(thresholds)} steps of {count} prompts are too many: at most {MOST_LABELS} in all")
     if data.get("labels") is None:
         if tree is None:
             raise ValueError("it lacks labels, which a plan without Z must have")
-        return linked_steps(cut(tree.Z, t) for t in thresholds)
+        return cuts(tree.Z)
     rows = data["labels"]
     if not isinstance(rows, list) or len(rows) != len(thresholds):
         raise ValueError(f"labels must be a list for each of {len(thresholds)} steps; got {shortened(rows)}")
@@ -291,7 +325,8 @@ def frozen_of(data: Any) -> FrozenTree:
     leaves = len(data["Z"]) + 1
     if leaves > MOST_PROMPTS:
         raise ValueError(f"frozen must have at most {MOST_PROMPTS} leaves; got {leaves}")
-    tree = tree_of(data, leaves, "keys", "errors")
+    seeds = optional(data, "seeds", lambda: checked_seeds(items(data, "seeds", leaves, None), leaves))
+    tree = tree_of(data, leaves, "keys", "errors", seeds)
     assert tree is not None
     present = wholes(data, "present", 0, leaves - 1, most=leaves)
     return FrozenTree(tree, wholes(data, "generations", 0, MOST_PROMPTS, exactly=leaves), present)
@@ -306,6 +341,7 @@ def check_frozen(frozen: FrozenTree, tree: PromptTree | None) -> None:
         ("keys", own.keys, tree.keys),
         ("prompts", own.prompts, tree.prompts),
         ("metric", own.metric, tree.metric),
+        ("seeds", own.seeds, tree.seeds),
     ):
         if theirs != ours:
             entry = "prompt_keys" if name == "keys" else name
@@ -331,7 +367,17 @@ def rerolls_of(data: dict, leaves: int, num_steps: int) -> tuple[Reroll, ...]:
     rows = items(data, "rerolls", None, MOST_PROMPTS)
     most = max(leaves, num_steps, LARGEST_NUMBER)
     found = [wholes({"rerolls": row}, "rerolls", 0, most, exactly=3).tolist() for row in rows]
+    if len({row[1] for row in found}) * leaves > MOST_LABELS:
+        raise ValueError(f"rerolls at so many steps of {leaves} prompts are too many")
     return checked_rerolls([Reroll(*row) for row in found], leaves, num_steps)
+
+
+def check_rerolls(steps: tuple[Step, ...], rerolls: tuple[Reroll, ...], places: np.ndarray, leaves: int) -> None:
+    """`ValueError` where prompts of different rerolls share a step."""
+    for k, groups in groups_by_step(rerolls, leaves).items():
+        step, own = steps[k], groups[places]
+        if not np.array_equal(own[step.first][step.labels], own):
+            raise ValueError(f"labels of step {k} must part prompts that were rerolled from those that were not")
 
 
 def made_by_of(data: Any) -> dict[str, Any]:
@@ -341,6 +387,7 @@ def made_by_of(data: Any) -> dict[str, Any]:
     value: Any
     for name, value in data.items():
         fits = value is None or (isinstance(value, str) and len(value) <= LONGEST_TEXT)
-        if len(name) > LONGEST_TEXT or not (fits or (is_number(value) and -LARGEST <= value <= LARGEST)):
+        number = is_number(value) and abs(value) <= LARGEST  # pyright: ignore[reportArgumentType]
+        if len(name) > LONGEST_TEXT or not (fits or number):
             raise ValueError(f"{shortened(name)} of made_by must be a number or a short text; got {shortened(value)}")
     return data

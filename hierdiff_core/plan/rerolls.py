@@ -65,6 +65,17 @@ def histories(rerolls: Iterable[Reroll], leaves: int, last: int | None = None) -
     return [tuple(own) for own in found]
 
 
+def groups_by_step(rerolls: Iterable[Reroll], leaves: int) -> dict[int, np.ndarray]:
+    """At each step where something is rerolled: equal numbers for leaves of equal rerolls up to there."""
+    found: list[History] = [()] * leaves
+    groups, ordered = {}, sorted(rerolls, key=lambda own: (own.step, own.prompt, own.number))
+    for place, own in enumerate(ordered):
+        found[own.prompt] = (*found[own.prompt], (own.step, own.number))
+        if place + 1 == len(ordered) or ordered[place + 1].step > own.step:
+            groups[own.step] = groups_of(found)
+    return groups
+
+
 def salt_of(history: History) -> int:
     """What noise is changed by: 0 without rerolls, else a hash of all of them."""
     return hashed(repr(history).encode()) or 1 if history else 0
