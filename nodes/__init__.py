@@ -29,6 +29,7 @@ from .set import Set
 from .share_steps import ShareSteps
 from .sheet import ContactSheet
 from .table_page import table_of_file, table_of_text
+from .trunk import KeepTrunks
 
 NODES: list[type[io.ComfyNode]] = [
     PromptSet,
@@ -60,6 +61,7 @@ NODES: list[type[io.ComfyNode]] = [
     SavingPlan,
     Set,
     Pick,
+    KeepTrunks,
 ]
 for node in NODES:
     checked(node)
