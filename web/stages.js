@@ -31,6 +31,7 @@ export const STAGES = {
     "HierDiffCompare",
     "HierDiffContactSheet",
     "HierDiffSaveSet",
+    "HierDiffSaveAsDrawn",
     "HierDiffSet",
   ],
 };
