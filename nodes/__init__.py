@@ -13,6 +13,7 @@ from .host.checks import checked
 from .host.routes import add_routes
 from .linkage import WardLinkage
 from .native_model import KandinskyModel
+from .pick import Pick
 from .plan_guidance import PlanGuidance
 from .prior import PriorEmbedding, PriorLoader
 from .prompt_table import PromptTable
@@ -59,6 +60,7 @@ NODES: list[type[io.ComfyNode]] = [
     ComparePictures,
     SavingPlan,
     Set,
+    Pick,
     SaveAsDrawn,
 ]
 for node in NODES:

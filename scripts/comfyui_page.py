@@ -54,6 +54,7 @@ CLOSE_PANELS = """async () => {
     const { sidebarTab, bottomPanel, setting } = app.extensionManager;
     sidebarTab.activeSidebarTabId = null;
     bottomPanel.bottomPanelVisible = false;
+    LiteGraph.closeAllContextMenus(window);
     if (setting.get("Comfy.RightSidePanel.IsOpen")) await setting.set("Comfy.RightSidePanel.IsOpen", false);
 }"""
 CANVAS_IS_FREE = """() => {
@@ -326,7 +327,7 @@ class ComfyPage:
     # --- what is seen ---
 
     def close_panels(self) -> None:
-        """Close what the page opened beside or over the canvas, such as a node's help.
+        """Close what the page opened beside or over the canvas, such as a node's help or menu.
 
         Raises
         ------

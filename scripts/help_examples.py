@@ -84,6 +84,10 @@ COMPARED = STAGES | {
     "decode_alone": ("VAEDecode", [], {"samples": ("sampler_alone", 0), "vae": ("load_decoder", 1)}, "sample"),
     "compare": ("HierDiffCompare", [], {"shared": ("decode", 0), "unshared": ("decode_alone", 0)}, "sample"),
 }
+PICKED = STAGES | {
+    "pick": ("HierDiffPick", ["0, 2-3", 600], {"images": ("decode", 0), "prompts": ("prompts", 0)}, "sample"),
+    "sheet": ("HierDiffContactSheet", [0, "off"], {"images": ("pick", 0), "prompts": ("pick", 3)}, "sample"),
+}
 MEASURED = STAGES | {
     "sensitivity": ("HierDiffSensitivityLoader", [BUNDLED], {}, "load"),
     "schedule": (
@@ -399,6 +403,19 @@ EXAMPLES = {
         ],
         "sampler_alone decode decode_alone compare",
         {2: 440, 3: 440, 4: 440, 5: 440},
+    ),
+    "HierDiffPick": Example(
+        PICKED,
+        [
+            BEGIN,
+            TREE,
+            {"load_decoder": 102, "schedule": 530},
+            {"sampler": 808},
+            {"decode": 46, "pick": 560},
+            {"sheet": 594},
+        ],
+        "decode pick sheet",
+        {2: 360, 3: 420, 4: 420, 5: 400},
     ),
     "HierDiffDecoderLoader": Example(
         STAGES,

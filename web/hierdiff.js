@@ -6,12 +6,15 @@ import { compare } from "./compare.js";
 import { ComparePanel, MIN_HEIGHT as COMPARE_HEIGHT } from "./compare_panel.js";
 import { addressOf, promptsBelow, typicalOf } from "./comparison.js";
 import { showDraws } from "./draws.js";
+import { Editing, keepsEdits } from "./edits_page.js";
 import { fitTemplate } from "./fit.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { after, before } from "./hooks.js";
 import { lightboxActions } from "./lightbox.js";
 import { HEIGHT as MARKS_HEIGHT, MarksPanel, sliderOf } from "./marks.js";
 import { templateMenu } from "./menu.js";
+import { PickPanel, addPickStyle, MIN_HEIGHT as PICK_HEIGHT } from "./pick.js";
+import { Picks } from "./picks.js";
 import { PromptTablePanel, addTableStyle, MIN_HEIGHT as TABLE_HEIGHT } from "./prompt_table.js";
 import { keepOldSheet } from "./old_sheets.js";
 import { offerFolder } from "./open_folder.js";
@@ -35,6 +38,8 @@ const TREE_WIDGET = "hierdiff_tree";
 const MARKS_WIDGET = "hierdiff_marks";
 const SCHEDULE_WIDGET = "hierdiff_schedule";
 const TABLE_WIDGET = "hierdiff_table";
+const PICK_NODE = "HierDiffPick";
+const PICK_WIDGET = "hierdiff_pick";
 const COMPARE_NODE = "HierDiffCompare";
 const COMPARE_WIDGET = "hierdiff_compare";
 const RESULT_WIDGET = "hierdiff_result";
@@ -55,9 +60,11 @@ const FOLDED = "hierdiff_folded"; // property of a node, so that it travels with
 
 const trees = new Trees();
 const results = new Results();
+const picks = new Picks();
 const panels = new Map(); // node -> TreePanel
 const schedules = new Map(); // node -> SchedulePanel
 const comparisons = new Map(); // node -> ComparePanel
+const choosing = new Map(); // node -> PickPanel
 const reports = new Map(); // node -> ResultPanel
 let fromHistory = false; // whether the workflow was opened out of the page's history
 
@@ -89,7 +96,8 @@ function addTree(node) {
   if (panels.has(node)) return;
   const told = () => latest(rootGraph(), results, node)?.data.hierdiff_pictures ?? null;
   const address = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
-  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app, { files: told, address });
+  const memory = editing.memoryOf(node);
+  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app, { files: told, address }, memory);
   panels.set(node, panel);
   addPanel(node, TREE_WIDGET, text("tree.title"), panel, { getMinHeight: () => TREE_HEIGHT });
   before(node, "onRemoved", () => {
@@ -169,6 +177,32 @@ function addComparison(node) {
   hidePictures(node);
 }
 
+/** Pictures to choose from, in the node that the run waits in. */
+function addPick(node) {
+  const kept = node.widgets?.find((widget) => widget.name === "choice");
+  const source = {
+    question: () => latest(rootGraph(), picks, node),
+    shown: () => latest(rootGraph(), results, node)?.data.hierdiff_pick ?? null,
+    left: (question) => picks.left(question),
+    choice: () => String(kept?.value ?? ""),
+    remember: (choice) => {
+      if (!kept) return;
+      kept.value = choice;
+      kept.callback?.(choice);
+      changed();
+      panel.refresh();
+    },
+    answer: (question, chosen) => picks.answer(api, question, chosen),
+    cancel: (question) => api.interrupt(question?.prompt_id),
+    address: (file) => addressOf(api, file),
+  };
+  const panel = new PickPanel(app, source);
+  choosing.set(node, panel);
+  if (kept) after(kept, "callback", () => panel.refresh());
+  addPanel(node, PICK_WIDGET, text("pick.title"), panel, { getMinHeight: () => PICK_HEIGHT });
+  before(node, "onRemoved", () => choosing.delete(node));
+}
+
 /** Compare a prompt of a run with the same one drawn unshared; of a branch one that stands for it, and the others. */
 function openCompare(tree, branch = null) {
   const all = tree.prompts.map((_, number) => number);
@@ -184,7 +218,13 @@ function compareOffer({ source }) {
   return { label: text("compare.action"), run: () => openCompare(tree, source.branch) };
 }
 
-lightboxActions.push(compareOffer);
+/** What can be changed from a picture that is open, as in its tree. */
+function editOffer({ source }) {
+  const panel = source && [...panels.values()].find(({ tree }) => tree?.run === source.run);
+  return panel?.edits.actions(source.branch) ?? null;
+}
+
+lightboxActions.push(compareOffer, editOffer);
 
 /**
  * A panel takes the place of the pictures that the page itself shows below a node's widgets, which are those of the
@@ -204,6 +244,11 @@ function changed() {
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
+const editing = new Editing({
+  ...{ app, api, results, changed, root: rootGraph },
+  refresh: () => panels.forEach((panel) => panel.edits.refresh()),
+});
+
 /** The marks of the slider stand below it, as the last of the node's own widgets. */
 function addMarks(node) {
   if (!sliderOf(node)) return;
@@ -217,7 +262,7 @@ function addMarks(node) {
 /** What a node says stands below its tree or plot, and else in a panel of its own. */
 function addResult(node) {
   if (reports.has(node)) return reports.get(node);
-  const inside = panels.has(node) || schedules.has(node) || comparisons.has(node);
+  const inside = panels.has(node) || schedules.has(node) || comparisons.has(node) || choosing.has(node);
   const byDefault = inside || WITH_PICTURE.includes(node.comfyClass);
   const folding = {
     get: () => node.properties?.[FOLDED] ?? byDefault,
@@ -256,12 +301,13 @@ function addResultWidget(node, panel) {
 /** Show what is known of a node's last run: its text, and for Threshold Schedule the plot. */
 function showResult(node) {
   comparisons.get(node)?.refresh();
+  choosing.get(node)?.refresh();
   const result = latest(rootGraph(), results, node);
   const said = result?.text ?? "";
   if (!said && !reports.get(node)?.text) return;
   panels.get(node)?.redraw(); // it may know of pictures
   const panel = addResult(node);
-  const host = (panels.get(node) ?? schedules.get(node) ?? comparisons.get(node))?.root;
+  const host = (panels.get(node) ?? schedules.get(node) ?? comparisons.get(node) ?? choosing.get(node))?.root;
   if (host && !panel.root.parentElement) host.append(panel.root);
   if (said && !panel.text) panel.heightBefore = node.size[1];
   const over = !said && panel.text;
@@ -295,6 +341,11 @@ function nodeHere({ workflow, node }) {
 results.listeners.add((result) => {
   const node = nodeHere(result);
   if (node) showResult(node);
+});
+
+picks.listeners.add((question) => {
+  const node = nodeHere(question);
+  if (node) choosing.get(node)?.refresh();
 });
 
 trees.listeners.add((tree) => {
@@ -332,12 +383,18 @@ async function fetchResults(query) {
   for (const result of await ask("results", query)) results.receive(result);
 }
 
+async function fetchPicks() {
+  for (const question of await ask("picks")) picks.receive(question);
+}
+
 let missed = null; // one request at a time for runs whose beginning was missed
 
 api.addEventListener("hierdiff.tree", async ({ detail }) => {
   if (await trees.receive(detail)) return;
   missed ??= fetchTrees().finally(() => (missed = null));
 });
+
+api.addEventListener("hierdiff.pick", ({ detail }) => picks.receive(detail));
 
 api.addEventListener("hierdiff.result", ({ detail }) => results.receive(detail));
 
@@ -358,6 +415,7 @@ api.addEventListener("execution_cached", ({ detail: { nodes, prompt_id } }) => {
 for (const ending of ["execution_success", "execution_error", "execution_interrupted"]) {
   api.addEventListener(ending, ({ detail }) => {
     results.end(detail?.prompt_id);
+    picks.end(detail?.prompt_id);
     for (const [node, panel] of panels) if (panel.tree?.promptIds.includes(detail?.prompt_id)) findPictures(node);
   });
 }
@@ -365,7 +423,7 @@ for (const ending of ["execution_success", "execution_error", "execution_interru
 // --- the extension ---
 
 function stylesheet() {
-  for (const name of ["hierdiff", "compare"]) {
+  for (const name of ["hierdiff", "compare", "edits"]) {
     const link = document.createElement("link");
     link.rel = "stylesheet";
     link.href = new URL(`./${name}.css`, import.meta.url).href;
@@ -386,11 +444,12 @@ app.registerExtension({
   init() {
     stylesheet();
     addTableStyle();
+    addPickStyle();
   },
 
   async setup() {
     separateTabs(app, (workflow) => (fromHistory = workflow === null));
-    await Promise.all([fetchTrees(), fetchResults(), searchByWords(app)]);
+    await Promise.all([fetchTrees(), fetchResults(), fetchPicks(), searchByWords(app)]);
   },
 
   nodeCreated(node) {
@@ -398,11 +457,13 @@ app.registerExtension({
     colorByStage(node);
     keepOldSheet(node);
     showDraws(node);
+    if (keepsEdits(node)) hideWidget(node.widgets.find(({ name }) => name === "edits"));
     if (MARKED_NODES.includes(type)) addMarks(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
     if (type === TABLE_NODE) addTable(node);
     if (type === COMPARE_NODE) addComparison(node);
+    if (type === PICK_NODE) addPick(node);
     if (isOurs(node)) addResult(node);
   },
 

@@ -1,5 +1,6 @@
 // The panel that shows a tree in a node: it grows, tells what is under the pointer, is searched, folded and zoomed.
 
+import { TreeEdits } from "./edits_panel.js";
 import { openLightbox } from "./lightbox.js";
 import { makePanel, oncePerFrame, passToGraph, sized, themeColors, watch } from "./panel.js";
 import { timeText } from "./run_time.js";
@@ -20,9 +21,12 @@ const DRAGGED = 4; // pixels from which a press is no click
 const ZOOM = 1.5;
 const WHEEL = 300; // pixels of the wheel that zoom by e
 
-/** Shows the tree that `find()` gives, or a note where there is none; `pictures` are the options of `TreePictures`. */
+/**
+ * Shows the tree that `find()` gives, or a note where there is none; `pictures` are the options of `TreePictures`, and
+ * `memory` is where edits of the set are kept (edits_page.js); null: it cannot be edited.
+ */
 export class TreePanel {
-  constructor(find, app, pictures) {
+  constructor(find, app, pictures, memory = null) {
     this.find = find;
     Object.assign(this, makePanel(text("tree.label")));
     this.forget(null);
@@ -38,6 +42,7 @@ export class TreePanel {
       toggle: () => this.setRow(this.row === null ? READABLE_ROW : null),
     });
     this.unwatch = watch(this.root, this.redraw);
+    this.edits = memory && new TreeEdits(this, memory);
     this.listen(app);
     this.refresh();
   }
@@ -56,6 +61,7 @@ export class TreePanel {
 
   remove() {
     this.unwatch();
+    this.edits?.remove();
     hideTip(this);
   }
 
@@ -85,6 +91,7 @@ export class TreePanel {
     this.root.dataset.state = tree?.state ?? "none";
     this.root.dataset.step = tree?.step ?? 0;
     this.showTools();
+    this.edits?.refresh();
     this.redraw();
   }
 
@@ -111,6 +118,7 @@ export class TreePanel {
     if (!this.place) return context.clearRect(0, 0, width, height);
     const growing = this.grow(now);
     draw(context, seen, this.place, this.drawn());
+    this.edits?.draw(context, themeColors(this.root));
     if (growing) this.redraw();
   }
 
@@ -124,6 +132,7 @@ export class TreePanel {
       found: this.foundTips(),
       picture: (branch, side) => this.pictures.sharper(this.tree, branch.index, side, seen.pictures.get(branch.index)),
       count: countOf,
+      texts: this.edits?.texts,
       colors: themeColors(this.root),
     };
   }
@@ -204,11 +213,17 @@ export class TreePanel {
     const y = () => yOf(this.seen, this.place, this.seen.branches[index]);
     this.view.scrollTop = Math.min(this.view.scrollTop, Math.max(y() - margin, 0));
     this.view.scrollTop = Math.max(this.view.scrollTop, y() - this.view.clientHeight + margin);
+    this.select(index, this.pointAt(index));
+    this.announce.textContent = `${stepsOf(this.tree, index)}: ${this.tree.promptsOf(index).join("; ")}`;
+  }
+
+  /** Where a branch begins, on the window. */
+  pointAt(index) {
+    const branch = this.seen.branches[index];
     const box = this.view.getBoundingClientRect();
     const zoom = box.width / this.view.offsetWidth || 1;
-    const x = xOf(this.seen, this.place, this.seen.branches[index].start);
-    this.select(index, { x: box.left + x * zoom, y: box.top + (y() - this.view.scrollTop) * zoom });
-    this.announce.textContent = `${stepsOf(this.tree, index)}: ${this.tree.promptsOf(index).join("; ")}`;
+    const [x, y] = [xOf(this.seen, this.place, branch.start), yOf(this.seen, this.place, branch) - this.view.scrollTop];
+    return { x: box.left + x * zoom, y: box.top + y * zoom };
   }
 
   // --- the search ---
@@ -248,10 +263,12 @@ export class TreePanel {
 
   press(event) {
     if (event.button === 0) this.pressed = { ...this.pointOf(event), scroll: this.view.scrollTop, moved: false };
+    if (this.place) this.edits?.press(event);
   }
 
   hover(event) {
     if (!this.place) return;
+    if (this.edits?.drag(event)) return void (this.pressed.moved = true);
     const point = this.pointOf(event);
     if (event.buttons & 1 && this.pressed) {
       const moved = Math.abs(point.y - this.pressed.y) + Math.abs(point.x - this.pressed.x);
@@ -312,6 +329,7 @@ export class TreePanel {
 
   /** Do what a key is for; false where it is not ours. */
   pressedKey(key) {
+    if (this.edits?.key(key, this.selected)) return true;
     const chosen = this.selected ?? 0;
     const { folded } = this.seen.branches[chosen];
     const does = {
@@ -350,7 +368,12 @@ export function statusOf(tree) {
     saved: percent(tree.saved),
   };
   const line = text({ running: "tree.status", done: "tree.done", stopped: "tree.stopped" }[tree.state], values);
-  return [timeText(tree), line, verdictOf(tree)].filter(Boolean).join(" · ");
+  return [timeText(tree), line, reusedOf(tree), verdictOf(tree)].filter(Boolean).join(" · ");
+}
+
+/** How many of a run's rows were there already, in words; empty where none was. */
+export function reusedOf({ reused, rows }) {
+  return reused > 0 ? text("edits.reused", { reused, rows }) : "";
 }
 
 /** What was measured of the plan on this model, in words; empty where it saves nothing. */

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .checks import checked_keys, whole_number
-from .frozen import FrozenTree
-from .linkage import METRICS, as_vectors, check_metric, cut
+from .joining import joined_trees, offsets
+from .linkage import as_vectors
 from .plan import Plan
+from .replanning import check_prompt, check_texts, frozen_tree, replanned
+from .rerolls import Reroll, checked_rerolls
 from .seeds import checked_seeds
 from .steps import Step, linked_steps
 
@@ -72,14 +74,15 @@ def join(plans: Iterable[Plan]) -> Plan:
     Returns
     -------
     plan : Plan
-        Without a linkage matrix; drawing it draws what each of them draws. It has keys and prompts if all of them do,
-        the seeds of those that have some, and their guidance.
+        Drawing it draws what each of them draws. It has keys and prompts if all of them do, the seeds of those that
+        have some, and their guidance. It has no linkage matrix, unless one of them has a history: prompts that were
+        attached, removed or rerolled. Then it has one whose heights are the steps at which prompts part.
 
     Raises
     ------
     ValueError
-        If there is no plan, their numbers of steps or their guidance differ, or prompts were attached to or removed
-        from one: its means are of other prompts than its own.
+        If there is no plan, their numbers of steps or their guidance differ, or one of them has a history and another
+        no keys, or no linkage matrix.
 
     Examples
     --------
@@ -93,10 +96,10 @@ def join(plans: Iterable[Plan]) -> Plan:
     steps = {plan.num_steps for plan in plans}
     if len(steps) != 1:
         raise ValueError(f"plans to join must be at least one and of equal numbers of steps; got {sorted(steps)}")
-    if any(plan.frozen is not None for plan in plans):
-        raise ValueError("a plan that prompts were attached to or removed from cannot be joined; plan its prompts anew")
     if any(plan.guidance != plans[0].guidance for plan in plans):
         raise ValueError("plans to join must have the same guidance: one run has one course of it")
+    if any(plan.frozen is not None for plan in plans):
+        return joined_trees(plans)
     counts = [plan.num_prompts for plan in plans]
     prompts = offsets(counts)
     keys = [plan.prompt_keys for plan in plans]
@@ -125,11 +128,6 @@ def side_by_side(plans: Sequence[Plan], prompts: np.ndarray, k: int) -> Step:
     )
 
 
-def offsets(counts: Iterable[int]) -> np.ndarray:
-    """Where each part begins, of parts with so many entries."""
-    return np.cumsum([0, *counts])[:-1]
-
-
 def attach(
     plan: Plan,
     leaves: ArrayLike | torch.Tensor,
@@ -138,10 +136,9 @@ def attach(
     prompts: Sequence[str] | None = None,
     *,
     metric: str | None = None,
+    seeds: Sequence[int | None] | None = None,
 ) -> Plan:
     """Hang more prompts into a plan: each shares the nearest branch until that is too far away, then goes alone.
-
-    For growing a set: samplers do not draw such plans yet.
 
     Parameters
     ----------
@@ -157,6 +154,8 @@ def attach(
         Their texts, for a plan that knows texts; without for others.
     metric : str, optional
         Of the plan's heights, for plans that do not know it (`build_plan`).
+    seeds : M (int or None), optional
+        Their seeds, where some have one of their own: each hangs in the tree of its seed, a new seed begins one.
 
     Returns
     -------
@@ -192,18 +191,17 @@ def attach(
         if values is not None and len(values) != len(new):
             raise ValueError(f"{name} must be one for each of {len(new)} new embeddings; got {len(values)}")
     check_texts(plan, "prompts", prompts is not None)
+    own = (None,) * len(new) if seeds is None else checked_seeds(seeds, len(new)) or (None,) * len(new)
     frozen = frozen_tree(plan, leaves, new.shape[1], metric)
     for i, row in enumerate(new):
-        frozen, leaf = frozen.hung(leaves, row, keys[i], prompts[i] if prompts else None)
+        frozen, leaf = frozen.hung(leaves, row, keys[i], prompts[i] if prompts else None, own[i], plan.tau)
         leaves = leaves if leaf < len(leaves) else np.concatenate([leaves, row[None]])
         frozen = replace(frozen, present=np.append(frozen.present, leaf))
-    return replanned(plan, frozen)
+    return replanned(plan, frozen, leaves[frozen.present])
 
 
 def removed(plan: Plan, i: int) -> Plan:
     """A plan without one of its prompts; all others keep their branches, and these their keys and means.
-
-    For shrinking a set: samplers do not draw such plans yet.
 
     Parameters
     ----------
@@ -235,7 +233,8 @@ def removed(plan: Plan, i: int) -> Plan:
     if plan.num_prompts == 1:
         raise ValueError("the only prompt of a plan cannot be removed")
     frozen = frozen_tree(plan)
-    return replanned(plan, replace(frozen, present=np.delete(frozen.present, i)))
+    vectors = None if plan.vectors is None else np.delete(as_vectors(plan.vectors), i, axis=0)
+    return replanned(plan, replace(frozen, present=np.delete(frozen.present, i)), vectors)
 
 
 def edited(
@@ -249,8 +248,6 @@ def edited(
     metric: str | None = None,
 ) -> Plan:
     """A plan with another prompt in the place of one: the new one is attached, the old one removed.
-
-    For changing a set: samplers do not draw such plans yet.
 
     Parameters
     ----------
@@ -295,69 +292,44 @@ def edited(
         raise ValueError(f"new must have shape (D,), of one prompt; got {tuple(one.shape)}")
     leaves, row = as_vectors(leaves, "leaves"), as_vectors(one[None], "new")
     check_texts(plan, "prompt", prompt is not None)
-    frozen, leaf = frozen_tree(plan, leaves, row.shape[1], metric).hung(leaves, row[0], key, prompt)
+    seed = None if plan.seeds is None else plan.seeds[i]
+    frozen, leaf = frozen_tree(plan, leaves, row.shape[1], metric).hung(leaves, row[0], key, prompt, seed, plan.tau)
     present = frozen.present.copy()
     present[i] = leaf
-    return replanned(plan, replace(frozen, present=present))
+    return replanned(plan, replace(frozen, present=present), np.concatenate([leaves, row])[present])
 
 
-def frozen_tree(
-    plan: Plan, leaves: np.ndarray | None = None, width: int | None = None, metric: str | None = None
-) -> FrozenTree:
-    """The tree of a plan with its history, for embeddings of its leaves and new ones of `width` numbers."""
-    if plan.tree is None:
-        raise ValueError("a plan without Z cannot be changed; make it with plan_for")
-    if plan.prompt_keys is None:
-        raise ValueError("a plan without prompt_keys cannot be changed; make it with plan_for from the prompts' texts")
-    if plan.seeds is not None:
-        raise ValueError("a plan whose prompts have seeds of their own cannot be changed; plan its prompts anew")
-    everyone = np.arange(plan.num_prompts)
-    frozen = plan.frozen or FrozenTree(plan.tree, np.zeros(plan.num_prompts, dtype=np.int64), everyone)
-    if leaves is None:
-        return frozen
-    metric = metric or frozen.tree.metric
-    if metric is None:
-        raise ValueError(
-            f"metric must be one of {', '.join(METRICS)}; got None: the plan does not know that of its heights, "
-            "pass metric="
-        )
-    check_metric(metric)
-    if leaves.shape != (frozen.tree.num_prompts, width):
-        raise ValueError(
-            f"leaves must be the embeddings of the plan's {frozen.tree.num_prompts} leaf_keys, {width} numbers wide as "
-            f"the new ones; got shape {leaves.shape}"
-        )
-    return replace(frozen, tree=replace(frozen.tree, metric=metric))
+def rerolled(plan: Plan, rerolls: Iterable[Reroll]) -> Plan:
+    """A plan some of whose prompts have other noise from a step on; all others keep their branches.
 
+    Parameters
+    ----------
+    plan : Plan
+        Made by `plan_for` or `build_plan`, with keys.
+    rerolls : iterable of Reroll
+        Further ones: those that the plan has stay.
 
-def replanned(plan: Plan, frozen: FrozenTree) -> Plan:
-    """The plan of the prompts that are present in a changed tree, at the same thresholds."""
-    frozen = frozen.pruned()
-    tree = frozen.of_prompts()
-    return replace(
-        plan,
-        steps=linked_steps(cut(tree.Z, t) for t in plan.thresholds),
-        Z=tree.Z,
-        prompt_keys=tree.keys,
-        merge_errors=tree.errors,
-        prompts=tree.prompts,
-        metric=tree.metric,
-        frozen=None if frozen.plain else frozen,
-        advised=None,
-    )
+    Returns
+    -------
+    plan : Plan
+        The same where there are none. Prompts that share a branch and are rerolled there alike share it still.
 
+    Raises
+    ------
+    ValueError
+        If the plan was made by hand or has no keys, or a reroll is of a prompt or a step that is not there.
 
-def check_texts(plan: Plan, name: str, given: bool) -> None:
-    """`ValueError` for a new prompt without a text where the plan has texts, and the other way round."""
-    if given and plan.prompts is None:
-        raise ValueError(f"{name} must be left out: the plan has no texts of its other prompts")
-    if not given and plan.prompts is not None:
-        raise ValueError(f"{name} must be given: the plan has the texts of its other prompts")
-
-
-def check_prompt(plan: Plan, i: int) -> int:
-    """The number of a prompt; `ValueError` for what is none."""
-    i = whole_number("i", i)
-    if not 0 <= i < plan.num_prompts:
-        raise ValueError(f"there is no prompt {i}: the plan has prompts 0 to {plan.num_prompts - 1}")
-    return i
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.algebra import rerolled
+    >>> from hierdiff_core.plan.rerolls import Reroll
+    >>> plan = build_plan([[0, 1, 0.5, 2]], [0.6, 0.6, 0], prompt_keys=[7, 8])
+    >>> other = rerolled(plan, [Reroll(1, 1, 1)])
+    >>> other.clusters_per_step.tolist(), [salt > 0 for salt in other.salts(1)], other.fresh(1).tolist()
+    ([1, 2, 2], [False, True], [False, True])
+    """
+    found = checked_rerolls([*plan.rerolls, *rerolls], plan.num_leaves, plan.num_steps)
+    if found == plan.rerolls:
+        return plan
+    return replanned(replace(plan, rerolls=found), frozen_tree(plan), plan.vectors)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .checks import is_finite, shown
+from .keys import hashed
 from .linkage import check_linkage
 from .profile import Profile, thresholds_at
 from .seeds import within_trees
@@ -123,6 +125,28 @@ def thresholds_for(tree: PromptTree, budget: Budget, profile: Profile) -> np.nda
     tau = budget.tau(tree, profile)
     thresholds = thresholds_at(tau, profile.falling(tree.metric), tree.Z if profile.shape == "calibrated" else None)
     return tree.within(thresholds)
+
+
+def asked(tree: PromptTree, budget: Budget, profile: Profile) -> dict[str, Any]:
+    """What a schedule was asked for, as JSON's types: `Plan.made_by`.
+
+    Two schedules with the same are one schedule, of other prompts perhaps. Of a sensitivity the weights count, and
+    only where the shape follows them.
+    """
+    found = {
+        "unit": budget.unit,
+        "value": float(budget.value),
+        "steps": profile.num_steps,
+        "shape": profile.shape,
+        "unshared steps": profile.private_steps,
+        "metric": tree.metric,
+    }
+    if profile.shape == "power":
+        found["power"] = float(profile.power)
+    if profile.shape == "calibrated" and profile.sensitivity is not None:
+        weights = profile.sensitivity.weights(profile.num_steps)
+        found["sensitivity"] = f"{hashed(np.round(weights / weights.sum(), 6).tobytes()):016x}"
+    return found
 
 
 def tau_for_root_share(Z: ArrayLike, share: float) -> float:

@@ -8,15 +8,31 @@ Legend: N prompts of the plan; L leaves of the tree: these prompts, and prompts 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .linkage import SMALLEST_DISTANCE, cut, unit_rows
+from .rerolls import History
+from .seeds import JOINED, Seeds
+from .surgery import (
+    over_nodes,
+    parents_of,
+    restricted,
+    root_of,
+    some_leaves,
+    spans,
+    top_at_zero,
+    with_leaf,
+    with_one_more,
+)
 from .tree import PromptTree
 
+__all__ = ["FrozenTree", "restricted", "with_leaf"]
 # Rows of a matrix of pairwise distances that are computed at once.
 BLOCK = 512
+BELOW_JOINS = 1 - 1e-6  # times the height at which trees of different seeds are joined
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +77,9 @@ class FrozenTree:
         tree = some_leaves(self.tree, self.present)
         return tree if self.plain else replace(tree, errors=None)
 
-    def founders(self, labels: np.ndarray, threshold: float) -> list[np.ndarray]:
+    def founders(
+        self, labels: np.ndarray, threshold: float, rerolls: Sequence[History] | None = None
+    ) -> list[np.ndarray]:
         """The leaves that made each cluster what it is.
 
         Parameters
@@ -70,12 +88,15 @@ class FrozenTree:
             Clusters of the plan's prompts at a step.
         threshold : float
             Of this step.
+        rerolls : L of History, optional
+            Of each leaf, up to this step.
 
         Returns
         -------
         founders : list of C int64 arrays
-            Rising. The oldest leaves of the cluster that the whole tree has there; of a cluster that is only a part
-            of that one (`matching.separated`), the oldest of its own.
+            Rising. The oldest leaves of the cluster that the whole tree has there. Where some of these were rerolled,
+            they are still of the cluster that they left; theirs is of those that left with them. Of a cluster that is
+            only a part of that one (`matching.separated`), the oldest of its own.
         """
         whole = cut(self.tree.Z, threshold)
         leaves = np.split(np.argsort(whole, kind="stable"), np.cumsum(np.bincount(whole))[:-1])
@@ -84,13 +105,26 @@ class FrozenTree:
         own = np.split(self.present[np.argsort(labels, kind="stable")], np.cumsum(np.bincount(labels))[:-1])
         found = []
         for members in own:
-            all_leaves = leaves[whole[members[0]]]
-            pool = all_leaves if np.count_nonzero(present[all_leaves]) == len(members) else np.sort(members)
+            pool = everyone = leaves[whole[members[0]]]
+            if rerolls is not None:
+                mine = rerolls[members[0]]
+                pool = np.array([leaf for leaf in everyone if rerolls[leaf][: len(mine)] == mine])
+                everyone = np.array([leaf for leaf in pool if rerolls[leaf] == mine])
+            if np.count_nonzero(present[everyone]) != len(members):
+                pool = np.sort(members)
             ages = self.generations[pool]
             found.append(pool[ages == ages.min()])
         return found
 
-    def hung(self, vectors: np.ndarray, vector: np.ndarray, key: int, prompt: str | None) -> tuple[FrozenTree, int]:
+    def hung(
+        self,
+        vectors: np.ndarray,
+        vector: np.ndarray,
+        key: int,
+        prompt: str | None,
+        seed: int | None = None,
+        above: float = 0.0,
+    ) -> tuple[FrozenTree, int]:
         """The tree with one more leaf, beside the branch that it is nearest to.
 
         Parameters
@@ -103,6 +137,10 @@ class FrozenTree:
             Its key.
         prompt : str or None
             Its text.
+        seed : int or None
+            Of its own: it hangs in the tree of this seed, alone where there is none.
+        above : float
+            The highest threshold, which a tree of another seed is joined above.
 
         Returns
         -------
@@ -112,28 +150,29 @@ class FrozenTree:
             Number of the leaf: L, or that of a prompt that was gone and comes back.
         """
         assert self.tree.keys is not None
-        equal = np.flatnonzero((vectors == vector).all(axis=1))
+        kin = np.array([own == seed for own in self.seeds])
+        equal = np.flatnonzero((vectors == vector).all(axis=1) & kin)
         for leaf in equal:
             if self.tree.keys[leaf] == key and leaf not in self.present:
                 return self, int(leaf)
-        Z, tree, keys = self.tree.Z, self.tree, (*self.tree.keys, key)
         if len(equal):  # one leaf for both, drawn once
-            node, height = top_at_zero(Z, int(equal[0])), 0.0
+            node, height = top_at_zero(self.tree.Z, int(equal[0])), 0.0
+        elif kin.any():
+            walk = Walk(self, unit_rows(vectors), unit_rows(vector[None])[0])
+            node, height = walk.place(root_of(self.tree.Z, kin))
         else:
-            node, height = Walk(self, unit_rows(vectors), unit_rows(vector[None])[0]).place()
-        longer, place = with_leaf(Z, node, height)
-        grown = PromptTree(
-            longer,
-            tree.metric,
-            None if tree.errors is None else np.insert(tree.errors, place, 0.0),
-            None if tree.prompts is None else (*tree.prompts, prompt or ""),
-            keys,
-        )
-        generations = np.append(self.generations, self.generations.max() + 1)
-        return FrozenTree(grown, generations, self.present), len(self.generations)
+            node = 2 * len(kin) - 2
+            height = max(JOINED * max(self.tree.root_height, above), *self.tree.Z[-1:, 2], SMALLEST_DISTANCE)
+        tree = with_one_more(self.tree, node, height, key, prompt, seed)
+        return FrozenTree(tree, np.append(self.generations, self.generations.max() + 1), self.present), len(kin)
 
-    def pruned(self) -> FrozenTree:
-        """The tree without leaves that are gone and belong to no mean of a branch that is still there."""
+    @property
+    def seeds(self) -> Seeds:
+        """The seed of each leaf."""
+        return self.tree.seeds or (None,) * self.tree.num_prompts
+
+    def needed(self) -> np.ndarray:
+        """The leaves but for those that are gone and belong to no mean of a branch that is still there: rising."""
         Z = self.tree.Z
         kept = np.zeros(self.tree.num_prompts, dtype=bool)
         kept[self.present] = True
@@ -144,11 +183,14 @@ class FrozenTree:
             while node >= 0 and oldest[node] == self.generations[leaf] and not alive[node]:
                 node = parents[node]
             kept[leaf] = node >= 0 and oldest[node] == self.generations[leaf]
-        if kept.all():
+        return np.flatnonzero(kept)
+
+    def of_leaves(self, leaves: np.ndarray) -> FrozenTree:
+        """The tree of some of its leaves, rising, all prompts among them."""
+        if len(leaves) == self.tree.num_prompts:
             return self
-        leaves = np.flatnonzero(kept)
-        smaller = some_leaves(self.tree, leaves)
-        return FrozenTree(smaller, self.generations[leaves], np.searchsorted(leaves, self.present))
+        places = np.searchsorted(leaves, self.present)
+        return FrozenTree(some_leaves(self.tree, leaves), self.generations[leaves], places)
 
 
 class Walk:
@@ -164,9 +206,11 @@ class Walk:
         alive[frozen.present] = True
         self.alive = over_nodes(self.Z, alive, np.logical_or)
 
-    def place(self) -> tuple[int, float]:
-        """The node to be the new leaf's sibling, and the height of their merge."""
-        leaves, node, ceiling = len(self.unit), 2 * len(self.unit) - 2, np.inf
+    def place(self, root: int) -> tuple[int, float]:
+        """The node to be the new leaf's sibling, in the tree below a root, and the height of their merge."""
+        leaves, node, above = len(self.unit), root, parents_of(self.Z)[root]
+        # a tree of a seed stays below the merge that joins it to others
+        ceiling = np.inf if above < 0 else self.Z[above - leaves, 2] * BELOW_JOINS
         height = self.height(node)
         while node >= leaves and height < self.Z[node - leaves, 2]:
             ceiling = self.Z[node - leaves, 2]
@@ -187,135 +231,3 @@ class Walk:
         else:
             gap = np.square(founders.mean(axis=0) - self.vector).sum()
         return float(np.sqrt(2 * count / (count + 1) * max(gap, 0.0)))
-
-
-def some_leaves(tree: PromptTree, leaves: np.ndarray) -> PromptTree:
-    """The tree of some of the leaves; heights at which they part stay."""
-    Z, merges = restricted(tree.Z, leaves)
-    return PromptTree(
-        Z,
-        tree.metric,
-        None if tree.errors is None else tree.errors[merges],
-        None if tree.prompts is None else tuple(tree.prompts[i] for i in leaves),
-        None if tree.keys is None else tuple(tree.keys[i] for i in leaves),
-    )
-
-
-def spans(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Leaves in an order in which each node holds those in a row.
-
-    Returns
-    -------
-    order : (L,) int64
-        Leaves from left to right.
-    start, size : (2L-1,) int64
-        Node n holds the leaves ``order[start[n] : start[n] + size[n]]``.
-    """
-    leaves, children = len(Z) + 1, Z[:, :2].astype(np.int64).tolist()
-    size = over_nodes(Z, np.ones(leaves, dtype=np.int64), np.add)
-    start, order = np.zeros_like(size), np.empty(leaves, dtype=np.int64)
-    for j in reversed(range(len(Z))):
-        a, b = children[j]
-        start[a], start[b] = start[leaves + j], start[leaves + j] + size[a]
-    order[start[:leaves]] = np.arange(leaves)
-    return order, start, size
-
-
-def over_nodes(Z: np.ndarray, of_leaves: np.ndarray, combine: np.ufunc) -> np.ndarray:
-    """What the leaves of each node come to: (2L-1,) from (L,), by a function of two values."""
-    leaves = len(Z) + 1
-    values = np.concatenate([of_leaves, np.empty(len(Z), dtype=of_leaves.dtype)])
-    for j, (a, b) in enumerate(Z[:, :2].astype(np.int64).tolist()):
-        values[leaves + j] = combine(values[a], values[b])
-    return values
-
-
-def parents_of(Z: np.ndarray) -> np.ndarray:
-    """Node above each node, -1 for the root: (2L-1,) int64."""
-    parents = np.full(2 * len(Z) + 1, -1, dtype=np.int64)
-    parents[Z[:, :2].astype(np.int64)] = (len(Z) + 1 + np.arange(len(Z)))[:, None]
-    return parents
-
-
-def top_at_zero(Z: np.ndarray, leaf: int) -> int:
-    """The node that holds a leaf and all that equal it."""
-    parents, node, leaves = parents_of(Z), leaf, len(Z) + 1
-    while parents[node] >= 0 and Z[parents[node] - leaves, 2] == 0:
-        node = int(parents[node])
-    return node
-
-
-def with_leaf(Z: np.ndarray, node: int, height: float) -> tuple[np.ndarray, int]:
-    """A linkage matrix with one more leaf.
-
-    Parameters
-    ----------
-    Z : (L-1, 4) float64
-        Linkage matrix.
-    node : int
-        The new leaf's sibling.
-    height : float
-        Of their merge: not below the node, not above what is above it.
-
-    Returns
-    -------
-    Z : (L, 4) float64
-        Leaf L is the new one; all other leaves, merges and heights stay.
-    place : int
-        Row of the new merge.
-    """
-    leaves = len(Z) + 1
-    place = max(int(np.searchsorted(Z[:, 2], height)), node - leaves + 1, 0)
-
-    def renumbered(old: int) -> int:
-        return old if old < leaves else old + 1 + (old - leaves >= place)
-
-    new = leaves + 1 + place
-    merges = []
-    for a, b, above, _ in Z.tolist():
-        pair = [new if int(child) == node else renumbered(int(child)) for child in (a, b)]
-        merges.append([*pair, above])
-    merges.insert(place, [renumbered(node), leaves, height])
-    return linkage_matrix(merges), place
-
-
-def restricted(Z: np.ndarray, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The linkage matrix of some of the leaves: heights at which they part stay.
-
-    Parameters
-    ----------
-    Z : (L-1, 4) float64
-        Linkage matrix.
-    leaves : (N,) int64
-        Those to keep; leaf i of the result is ``leaves[i]``.
-
-    Returns
-    -------
-    Z : (N-1, 4) float64
-        Linkage matrix.
-    merges : (N-1,) int64
-        Rows of the old one that are left.
-    """
-    nodes: list[int | None] = [None] * (2 * len(Z) + 1)
-    for new, old in enumerate(leaves.tolist()):
-        nodes[old] = new
-    merges, rows = [], []
-    for j, (a, b, height, _) in enumerate(Z.tolist()):
-        left, right = nodes[int(a)], nodes[int(b)]
-        if left is None or right is None:
-            nodes[len(Z) + 1 + j] = right if left is None else left
-            continue
-        nodes[len(Z) + 1 + j] = len(leaves) + len(merges)
-        merges.append([left, right, height])
-        rows.append(j)
-    return linkage_matrix(merges), np.array(rows, dtype=np.int64)
-
-
-def linkage_matrix(merges: list[list]) -> np.ndarray:
-    """SciPy's layout of merges [node, node, height]: (M, 4) float64, with the lower node first and sizes."""
-    sizes = [1] * (len(merges) + 1)
-    rows = []
-    for a, b, height in merges:
-        sizes.append(sizes[a] + sizes[b])
-        rows.append((min(a, b), max(a, b), height, sizes[-1]))
-    return np.array(rows, dtype=np.float64).reshape(-1, 4)

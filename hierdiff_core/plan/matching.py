@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..prompts.rows import own_seeds
+from .branching import crossed
 from .checks import check_drawable
 from .keys import text_key
 from .plan import Plan
@@ -152,8 +153,3 @@ def refined(plan: Plan, groups: ArrayLike) -> Plan:
     first = steps[-1].first[~np.isin(np.arange(steps[-1].num_clusters), steps[-1].labels[plan.distinct])]
     differ = np.union1d(plan.distinct, first)
     return replace(plan, steps=steps, Z=None, merge_errors=None, differ=differ, advised=None)
-
-
-def crossed(labels: ArrayLike, groups: ArrayLike) -> np.ndarray:
-    """Labels (N,) int64 that are equal where both the labels and the groups are: 0-based, contiguous."""
-    return np.unique(np.stack([labels, groups]), axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64)

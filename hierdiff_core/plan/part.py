@@ -94,9 +94,8 @@ class Part:
     def same_means(self, i: int) -> bool:
         """Whether a step that does not split has the means of the step before: a leaf that is gone may part there."""
         now, before = self.steps[i], self.steps[i - 1]
-        if now.founders is None:
-            return True
-        return np.array_equal(now.founders, before.founders) and np.array_equal(now.founded, before.founded)
+        pairs = ((now.founders, before.founders), (now.founded, before.founded))
+        return all(own is None or theirs is None or np.array_equal(own, theirs) for own, theirs in pairs)
 
 
 def whole(plan: Plan, known: np.ndarray | None = None) -> Part:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .advised import Advised
-from .budget import Budget, thresholds_for
+from .branching import branch_keys_of, branches_of, founders_of, fresh_at, noise_keys_of, recut, salts_of
+from .budget import Budget, asked, thresholds_for
 from .checks import check_lengths, check_thresholds, checked_keys, whole_number
+from .deciding import LEAST_APART as LEAST_APART
+from .deciding import deciding_step
 from .frozen import FrozenTree
 from .guidance import GuidanceCourse
-from .keys import branch_keys
 from .linkage import check_linkage, cut
 from .profile import Profile
+from .rerolls import Reroll
 from .seeds import Seeds, check_apart, checked_seeds, seed_groups
 from .sensitivity import Sensitivity
 from .steps import Branch, Step, linked_steps
 from .tree import PromptTree
-
-# Without a measurement, prompts need at least this share of the steps apart from the others to become another picture:
-# of late models, which split best, the bundled one parts pictures in 2 of 40 steps but not in 1.
-LEAST_APART = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +61,12 @@ class Plan:
         Of prompts that have a seed of their own; they share no step with prompts of another. None: no prompt has one.
     one_of : (Plan, int), or None
         For the plan of a prompt that is drawn alone (`one_unshared`): the plan of its set, and which prompt it is.
+    rerolls : tuple of Reroll
+        Prompts that have other noise from a step on.
+    made_by : mapping of str, or None
+        What the schedule was asked for: tells a changed schedule from changed prompts.
+    vectors : (N, D) array or tensor, or None
+        The embeddings that were clustered, for `attach`; files do not keep them.
 
     Examples
     --------
@@ -87,6 +92,9 @@ class Plan:
     advised: Advised | None = None
     seeds: Seeds | None = None
     one_of: tuple[Plan, int] | None = None
+    rerolls: tuple[Reroll, ...] = ()
+    made_by: Mapping[str, Any] | None = None
+    vectors: Any = None
 
     @property
     def num_steps(self) -> int:
@@ -103,7 +111,8 @@ class Plan:
         """What was cut; None for a plan made by hand."""
         if self.Z is None:
             return None
-        return PromptTree(self.Z, self.metric, self.merge_errors, self.prompts, self.prompt_keys, self.seeds)
+        own = (self.metric, self.merge_errors, self.prompts, self.prompt_keys, self.seeds, self.vectors)
+        return PromptTree(self.Z, *own)
 
     @cached_property
     def distinct(self) -> np.ndarray:
@@ -176,6 +185,11 @@ class Plan:
         """Keys of all prompts whose embeddings belong to some mean, those that are gone too; None without keys."""
         return self.prompt_keys if self.frozen is None else self.frozen.tree.keys
 
+    @property
+    def num_leaves(self) -> int:
+        """Rows of `leaf_keys`, L."""
+        return self.num_prompts if self.frozen is None else self.frozen.tree.num_prompts
+
     def founders(self, k: int) -> list[np.ndarray]:
         """Whose embeddings the mean of each cluster is made of.
 
@@ -190,11 +204,7 @@ class Plan:
             Rows, in the order of `leaf_keys`; of equal embeddings one. Unless prompts were attached or removed, these
             are the cluster's members.
         """
-        if self.frozen is None:
-            return [np.intersect1d(rows, self.distinct, assume_unique=True) for rows in self.steps[k].members]
-        first = np.unique(cut(self.frozen.tree.Z, 0.0), return_index=True)[1]
-        rows = self.frozen.founders(self.steps[k].labels, self.thresholds[k])
-        return [np.intersect1d(own, first) if len(own) > 1 else own for own in rows]
+        return founders_of(self, k)
 
     def branch_keys(self, k: int, prompt_keys: Sequence[int] | None = None) -> list[int]:
         """What each cluster of a step is known by: its noise, and what was evaluated of it, are looked up by this.
@@ -212,12 +222,24 @@ class Plan:
             The smallest key of the prompts that the cluster was made of: its members, but for those that joined later
             (`attach`), and those that are gone.
         """
-        if self.frozen is not None:
-            keys = self.leaf_keys or ()
-            rows = self.frozen.founders(self.steps[k].labels, self.thresholds[k])
-            return [min(keys[int(leaf)] for leaf in own) for own in rows]
-        known = self.prompt_keys if prompt_keys is None else prompt_keys
-        return branch_keys(self.steps[k].labels, range(self.num_prompts) if known is None else known)
+        return branch_keys_of(self, k, prompt_keys)
+
+    def salts(self, k: int) -> list[int]:
+        """What the noise of each cluster of a step is changed by: 0, or a hash of its rerolls up to there."""
+        return salts_of(self, k)
+
+    def fresh(self, k: int) -> np.ndarray:
+        """The clusters of a step that are rerolled there: (C,) bool.
+
+        Samplers that draw noise in each step take that of the salted keys from there on. Others start these clusters
+        from a fresh amount of noise, as in img2img: the clean latent that the step before was heading for, and noise of
+        the step's level. At step 0 it is the first noise that is another, for all samplers.
+        """
+        return fresh_at(self, k)
+
+    def noise_keys(self, k: int, prompt_keys: Sequence[int] | None = None) -> list[int]:
+        """What the noise of each cluster of a step is a function of: `branch_keys`, changed by `salts`."""
+        return noise_keys_of(self, k, prompt_keys)
 
     def groups(self) -> tuple[np.ndarray, Seeds]:
         """The prompts by their seeds, see `seed_groups`: group of each prompt, and the seed of each group."""
@@ -254,11 +276,11 @@ class Plan:
             return self
         self._known_tree()
         places = np.linspace(0, self.num_steps - 1, num_steps) if num_steps > 1 else np.array([self.num_steps - 1.0])
-        return self._cut_again(np.interp(places, np.arange(self.num_steps), self.thresholds))
+        made_by = None if self.made_by is None else {**self.made_by, "steps": num_steps}
+        return self._cut_again(np.interp(places, np.arange(self.num_steps), self.thresholds), made_by)
 
-    def _cut_again(self, thresholds: np.ndarray) -> Plan:
-        thresholds = check_thresholds(thresholds)
-        return replace(self, thresholds=thresholds, steps=_cuts(self._known_tree().Z, thresholds), advised=None)
+    def _cut_again(self, thresholds: np.ndarray, made_by: Mapping[str, Any] | None = None) -> Plan:
+        return recut(replace(self, made_by=made_by, advised=None), self._known_tree().Z, check_thresholds(thresholds))
 
     def _known_tree(self) -> PromptTree:
         if self.tree is None:
@@ -268,44 +290,7 @@ class Plan:
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
         """The edges of the tree, parents before children."""
-        branches, current = [], []  # current: index into `branches` of each cluster of the step before
-        own_keys = range(self.num_prompts) if self.prompt_keys is None else self.prompt_keys
-        for k, step in enumerate(self.steps):
-            split = np.bincount(step.parents, minlength=len(current) or 1) > 1
-            begin = [c for c, parent in enumerate(step.parents) if k == 0 or split[parent]]
-            members = step.members if begin else []
-            keys = self.branch_keys(k) if begin and self.frozen is not None else None
-            above = current
-            current = [above[parent] for parent in step.parents] if k else [-1] * step.num_clusters
-            for c in begin:
-                key = min(own_keys[i] for i in members[c]) if keys is None else keys[c]
-                current[c] = len(branches)
-                branches.append([k, k, c, above[step.parents[c]] if k else None, members[c], key])
-            for c, branch in enumerate(current):
-                branches[branch][1:3] = k + 1, c
-        return tuple(Branch(*fields) for fields in branches)
-
-
-def deciding_step(num_steps: int, weights: ArrayLike | None = None) -> int:
-    """The step by which a picture of its own must have begun.
-
-    Parameters
-    ----------
-    num_steps : int
-        Steps of the run.
-    weights : (K,) float, optional
-        The w_k, see `hierdiff_core.plan.sensitivity`.
-
-    Returns
-    -------
-    k : int
-        Sharing steps 0 ... k takes more than half of the difference away that separate runs would make (the squared
-        change that sharing all steps would cause); without weights, it leaves less than `LEAST_APART`.
-    """
-    if weights is None:
-        return max(num_steps - 1 - math.ceil(LEAST_APART * num_steps), 0)
-    lost = np.cumsum(weights)
-    return int(np.argmax(lost > lost[-1] / 2))
+        return branches_of(self)
 
 
 def plan_for(tree: PromptTree, budget: Budget, profile: Profile) -> Plan:
@@ -347,7 +332,7 @@ def plan_for(tree: PromptTree, budget: Budget, profile: Profile) -> Plan:
         tree.prompts,
         tree.seeds,
     )
-    return replace(plan, metric=tree.metric)
+    return replace(plan, metric=tree.metric, made_by=asked(tree, budget, profile), vectors=tree.vectors)
 
 
 def build_plan(
@@ -407,10 +392,6 @@ def build_plan(
     keys = checked_keys("prompt_keys", prompt_keys) if prompt_keys is not None else None
     texts = tuple(prompts) if prompts is not None else None
     check_lengths(len(Z) + 1, prompt_keys=keys, merge_errors=merge_errors, prompts=texts)
-    own, steps = checked_seeds(seeds, len(Z) + 1), _cuts(Z, thresholds)
+    own, steps = checked_seeds(seeds, len(Z) + 1), linked_steps(cut(Z, t) for t in thresholds)
     check_apart(steps, own)
     return Plan(thresholds, steps, Z, keys, merge_errors, sensitivity, texts, seeds=own)
-
-
-def _cuts(Z: np.ndarray, thresholds: np.ndarray) -> tuple[Step, ...]:
-    return linked_steps(cut(Z, t) for t in thresholds)

@@ -8,28 +8,30 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, fields
 from typing import Any
 
 import numpy as np
 
 from ..files.whole_files import replace
 from .advised import advised_data, advised_of
-from .checks import LARGEST_KEY, check_thresholds
+from .branching import cut_steps, plan_leaves
+from .checks import check_thresholds
+from .file_values import LARGEST, items, keys_of, numbers, optional, texts_of, whole, wholes
 from .frozen import FrozenTree
 from .guidance import GuidanceCourse
-from .linkage import METRICS, check_linkage, cut
+from .linkage import METRICS, check_linkage
 from .plan import Plan
+from .rerolls import LARGEST_NUMBER, Reroll, checked_rerolls, groups_by_step
 from .seeds import Seeds, check_apart, checked_seeds
-from .sensitivity import as_data, bounded_text, is_number, is_whole, of_data, shortened
+from .sensitivity import LONGEST_TEXT, as_data, bounded_text, is_number, of_data, shortened
 from .steps import Step, linked_steps
 from .tree import PromptTree
 
 FORMAT = "hierdiff-plan-1"
 MOST_BYTES = 1 << 26
 MOST_PROMPTS, MOST_STEPS, MOST_LABELS = 200_000, 1000, 10_000_000
-LONGEST_PROMPT = 100_000  # characters
-LARGEST = 1e150  # height or error: their squares are still numbers
+MOST_ASKED = 32  # entries of what a schedule was asked for
 
 
 def plan_json(plan: Plan) -> bytes:
@@ -43,18 +45,41 @@ def plan_json(plan: Plan) -> bytes:
     Returns
     -------
     data : bytes
-        JSON, from which `plan_of_json` makes an equal plan.
+        JSON, from which `plan_of_json` makes an equal plan, but for its `vectors`.
 
     Raises
     ------
     ValueError
         If its steps do not follow from the clusters' labels, or it is larger than what is read again.
     """
+    text = (json.dumps(plan_data(plan), allow_nan=False) + "\n").encode()
+    plan_of_json(text)  # what could not be read again is not written
+    return text
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """What the file of a plan holds, as JSON's types.
+
+    Parameters
+    ----------
+    plan : Plan
+        To be kept.
+
+    Returns
+    -------
+    data : dict
+        From which `plan_of_data` makes an equal plan.
+
+    Raises
+    ------
+    ValueError
+        If its steps do not follow from the clusters' labels.
+    """
     labels = [step.labels for step in plan.steps]
     if not same_steps(plan.steps, linked_steps(labels)):
         raise ValueError("steps must follow from their labels to be kept: first, counts or parents say something else")
-    by_hand = plan.Z is None or not all(
-        np.array_equal(own, cut(plan.Z, t)) for own, t in zip(labels, plan.thresholds, strict=True)
+    by_hand = plan.Z is None or not same_steps(
+        plan.steps, cut_steps(plan.Z, plan.thresholds, plan.rerolls, plan_leaves(plan), plan.num_leaves)
     )
     data = {
         "format": FORMAT,
@@ -73,11 +98,13 @@ def plan_json(plan: Plan) -> bytes:
     }
     if plan.seeds is not None:
         data["seeds"] = listed(plan.seeds)
+    if plan.rerolls:
+        data["rerolls"] = [list(astuple(reroll)) for reroll in plan.rerolls]
+    if plan.made_by is not None:
+        data["made_by"] = dict(plan.made_by)
     if plan.advised is not None:  # files of plans that nothing was measured for stay what they were
         data["advised"] = advised_data(plan.advised)
-    text = (json.dumps(data, allow_nan=False) + "\n").encode()
-    plan_of_json(text)  # what could not be read again is not written
-    return text
+    return data
 
 
 def plan_of_json(text: str | bytes) -> Plan:
@@ -102,6 +129,11 @@ def plan_of_json(text: str | bytes) -> Plan:
         data = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    return plan_of_data(data)
+
+
+def plan_of_data(data: Any) -> Plan:
+    """A plan from what `plan_data` gave, or somebody else made; `ValueError` that names the entry if it is none."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}")
     count = whole(data, "num_prompts", 1, MOST_PROMPTS)
@@ -115,8 +147,12 @@ def plan_of_json(text: str | bytes) -> Plan:
     frozen = frozen_of(data["frozen"]) if data.get("frozen") is not None else None
     if frozen is not None:
         check_frozen(frozen, tree)
-    steps = steps_of(data, count, thresholds, tree)
+    leaves = count if frozen is None else frozen.tree.num_prompts
+    rerolls = optional(data, "rerolls", lambda: rerolls_of(data, leaves, len(thresholds))) or ()
+    places = np.arange(count) if frozen is None else frozen.present
+    steps = steps_of(data, count, thresholds, tree, lambda Z: cut_steps(Z, thresholds, rerolls, places, leaves))
     check_apart(steps, seeds)
+    check_rerolls(steps, rerolls, places, leaves)
     return Plan(
         thresholds,
         steps,
@@ -131,6 +167,8 @@ def plan_of_json(text: str | bytes) -> Plan:
         guidance=optional(data, "guidance", lambda: guidance_of(data["guidance"])),
         advised=optional(data, "advised", lambda: advised_of(data["advised"])),
         seeds=seeds,
+        rerolls=rerolls,
+        made_by=optional(data, "made_by", lambda: made_by_of(data["made_by"])),
     )
 
 
@@ -217,6 +255,7 @@ def frozen_data(frozen: FrozenTree) -> dict[str, Any]:
         "errors": listed(tree.errors),
         "generations": listed(frozen.generations),
         "present": listed(frozen.present),
+        **({} if tree.seeds is None else {"seeds": listed(tree.seeds)}),
     }
 
 
@@ -233,14 +272,16 @@ def same_steps(steps: tuple[Step, ...], others: tuple[Step, ...]) -> bool:
 # --- reading
 
 
-def steps_of(data: dict, count: int, thresholds: np.ndarray, tree: PromptTree | None) -> tuple[Step, ...]:
+def steps_of(
+    data: dict, count: int, thresholds: np.ndarray, tree: PromptTree | None, cuts: Callable[..., tuple[Step, ...]]
+) -> tuple[Step, ...]:
     """The steps: as their labels say, else as the tree's cuts."""
     if len(thresholds) * count > MOST_LABELS:
         raise ValueError(f"{len(thresholds)} steps of {count} prompts are too many: at most {MOST_LABELS} in all")
     if data.get("labels") is None:
         if tree is None:
             raise ValueError("it lacks labels, which a plan without Z must have")
-        return linked_steps(cut(tree.Z, t) for t in thresholds)
+        return cuts(tree.Z)
     rows = data["labels"]
     if not isinstance(rows, list) or len(rows) != len(thresholds):
         raise ValueError(f"labels must be a list for each of {len(thresholds)} steps; got {shortened(rows)}")
@@ -284,7 +325,8 @@ def frozen_of(data: Any) -> FrozenTree:
     leaves = len(data["Z"]) + 1
     if leaves > MOST_PROMPTS:
         raise ValueError(f"frozen must have at most {MOST_PROMPTS} leaves; got {leaves}")
-    tree = tree_of(data, leaves, "keys", "errors")
+    seeds = optional(data, "seeds", lambda: checked_seeds(items(data, "seeds", leaves, None), leaves))
+    tree = tree_of(data, leaves, "keys", "errors", seeds)
     assert tree is not None
     present = wholes(data, "present", 0, leaves - 1, most=leaves)
     return FrozenTree(tree, wholes(data, "generations", 0, MOST_PROMPTS, exactly=leaves), present)
@@ -299,6 +341,7 @@ def check_frozen(frozen: FrozenTree, tree: PromptTree | None) -> None:
         ("keys", own.keys, tree.keys),
         ("prompts", own.prompts, tree.prompts),
         ("metric", own.metric, tree.metric),
+        ("seeds", own.seeds, tree.seeds),
     ):
         if theirs != ours:
             entry = "prompt_keys" if name == "keys" else name
@@ -319,66 +362,32 @@ def guidance_of(data: Any) -> GuidanceCourse:
         raise ValueError(f"guidance: {error}") from error
 
 
-def optional(data: dict, name: str, read: Callable[[], Any]) -> Any:
-    """What `read` finds, or None where `data` has no such entry."""
-    return None if data.get(name) is None else read()
+def rerolls_of(data: dict, leaves: int, num_steps: int) -> tuple[Reroll, ...]:
+    """Rerolls of a file, checked."""
+    rows = items(data, "rerolls", None, MOST_PROMPTS)
+    most = max(leaves, num_steps, LARGEST_NUMBER)
+    found = [wholes({"rerolls": row}, "rerolls", 0, most, exactly=3).tolist() for row in rows]
+    if len({row[1] for row in found}) * leaves > MOST_LABELS:
+        raise ValueError(f"rerolls at so many steps of {leaves} prompts are too many")
+    return checked_rerolls([Reroll(*row) for row in found], leaves, num_steps)
 
 
-def items(data: dict, name: str, exactly: int | None, most: int | None) -> list:
-    """A list of a file, of so many entries."""
-    values = data.get(name)
-    if not isinstance(values, list):
-        raise ValueError(f"{name} must be a list; got {shortened(values)}")
-    if exactly is not None and len(values) != exactly:
-        raise ValueError(f"{name} must be {exactly} entries; got {len(values)}")
-    if most is not None and len(values) > most:
-        raise ValueError(f"{name} must be at most {most} entries; got {len(values)}")
-    return values
+def check_rerolls(steps: tuple[Step, ...], rerolls: tuple[Reroll, ...], places: np.ndarray, leaves: int) -> None:
+    """`ValueError` where prompts of different rerolls share a step."""
+    for k, groups in groups_by_step(rerolls, leaves).items():
+        step, own = steps[k], groups[places]
+        if not np.array_equal(own[step.first][step.labels], own):
+            raise ValueError(f"labels of step {k} must part prompts that were rerolled from those that were not")
 
 
-def numbers(data: dict, name: str, *, exactly: int | None = None, most: int | None = None) -> np.ndarray:
-    """A list of finite numbers."""
-    values = items(data, name, exactly, most)
-    for place, value in enumerate(values):
-        if not (is_number(value) and -LARGEST <= value <= LARGEST):
-            raise ValueError(f"{name} must be finite numbers; got {shortened(value)} at place {place}")
-    return np.array(values, dtype=np.float64)
-
-
-def wholes(
-    data: dict, name: str, least: int, greatest: int, *, exactly: int | None = None, most: int | None = None
-) -> np.ndarray:
-    """A list of whole numbers in a range."""
-    values = items(data, name, exactly, most)
-    for place, value in enumerate(values):
-        if not (is_whole(value) and least <= value <= greatest):
-            raise ValueError(
-                f"{name} must be whole numbers from {least} to {greatest}; got {shortened(value)} at place {place}"
-            )
-    return np.array(values, dtype=np.int64)
-
-
-def whole(data: dict, name: str, least: int, greatest: int) -> int:
-    """A whole number in a range."""
-    return int(wholes({name: [data.get(name)]}, name, least, greatest)[0])
-
-
-def keys_of(data: dict, name: str, count: int) -> tuple[int, ...]:
-    """Keys: whole numbers that may be too large for a float."""
-    values = items(data, name, count, None)
-    for place, value in enumerate(values):
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_KEY:
-            raise ValueError(f"{name} must be whole numbers up to 2**64; got {shortened(value)} at place {place}")
-    return tuple(values)
-
-
-def texts_of(data: dict, count: int) -> tuple[str, ...]:
-    """Prompts of a file."""
-    values = items(data, "prompts", count, None)
-    for place, value in enumerate(values):
-        if not isinstance(value, str) or len(value) > LONGEST_PROMPT:
-            raise ValueError(
-                f"prompts must be texts of at most {LONGEST_PROMPT} characters; got {shortened(value)} at place {place}"
-            )
-        value.encode()  # half surrogates: UnicodeEncodeError is a ValueError
-    return tuple(values)
+def made_by_of(data: Any) -> dict[str, Any]:
+    """What a plan was made by: a few texts and numbers."""
+    if not isinstance(data, dict) or len(data) > MOST_ASKED:
+        raise ValueError(f"made_by must be at most {MOST_ASKED} entries; got {shortened(data)}")
+    value: Any
+    for name, value in data.items():
+        fits = value is None or (isinstance(value, str) and len(value) <= LONGEST_TEXT)
+        number = is_number(value) and abs(value) <= LARGEST  # pyright: ignore[reportArgumentType]
+        if len(name) > LONGEST_TEXT or not (fits or number):
+            raise ValueError(f"{shortened(name)} of made_by must be a number or a short text; got {shortened(value)}")
+    return data

@@ -90,7 +90,7 @@ def forest(
     return side_by_side([ward_linkage(vectors[rows], metric, device, check) for rows in members], members)
 
 
-def side_by_side(trees: Sequence[np.ndarray], members: Sequence[np.ndarray]) -> np.ndarray:
+def side_by_side(trees: Sequence[np.ndarray], members: Sequence[np.ndarray], least: float = 0.0) -> np.ndarray:
     """Linkage matrices of some prompts each as one, in which their trees are joined last.
 
     Parameters
@@ -99,6 +99,8 @@ def side_by_side(trees: Sequence[np.ndarray], members: Sequence[np.ndarray]) -> 
         Linkage matrices.
     members : G int64 arrays
         The prompts that their leaves are.
+    least : float
+        They are joined above this height too.
 
     Returns
     -------
@@ -115,7 +117,7 @@ def side_by_side(trees: Sequence[np.ndarray], members: Sequence[np.ndarray]) -> 
         taken[group] += 1
         merges.append((*sorted((nodes[group][int(a)], nodes[group][int(b)])), height, count))
         nodes[group].append(num_prompts + len(merges) - 1)
-    above, node, count = JOINED * (heights.max(initial=0.0) or 1.0), nodes[0][-1], len(members[0])
+    above, node, count = JOINED * (heights.max(initial=least) or 1.0), nodes[0][-1], len(members[0])
     for group in range(1, len(trees)):
         count += len(members[group])
         merges.append((*sorted((node, nodes[group][-1])), above, count))

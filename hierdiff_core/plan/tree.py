@@ -38,6 +38,8 @@ class PromptTree:
     seeds : tuple of N (int or None), or None
         Of prompts that have a seed of their own: one tree for each seed, joined by the last merges, which no threshold
         reaches (`hierdiff_core.plan.seeds`). None: no prompt has one.
+    vectors : (N, D) array or tensor, or None
+        The embeddings that were clustered, by reference.
 
     Raises
     ------
@@ -61,6 +63,7 @@ class PromptTree:
     prompts: tuple[str, ...] | None = None
     keys: tuple[int, ...] | None = None
     seeds: Seeds | None = None
+    vectors: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "Z", check_linkage(self.Z))
@@ -125,7 +128,7 @@ class PromptTree:
             Z = forest(positive, own, metric, device, check)
         texts = None if prompts is None else tuple(prompts)
         keys = None if texts is None else tuple(text_key(text) for text in texts)
-        return cls(Z, metric, merge_errors(Z, positive), texts, keys, own)
+        return cls(Z, metric, merge_errors(Z, positive), texts, keys, own, positive)
 
     @property
     def num_prompts(self) -> int:

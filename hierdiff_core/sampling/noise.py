@@ -49,9 +49,9 @@ class BranchNoise:
         self._own = {seed: keyed_noise(seed) for seed in plan.groups()[1] if seed is not None}
 
     def keys(self, k: int) -> list[int]:
-        """Noise keys of all clusters of step k, kept for the parts of the plan that come to it later."""
+        """Noise keys of all clusters of step k, salted by rerolls; kept for the parts of the plan that come to it."""
         if k not in self._keys:
-            self._keys[k] = self.plan.branch_keys(k, self.prompt_keys)
+            self._keys[k] = self.plan.noise_keys(k, self.prompt_keys)
         return self._keys[k]
 
     def generators(self, k: int, clusters: np.ndarray) -> Any:

@@ -188,6 +188,24 @@ class Store:
             on_disk = (lambda key: False) if self.folder is None else self.folder.has
             return [i for i, key in enumerate(keys) if key not in self._of_row and not on_disk(key)]
 
+    def reserve(self, keys: Sequence[bytes]) -> int:
+        """Keep rows from being given up in this run, and count them.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            Digests of rows that the run is going to ask for.
+
+        Returns
+        -------
+        count : int
+            How many are kept, in memory or on disk.
+        """
+        with self._lock:
+            for branch in dict.fromkeys(self._of_row[key] for key in keys if key in self._of_row):
+                self._touch(branch)
+            return len(keys) - len(self.missing(keys))
+
     def put(self, key: bytes, row: torch.Tensor, branch: bytes) -> None:
         """Keep a row.
 

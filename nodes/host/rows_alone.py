@@ -204,10 +204,8 @@ def taken_cond(entry: dict, rows: list[int], count: int) -> dict:
 
 
 def members_of(clusters: Clusters) -> list[list[int]]:
-    """The prompts whose mean each cluster takes."""
-    n = len(clusters.labels)
-    counted = np.arange(n) if clusters.distinct is None else np.asarray(clusters.distinct)
-    labels = clusters.labels[counted]
+    """The rows whose mean each cluster takes: prompts, and from N on those that are gone."""
+    counted, labels = clusters.counted
     return [counted[labels == c].tolist() for c in range(len(clusters.first))]
 
 

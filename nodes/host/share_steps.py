@@ -24,6 +24,7 @@ from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_gr
 from .decoration import report_in_running_node
 from .encode_set import name_of
 from .guard import RUN_KEY
+from .keeping import Keeping
 from .measured import verdict_on_run
 from .noise_levels import noise_levels
 from .one_prompt import conds_of_prompt, row_of_prompt
@@ -99,6 +100,8 @@ class Sharing:
         What becomes of inputs that differ between prompts: latents, masks, ControlNet images, entries with hooks.
     vae : the host's VAE or None
         Decodes the final pictures for the tree.
+    keeping : Keeping or None
+        Where rows are kept for later runs, and what is told of the plan's edits.
     """
 
     plan: Plan
@@ -108,6 +111,7 @@ class Sharing:
     strict: bool = False
     per_prompt: str = SHARE_IF_EQUAL
     vae: Any = None
+    keeping: Keeping | None = None
 
     def outer_sample(
         self,
@@ -158,6 +162,8 @@ class Sharing:
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
         self._guide(run, guider, sigmas)
+        if self.keeping is not None:
+            notes += self.keeping.begin(run, guider, sampler, sigmas, rows._replace(noise=noise), conds, seed)
         run.caches.witness.watch(guider.model_options)
         known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
