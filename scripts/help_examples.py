@@ -60,6 +60,20 @@ SAVED = STAGES | {
         "sample",
     )
 }
+DRAWN = STAGES | {
+    "saving": (
+        "HierDiffSaveAsDrawn",
+        ["emoji", "png", "txt", "{index:02d} {prompt}", "{prompt}", False, 0],
+        {"prompts": ("prompts", 0)},
+        "sample",
+    ),
+    "sampler": (
+        "HierDiffBranchingSampler",
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "depth first", "none", 0, 1],
+        {**STAGES["sampler"][2], "saving": ("saving", 0)},
+        "sample",
+    ),
+}
 GUIDED = STAGES | {
     "guidance": ("HierDiffPlanGuidance", [0.0, 0.6, 1.0, 0, 0.0], {"plan": ("schedule", 0)}, "plan"),
     "sampler": (*STAGES["sampler"][:2], {**STAGES["sampler"][2], "plan": ("guidance", 0)}, "sample"),
@@ -419,6 +433,12 @@ EXAMPLES = {
         SAVED,
         [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102, "sampler": 690}, {"save": 668}],
         "load_decoder sampler save",
+        {3: 400, 4: 480},
+    ),
+    "HierDiffSaveAsDrawn": Example(
+        DRAWN,
+        [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102, "saving": 260}, LATENTS, PICTURES],
+        "load_decoder saving sampler decode preview",
         {3: 400, 4: 480},
     ),
     "HierDiffSensitivityLoader": Example(
