@@ -1,6 +1,6 @@
 // Editing from the tree, wired into ComfyUI's page: where edits are kept, where prompts come from, what a run has told.
 
-import { countOf, editsText, readEdits } from "./edits.js";
+import { countOf, editsText, plannedAnew, readEdits } from "./edits.js";
 import { Prices } from "./edits_price.js";
 import { EditedTree } from "./edits_tree.js";
 import { addVariants, removed, settingsOf } from "./edits_variants.js";
@@ -213,7 +213,7 @@ export class Editing {
     const { keeper, told, edits } = state;
     this.change(state, () => {
       (keeper.properties ??= {})[ANEW] = told.promptId;
-      set(widgetOf(keeper, "edits"), editsText({ ...edits, kept: null }));
+      set(widgetOf(keeper, "edits"), editsText(plannedAnew(edits, told.edits)));
     });
   }
 

@@ -55,6 +55,7 @@ export function priceText(price) {
 
 /** All that is known of a price: "12 rows, about 4 s; 84 of 96 reused". */
 export function wholePrice(price) {
-  if (!price || price.error) return price?.error ?? text("edits.price_unknown");
+  if (!price) return text("edits.price_unknown");
+  if (price.error) return text("edits.price_error", { error: price.error });
   return `${priceText(price)}${text("edits.separator")}${text("edits.reused_of", { reused: price.reused, rows: price.rows })}`;
 }
