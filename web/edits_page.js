@@ -12,6 +12,8 @@ const MODELS = ["MODEL", "GUIDER", "*"]; // what a sampler of the host takes fro
 const MOST_RUNS = 32;
 const NOTHING = { changed: new Map(), entries: new Map(), removed: new Set(), added: 0 };
 
+const RUNNING = { keeper: null, told: null, edits: null, edited: null, text: "", problem: "running", source: { problem: "running" }, written: NOTHING, more: 0 };
+
 const widgetOf = (node, name) => node?.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => Boolean(node.inputs?.some((input) => (input.widget?.name ?? input.name) === name && input.link != null));
 
@@ -115,6 +117,7 @@ export class Editing {
   /** How things stand with a tree: see `offers`. */
   stateOf(node, tree) {
     const root = this.root();
+    if (tree.state === "running") return { tree, ...RUNNING };
     const keeper = keeperOf(node, root);
     const told = this.toldFor(keeper, tree);
     const words = widgetOf(keeper, "edits")?.value ?? "";

@@ -57,5 +57,6 @@ export function priceText(price) {
 export function wholePrice(price) {
   if (!price) return text("edits.price_unknown");
   if (price.error) return text("edits.price_error", { error: price.error });
-  return `${priceText(price)}${text("edits.separator")}${text("edits.reused_of", { reused: price.reused, rows: price.rows })}`;
+  const reused = text("edits.reused_of", { reused: price.reused, rows: price.rows });
+  return text("edits.price_whole", { price: priceText(price), reused });
 }

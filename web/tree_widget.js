@@ -90,6 +90,7 @@ export class TreePanel {
     if (tree && tree.state !== "running") this.announce.textContent = this.status.textContent;
     this.root.dataset.state = tree?.state ?? "none";
     this.root.dataset.step = tree?.step ?? 0;
+    this.root.dataset.run = tree?.run ?? "";
     this.showTools();
     this.edits?.refresh();
     this.redraw();
