@@ -5,11 +5,12 @@ import { Prices } from "./edits_price.js";
 import { EditedTree } from "./edits_tree.js";
 import { addVariants, removed, settingsOf } from "./edits_variants.js";
 import { idsOf, nodeOf } from "./graphs.js";
-import { ANEW, KeptTrees, wrapGraphToPrompt } from "./kept_tree.js";
+import { ANEW, closureOf, digestOf, KeptTrees, TOLD, wrapGraphToPrompt } from "./kept_tree.js";
 import { entryOf, holdersOf, sourceOf, upstreamOf, VARIANTS_NODE, withEntry, writtenSince } from "./prompt_source.js";
 
 const MODELS = ["MODEL", "GUIDER", "*"]; // what a sampler of the host takes from our node
 const MOST_RUNS = 32;
+const LONGEST_TOLD = 1e6; // characters that a workflow keeps of a run
 const NOTHING = { changed: new Map(), entries: new Map(), removed: new Set(), added: 0 };
 
 const RUNNING = { keeper: null, told: null, edits: null, edited: null, text: "", problem: "running", source: { problem: "running" }, written: NOTHING, more: 0 };
@@ -66,7 +67,12 @@ export class Editing {
     this.refresh();
     const keeper = keeperOf(nodeOf(this.root(), node) ?? {}, this.root());
     const [id] = keeper ? idsOf(this.root(), keeper) : [];
-    if (id !== undefined) await this.kept.remember(id, prompt_id).catch(() => null);
+    if (id === undefined) return;
+    const output = await this.kept.remember(id, prompt_id).catch(() => null);
+    const told = this.toldOf(keeper);
+    if (!output?.[id] || told?.promptId !== prompt_id || !told.edits || told.edits.length > LONGEST_TOLD) return;
+    const digest = digestOf(closureOf(output, id));
+    (keeper.properties ??= {})[TOLD] = { edits: told.edits, promptId: prompt_id, digest };
   }
 
   /** What was queued for a run, of the host's history; null where it is not there (yet). */
@@ -96,7 +102,9 @@ export class Editing {
       return here && keeperOf(here, this.root()) === keeper;
     });
     const last = told.sort((a, b) => a.order - b.order).at(-1);
-    return last ? { ...last.data.hierdiff_edits, promptId: last.prompt_id, node: last.node } : null;
+    if (last) return { ...last.data.hierdiff_edits, promptId: last.prompt_id, node: last.node };
+    const saved = keeper.properties?.[TOLD];
+    return typeof saved?.edits === "string" && typeof saved.digest === "string" ? saved : null;
   }
 
   /** What a tree's panel needs for editing; see `TreeEdits`. */

@@ -1,4 +1,4 @@
-"""A set is edited from its tree in the page: menu, keys, handles and prices, in both front ends and both kinds of nodes."""
+"""A set is edited from its tree: menu, keys, handles and prices, in both front ends and both kinds of nodes."""
 
 import json
 import uuid
