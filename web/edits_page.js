@@ -90,9 +90,15 @@ export class Editing {
   }
 
   async askQueued(run) {
-    const response = await this.api.fetchApi(`/history/${encodeURIComponent(run)}`).catch(() => null);
-    const history = response?.ok ? await response.json().catch(() => null) : null;
-    return history?.[run]?.prompt?.[2] ?? null;
+    const history = await this.get(`/history/${encodeURIComponent(run)}`);
+    if (history?.[run]) return history[run].prompt?.[2] ?? null;
+    const queue = await this.get("/queue"); // it goes on, after its sampler
+    return queue?.queue_running?.find(([, id]) => id === run)?.[2] ?? null;
+  }
+
+  async get(route) {
+    const response = await this.api.fetchApi(route).catch(() => null);
+    return response?.ok ? response.json().catch(() => null) : null;
   }
 
   /** What the last run of a node that keeps edits has told: {edits, keys, names, promptId, node}, or null. */
