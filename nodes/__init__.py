@@ -30,6 +30,7 @@ from .set import Set
 from .share_steps import ShareSteps
 from .sheet import ContactSheet
 from .table_page import table_of_file, table_of_text
+from .trunk import KeepTrunks
 
 NODES: list[type[io.ComfyNode]] = [
     PromptSet,
@@ -61,6 +62,7 @@ NODES: list[type[io.ComfyNode]] = [
     SavingPlan,
     Set,
     Pick,
+    KeepTrunks,
     SaveAsDrawn,
 ]
 for node in NODES:

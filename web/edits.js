@@ -2,7 +2,8 @@
 
 const VERSION = 1;
 const LONGEST = 64e6; // characters that are read
-const KEY = /^[0-9a-f]{16}$/;
+const LONGEST_KEY = 80;
+const FIRST_NUMBER = 1001; // of rerolls: those of variants are lower, and none may be drawn as another one is
 const DOES = ["reroll", "split", "hold", "pin"];
 const EMPTY = { version: VERSION, kept: null, changes: [] };
 
@@ -29,8 +30,8 @@ export function editsText(edits) {
 function isChange(change) {
   const { do: does, prompts, step, of } = change ?? {};
   if (!DOES.includes(does) || !Array.isArray(prompts) || !prompts.length) return false;
-  if (!prompts.every((key) => KEY.test(key))) return false;
-  return does === "pin" || (Number.isInteger(step) && Number.isInteger(of) && step >= 0 && step <= of);
+  if (!prompts.every((key) => typeof key === "string" && key && key.length <= LONGEST_KEY)) return false;
+  return does === "pin" || (Number.isInteger(step) && Number.isInteger(of) && step >= 0 && step < of);
 }
 
 /** Two changes that ask for the same. */
@@ -98,8 +99,10 @@ function less(change, keys) {
  * @param before  changes of the run that is seen: what it rerolled is rerolled once more
  */
 export function rerolled(edits, keys, step, of, before = []) {
-  const ran = changeOf({ changes: before }, "reroll", keys);
-  const number = (ran?.number ?? 0) + 1;
+  const asked = changeOf(edits, "reroll", keys);
+  const numbers = [...edits.changes, ...before].map((change) => change.number ?? 0);
+  const moved = asked && !before.some((change) => alike(change, asked) || change.number === asked.number);
+  const number = moved ? asked.number : Math.max(FIRST_NUMBER - 1, ...numbers) + 1;
   const rest = without(edits, "reroll", keys).changes;
   return with_(edits, [...rest, { do: "reroll", prompts: keys, step, of, number }]);
 }
@@ -126,7 +129,7 @@ export function splitMoved(edits, parts, step, of, at) {
     return change.do !== "split" || !parts.some((part) => sameKeys(change.prompts, part));
   });
   if (step === at) return with_(edits, rest);
-  if (step > at) return held(with_(edits, rest), all, step, of);
+  if (step > at) return held(with_(edits, rest), all, Math.min(step, of - 1), of);
   // what is apart from all others leaves the last part alone
   const apart = parts.slice(0, -1).map((prompts) => ({ do: "split", prompts, step, of }));
   const agreeing = rest.filter((change) => change.do !== "hold" || change.step <= step || !isWithin(all, change.prompts));

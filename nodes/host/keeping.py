@@ -10,6 +10,7 @@ import torch
 
 from ...hierdiff_core.sampling.lineage import content
 from .made_of import CannotTell
+from .plan_rows import keep_rows
 from .prompt_digests import common_conditioning, prompt_digests
 from .run_parts import needs_latents, run_parts, why_not
 from .stored_calls import StoredCalls
@@ -17,6 +18,7 @@ from .stored_calls import StoredCalls
 if TYPE_CHECKING:
     import comfy.samplers
 
+    from ...hierdiff_core.sampling.leaves import Leaves
     from ...hierdiff_core.sampling.store import Store
     from .sharing_run import SharingRun
 
@@ -43,6 +45,11 @@ class Keeping:
     notes: tuple[str, ...] = ()
     told: str = ""
     owner: str = ""
+
+    @property
+    def leaves(self) -> Leaves | None:
+        """The conditioning of prompts that are gone."""
+        return None if self.store is None else self.store.leaves
 
     def begin(
         self,
@@ -77,8 +84,7 @@ class Keeping:
         """
         if self.store is None:
             return [*self.notes]
-        n = run.plan.num_prompts
-        count = n if run.current.clusters.founders is None else run.current.clusters.founders.count
+        n, count = run.plan.num_prompts, run.current.rows
         reason = why_not(guider, conds)
         if reason:
             return [*self.notes, f"⚠ nothing is kept of this run: {reason}"]
@@ -88,6 +94,7 @@ class Keeping:
             digests = prompt_digests(conds, list(rows), n, count)
         except CannotTell as error:
             return [*self.notes, f"⚠ nothing is kept of this run: {UNKNOWN.format(name=error)}"]
+        keep_rows(conds, run.plan, self.store.leaves)
         reason = self.store.begin(parts, self.owner)
         fingerprint = content(*(f"{name} {value}" for name, value in sorted(parts.items())))
         run.keep(StoredCalls(run.current, self.store, fingerprint, digests, needs_latents(guider, sampler)))
