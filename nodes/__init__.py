@@ -19,6 +19,7 @@ from .prior import PriorEmbedding, PriorLoader
 from .prompt_table import PromptTable
 from .prompts import PromptSet
 from .sampler import BranchingSampler
+from .save_as_drawn import SaveAsDrawn
 from .save_set import SaveSet
 from .saving_plan import SavingPlan
 from .scenes import SceneLoader
@@ -29,6 +30,7 @@ from .set import Set
 from .share_steps import ShareSteps
 from .sheet import ContactSheet
 from .table_page import table_of_file, table_of_text
+from .trunk import KeepTrunks
 
 NODES: list[type[io.ComfyNode]] = [
     PromptSet,
@@ -60,6 +62,8 @@ NODES: list[type[io.ComfyNode]] = [
     SavingPlan,
     Set,
     Pick,
+    KeepTrunks,
+    SaveAsDrawn,
 ]
 for node in NODES:
     checked(node)

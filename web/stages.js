@@ -32,6 +32,7 @@ export const STAGES = {
     "HierDiffPick",
     "HierDiffContactSheet",
     "HierDiffSaveSet",
+    "HierDiffSaveAsDrawn",
     "HierDiffSet",
   ],
 };
