@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .plan.steps import Step
     from .plan.tree import PromptTree
     from .sampling.observer import Observer
+    from .sampling.store import Store
 
 __version__ = "0.1.0"  # as in pyproject.toml, which ComfyUI's registry reads
 
@@ -37,6 +38,7 @@ _MODULES = {
     "PromptTree": "plan.tree",
     "Sensitivity": "plan.sensitivity",
     "Step": "plan.steps",
+    "Store": "sampling.store",
     "build_plan": "plan.plan",
     "calibrate": "kandinsky.calibration",
     "decode": "kandinsky.decoding",
@@ -69,6 +71,7 @@ __all__ = [
     "PromptTree",
     "Sensitivity",
     "Step",
+    "Store",
     "build_plan",
     "calibrate",
     "decode",

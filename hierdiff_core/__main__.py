@@ -4,10 +4,12 @@ python -m hierdiff_core "a red apple" "a green apple" --saving 0.5 --out DIR
 """
 
 import argparse
+import contextlib
 import logging
+import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from . import (
     Budget,
@@ -30,18 +31,18 @@ from . import (
     load_prior,
     plan_for,
     read_sensitivity,
-    sample,
 )
 from .advise_command import ADVICE, PLOT, advised_plan, check_advising, run_advice
+from .draw_command import Drawing, draw
 from .embeddings import IMAGE_EMBEDDINGS
-from .files.set_folder import DrawnSet, prepare_folder
-from .kandinsky.decoding import BackgroundDecoder
-from .kandinsky.guidance import passes_per_row
+from .files.folder_lock import held
+from .files.picture_marks import as_png
+from .files.set_folder import REPORT, DrawnSet, files_of_sets, prepare_folder
+from .files.whole_files import try_writing
 from .kandinsky.model_folder import DECODER_CLASS, PRIOR_CLASS, check_folder
 from .limits import check_limits
 from .measure.advice import Advice, read_advice
 from .options import NO_SETTINGS, SENSITIVITY, parse_arguments
-from .picture_files import PictureFiles, as_png, raise_first, writing
 from .pictures.contact_sheet import contact_sheet
 from .pictures.dendrogram import draw_dendrogram
 from .pictures.schedule import draw_schedule
@@ -49,22 +50,21 @@ from .pictures.tree import draw_tree
 from .plan.advised import advised_data
 from .plan.seeds import seed_groups
 from .plan_options import guidance_course, private_steps
-from .previews import BranchLatents, to_pictures
+from .previews import to_pictures
 from .prompts.files import add_file
 from .prompts.prompt_set import PromptReader, check_prompts
-from .prompts.rows import PromptRow, PromptRows, as_rows, own_seeds, with_texts
+from .prompts.rows import PromptRows, as_rows, own_seeds, with_texts
 from .prompts.wildcards import Wildcards
-from .sampling.finite import rows_not_finite
-from .sampling.observer import Callbacks, Observer, Observers
 from .sampling.pace import in_words
-from .sampling.progress import RunProgress, Times, left_in_words, times_in_words
-
-# Seconds by the work that is left, in place of tqdm's own by their number
-BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} passes{postfix}"
+from .sampling.progress import Times, times_in_words
+from .set_note import check_same, finished_pictures, images_of, note_path, noted_prompts, read_set, set_note
+from .set_trunk import SetTrunk
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
     """Prompts of the arguments, then of the file; what was skipped, or may not mean what it says, is told."""
+    if options.resume and not options.prompts and not options.file:
+        return prompts_there(options)
     reader = PromptReader(Wildcards(options.wildcards))
     for number, argument in enumerate(options.prompts, start=1):
         reader.add_argument(argument, f"argument {number}")
@@ -73,6 +73,16 @@ def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
     prompts = PromptRows(reader.rows)
     for line in [*reader.remarks.notes(), *reader.remarks.warnings(prompts)]:
         tell(line)
+    return with_texts(prompts, check_prompts(prompts))
+
+
+def prompts_there(options: argparse.Namespace) -> tuple[str, ...]:
+    """The prompts of the set that is to be gone on with."""
+    path = note_path(options.out)
+    note = read_set(path)
+    if note is None:
+        raise ValueError(f"--resume: there is no set in {options.out}; give prompts to begin one")
+    prompts = noted_prompts(note, path)
     return with_texts(prompts, check_prompts(prompts))
 
 
@@ -144,29 +154,67 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     advice = read_advice(options.advice) if options.advice else None
     profile = make_profile(options, sensitivity)
     guidance_course(options)  # refused before anything is loaded
-    prepare_folder(options.out, options.overwrite)
-    began = time.monotonic()
-    embeddings = embed(prompts, options)
-    decoder = load_decoder(options.decoder, device=options.device)
-    plan = make_plan(embeddings, profile, advice, decoder, options)
-    with DrawnSet(options.out, prompts, options.overwrite) as drawn:
-        images, files, branches, not_finite, times = draw(decoder, embeddings, plan, drawn, options)
-        draw_figures(
-            drawn,
-            contact_sheet=lambda: contact_sheet(images, prompts),
-            dendrogram=lambda: draw_dendrogram(plan.Z, prompts, plan.tau, trees=len(plan.groups()[1])),
-            schedule=lambda: draw_schedule(plan),
-            tree=lambda: draw_tree(
-                plan, prompts, lambda wanted: to_pictures(decode(decoder, branches.stacked(wanted)))
-            ),
-        )
-        report = make_report(options, prompts, plan, files, time.monotonic() - began)
-        report["not_finite"] = not_finite
+    note = set_note(options, prompts)
+    with (
+        prepared(options, note, prompts) as there,
+        drawn_set(options, note, prompts, there) as drawn,
+        SetTrunk(drawn.trunk, note["set"], options.trunk_gb, tell) as trunk,
+    ):
+        drawn.make_room = trunk.make_room
+        began = time.monotonic()
+        embeddings = trunk.embeddings(prompts, lambda: embed(prompts, options))
+        decoder = load_decoder(options.decoder, device=options.device)
+        plan = make_plan(embeddings, profile, advice, decoder, options)
+        drawing = draw(decoder, embeddings, plan, drawn, options, there, trunk.store)
+        draw_figures(drawn, drawing, decoder, plan, prompts)
+        report = {**note, **make_report(options, prompts, plan, drawing.files, time.monotonic() - began)}
+        report["not_finite"], report["reused"], times = drawing.not_finite, drawing.reused, drawing.times
         report["seconds_sampling"], report["seconds_full_sampling"] = rounded(times.elapsed), rounded(times.full)
-        drawn.finish(report)
+        trunk.flush()  # or a file would come after the others are removed
+        drawn.finish(report, options.keep)
     if strays := drawn.strays():
-        tell(f"{options.out} keeps pictures that no report named: {', '.join(strays[:5])}{' …' * (len(strays) > 5)}")
+        some = f"{', '.join(strays[:5])}{' …' * (len(strays) > 5)}"
+        tell(f"{options.out} keeps pictures that this command has not drawn: {some}")
     return report
+
+
+@contextlib.contextmanager
+def prepared(
+    options: argparse.Namespace, note: dict[str, Any], prompts: Sequence[str]
+) -> Iterator[dict[int, Image.Image]]:
+    """Make the folder, look at what is in it, and keep others out of it; yields the pictures that are there."""
+    if not (options.resume and files_of_sets(options.out)):
+        prepare_folder(options.out, options.overwrite, len(prompts))
+        with held(options.out):
+            yield {}
+        return
+    with held(options.out):
+        path = note_path(options.out)
+        check_same(options, read_set(path), note, prompts)
+        if path.name == REPORT:
+            raise SetFinished(f"the set in {options.out} is finished: {len(prompts)} pictures")
+        try_writing(options.out / REPORT)
+        yield finished_pictures(options.out, note["set"], len(prompts))
+
+
+class SetFinished(Exception):
+    """Nothing is left to draw."""
+
+
+def drawn_set(
+    options: argparse.Namespace, note: dict[str, Any], prompts: Sequence[str], there: Collection[int]
+) -> DrawnSet:
+    """Where pictures go."""
+    return DrawnSet(
+        options.out,
+        prompts,
+        options.overwrite,
+        note=note,
+        finished=there,
+        images=images_of(prompts),
+        go_on=f"{options.prog} --resume --out {shlex.quote(str(options.out))}",
+        resume=options.resume,
+    )
 
 
 def advise(options: argparse.Namespace) -> Advice:
@@ -184,16 +232,26 @@ def told(advice: Advice, options: argparse.Namespace) -> int:
     return 0
 
 
-def draw_figures(drawn: DrawnSet, **figures: Callable[[], Image.Image]) -> None:
+def draw_figures(drawn: DrawnSet, drawing: Drawing, decoder: Any, plan: Plan, prompts: Sequence[str]) -> None:
     """Draw and write figures; one that cannot be drawn is left out: the pictures and the report are worth more."""
+
+    def branches(wanted: list[int]) -> list[Image.Image]:
+        return to_pictures(decode(decoder, drawing.branches.stacked(wanted)))
+
+    figures: dict[str, Callable[[], Image.Image]] = {
+        "contact_sheet": lambda: contact_sheet(drawing.images, prompts),
+        "dendrogram": lambda: draw_dendrogram(plan.Z, prompts, plan.tau, trees=len(plan.groups()[1])),
+        "schedule": lambda: draw_schedule(plan),
+        "tree": lambda: draw_tree(plan, prompts, branches),
+    }
     for name, figure in figures.items():
         try:
-            data = as_png(figure())
+            data = as_png(figure(), drawn.figure_mark(name))
         except Exception as error:
             logging.exception("HierDiff: the figure %s failed", name)
             tell(f"{name}.png is missing, since it failed ({type(error).__name__}: {error})")
             continue
-        drawn.add_file(f"{name}.png", data)
+        drawn.add_figure(f"{name}.png", data)
 
 
 def check_device(name: str) -> None:
@@ -204,76 +262,6 @@ def check_device(name: str) -> None:
         raise ValueError(f"--device must be cpu, cuda, cuda:1 or the like; got {name[:80]!r}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here")
-
-
-def draw(
-    decoder: Any, embeddings: PromptEmbeddings, plan: Plan, drawn: DrawnSet, options: argparse.Namespace
-) -> tuple[list[Image.Image], list[str], BranchLatents, list[int], Times]:
-    """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
-
-    Parameters
-    ----------
-    decoder : KandinskyV22Pipeline
-        From `load_decoder`.
-    embeddings : PromptEmbeddings
-        Of N prompts.
-    plan : Plan
-        For N prompts.
-    drawn : DrawnSet
-        Where pictures go.
-    options : argparse.Namespace
-        Of the command line.
-
-    Returns
-    -------
-    images : list of N PIL pictures
-        In prompt order.
-    files : list of N str
-        Their names.
-    branches : BranchLatents
-        For the tree's picture.
-    not_finite : list of int
-        Prompts whose latents hold NaN or infinity.
-    times : Times
-        Of the sampling.
-    """
-    branches = BranchLatents(plan)
-    progress = RunProgress(plan, passes=passes_per_row(plan, options.guidance, options.guidance_interval))
-    with tqdm(total=round(progress.work[1]), desc="sampling", bar_format=BAR) as bar, writing() as writers:
-        pictures = PictureFiles(drawn, writers, plan.num_prompts)
-        with BackgroundDecoder(decoder, pictures.add) as decoded:
-            latents = sample(
-                decoder,
-                embeddings,
-                plan,
-                seed=options.seed,
-                guidance=options.guidance,
-                scheduler=options.scheduler,
-                width=options.width,
-                height=options.height,
-                micro_batch=options.micro_batch,
-                rescale_means=options.rescale_means,
-                order=options.order,
-                acceleration=options.acceleration,
-                guidance_interval=options.guidance_interval,
-                observer=Observers(branches, progress, Bar(bar, progress), Callbacks(on_finished=decoded)),
-            )
-            not_finite = rows_not_finite(latents)  # waits for the device
-            progress.end()
-    raise_first(pictures.failures)
-    return pictures.images, pictures.files, branches, not_finite, progress.times()
-
-
-class Bar(Observer):
-    """The work that is done and the seconds, on a progress bar; `progress` hears of each step before."""
-
-    def __init__(self, bar: tqdm, progress: RunProgress):
-        self.bar, self.progress = bar, progress
-
-    def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
-        """Move on."""
-        self.bar.set_postfix_str(left_in_words(self.progress.times()), refresh=False)
-        self.bar.update(round(self.progress.work[0]) - self.bar.n)
 
 
 def rounded(seconds: float | None) -> float | None:
@@ -289,10 +277,7 @@ def make_report(
 ) -> dict[str, Any]:
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     return {
-        "images": [
-            {"file": file, "prompt": row.text, **own_data(row)}
-            for file, row in zip(files, as_rows(prompts).rows, strict=True)
-        ],
+        "images": [{"file": file, **image} for file, image in zip(files, images_of(prompts), strict=True)],
         "tau": plan.tau,
         "nfe": plan.nfe,
         "nfe_standard": plan.nfe_standard,
@@ -307,12 +292,6 @@ def make_report(
     }
 
 
-def own_data(row: PromptRow) -> dict[str, Any]:
-    """What a report says of a prompt beside its text: its own negative, seed and caption."""
-    own = {"negative": row.negative, "seed": row.seed, "caption": row.caption}
-    return {name: value for name, value in own.items() if value is not None}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: all is drawn; 1: refused, or it could not be written; 2: wrong usage; 130: interrupted."""
     try:
@@ -323,12 +302,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         tell(error)
         return 1
+    except SetFinished as finished:
+        tell(finished)
+        return 0
     except KeyboardInterrupt as interrupt:
         tell(f"interrupted; {interrupt or 'no picture was finished'}")
         return 130
     times = Times(report["seconds_sampling"], 0.0, report["seconds_full_sampling"])
+    reused = f"reused {report['reused']} of {report['nfe']} UNet rows\n" if report["reused"] else ""
     print(
-        f"{times_in_words(times, len(report['images']))}\n{report['nfe']} UNet rows instead of "
+        f"{times_in_words(times, len(report['images']))}\n{reused}{report['nfe']} UNet rows instead of "
         f"{report['nfe_standard']}, {report['saved']:.1%} saved; with loading and writing {in_words(report['seconds'])}"
         f"\nin {options.out}"
     )

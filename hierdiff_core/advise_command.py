@@ -6,10 +6,10 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .files.picture_marks import as_png
 from .files.whole_files import replace, try_writing
 from .kandinsky.workbench import DecoderWorkbench, decoder_fingerprint
 from .measure.advice import GOALS, Advice, advise, check_goal, most_passes, write_advice
-from .picture_files import as_png
 from .pictures.advice import draw_advice
 from .plan.tree import PromptTree
 

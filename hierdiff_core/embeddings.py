@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .plan.keys import text_key
+from .sampling.lineage import content
 
 if TYPE_CHECKING:
     from .plan.plan import Plan
@@ -98,9 +99,31 @@ class PromptEmbeddings:
         """Noise key of each prompt; it depends on the text alone, never on the position."""
         return [text_key(prompt) for prompt in self.prompts]
 
+    @property
+    def digests(self) -> list[bytes]:
+        """What tells each prompt's embeddings from any others, 16 bytes each: see `leaf_digest`."""
+        return [leaf_digest(pair) for pair in self.stacked().unbind(dim=1)]
+
     def stacked(self) -> torch.Tensor:
         """(2, N, D) float32 tensor: positive, then negative, as the paper stacks them."""
         return torch.stack([self.positive, self.negative])
+
+
+def leaf_digest(pair: torch.Tensor) -> bytes:
+    """The digest of a prompt's embeddings.
+
+    Parameters
+    ----------
+    pair : (2, D) tensor
+        Positive, then negative.
+
+    Returns
+    -------
+    digest : bytes
+        16 of them.
+    """
+    rows = pair.detach().to("cpu", torch.float32).contiguous()
+    return content("image embedding", *rows.shape, rows.numpy().tobytes())
 
 
 def check_image_embeddings(embeddings: PromptEmbeddings, width: int) -> None:

@@ -25,6 +25,7 @@ LIMITS = {
     "height": (64, 4096),
     "seed": (0, 2**64 - 1),
     "micro_batch": (0, 4096),
+    "trunk_gb": (0, 10_000),
 }
 
 

@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from .files.set_folder import TRUNK
 from .kandinsky.acceleration import ACCELERATIONS
 from .kandinsky.guidance import WHOLE_RUN
 from .kandinsky.model_folder import BUNDLED, suitable_settings
@@ -19,8 +21,11 @@ from .plan.linkage import METRICS
 from .plan.profile import SHAPES
 from .prompts.text_form import whole_characters
 from .sampling.loop import ORDERS
+from .set_note import note_path, noted_settings, read_set
 
-NO_SETTINGS = ("prompts", "budget_given", "advise")  # options that a report does not list among its settings
+TRUNK_GB = 4.0
+# Options that a report does not list among its settings
+NO_SETTINGS = ("prompts", "budget_given", "advise", "resume", "keep", "trunk_gb", "prog")
 ADVISE = "advise"  # the first argument, where what pays is to be measured
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
@@ -33,9 +38,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if advise:
         add_advising(parser)
     options = parser.parse_args(words[advise:])
-    options.advise = advise
+    note = begun_with(parser, options)
+    if note is not None:
+        options = parser.parse_args(words[advise:])  # what is not given is as it was
+        options.budget_given = note.get("budget_given") is True
+    options.advise, options.prog = advise, parser.prog
     fill_defaults(options)
     return options
+
+
+def begun_with(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The note of the set that is to be gone on with; its settings become the parser's defaults."""
+    if not options.resume:
+        return None
+    path = note_path(options.out)
+    note = read_set(path)
+    if note is not None:
+        parser.set_defaults(**noted_settings(parser, note, path))
+    return note
 
 
 def add_advising(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +82,7 @@ def drawing_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hierdiff" if Path(sys.argv[0]).stem == "hierdiff" else "python -m hierdiff_core",
         description="Draw a set of images from a set of prompts that share their early denoising steps.",
-        epilog="Interrupted, it leaves the pictures that are finished, and unfinished.json, which says what they show.",
+        epilog="Interrupted, it leaves the pictures that are finished, and --resume goes on from there.",
     )
     parser.add_argument(
         "prompts", nargs="*", help="prompts, each in quotes; {a|b} gives all combinations; nothing in them is a comment"
@@ -84,7 +104,7 @@ def drawing_parser() -> argparse.ArgumentParser:
         help="of files for __name__; repeatable",
     )
     parser.add_argument("--out", type=Path, default=Path("hierdiff_output"), help="folder for pictures and report.json")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier set in the folder")
+    add_folder_options(parser)
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--saving", type=float, help="share of UNet rows to save (0.5 when no budget is given)")
     budget.add_argument("--tau", type=float, help="first threshold, in the metric's own height")
@@ -154,6 +174,29 @@ def drawing_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """What happens to a set that is in the folder."""
+    there = parser.add_mutually_exclusive_group()
+    there.add_argument("--overwrite", action="store_true", help="replace an earlier set in the folder")
+    there.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the unfinished set in the folder, or begin one; prompts and settings need not be given again",
+    )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help=f"keep what was evaluated when the set is finished, in {TRUNK} in the folder",
+    )
+    parser.add_argument(
+        "--trunk-gb",
+        type=float,
+        default=TRUNK_GB,
+        metavar="GB",
+        help=f"most that {TRUNK} may take while a set is drawn; 0: what is not finished is evaluated again",
+    )
+
+
 def fill_defaults(options: argparse.Namespace) -> None:
     """Settings that were not given: what suits the model, else Kandinsky's and the paper's."""
 
@@ -170,8 +213,10 @@ def fill_defaults(options: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
-    options.budget_given = any(budget is not None for budget in (options.saving, options.tau, options.root_share))
-    if not options.budget_given:
+    budgets = (options.saving, options.tau, options.root_share)
+    if not hasattr(options, "budget_given"):
+        options.budget_given = any(budget is not None for budget in budgets)
+    if all(budget is None for budget in budgets):
         options.saving = 0.5
     if options.sensitivity is None and (options.decoder / SENSITIVITY).is_file():
         options.sensitivity = options.decoder / SENSITIVITY

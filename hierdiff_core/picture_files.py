@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from .devices import on_device
+from .files.picture_marks import as_png
+from .files.set_folder import file_name
 from .previews import to_pictures
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from PIL import Image
 
     from .files.set_folder import DrawnSet
-
-
-def as_png(picture: Image.Image) -> bytes:
-    """Bytes of a PNG file."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 class PictureFiles:
@@ -36,6 +32,8 @@ class PictureFiles:
         Its threads write them.
     num_prompts : int
         Of the set, N.
+    there : mapping of int to PIL picture
+        Those that are written already, by their prompts.
 
     Attributes
     ----------
@@ -47,12 +45,29 @@ class PictureFiles:
         What went wrong.
     """
 
-    def __init__(self, drawn: DrawnSet, writers: ThreadPoolExecutor, num_prompts: int):
-        self.drawn = drawn
-        self.writers = writers
-        self.images: list[Any] = [None] * num_prompts
-        self.files = [""] * num_prompts
+    def __init__(
+        self,
+        drawn: DrawnSet,
+        writers: ThreadPoolExecutor,
+        num_prompts: int,
+        there: Mapping[int, Image.Image] | None = None,
+    ):
+        self.drawn, self.writers, self.there = drawn, writers, there or {}
+        self.images: list[Any] = [self.there.get(i) for i in range(num_prompts)]
+        self.files = [file_name(i) if i in self.there else "" for i in range(num_prompts)]
         self.failures: list[OSError] = []
+
+    def missing(self, then: Callable[[np.ndarray, torch.Tensor], Any]) -> Callable[[np.ndarray, torch.Tensor], Any]:
+        """Hand on finished prompts and latents, but for those whose pictures are written already."""
+
+        def on_finished(prompts: np.ndarray, latents: torch.Tensor) -> None:
+            new = [row for row, i in enumerate(prompts.tolist()) if i not in self.there]
+            if len(new) == len(prompts):
+                then(prompts, latents)
+            elif new:
+                then(prompts[new], latents[on_device(np.array(new), latents.device)])
+
+        return on_finished
 
     def add(self, prompts: np.ndarray, pixels: torch.Tensor) -> None:
         """Write some pictures; those that could not be written before are told of here."""
@@ -63,7 +78,7 @@ class PictureFiles:
 
     def _write(self, i: int) -> None:
         try:
-            self.files[i] = self.drawn.add(i, as_png(self.images[i]))
+            self.files[i] = self.drawn.add(i, as_png(self.images[i], self.drawn.mark(i)))
         except OSError as error:
             self.failures.append(error)
 

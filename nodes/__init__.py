@@ -13,11 +13,13 @@ from .host.checks import checked
 from .host.routes import add_routes
 from .linkage import WardLinkage
 from .native_model import KandinskyModel
+from .pick import Pick
 from .plan_guidance import PlanGuidance
 from .prior import PriorEmbedding, PriorLoader
 from .prompt_table import PromptTable
 from .prompts import PromptSet
 from .sampler import BranchingSampler
+from .save_as_drawn import SaveAsDrawn
 from .save_set import SaveSet
 from .saving_plan import SavingPlan
 from .scenes import SceneLoader
@@ -28,6 +30,7 @@ from .set import Set
 from .share_steps import ShareSteps
 from .sheet import ContactSheet
 from .table_page import table_of_file, table_of_text
+from .trunk import KeepTrunks
 
 NODES: list[type[io.ComfyNode]] = [
     PromptSet,
@@ -58,6 +61,9 @@ NODES: list[type[io.ComfyNode]] = [
     ComparePictures,
     SavingPlan,
     Set,
+    Pick,
+    KeepTrunks,
+    SaveAsDrawn,
 ]
 for node in NODES:
     checked(node)

@@ -10,11 +10,13 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.embeddings import PromptEmbeddings
 from ..hierdiff_core.prompts.rows import as_rows, own_negatives
+from ..hierdiff_core.sampling.lineage import content
 from . import types
 from .host.cond_rows import PROMPTS
 from .host.decoration import Decorations
 from .host.device import free_main_memory
 from .host.encode_set import NO_MASK, PAD_LEFT, PAD_RIGHT, REPEAT, length_counts, merge
+from .host.known_embeddings import clip_digest, known_in_words, of_clips, value_digest
 from .host.prompt_vectors import POOLED, TOKEN_MEAN, prompt_vectors
 from .host.search import search_words
 from .host.token_counts import reading_notes
@@ -90,7 +92,8 @@ class ClipEmbedding(io.ComfyNode):
         cls, clip: Any, prompts: tuple[str, ...], pooling: str, negative_prompt: str | None = None
     ) -> io.NodeOutput:
         tell(cls, f"Moving the text encoder to the device and encoding {len(prompts)} prompts …")
-        tokens, entries = encode_each(clip, prompts)
+        clip_known = known_of(clip)
+        tokens, entries, known = encode_each(clip, prompts, clip_known)
         lengths = [entry[0].shape[1] for entry in entries]
         lengthen = how_to_lengthen(clip, tokens, lengths)
         free = free_main_memory()
@@ -99,13 +102,13 @@ class ClipEmbedding(io.ComfyNode):
         vectors = prompt_vectors(entries, prompts, pooling)
         embeddings = PromptEmbeddings(vectors.rows, torch.zeros_like(vectors.rows), prompts, kind_of(clip, vectors))
         decorations = Decorations()
-        negative, negatives = negatives_of(clip, prompts, negative_prompt, free / 2)
+        negative, negatives = negatives_of(clip, prompts, negative_prompt, free / 2, clip_known)
         pooled = vectors.pooling == POOLED
         notes: list[str] = decorations.attempt(
             "counting tokens", reading_notes, clip, tokens, prompts, pooled, otherwise=[]
         )
         fix = T5_FIX.format(longest=max(lengths)) if any(T5_NAMES & t.keys() for t in tokens) else ""
-        lines = [describe(embeddings, vectors.pooling, conditioning, lengths, fix), *negatives]
+        lines = [describe(embeddings, vectors.pooling, conditioning, lengths, fix), *known, *negatives]
         text = "\n".join([*lines, *notes, *vectors.notes])
         return io.NodeOutput([conditioning], embeddings, negative and [negative], ui=decorations.show(cls, text))
 
@@ -113,8 +116,26 @@ class ClipEmbedding(io.ComfyNode):
 # --- Encoding --------------------------------------------------------------------------------------------------------
 
 
-def encode_each(clip: Any, prompts: Sequence[str]) -> tuple[list[Any], list[Any]]:
+def known_of(clip: Any) -> bytes | None:
+    """The digest of a CLIP, see `clip_digest`; None also where it cannot be read: all is encoded then."""
+    if clip is None:
+        raise ValueError(
+            "there is no CLIP: this checkpoint holds no text encoder. Load one with Load CLIP and connect it here."
+        )
+    return Decorations().attempt("what is known of the text encoder", clip_digest, clip)
+
+
+def encode_each(
+    clip: Any, prompts: Sequence[str], clip_known: bytes | None = None
+) -> tuple[list[Any], list[Any], list[str]]:
     """Tokens and conditioning of every prompt, encoded alone, so that it does not depend on the others.
+
+    Parameters
+    ----------
+    clip : the host's CLIP
+    prompts : N str
+    clip_known : bytes or None
+        Digest of the CLIP; None: nothing is taken from what was encoded before.
 
     Returns
     -------
@@ -122,33 +143,50 @@ def encode_each(clip: Any, prompts: Sequence[str]) -> tuple[list[Any], list[Any]
         Encoder name -> chunks of (token, weight).
     entries : list of N [cond, dict]
         Equal prompts share theirs.
+    known : list of str
+        What to say of prompts that were encoded before.
     """
-    if clip is None:
-        raise ValueError(
-            "there is no CLIP: this checkpoint holds no text encoder. Load one with Load CLIP and connect it here."
-        )
     distinct = list(dict.fromkeys(prompts))
     progress = Progress(len(distinct))
-    encoded = {}
+    encoded, new = {}, 0
     for prompt in distinct:
         progress.check_cancelled()
         tokens = clip.tokenize(prompt)
-        encoded[prompt] = tokens, only_entry(clip.encode_from_tokens_scheduled(tokens), prompt)
+        entry, was_new = encoded_tokens(clip, tokens, prompt, clip_known)
+        encoded[prompt] = tokens, entry
+        new += was_new
         progress.advance(1)
-    for prompt, (_, entry) in encoded.items():
+    known = known_in_words(new, len(distinct))
+    return [encoded[prompt][0] for prompt in prompts], [encoded[prompt][1] for prompt in prompts], known
+
+
+def encoded_tokens(clip: Any, tokens: Any, prompt: str, clip_known: bytes | None) -> tuple[list[Any], bool]:
+    """The conditioning of a prompt's tokens, [cond, dict], and whether it had to be encoded."""
+    read = None if clip_known is None else value_digest(tokens)
+    key = None if clip_known is None or read is None else content(clip_known, read)
+    found = of_clips.get(key)
+    if found is None:
+        entry = only_entry(clip.encode_from_tokens_scheduled(tokens), prompt)
         check_finite(entry, prompt)
-    return [encoded[prompt][0] for prompt in prompts], [encoded[prompt][1] for prompt in prompts]
+        of_clips.put(key, [entry[0], dict(entry[1])])
+        return entry, True
+    return [found[0], dict(found[1])], False
 
 
-def negatives_of(clip: Any, prompts: Sequence[str], others: str | None, room: float) -> tuple[Any, list[str]]:
+def negatives_of(
+    clip: Any, prompts: Sequence[str], others: str | None, room: float, clip_known: bytes | None = None
+) -> tuple[Any, list[str]]:
     """As `encode_negatives`; where nobody has asked for any, an empty text whose failure loses no run."""
     if others is not None or not isinstance(own_negatives(prompts, ""), str):
-        return encode_negatives(clip, prompts, others or "", room)
+        return encode_negatives(clip, prompts, others or "", room, clip_known)
     nothing: tuple[Any, list[str]] = (None, [])
-    return Decorations().attempt("the empty negative", encode_negatives, clip, prompts, "", room, otherwise=nothing)
+    given = clip, prompts, "", room, clip_known
+    return Decorations().attempt("the empty negative", encode_negatives, *given, otherwise=nothing)
 
 
-def encode_negatives(clip: Any, prompts: Sequence[str], others: str, room: float) -> tuple[Any, list[str]]:
+def encode_negatives(
+    clip: Any, prompts: Sequence[str], others: str, room: float, clip_known: bytes | None = None
+) -> tuple[Any, list[str]]:
     """The negative of each prompt: its own, or that of the whole set.
 
     Parameters
@@ -160,6 +198,8 @@ def encode_negatives(clip: Any, prompts: Sequence[str], others: str, room: float
         For all other prompts.
     room : float
         Bytes that the conditioning may take.
+    clip_known : bytes or None
+        See `encode_each`.
 
     Returns
     -------
@@ -171,10 +211,8 @@ def encode_negatives(clip: Any, prompts: Sequence[str], others: str, room: float
     negatives = own_negatives(prompts, others.strip())
     if isinstance(negatives, str) or len(set(negatives)) == 1:
         text = negatives if isinstance(negatives, str) else negatives[0]
-        entry = only_entry(clip.encode_from_tokens_scheduled(clip.tokenize(text)), text)
-        check_finite(entry, text)
-        return entry, []
-    tokens, entries = encode_each(clip, negatives)
+        return encoded_tokens(clip, clip.tokenize(text), text, clip_known)[0], []
+    tokens, entries, _ = encode_each(clip, negatives, clip_known)
     lengthen = how_to_lengthen(clip, tokens, [entry[0].shape[1] for entry in entries])
     own = sum(row.negative is not None for row in as_rows(prompts).rows)
     line = f"negatives: {own} of {len(prompts)} prompts have one of their own, {len(set(negatives))} differ in all"

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import io
 
+from ..hierdiff_core.embeddings import IMAGE_EMBEDDINGS, PromptEmbeddings
 from ..hierdiff_core.kandinsky.loading import load_prior
 from ..hierdiff_core.kandinsky.model_folder import PRIOR_CLASS, suitable_settings
 from ..hierdiff_core.kandinsky.prior import PRIOR_NOISE, embed_prompts, prior_calls
 from ..hierdiff_core.kandinsky.schedulers import LEAST_PRIOR_STEPS
-from ..hierdiff_core.prompts.prompt_set import flat_texts
-from ..hierdiff_core.prompts.rows import own_negatives
+from ..hierdiff_core.prompts.negatives import check_negatives, distinct_pairs
+from ..hierdiff_core.prompts.prompt_set import check_prompts, flat_texts
+from ..hierdiff_core.prompts.rows import own_negatives, with_texts
 from ..hierdiff_core.prompts.tokens import text_warnings
+from ..hierdiff_core.sampling.lineage import content
 from . import types
+from .host.known_embeddings import known_in_words, of_priors, prior_digest
 from .host.lists import runs
 from .host.models import (
     PRECISIONS,
@@ -30,7 +35,6 @@ from .host.search import search_words
 from .host.ui import Progress, show, tell, telling, unsuitable
 
 if TYPE_CHECKING:
-    from ..hierdiff_core.embeddings import PromptEmbeddings
     from .host.models import LoadedModel
 
 
@@ -185,24 +189,48 @@ def embed(
     """Embeddings of a set, and what to say about them, in lines."""
     given = negative_prompt.strip() if isinstance(negative_prompt, str) else [text.strip() for text in negative_prompt]
     negatives = own_negatives(prompts, given)
-    tell(cls, "Moving the prior to the device …")
-    prior.load()
-    tell(cls, f"Embedding {len(prompts)} prompts …")
-    progress = Progress(prior_calls(prior.pipeline, prompts, negatives) * steps)
-    embeddings = embed_prompts(
-        prior.pipeline,
-        prompts,
-        negative_prompt=negatives,
-        num_steps=steps,
-        guidance=guidance,
-        seed=seed,
-        noise=noise,
-        on_step=lambda: progress.advance(1),
-    )
+    settings = {"num_steps": steps, "guidance": guidance, "seed": seed, "noise": noise}
+    embeddings, known = with_known(cls, prior, prompts, negatives, settings)
     lines = [f"{len(prompts)} embeddings, {embeddings.width} numbers each ({len(set(prompts))} distinct prompts)"]
+    lines += known
     if not isinstance(negatives, str):
         lines.append(f"a negative for each prompt, {len(set(negatives))} of them distinct")
     lines += unsuitable(prior, guidance=guidance, steps=steps)
     lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, prompts)]
     lines += [f"⚠ {line}" for line in text_warnings(prior.pipeline, negatives, "negative prompt")]
     return embeddings, lines
+
+
+def with_known(
+    cls: Any, prior: LoadedModel, prompts: tuple[str, ...], negatives: str | Sequence[str], settings: dict[str, Any]
+) -> tuple[PromptEmbeddings, list[str]]:
+    """Embeddings of a set, of which those are predicted that were not before; what to say of the others, in lines."""
+    texts = with_texts(prompts, check_prompts(prompts))
+    groups, places = distinct_pairs(texts, check_negatives(negatives, len(texts)))
+    pairs = [pair for group in groups for pair in group]
+    made_by = prior_digest(prior)
+    keys = [content(made_by, *map(str, settings.values()), *pair) for pair in pairs]
+    rows = [of_priors.get(key) for key in keys]
+    new = [i for i, row in enumerate(rows) if row is None]
+    if new:
+        made = predict(cls, prior, [pairs[i] for i in new], len(pairs), settings).stacked().unbind(dim=1)
+        for i, row in zip(new, made, strict=True):
+            rows[i] = row.clone()
+            of_priors.put(keys[i], rows[i])
+    positive, negative = torch.stack([rows[place] for place in places], dim=1)
+    return PromptEmbeddings(positive, negative, texts, IMAGE_EMBEDDINGS), known_in_words(len(new), len(pairs))
+
+
+def predict(
+    cls: Any, prior: LoadedModel, pairs: Sequence[tuple[str, str]], count: int, settings: dict[str, Any]
+) -> PromptEmbeddings:
+    """Embeddings of pairs of prompt and negative, some of the `count` of a set."""
+    prompts, negatives = ([pair[i] for pair in pairs] for i in (0, 1))
+    tell(cls, "Moving the prior to the device …")
+    prior.load()
+    others = f", {count - len(pairs)} are known" if len(pairs) < count else ""
+    tell(cls, f"Embedding {len(pairs)} prompts{others} …")
+    progress = Progress(prior_calls(prior.pipeline, prompts, negatives) * settings["num_steps"])
+    return embed_prompts(
+        prior.pipeline, prompts, negative_prompt=negatives, on_step=lambda: progress.advance(1), **settings
+    )

@@ -12,7 +12,7 @@ from ..hierdiff_core.previews import LARGEST_KEPT, BranchLatents, latents_to_rgb
 from ..hierdiff_core.sampling.finite import latents_not_finite
 from ..hierdiff_core.sampling.loop import ORDERS
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
-from ..hierdiff_core.sampling.observer import Observer
+from ..hierdiff_core.sampling.observer import Observer, Observers
 from ..hierdiff_core.sampling.progress import RunProgress, times_in_words
 from . import types
 from .host.decoration import LIVE_TREE, Decorations
@@ -24,6 +24,7 @@ from .host.search import search_words
 from .host.tree_files import TreeFiles
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
+from .saving import saving_as_drawn
 
 PREVIEW = "the preview"
 
@@ -100,6 +101,12 @@ class BranchingSampler(io.ComfyNode):
                     "faster, after a minute or two of compiling in the first run. Falls back to none if it fails.",
                 ),
                 *guidance_interval(),
+                types.Saving.Input(
+                    "saving",
+                    optional=True,
+                    tooltip="From Save Pictures as They Finish: each image is saved as soon as it is finished. With "
+                    "order depth first that is while others are drawn.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -126,6 +133,7 @@ class BranchingSampler(io.ComfyNode):
         acceleration=ACCELERATIONS[0],
         guidance_start=WHOLE_RUN[0],
         guidance_end=WHOLE_RUN[1],
+        saving=None,
     ):
         interval = guidance_start, guidance_end
         embeddings = embeddings.of_prompt(plan)
@@ -139,7 +147,11 @@ class BranchingSampler(io.ComfyNode):
         verdict = decorations.attempt("what was measured", verdict_on_decoder, plan, decoder, own, known)
         colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
         run = RunProgress(plan, passes=passes_per_row(plan, guidance, interval))
-        with decorations.context(LIVE_TREE, lambda: LiveTree(plan, colours, told, run.times)) as live:
+        rows = min(micro_batch or LARGEST_AUTO, plan.num_prompts)
+        with (
+            saving_as_drawn(saving, decoder, embeddings.prompts, width, height, rows) as savers,
+            decorations.context(LIVE_TREE, lambda: LiveTree(plan, colours, told, run.times)) as live,
+        ):
             shown = Shown(run, decoder.latent_rgb, live, decorations)
             latents = sample(
                 decoder.pipeline,
@@ -155,7 +167,7 @@ class BranchingSampler(io.ComfyNode):
                 order=order,
                 acceleration=acceleration,
                 guidance_interval=interval,
-                observer=shown,
+                observer=Observers(shown, *savers),
             ).to(results_device())
             run.end()
             decorations.attempt("the text while drawing", tell, cls, "Drawing the tree …")
@@ -168,7 +180,8 @@ class BranchingSampler(io.ComfyNode):
         )
         problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
         measured = [verdict.line] if verdict else []
-        report = "\n".join([*lines, *measured, *([f"⚠ {problem}"] if problem else [])])
+        saved = [line for saver in savers for line in saver.lines()]
+        report = "\n".join([*lines, *measured, *saved, *([f"⚠ {problem}"] if problem else [])])
         if drawing is not None:
             decorations.attempt(PREVIEW, shown.bar.finish, drawing)
         tree = decorations.picture("the picture of the tree", lambda: drawing)

@@ -12,6 +12,8 @@ Sensitivity = io.Custom("HIERDIFF_SENSITIVITY")  # hierdiff_core.Sensitivity
 Plan = io.Custom("HIERDIFF_PLAN")  # hierdiff_core.Plan
 Advice = io.Custom("HIERDIFF_ADVICE")  # hierdiff_core.measure.advice.Advice
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline
+Trunk = io.Custom("HIERDIFF_TRUNK")  # hierdiff_core.sampling.store.Store
+Saving = io.Custom("HIERDIFF_SAVING")  # saving.Saving
 
 
 def rarely_useful(entry: io.WidgetInput) -> io.WidgetInput:

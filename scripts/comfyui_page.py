@@ -40,6 +40,7 @@ QUIET = {
     "Comfy.VueNodes.Enabled": False,
     "Comfy.Workflow.Persist": True,
     "Comfy.Minimap.Visible": False,
+    "Comfy.RightSidePanel.IsOpen": False,
     # the server keeps settings: what another page chose must not stay
     "Comfy.Locale": "en",
     "Comfy.ColorPalette": "dark",
@@ -49,6 +50,19 @@ TREE_PANEL, PLOT_PANEL = ".hierdiff-panel[data-state]", ".hierdiff-panel[data-ro
 ROOT_GRAPH = "(app.rootGraph ?? app.graph)"
 # In the address of each of this pack's files, and in the names of its nodes, panels and routes.
 OURS = re.compile(r"hierdiff", re.IGNORECASE)
+CLOSE_PANELS = """async () => {
+    const { sidebarTab, bottomPanel, setting } = app.extensionManager;
+    sidebarTab.activeSidebarTabId = null;
+    bottomPanel.bottomPanelVisible = false;
+    LiteGraph.closeAllContextMenus(window);
+    if (setting.get("Comfy.RightSidePanel.IsOpen")) await setting.set("Comfy.RightSidePanel.IsOpen", false);
+}"""
+CANVAS_IS_FREE = """() => {
+    const { left, top, width, height } = document.querySelector("#graph-canvas").getBoundingClientRect();
+    const shares = [[0.1, 0.2], [0.1, 0.5], [0.1, 0.8], [0.5, 0.2], [0.5, 0.5], [0.5, 0.8], [0.9, 0.2], [0.9, 0.5]];
+    const at = ([x, y]) => document.elementFromPoint(left + x * width, top + y * height);
+    return shares.every((share) => at(share)?.id === "graph-canvas");
+}"""
 CALLS_KEPT = 32  # asynchronous calls that Chromium remembers below an error
 
 
@@ -311,6 +325,16 @@ class ComfyPage:
         return self.server.wait(prompt_id, 10)
 
     # --- what is seen ---
+
+    def close_panels(self) -> None:
+        """Close what the page opened beside or over the canvas, such as a node's help or menu.
+
+        Raises
+        ------
+        playwright.sync_api.TimeoutError  if something still lies over the empty canvas: a click on a node would hit it.
+        """
+        self.evaluate(CLOSE_PANELS)
+        self.page.wait_for_function(CANVAS_IS_FREE, timeout=10_000)  # messages go away by themselves
 
     def show(self, *node_ids: int, margin: float = 30.0, zoom: float | None = None) -> dict:
         """Bring nodes into sight (all of them where none is named); returns their place on the screen for `clip`."""

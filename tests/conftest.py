@@ -1,10 +1,10 @@
 """Fixtures for all tests: the repository's paths, and a real ComfyUI with this pack in it.
 
 Beside this file are modules that tests import: graphs (workflows for a server), other_pack (nodes of somebody else for
-one), trees (messages of a growing tree), native_models, text_models and large_models (small and full-sized networks
-with random weights), toy_models (models of a few lines that decide early or late), scene_folders (a tiny model in
-diffusers' format), first_parser (the first release's parser of prompts), attached_nodes (what other nodes attach to a
-model), compat_* (what users combine with Share Steps, and runs with and without it).
+one), trees (messages of a growing tree), native_models, text_models, small_clips and large_models (small and full-sized
+networks with random weights), toy_models (models of a few lines that decide early or late), scene_folders (a tiny model
+in diffusers' format), first_parser (the first release's parser of prompts), attached_nodes (what other nodes attach to
+a model), compat_* (what users combine with Share Steps, and runs with and without it).
 """
 
 from __future__ import annotations

@@ -6,20 +6,23 @@ import { compare } from "./compare.js";
 import { ComparePanel, MIN_HEIGHT as COMPARE_HEIGHT } from "./compare_panel.js";
 import { addressOf, promptsBelow, typicalOf } from "./comparison.js";
 import { showDraws } from "./draws.js";
+import { Editing, keepsEdits } from "./edits_page.js";
 import { fitTemplate } from "./fit.js";
 import { allNodes, idsOf, latest, locatorOf, nodeOf } from "./graphs.js";
 import { after, before } from "./hooks.js";
 import { lightboxActions } from "./lightbox.js";
 import { HEIGHT as MARKS_HEIGHT, MarksPanel, sliderOf } from "./marks.js";
 import { templateMenu } from "./menu.js";
+import { PickPanel, addPickStyle, MIN_HEIGHT as PICK_HEIGHT } from "./pick.js";
+import { Picks } from "./picks.js";
 import { PromptTablePanel, addTableStyle, MIN_HEIGHT as TABLE_HEIGHT } from "./prompt_table.js";
+import { addPanel, colorByStage, growToFit, hidePictures, hideWidget } from "./node_widgets.js";
 import { keepOldSheet } from "./old_sheets.js";
 import { offerFolder } from "./open_folder.js";
 import { ResultPanel } from "./result_panel.js";
 import { Results } from "./results.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
 import { searchByWords, withWords } from "./search.js";
-import { stageColor } from "./stages.js";
 import { separateTabs } from "./tabs.js";
 import { loadTexts, text } from "./texts.js";
 import { Trees } from "./tree.js";
@@ -35,6 +38,8 @@ const TREE_WIDGET = "hierdiff_tree";
 const MARKS_WIDGET = "hierdiff_marks";
 const SCHEDULE_WIDGET = "hierdiff_schedule";
 const TABLE_WIDGET = "hierdiff_table";
+const PICK_NODE = "HierDiffPick";
+const PICK_WIDGET = "hierdiff_pick";
 const COMPARE_NODE = "HierDiffCompare";
 const COMPARE_WIDGET = "hierdiff_compare";
 const RESULT_WIDGET = "hierdiff_result";
@@ -55,9 +60,11 @@ const FOLDED = "hierdiff_folded"; // property of a node, so that it travels with
 
 const trees = new Trees();
 const results = new Results();
+const picks = new Picks();
 const panels = new Map(); // node -> TreePanel
 const schedules = new Map(); // node -> SchedulePanel
 const comparisons = new Map(); // node -> ComparePanel
+const choosing = new Map(); // node -> PickPanel
 const reports = new Map(); // node -> ResultPanel
 let fromHistory = false; // whether the workflow was opened out of the page's history
 
@@ -71,25 +78,12 @@ function isOurs(node) {
 
 // --- panels ---
 
-function addPanel(node, name, label, panel, options) {
-  const widget = node.addDOMWidget(name, name, panel.root, {
-    serialize: false,
-    hideOnZoom: false,
-    getValue: () => "",
-    setValue: () => {},
-    ...options,
-  });
-  widget.label = label; // where the page lists a node's widgets
-  widget.serialize = false; // nor in the workflow's file
-  before(widget, "onRemove", () => panel.remove());
-  return widget;
-}
-
 function addTree(node) {
   if (panels.has(node)) return;
   const told = () => latest(rootGraph(), results, node)?.data.hierdiff_pictures ?? null;
   const address = (file) => api.apiURL(`/view?${new URLSearchParams(file)}`);
-  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app, { files: told, address });
+  const memory = editing.memoryOf(node);
+  const panel = new TreePanel(() => latest(rootGraph(), trees, node), app, { files: told, address }, memory);
   panels.set(node, panel);
   addPanel(node, TREE_WIDGET, text("tree.title"), panel, { getMinHeight: () => TREE_HEIGHT });
   before(node, "onRemoved", () => {
@@ -148,14 +142,6 @@ function addTable(node) {
   node.setSize([Math.max(node.size[0], 620), Math.max(node.size[1], TABLE_HEIGHT + 160)]);
 }
 
-/** A widget that keeps its value, and its place in workflows, out of sight in every kind of node. */
-function hideWidget(widget) {
-  widget.hidden = true;
-  if (widget.options) widget.options.hidden = true;
-  widget.computeSize = () => [0, -4]; // the page adds these between widgets
-  widget.computeLayoutSize = undefined;
-}
-
 function addComparison(node) {
   const pictures = () => {
     const files = latest(rootGraph(), results, node)?.data.hierdiff_compare?.images ?? [];
@@ -167,6 +153,32 @@ function addComparison(node) {
   addPanel(node, COMPARE_WIDGET, text("compare.title"), panel, { getMinHeight: () => COMPARE_HEIGHT });
   before(node, "onRemoved", () => comparisons.delete(node));
   hidePictures(node);
+}
+
+/** Pictures to choose from, in the node that the run waits in. */
+function addPick(node) {
+  const kept = node.widgets?.find((widget) => widget.name === "choice");
+  const source = {
+    question: () => latest(rootGraph(), picks, node),
+    shown: () => latest(rootGraph(), results, node)?.data.hierdiff_pick ?? null,
+    left: (question) => picks.left(question),
+    choice: () => String(kept?.value ?? ""),
+    remember: (choice) => {
+      if (!kept) return;
+      kept.value = choice;
+      kept.callback?.(choice);
+      changed();
+      panel.refresh();
+    },
+    answer: (question, chosen) => picks.answer(api, question, chosen),
+    cancel: (question) => api.interrupt(question?.prompt_id),
+    address: (file) => addressOf(api, file),
+  };
+  const panel = new PickPanel(app, source);
+  choosing.set(node, panel);
+  if (kept) after(kept, "callback", () => panel.refresh());
+  addPanel(node, PICK_WIDGET, text("pick.title"), panel, { getMinHeight: () => PICK_HEIGHT });
+  before(node, "onRemoved", () => choosing.delete(node));
 }
 
 /** Compare a prompt of a run with the same one drawn unshared; of a branch one that stands for it, and the others. */
@@ -184,25 +196,24 @@ function compareOffer({ source }) {
   return { label: text("compare.action"), run: () => openCompare(tree, source.branch) };
 }
 
-lightboxActions.push(compareOffer);
-
-/**
- * A panel takes the place of the pictures that the page itself shows below a node's widgets, which are those of the
- * tree and the plot again. The page asks for the node's `imgs` where it draws them on the canvas; as elements they are
- * hidden by the stylesheet.
- */
-function hidePictures(node) {
-  node.hideOutputImages = true;
-  for (const name of ["imgs", "previewMediaType"]) {
-    Object.defineProperty(node, name, { configurable: true, get: () => undefined, set: () => {} });
-  }
+/** What can be changed from a picture that is open, as in its tree. */
+function editOffer({ source }) {
+  const panel = source && [...panels.values()].find(({ tree }) => tree?.run === source.run);
+  return panel?.edits.actions(source.branch) ?? null;
 }
+
+lightboxActions.push(compareOffer, editOffer);
 
 /** Let the page save what has changed in the workflow, and undo it. */
 function changed() {
   const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
   (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
+
+const editing = new Editing({
+  ...{ app, api, results, changed, root: rootGraph },
+  refresh: () => panels.forEach((panel) => panel.edits.refresh()),
+});
 
 /** The marks of the slider stand below it, as the last of the node's own widgets. */
 function addMarks(node) {
@@ -217,7 +228,7 @@ function addMarks(node) {
 /** What a node says stands below its tree or plot, and else in a panel of its own. */
 function addResult(node) {
   if (reports.has(node)) return reports.get(node);
-  const inside = panels.has(node) || schedules.has(node) || comparisons.has(node);
+  const inside = panels.has(node) || schedules.has(node) || comparisons.has(node) || choosing.has(node);
   const byDefault = inside || WITH_PICTURE.includes(node.comfyClass);
   const folding = {
     get: () => node.properties?.[FOLDED] ?? byDefault,
@@ -256,12 +267,13 @@ function addResultWidget(node, panel) {
 /** Show what is known of a node's last run: its text, and for Threshold Schedule the plot. */
 function showResult(node) {
   comparisons.get(node)?.refresh();
+  choosing.get(node)?.refresh();
   const result = latest(rootGraph(), results, node);
   const said = result?.text ?? "";
   if (!said && !reports.get(node)?.text) return;
   panels.get(node)?.redraw(); // it may know of pictures
   const panel = addResult(node);
-  const host = (panels.get(node) ?? schedules.get(node) ?? comparisons.get(node))?.root;
+  const host = (panels.get(node) ?? schedules.get(node) ?? comparisons.get(node) ?? choosing.get(node))?.root;
   if (host && !panel.root.parentElement) host.append(panel.root);
   if (said && !panel.text) panel.heightBefore = node.size[1];
   const over = !said && panel.text;
@@ -269,22 +281,6 @@ function showResult(node) {
   offerFolder(panel, api, result?.data?.hierdiff_folder);
   if (over && panel.heightBefore < node.size[1]) node.setSize([node.size[0], panel.heightBefore]);
   schedules.get(node)?.reshape();
-}
-
-/** A new node gets its stage's colour; one from a workflow keeps what the workflow says, also none. */
-function colorByStage(node) {
-  const color = stageColor(node.comfyClass);
-  if (!color) return;
-  node.color ??= color;
-  before(node, "onConfigure", function (saved) {
-    if (!saved?.color) this.color = undefined;
-  });
-}
-
-function growToFit(node) {
-  const [width, height] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width, 360), Math.max(node.size[1], height)]);
-  node.setDirtyCanvas?.(true, true);
 }
 
 /** The node that a tree or a result is of, if its workflow is open. */
@@ -295,6 +291,11 @@ function nodeHere({ workflow, node }) {
 results.listeners.add((result) => {
   const node = nodeHere(result);
   if (node) showResult(node);
+});
+
+picks.listeners.add((question) => {
+  const node = nodeHere(question);
+  if (node) choosing.get(node)?.refresh();
 });
 
 trees.listeners.add((tree) => {
@@ -332,12 +333,18 @@ async function fetchResults(query) {
   for (const result of await ask("results", query)) results.receive(result);
 }
 
+async function fetchPicks() {
+  for (const question of await ask("picks")) picks.receive(question);
+}
+
 let missed = null; // one request at a time for runs whose beginning was missed
 
 api.addEventListener("hierdiff.tree", async ({ detail }) => {
   if (await trees.receive(detail)) return;
   missed ??= fetchTrees().finally(() => (missed = null));
 });
+
+api.addEventListener("hierdiff.pick", ({ detail }) => picks.receive(detail));
 
 api.addEventListener("hierdiff.result", ({ detail }) => results.receive(detail));
 
@@ -358,6 +365,7 @@ api.addEventListener("execution_cached", ({ detail: { nodes, prompt_id } }) => {
 for (const ending of ["execution_success", "execution_error", "execution_interrupted"]) {
   api.addEventListener(ending, ({ detail }) => {
     results.end(detail?.prompt_id);
+    picks.end(detail?.prompt_id);
     for (const [node, panel] of panels) if (panel.tree?.promptIds.includes(detail?.prompt_id)) findPictures(node);
   });
 }
@@ -365,7 +373,7 @@ for (const ending of ["execution_success", "execution_error", "execution_interru
 // --- the extension ---
 
 function stylesheet() {
-  for (const name of ["hierdiff", "compare"]) {
+  for (const name of ["hierdiff", "compare", "edits"]) {
     const link = document.createElement("link");
     link.rel = "stylesheet";
     link.href = new URL(`./${name}.css`, import.meta.url).href;
@@ -386,11 +394,12 @@ app.registerExtension({
   init() {
     stylesheet();
     addTableStyle();
+    addPickStyle();
   },
 
   async setup() {
     separateTabs(app, (workflow) => (fromHistory = workflow === null));
-    await Promise.all([fetchTrees(), fetchResults(), searchByWords(app)]);
+    await Promise.all([fetchTrees(), fetchResults(), fetchPicks(), searchByWords(app)]);
   },
 
   nodeCreated(node) {
@@ -398,11 +407,13 @@ app.registerExtension({
     colorByStage(node);
     keepOldSheet(node);
     showDraws(node);
+    if (keepsEdits(node)) hideWidget(node.widgets.find(({ name }) => name === "edits"));
     if (MARKED_NODES.includes(type)) addMarks(node);
     if (TREE_NODES.includes(type)) addTree(node);
     if (type === SCHEDULE_NODE) addSchedule(node);
     if (type === TABLE_NODE) addTable(node);
     if (type === COMPARE_NODE) addComparison(node);
+    if (type === PICK_NODE) addPick(node);
     if (isOurs(node)) addResult(node);
   },
 

@@ -6,8 +6,9 @@ import { copyPicture, fileName, savePicture } from "./picture_files.js";
 import { text } from "./texts.js";
 
 /**
- * What other parts of the page offer for a picture: functions `(item) => action | null`, where an action is
- * {label, run} and `run(item, lightbox)` may close the lightbox, or tell something by `lightbox.say(text)`.
+ * What other parts of the page offer for a picture: functions `(item) => action, actions or null`, where an action is
+ * {label, run}, with a key that runs it also {key: as it is shown, pressed: as the browser calls it}. `run(item,
+ * lightbox)` may close the lightbox, or tell something by `lightbox.say(text)`.
  */
 export const lightboxActions = [];
 
@@ -125,7 +126,8 @@ class Lightbox {
 
   showButtons() {
     const { item } = this;
-    const more = [...(item.actions ?? []), ...lightboxActions.map((offer) => offer(item)).filter(Boolean)];
+    const more = [...(item.actions ?? []), ...lightboxActions.flatMap((offer) => offer(item) ?? [])];
+    this.keys = new Map(more.filter(({ pressed }) => pressed).map(({ pressed, run }) => [pressed.toLowerCase(), run]));
     const own = [
       ...(this.places.length > 1 ? [{ label: text("lightbox.up"), key: "↑", run: () => this.go(moved(this.places, "ArrowUp")) }] : []),
       ...more,
@@ -182,7 +184,9 @@ class Lightbox {
     const pressed = event.target.closest?.("button") && (event.key === "Enter" || event.key === " ");
     if (pressed) return;
     if (event.key === "Tab") return this.tab(event);
-    const letter = { s: () => this.save(), c: () => this.copy() }[event.key.toLowerCase()];
+    const pressedKey = event.key.toLowerCase();
+    const offered = this.keys.get(pressedKey);
+    const letter = { s: () => this.save(), c: () => this.copy() }[pressedKey] ?? (offered && (() => offered(this.item, this)));
     const places = letter ? undefined : moved(this.places, event.key);
     if (!letter && places === undefined) return;
     event.preventDefault();

@@ -29,8 +29,10 @@ export const STAGES = {
     "HierDiffShareSteps",
     "HierDiffUnshared",
     "HierDiffCompare",
+    "HierDiffPick",
     "HierDiffContactSheet",
     "HierDiffSaveSet",
+    "HierDiffSaveAsDrawn",
     "HierDiffSet",
   ],
 };

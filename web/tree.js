@@ -48,7 +48,7 @@ export class Tree {
 
   /** Take over a message's numbers and pictures; resolves once the pictures can be drawn. */
   async update(message) {
-    for (const key of ["step", "clusters", "rows", "standard", "state", "reached", "share", "seconds"]) {
+    for (const key of ["step", "clusters", "rows", "standard", "reused", "state", "reached", "share", "seconds"]) {
       if (message[key] !== undefined) this[key] = message[key];
     }
     await Promise.all((message.tiles ?? []).map((sheet) => this.addSheet(sheet)));

@@ -33,7 +33,8 @@ function families(tree) {
  * @param at       from `layout`
  * @param view     {scroll, shown: steps that have grown (fractions while it moves), selected: branch index or null,
  *                 colors: {ink, muted, ground}}, and where there are: found (Set of branch indices that were looked
- *                 for), picture(branch, side) -> {image, x, y, width, height}, count(n) -> how many prompts, in words
+ *                 for), picture(branch, side) -> {image, x, y, width, height}, count(n) -> how many prompts, in words,
+ *                 texts (Map of branch index -> what stands beside it instead of its prompts)
  */
 export function draw(context, tree, at, view) {
   const { scroll, shown, selected, colors } = view;
@@ -170,7 +171,7 @@ function drawTexts(context, tree, at, visible, view, strength) {
   for (const branch of written(tree, at, tipsOf(tree, visible), (tip) => (urgent(tip) ? 0 : 1))) {
     context.font = `${urgent(branch) ? "600 " : ""}${size}px ${FONT}`;
     context.globalAlpha = urgent(branch) ? 1 : strength(branch);
-    const label = labelOf(tree, branch, view.count ?? String);
+    const label = view.texts?.get(branch.index) ?? labelOf(tree, branch, view.count ?? String);
     const lines = linesIn(context, tree, label, at.text, linesOf(at));
     const top = textY(tree, at, branch) - ((lines.length - 1) * LINE) / 2;
     lines.forEach((line, i) => context.fillText(line, textLeft(at), top + i * LINE));

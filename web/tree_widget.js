@@ -1,14 +1,15 @@
 // The panel that shows a tree in a node: it grows, tells what is under the pointer, is searched, folded and zoomed.
 
+import { TreeEdits } from "./edits_panel.js";
 import { openLightbox } from "./lightbox.js";
 import { makePanel, oncePerFrame, passToGraph, sized, themeColors, watch } from "./panel.js";
-import { timeText } from "./run_time.js";
-import { percent, text } from "./texts.js";
+import { text } from "./texts.js";
 import { draw } from "./tree_drawing.js";
 import { foldedTo, withFolded } from "./tree_folding.js";
 import { branchItem, countOf, leafItems, stepsOf } from "./tree_items.js";
 import { hitAt, layout, placeAt, READABLE_ROW, SMALLEST_TEXT_ROW, xOf, yOf, zoomed } from "./tree_layout.js";
 import { TreePictures } from "./tree_pictures.js";
+import { statusOf } from "./tree_status.js";
 import { found } from "./tree_texts.js";
 import { hideTip, showTip } from "./tree_tip.js";
 import { TreeTools } from "./tree_tools.js";
@@ -20,9 +21,12 @@ const DRAGGED = 4; // pixels from which a press is no click
 const ZOOM = 1.5;
 const WHEEL = 300; // pixels of the wheel that zoom by e
 
-/** Shows the tree that `find()` gives, or a note where there is none; `pictures` are the options of `TreePictures`. */
+/**
+ * Shows the tree that `find()` gives, or a note where there is none; `pictures` are the options of `TreePictures`, and
+ * `memory` is where edits of the set are kept (edits_page.js); null: it cannot be edited.
+ */
 export class TreePanel {
-  constructor(find, app, pictures) {
+  constructor(find, app, pictures, memory = null) {
     this.find = find;
     Object.assign(this, makePanel(text("tree.label")));
     this.forget(null);
@@ -38,6 +42,7 @@ export class TreePanel {
       toggle: () => this.setRow(this.row === null ? READABLE_ROW : null),
     });
     this.unwatch = watch(this.root, this.redraw);
+    this.edits = memory && new TreeEdits(this, memory);
     this.listen(app);
     this.refresh();
   }
@@ -56,6 +61,7 @@ export class TreePanel {
 
   remove() {
     this.unwatch();
+    this.edits?.remove();
     hideTip(this);
   }
 
@@ -84,7 +90,9 @@ export class TreePanel {
     if (tree && tree.state !== "running") this.announce.textContent = this.status.textContent;
     this.root.dataset.state = tree?.state ?? "none";
     this.root.dataset.step = tree?.step ?? 0;
+    this.root.dataset.run = tree?.run ?? "";
     this.showTools();
+    this.edits?.refresh();
     this.redraw();
   }
 
@@ -111,6 +119,7 @@ export class TreePanel {
     if (!this.place) return context.clearRect(0, 0, width, height);
     const growing = this.grow(now);
     draw(context, seen, this.place, this.drawn());
+    this.edits?.draw(context, themeColors(this.root));
     if (growing) this.redraw();
   }
 
@@ -124,6 +133,7 @@ export class TreePanel {
       found: this.foundTips(),
       picture: (branch, side) => this.pictures.sharper(this.tree, branch.index, side, seen.pictures.get(branch.index)),
       count: countOf,
+      texts: this.edits?.texts,
       colors: themeColors(this.root),
     };
   }
@@ -204,11 +214,17 @@ export class TreePanel {
     const y = () => yOf(this.seen, this.place, this.seen.branches[index]);
     this.view.scrollTop = Math.min(this.view.scrollTop, Math.max(y() - margin, 0));
     this.view.scrollTop = Math.max(this.view.scrollTop, y() - this.view.clientHeight + margin);
+    this.select(index, this.pointAt(index));
+    this.announce.textContent = `${stepsOf(this.tree, index)}: ${this.tree.promptsOf(index).join("; ")}`;
+  }
+
+  /** Where a branch begins, on the window. */
+  pointAt(index) {
+    const branch = this.seen.branches[index];
     const box = this.view.getBoundingClientRect();
     const zoom = box.width / this.view.offsetWidth || 1;
-    const x = xOf(this.seen, this.place, this.seen.branches[index].start);
-    this.select(index, { x: box.left + x * zoom, y: box.top + (y() - this.view.scrollTop) * zoom });
-    this.announce.textContent = `${stepsOf(this.tree, index)}: ${this.tree.promptsOf(index).join("; ")}`;
+    const [x, y] = [xOf(this.seen, this.place, branch.start), yOf(this.seen, this.place, branch) - this.view.scrollTop];
+    return { x: box.left + x * zoom, y: box.top + y * zoom };
   }
 
   // --- the search ---
@@ -248,10 +264,12 @@ export class TreePanel {
 
   press(event) {
     if (event.button === 0) this.pressed = { ...this.pointOf(event), scroll: this.view.scrollTop, moved: false };
+    if (this.place) this.edits?.press(event);
   }
 
   hover(event) {
     if (!this.place) return;
+    if (this.edits?.drag(event)) return void (this.pressed.moved = true);
     const point = this.pointOf(event);
     if (event.buttons & 1 && this.pressed) {
       const moved = Math.abs(point.y - this.pressed.y) + Math.abs(point.x - this.pressed.x);
@@ -312,6 +330,7 @@ export class TreePanel {
 
   /** Do what a key is for; false where it is not ours. */
   pressedKey(key) {
+    if (this.edits?.key(key, this.selected)) return true;
     const chosen = this.selected ?? 0;
     const { folded } = this.seen.branches[chosen];
     const does = {
@@ -337,25 +356,6 @@ export class TreePanel {
 export function grown(shown, step, elapsed) {
   const left = step - shown;
   return left <= 0.01 ? step : shown + left * (1 - Math.exp((-4 * Math.max(elapsed, 8)) / GROWING));
-}
-
-/** The numbers of a tree, as a line. */
-export function statusOf(tree) {
-  const values = {
-    step: tree.step,
-    steps: tree.steps,
-    clusters: tree.clusters,
-    rows: tree.rows,
-    standard: tree.standard,
-    saved: percent(tree.saved),
-  };
-  const line = text({ running: "tree.status", done: "tree.done", stopped: "tree.stopped" }[tree.state], values);
-  return [timeText(tree), line, verdictOf(tree)].filter(Boolean).join(" · ");
-}
-
-/** What was measured of the plan on this model, in words; empty where it saves nothing. */
-export function verdictOf({ measured }) {
-  return measured ? text(`tree.measured_${measured.verdict}`, measured) : "";
 }
 
 /** Where an arrow key leads; null: nowhere, undefined: not ours. */

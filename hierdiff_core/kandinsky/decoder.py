@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..embeddings import check_image_embeddings
-from ..plan.checks import whole_number
-from ..plan.matching import check_leaves, check_plan_prompts
+from ..plan.checks import is_finite, shown, whole_number
+from ..plan.matching import check_leaves, check_plan_prompts, check_plan_seeds
 from ..sampling.finite import latents_not_finite
 from ..sampling.loop import ORDERS, denoise_plan
 from ..sampling.microbatch import MicroBatches, auto_micro_batch
@@ -24,6 +24,8 @@ from ..sampling.pooling import cluster_means, rescaled_means
 from .acceleration import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 from .decoder_step import DecoderStep
 from .guidance import WHOLE_RUN, check_guidance, strengths
+from .plan_embeddings import embeddings_for, own_embeddings
+from .reuse import begun, keys_of_run, run_parts
 from .schedulers import make_scheduler
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
     from ..embeddings import PromptEmbeddings
     from ..plan.plan import Plan
+    from ..sampling.store import Store
+    from .plan_embeddings import Leaves
 
 # Branches that a part of the plan may always have, depth first: latents are small, and fewer parts are less to do.
 LEAST_PART = 16
@@ -60,6 +64,10 @@ def sample(
     on_branches: Callable[..., Any] | None = None,
     on_finished: Callable[..., Any] | None = None,
     observer: Observer | None = None,
+    store: Store | None = None,
+    stop_after: float = 1.0,
+    leaves: Leaves | None = None,
+    owner: str = "",
 ) -> torch.Tensor:
     """Denoise a set of images that share their early steps.
 
@@ -68,9 +76,10 @@ def sample(
     decoder : KandinskyV22Pipeline
         From `load_decoder`.
     embeddings : PromptEmbeddings
-        Of N prompts.
+        Of N prompts; or of more, among which the plan's are found by their texts.
     plan : Plan
-        For N prompts and K steps. Its guidance (`GuidanceCourse`) is obeyed.
+        For N prompts and K steps. Its guidance (`GuidanceCourse`) is obeyed. Prompts may have been attached to it or
+        removed from it: branches that were there before are drawn bit-identically on a CPU.
     seed : int in 0 ... 2**64 - 1
         Of the noise.
     guidance : float
@@ -113,6 +122,19 @@ def sample(
         Older spelling of `observer`: as its `on_finished`.
     observer : Observer
         Hears of the run while it goes on, see `hierdiff_core.sampling.observer`.
+    store : Store
+        Keeps what the UNet says of each branch, and gives what it has: only rows that it lacks are evaluated. On a CPU
+        the images are bit-identical with and without it.
+    stop_after : float
+        Share of the steps, above 0, after which to stop; less than 1 gives the clean latents that the branches are
+        heading for.
+    leaves : PromptEmbeddings, or mapping of int to (2, D) tensor or bytes
+        Embeddings of prompts that are gone from the plan but belong to means of its branches (`Plan.leaf_keys`): by
+        their keys, or the digests that the store keeps them by (`PromptEmbeddings.digests`). Those that are not given
+        are looked for among `embeddings`, then, if nothing is given, in the store. Where one is found nowhere, the mean
+        is that of the others, and a note of the store says which pictures change.
+    owner : str
+        Whose run it is, for a store that several use: `Store.begin`.
 
     Returns
     -------
@@ -142,34 +164,50 @@ def sample(
     """
     check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch, guidance, guidance_interval)
     check_order(order, on_step)
+    check_store(store, noise)
+    stop = steps_until(stop_after, plan.num_steps)
     observer = with_callbacks(
         observer, on_step=on_step, before_call=before_call, on_branches=on_branches, on_finished=on_finished
     )
-    noise = noise or keyed_noise(seed)
+    found = embeddings_for(plan, embeddings, leaves, None if store is None else store.leaves)
     made = make_scheduler(scheduler, decoder.scheduler.config, plan.num_steps)
-    branch_noise = BranchNoise(noise, plan, embeddings.keys)
+    branch_noise = BranchNoise(noise or keyed_noise(seed), plan, found.own.keys)
     first = first_rows(decoder, made, branch_noise, width, height, latents)
+    factors = strengths(plan, guidance, guidance_interval, made)
+    stored = None
+    if store is not None:
+        parts = run_parts(
+            decoder, made, scheduler, width, height, latents, rescale_means, seed, (guidance, guidance_interval)
+        )
+        rows = keys_of_run(plan, found, branch_noise, seed, factors, made, parts)
+        stored = begun(store, rows, found, parts, owner, stop, observer)
+    elif found.notes:
+        logging.warning("HierDiff: %s", "; ".join(found.notes))
     network = unet_calls(decoder.unet, acceleration)
     limit = rows_per_call(decoder, first, micro_batch, acceleration)
     step = DecoderStep(
         network,
         made,
-        strengths(plan, guidance, guidance_interval, made),
+        factors,
         branch_noise,
         MicroBatches(limit, None if observer is None else observer.before_call),
         observer,
+        stored,
+        stop if stop_after < 1 else None,
     )
     latents = denoise_plan(
         plan,
         first,
         step.first,
         step,
-        embeddings.stacked().to(first.device),
+        found.leaves.to(first.device),
         pool=rescaled_means if rescale_means else cluster_means,
         most_rows=None if order == ORDERS[0] else max(2 * limit, LEAST_PART),
         observer=observer,
+        known=found.known,
+        stop=stop,
     )
-    problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
+    problem = latents_not_finite(latents, found.own.prompts, NOT_FINITE)
     if problem:
         logging.warning("HierDiff: %s", problem)
     return latents
@@ -218,6 +256,22 @@ def rows_per_call(decoder: KandinskyV22Pipeline, first: torch.Tensor, micro_batc
     return min(micro_batch, LARGEST_COMPILED) if acceleration == "torch.compile" else micro_batch
 
 
+def steps_until(stop_after: float, num_steps: int) -> int:
+    """Steps that a run makes which stops after a share of them, at least 1; `ValueError` for what is no such share."""
+    if not (is_finite(stop_after) and 0 < stop_after <= 1):
+        raise ValueError(f"stop_after must be a share of the steps above 0 and up to 1; got {shown(stop_after)}")
+    return max(1, round(stop_after * num_steps))
+
+
+def check_store(store: Store | None, noise: NoiseSource | None) -> None:
+    """`ValueError` for a store and a noise source of the caller's own: nothing tells what it draws."""
+    if store is not None and noise is not None:
+        raise ValueError(
+            "a store knows rows by the seed of their noise, and a noise source of your own says none: give seed, and "
+            "leave noise out"
+        )
+
+
 def size_multiple(decoder: KandinskyV22Pipeline) -> int:
     """Pixels that width and height must be multiples of: MoVQ's factor, then the UNet's."""
     return decoder.movq_scale_factor**2
@@ -242,14 +296,13 @@ def check_sample_inputs(
     guidance_interval: Sequence[float] = WHOLE_RUN,
 ) -> None:
     """Raise `ValueError` when the inputs of `sample` do not fit each other."""
-    if plan.num_prompts != len(embeddings):
-        raise ValueError(
-            f"the plan is for {plan.num_prompts} prompts, but there are {len(embeddings)} embeddings; "
-            "make the linkage and the schedule from these embeddings"
-        )
-    check_image_embeddings(embeddings, decoder.unet.config.encoder_hid_dim)
-    check_plan_prompts(plan, embeddings.prompts)
-    check_leaves(plan, embeddings)
+    own = own_embeddings(plan, embeddings)
+    check_image_embeddings(own, decoder.unet.config.encoder_hid_dim)
+    if plan.frozen is None:
+        check_plan_prompts(plan, own.prompts)
+    else:  # they were found by their keys
+        check_plan_seeds(plan, own.prompts)
+    check_leaves(plan, own)
     multiple = size_multiple(decoder)
     for name, value in (("width", width), ("height", height)):
         value = whole_number(name, value)

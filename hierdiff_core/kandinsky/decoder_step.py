@@ -12,7 +12,9 @@ from ..devices import on_device
 from ..sampling.microbatch import MicroBatches
 from ..sampling.noise import BranchNoise
 from ..sampling.observer import Observer
+from ..sampling.reuse import StoredRows
 from ..sampling.state import State
+from .fresh_noise import FreshNoise
 from .scheduler_noise import step_with_noise, takes_generator
 from .scheduler_state import SchedulerMemory
 from .schedulers import learns_variance, predicted_original
@@ -35,6 +37,10 @@ class DecoderStep:
         Of the run.
     observer : Observer, optional
         Hears of the rows of each step.
+    stored : StoredRows, optional
+        Has rows of earlier runs, and gets those of this one.
+    stop : int, optional
+        Steps after which the clean latents are given that the branches are heading for.
 
     Attributes
     ----------
@@ -50,6 +56,8 @@ class DecoderStep:
         noise: BranchNoise,
         batches: MicroBatches,
         observer: Observer | None = None,
+        stored: StoredRows | None = None,
+        stop: int | None = None,
     ):
         self.network = network
         self.scheduler = scheduler
@@ -57,6 +65,8 @@ class DecoderStep:
         self.noise = noise
         self.batches = batches
         self.observer = observer
+        self.stored, self.stop = stored, stop
+        self.fresh = FreshNoise(scheduler, noise)
         self.memory = SchedulerMemory(scheduler)
         self.first = self.memory.first
         self.draws = takes_generator(scheduler)
@@ -88,18 +98,53 @@ class DecoderStep:
         state : State
             For the next one.
         """
+        rows, state = self.fresh.renewed(rows, k, clusters, state)
         self.memory.write(state)
-        t, channels = self.scheduler.timesteps[k], rows.shape[1]
+        t = self.scheduler.timesteps[k]
         scaled = self.scheduler.scale_model_input(rows, t)
-        prediction = self.predictions(scaled, self.timesteps[k], means, self.strengths(k, clusters))
-        output = prediction if self.learns_variance else prediction[:, :channels]
-        if self.draws:
+        output = self.outputs(scaled, k, clusters, means)
+        last = k + 1 == self.stop
+        if last:
+            moved = rows
+        elif self.draws:
             moved = step_with_noise(self.scheduler, output, t, rows, self.noise.generators(k, clusters))
         else:
             moved = self.scheduler.step(output, t, rows).prev_sample
-        if self.observer is not None:
-            self.observer.on_rows(k, clusters, predicted_original(self.scheduler, scaled, t, prediction[:, :channels]))
-        return moved, self.memory.read(moved.shape)
+        state = self.memory.read(moved.shape)
+        if last or self.observer is not None or self.fresh.wanted(k):
+            x0 = predicted_original(self.scheduler, scaled, t, output[:, : rows.shape[1]])
+            moved, state = x0 if last else moved, self.fresh.remembered(state, k, x0)
+            if self.observer is not None:
+                self.observer.on_rows(k, clusters, x0)
+        return moved, state
+
+    def outputs(self, scaled: torch.Tensor, k: int, clusters: np.ndarray, means: torch.Tensor) -> torch.Tensor:
+        """What the scheduler takes of the UNet's predictions for some clusters of step k, from the store or the UNet.
+
+        Parameters
+        ----------
+        scaled : (C, ...) tensor
+            Latents after `scale_model_input`.
+        k : int
+            Denoising step.
+        clusters : (C,) int64 array
+            Labels in the plan's step.
+        means : (2, C, D) tensor
+            Mean embeddings.
+
+        Returns
+        -------
+        (C, ...) float32 tensor
+        """
+        kept = None if self.learns_variance else scaled.shape[1]
+
+        def evaluate(places: np.ndarray | None) -> torch.Tensor:
+            if places is None:
+                return self.predictions(scaled, self.timesteps[k], means, self.strengths(k, clusters))[:, :kept]
+            rows, strengths = on_device(places, scaled.device), self.strengths(k, clusters[places])
+            return self.predictions(scaled[rows], self.timesteps[k], means[:, rows], strengths)[:, :kept]
+
+        return evaluate(None) if self.stored is None else self.stored(k, clusters, scaled.device, evaluate)
 
     def strengths(self, k: int, clusters: np.ndarray) -> float | np.ndarray:
         """Guidance of some of a step's clusters: one number where they have the same, else (C,) float64."""

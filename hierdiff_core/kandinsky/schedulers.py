@@ -20,6 +20,9 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "UniPC": ("UniPCMultistepScheduler", {}),
 }
 
+# Those that draw noise in their steps; others may take a generator, and draw nothing from it.
+DRAWING = ("DDPMScheduler", "EulerAncestralDiscreteScheduler")
+
 # Of the prior: its scheduler divides by the steps between the first and the last.
 LEAST_PRIOR_STEPS = 2
 
@@ -99,6 +102,11 @@ def learns_variance(scheduler: Any) -> bool:
     # the other schedulers carry the setting along in their config without using it
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     return learned and type(scheduler).__name__ == "DDPMScheduler"
+
+
+def draws_noise(scheduler: Any) -> bool:
+    """Whether the scheduler draws noise in its steps, so that branches part by it."""
+    return type(scheduler).__name__ in DRAWING
 
 
 def predicted_original(

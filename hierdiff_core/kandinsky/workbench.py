@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ..plan.tree import PromptTree
 from .adherence import DecoderDenoiser
 from .decoder import sample
 from .decoding import decode
+from .fingerprint import decoder_fingerprint
 from .schedulers import make_scheduler, noise_levels
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from ..measure.ways import Way
     from ..plan.plan import Plan
-
-READ = 32  # numbers of each tensor that a fingerprint reads
 
 
 class DecoderWorkbench:
@@ -156,13 +154,3 @@ def chosen_embeddings(embeddings: PromptEmbeddings, rows: np.ndarray) -> PromptE
     """
     prompts = [str(embeddings.prompts[int(row)]) for row in rows]
     return PromptEmbeddings(embeddings.positive[rows], embeddings.negative[rows], prompts, embeddings.kind)
-
-
-def decoder_fingerprint(decoder: KandinskyV22Pipeline) -> str:
-    """What tells one decoder's UNet from another's: 16 hexadecimal digits of a few numbers of each of its weights."""
-    hashed = hashlib.sha256()
-    for name, weight in sorted(decoder.unet.named_parameters()):
-        values = weight.detach().flatten()
-        few = values[:: max(1, len(values) // READ)][:READ].float().cpu().numpy()
-        hashed.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + few.tobytes())
-    return hashed.hexdigest()[:16]

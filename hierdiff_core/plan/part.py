@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .checks import check_drawable
 from .guidance import GuidanceCourse
 
 if TYPE_CHECKING:
@@ -28,12 +27,19 @@ class PartStep:
         Prompts of each cluster that count in its mean.
     parents : (C,) int64 array
         Row of the latents before this step that each cluster is copied from.
+    founders : (F,) int64 array, or None
+        Leaves of the whole plan that count in means, rising, where these are others than the prompts that differ: of
+        plans that prompts were attached to or removed from.
+    founded : (F,) int64 array, or None
+        Cluster that each of `founders` counts in.
     """
 
     clusters: np.ndarray
     labels: np.ndarray
     counts: np.ndarray
     parents: np.ndarray
+    founders: np.ndarray | None = None
+    founded: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,25 +71,49 @@ class Part:
         """Indices, in the whole plan, of the prompts that count in means."""
         return self.prompts[self.distinct]
 
+    def means_of(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the means of a step are made of.
 
-def whole(plan: Plan) -> Part:
+        Parameters
+        ----------
+        i : int
+            Step `start + i`.
+
+        Returns
+        -------
+        leaves : (F,) int64 array
+            Rows of the embeddings of the whole plan, rising.
+        clusters : (F,) int64 array
+            Cluster that each of them counts in.
+        """
+        step = self.steps[i]
+        if step.founders is None or step.founded is None:
+            return self.counted, step.labels[self.distinct]
+        return step.founders, step.founded
+
+    def same_means(self, i: int) -> bool:
+        """Whether a step that does not split has the means of the step before: a leaf that is gone may part there."""
+        now, before = self.steps[i], self.steps[i - 1]
+        pairs = ((now.founders, before.founders), (now.founded, before.founded))
+        return all(own is None or theirs is None or np.array_equal(own, theirs) for own, theirs in pairs)
+
+
+def whole(plan: Plan, known: np.ndarray | None = None) -> Part:
     """All of a plan as a part.
 
     Parameters
     ----------
     plan : Plan
-        For N prompts and K steps.
+        For N prompts, L leaves (`Plan.leaf_keys`) and K steps.
+    known : (L,) bool array, optional
+        Leaves whose embeddings are there, the prompts' own among them; all when None. A mean is of those founders that
+        are known; of the cluster's prompts where none is.
 
     Returns
     -------
     Part
         Begins at one row: the latent that all prompts start from; where prompts have seeds of their own, at a row for
         each group of `Plan.groups`.
-
-    Raises
-    ------
-    ValueError
-        If prompts were attached to the plan or removed from it: its means are of other prompts than its own.
 
     Examples
     --------
@@ -93,15 +123,53 @@ def whole(plan: Plan) -> Part:
     >>> [step.parents.tolist() for step in part.steps]
     [[0], [0, 0]]
     """
-    check_drawable(plan)
     distinct = plan.distinct
     equal = len(distinct) < plan.num_prompts
     steps, groups = [], plan.groups()[0]
     for k, step in enumerate(plan.steps):
-        parents = step.parents if k else groups[step.first]
+        parents, everyone = step.parents if k else groups[step.first], np.arange(step.num_clusters)
+        if has_founders(plan):
+            leaves, clusters = founders_of(plan, k, known)
+            counts = np.bincount(clusters, minlength=step.num_clusters)
+            steps.append(PartStep(everyone, step.labels, counts, parents, leaves, clusters))
+            continue
         counts = np.bincount(step.labels[distinct], minlength=step.num_clusters) if equal else step.counts
-        steps.append(PartStep(np.arange(step.num_clusters), step.labels, counts, parents))
+        steps.append(PartStep(everyone, step.labels, counts, parents))
     return Part(0, np.arange(plan.num_prompts), distinct, tuple(steps), plan.guidance)
+
+
+def has_founders(plan: Plan) -> bool:
+    """Whether means are of other prompts than a cluster's members that differ."""
+    return plan.frozen is not None or bool(plan.rerolls)
+
+
+def founders_of(plan: Plan, k: int, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What the means of a step of a whole plan are made of, by `Plan.founders`.
+
+    Parameters
+    ----------
+    plan : Plan
+    k : int
+        Step.
+    known : (L,) bool array, optional
+        As in `whole`.
+
+    Returns
+    -------
+    leaves : (F,) int64 array
+        Rising.
+    clusters : (F,) int64 array
+        Cluster that each of them counts in.
+    """
+    found = plan.founders(k)
+    if known is not None and not known.all():
+        own = np.arange(plan.num_prompts) if plan.frozen is None else plan.frozen.present
+        left = [leaves[known[leaves]] for leaves in found]
+        members = plan.steps[k].members
+        found = [leaves if len(leaves) else np.sort(own[members[c]]) for c, leaves in enumerate(left)]
+    leaves, clusters = np.concatenate(found), np.repeat(np.arange(len(found)), [len(leaves) for leaves in found])
+    order = np.argsort(leaves, kind="stable")
+    return leaves[order].astype(np.int64), clusters[order]
 
 
 def below(part: Part, i: int, clusters: np.ndarray) -> Part:
@@ -138,7 +206,11 @@ def below(part: Part, i: int, clusters: np.ndarray) -> Part:
         marked = _marked(labels, len(step.parents))
         kept, number = np.flatnonzero(marked), np.cumsum(marked) - 1
         parents = step.parents[kept] if before is None else before[step.parents[kept]]
-        steps.append(PartStep(step.clusters[kept], number[labels], step.counts[kept], parents))
+        founders = founded = None
+        if step.founders is not None and step.founded is not None:
+            own = marked[step.founded]
+            founders, founded = step.founders[own], number[step.founded[own]]
+        steps.append(PartStep(step.clusters[kept], number[labels], step.counts[kept], parents, founders, founded))
         before = number
     return Part(part.start + i, part.prompts[inside], distinct, tuple(steps), part.guidance)
 

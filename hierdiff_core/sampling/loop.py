@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -87,11 +88,14 @@ def denoise_part(
                 subtree = below(part, i, clusters)
                 yield from denoise_part(subtree, rows, state, step, embeddings, pool=pool, most_rows=most_rows)
             return
-        if means is None or not np.array_equal(now.parents, np.arange(len(rows))):  # else nothing splits
+        splits = means is None or not np.array_equal(now.parents, np.arange(len(rows)))
+        if splits:
             parents = on_device(now.parents, device)
             rows, state = rows[parents], state[parents]  # 11: branches are copied from their parents
-            members, counts = (on_device(x, device) for x in (now.labels[part.distinct], now.counts))
-            means = pool(chosen(embeddings, part.counted), members, counts).transpose(0, 1)  # 12: means of members
+        if means is None or splits or not part.same_means(i):
+            leaves, clusters = part.means_of(i)
+            members, counts = (on_device(x, device) for x in (clusters, now.counts))
+            means = pool(chosen(embeddings, leaves), members, counts).transpose(0, 1)  # 12: means of members
         rows, state = step(rows, part.start + i, now.clusters, means, state)  # 13-16: guided denoising
     yield part.prompts, rows[on_device(part.steps[-1].labels, device)]  # 17: back to the prompts
 
@@ -106,25 +110,31 @@ def denoise_plan(
     pool: Pool = cluster_means,
     most_rows: int | None = None,
     observer: Observer | None = None,
+    known: np.ndarray | None = None,
+    stop: int | None = None,
 ) -> torch.Tensor:
     """`denoise_part` of a whole plan, its latents in prompt order.
 
     Parameters
     ----------
     plan : Plan
-        For N prompts.
+        For N prompts and L leaves (`Plan.leaf_keys`): those prompts, and others that belong to a mean.
     first : (1, ...) tensor, or (G, ...)
         The noise that all prompts start from; where they have seeds of their own, a row for each of `Plan.groups`.
     state : State
         What `step` begins with.
     step : callable
         As in `denoise_part`.
-    embeddings : (2, N, D) float tensor
+    embeddings : (2, L, D) float tensor
         Positive, then negative, on the device of `first`.
     pool, most_rows : callable, int
         As in `denoise_part`.
     observer : Observer, optional
         Hears of the prompts that are done.
+    known : (L,) bool array, optional
+        See `whole`.
+    stop : int, optional
+        Steps that are made, 1 ... K; all when None.
 
     Returns
     -------
@@ -134,13 +144,19 @@ def denoise_plan(
     Raises
     ------
     ValueError
-        If the embeddings are not those of N prompts, prompts were attached to the plan or removed from it, or
-        `most_rows` is no whole number of 1 or more.
+        If the embeddings are not those of L leaves, or `most_rows` is no whole number of 1 or more.
     """
-    if embeddings.shape[1] != plan.num_prompts:
-        raise ValueError(f"the plan is for {plan.num_prompts} prompts, but there are {embeddings.shape[1]} embeddings")
-    values = embeddings.transpose(0, 1)  # (N, 2, D)
-    finished = denoise_part(whole(plan), first, state, step, values, pool=pool, most_rows=most_rows)
+    count = plan.num_prompts if plan.frozen is None else plan.frozen.tree.num_prompts
+    if embeddings.shape[1] != count:
+        gone = f" and {count - plan.num_prompts} that are gone" if count > plan.num_prompts else ""
+        raise ValueError(
+            f"the plan is for {plan.num_prompts} prompts{gone}, but there are {embeddings.shape[1]} embeddings"
+        )
+    values = embeddings.transpose(0, 1)  # (L, 2, D)
+    part = whole(plan, known)
+    if stop is not None:
+        part = replace(part, steps=part.steps[:stop])
+    finished = denoise_part(part, first, state, step, values, pool=pool, most_rows=most_rows)
     return latents_in_prompt_order(finished, plan.num_prompts, observer)
 
 
@@ -178,5 +194,7 @@ def latents_in_prompt_order(
 
 
 def chosen(rows: torch.Tensor, places: np.ndarray) -> torch.Tensor:
-    """The rows at ascending places; without a copy where that is all of them."""
-    return rows if len(places) == len(rows) else rows[on_device(places, rows.device)]
+    """The rows at rising places; without a copy where that is all of them."""
+    if len(places) == len(rows) and np.array_equal(places, np.arange(len(rows))):
+        return rows
+    return rows[on_device(places, rows.device)]

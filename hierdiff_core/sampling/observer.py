@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 class Observer:
     """Hears of a run. Derive from it and override what you want to hear; an exception of any method stops the run.
 
-    Its methods are called in the thread that samples, in the order: `before_call` before each evaluation of the model,
-    `on_rows` when a step of some branches is done, `on_finished` when their prompts are.
+    Its methods are called in the thread that samples, in the order: `on_stored` once, where a store is used;
+    `before_call` before each evaluation of the model, `on_reused` where a store had rows of a step, `on_rows` when a
+    step of some branches is done, `on_finished` when their prompts are.
 
     Examples
     --------
@@ -30,6 +31,24 @@ class Observer:
 
     def before_call(self) -> None:
         """Hear that the model is about to be evaluated. The place to stop a run that a user cancels."""
+
+    def on_stored(self, rows: np.ndarray) -> None:
+        """Hear, before the first step, how many rows of each step a store has.
+
+        Parameters
+        ----------
+        rows : (K,) int64 array
+            They are not evaluated again.
+        """
+
+    def on_reused(self, rows: int) -> None:
+        """Hear that a store had some rows of the step that `on_rows` tells next.
+
+        Parameters
+        ----------
+        rows : int
+            How many.
+        """
 
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
         """Hear that step `k` of some branches is done, or that the device will be done with it.
@@ -72,6 +91,16 @@ class Observers(Observer):
         """Tell each of them."""
         for observer in self.observers:
             observer.before_call()
+
+    def on_stored(self, rows: np.ndarray) -> None:
+        """Tell each of them."""
+        for observer in self.observers:
+            observer.on_stored(rows)
+
+    def on_reused(self, rows: int) -> None:
+        """Tell each of them."""
+        for observer in self.observers:
+            observer.on_reused(rows)
 
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
         """Tell each of them."""

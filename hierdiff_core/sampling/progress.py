@@ -65,6 +65,8 @@ class RunProgress(Observer):
         first, in proportion to the rows.
     total : int
         Rows of the whole run by the plan, which samplers that evaluate the model several times a step exceed.
+    reused : int
+        Rows that a store had: they are not among `rows`.
 
     Examples
     --------
@@ -92,13 +94,15 @@ class RunProgress(Observer):
         self.clock = clock
         self.began = self._latest = clock()
         self.ended: float | None = None
-        self.step = self.rows = self.standard_rows = 0
+        self.step = self.rows = self.standard_rows = self.reused = 0
         self.total = plan.nfe
         self.passes = np.ones(plan.num_steps) if passes is None else np.asarray(passes, dtype=np.float64)
         self.steps = range(plan.num_steps) if steps is None else steps
         self.pace = Pace()
         self._until = np.cumsum(plan.clusters_per_step)  # rows of steps 0 ... k
-        self._done = self._pending = 0.0  # work; the second of the evaluation that is under way
+        self._done = self._pending = self._spared = 0.0  # work; of the evaluation under way; that a store took away
+        self._taken = 0  # rows of the next step that a store had
+        self._stored = np.zeros(plan.num_steps)  # rows of each step that a store is known to have
         self._calls = np.zeros(plan.num_steps)  # evaluations of each step; 0 where each branch has one
         self._expected: np.ndarray | None = None  # of these, where they are known before
 
@@ -111,11 +115,12 @@ class RunProgress(Observer):
         """Count a step of some branches, each evaluated once."""
         self.step = k + 1
         self.rows += len(clusters)
-        if self.rows == self._until[k]:
+        if self.rows + self.reused == self._until[k]:
             self.standard_rows = self.plan.num_distinct * (k + 1)
         else:
-            self.standard_rows = self.plan.nfe_standard * self.rows // self.plan.nfe
+            self.standard_rows = self.plan.nfe_standard * (self.rows + self.reused) // self.plan.nfe
         self._pending = float(self.passes[k]) * len(clusters)
+        self._take(k)
         self.on_evaluated()
 
     def on_call(self, k: int, rows: int) -> None:
@@ -133,6 +138,7 @@ class RunProgress(Observer):
         self.standard_rows += self.plan.num_distinct
         self._calls[k] += 1
         self._pending = float(self.passes[k]) * rows
+        self._take(k)
 
     def on_evaluated(self) -> None:
         """Note that the evaluation is done that was counted last, or that the device will be done with it."""
@@ -141,6 +147,29 @@ class RunProgress(Observer):
         self._latest = now
         self._done += self._pending
         self._pending = 0.0
+
+    def on_reused(self, rows: int) -> None:
+        """Count rows that a store had: of the evaluation that is under way, else of the step that is told next.
+
+        Parameters
+        ----------
+        rows : int
+            Rows that the model does not evaluate.
+        """
+        self.reused += rows
+        self._taken += rows
+        if self._pending:
+            self._take(self.step - 1)
+
+    def on_stored(self, rows: ArrayLike) -> None:
+        """Note how many rows of each step a store has, where that is known before.
+
+        Parameters
+        ----------
+        rows : (K,) int array
+            Of the rows of each step.
+        """
+        self._stored = np.asarray(rows, dtype=np.float64)
 
     def on_made_anew(self, k: int, more: int) -> None:
         """Count rows that the evaluation which is under way has in addition, since it is made anew.
@@ -217,11 +246,18 @@ class RunProgress(Observer):
         full = beside + large * self._full() if self._full() > done + left else in_all
         return Times(elapsed, seconds_left, max(full, in_all), share)
 
+    def _take(self, k: int) -> None:
+        """Take rows that a store had from an evaluation of step k."""
+        self.rows -= self._taken
+        spared = float(self.passes[k]) * self._taken
+        self._pending, self._spared, self._taken = max(self._pending - spared, 0.0), self._spared + spared, 0
+
     def _left(self) -> float:
         """Work that is still to be done, with the evaluation that is under way."""
         work = self.plan.clusters_per_step * self.passes
         if not self._calls.any() and self._expected is None:
-            return float(max(work[self.steps].sum() - self._done, 0.0))
+            spared = max(self._spared, float((self._stored * self.passes)[self.steps].sum()))
+            return float(max(work[self.steps].sum() - spared - self._done, 0.0))
         calls, now = self._calls_per_step(), max(self.step - 1, self.steps.start)
         ahead = calls[now + 1 : self.steps.stop] @ work[now + 1 : self.steps.stop]
         return float(max(calls[now] - self._calls[now], 0.0) * work[now] + ahead + self._pending)

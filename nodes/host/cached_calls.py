@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +122,12 @@ class CachedCalls:
                 yield
                 evaluated[rows] |= state.total_steps_skipped <= before
         self.witness.saw_call(self._are_others(self._split or len(rows) < count))
+
+    def reused(self, rows: Sequence[int]) -> None:
+        """Some of the current clusters were taken from a store: nobody has answered for them from memory."""
+        if self._evaluated is None:
+            self._evaluated = np.zeros(len(self.current.clusters.first), dtype=bool)
+        self._evaluated[list(rows)] = True
 
     def note(self, outputs: Iterable[torch.Tensor]) -> None:
         """What came of some evaluations."""

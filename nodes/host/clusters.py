@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...hierdiff_core.devices import on_device
+from ...hierdiff_core.plan.part import has_founders
 from ...hierdiff_core.sampling.progress import RunProgress
 
 if TYPE_CHECKING:
@@ -23,17 +24,56 @@ class Clusters(NamedTuple):
 
     labels : (N,) int64, first : (C,) int64, counts : (C,) int64, as in `plan.Step`
     distinct : (M,) int64   the prompts that count in means: of equal ones the first; None: all
+    founders : Founders     the rows that count in means, where these are not the prompts' own; else None
     """
 
     labels: np.ndarray
     first: np.ndarray
     counts: np.ndarray
     distinct: np.ndarray | None = None
+    founders: Founders | None = None
 
     def counting(self, applies: np.ndarray) -> Clusters:
-        """The same clusters, in whose means only some prompts count: (N,) bool."""
+        """The same clusters, in whose means only some rows count: (N,) bool, or one more for each that is gone."""
+        if self.founders is not None:
+            return self._replace(founders=self.founders.of_rows(np.flatnonzero(applies)))
         all_of_them = np.arange(len(self.labels)) if self.distinct is None else self.distinct
         return self._replace(distinct=all_of_them[applies[all_of_them]])
+
+    @property
+    def counted(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that means are made of, and their clusters: two (F,) int64."""
+        if self.founders is not None:
+            return self.founders.rows, self.founders.labels
+        all_of_them = np.arange(len(self.labels)) if self.distinct is None else np.asarray(self.distinct)
+        return all_of_them, self.labels[all_of_them]
+
+
+class Founders(NamedTuple):
+    """The rows that the means of clusters are made of, whoever has joined or left since.
+
+    rows : (F,) int64     rows of the conditioning: below N the plan's prompts, from N on prompts that are gone
+    labels : (F,) int64   their clusters
+    count : int           rows of the conditioning, with those of prompts that are gone
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    count: int
+
+    def of_rows(self, some: np.ndarray) -> Founders:
+        """Those among some rows."""
+        kept = np.isin(self.rows, some)
+        return self._replace(rows=self.rows[kept], labels=self.labels[kept])
+
+
+def rows_of_leaves(plan: Plan) -> np.ndarray:
+    """(L,) int64: of each leaf of a plan's tree the prompt that it is; -1 for those that are gone."""
+    if plan.frozen is None:
+        return np.arange(plan.num_prompts)
+    rows = np.full(plan.frozen.tree.num_prompts, -1)
+    rows[plan.frozen.present] = np.arange(plan.num_prompts)
+    return rows
 
 
 def in_prompt_order(step: Step, distinct: np.ndarray | None = None) -> Clusters:
@@ -59,6 +99,9 @@ class CurrentClusters:
         Of the sampler's steps.
     first_step : int
         The plan's step that the sampler begins with, where it runs only a part of the plan.
+    leaf_rows : (L,) int64, optional
+        For a plan that prompts were attached to or removed from: the conditioning's row of each of its leaves, -1 for
+        one that is gone and unknown.
 
     Attributes
     ----------
@@ -87,6 +130,8 @@ class CurrentClusters:
         clusters had among the clusters before.
     parents : (C,) int64 array or None
         Where clusters have split since the call before: the row that each of them had then.
+    begins_anew : bool
+        Whether a sampler forgets at the present call what it remembers.
 
     Raises
     ------
@@ -94,9 +139,10 @@ class CurrentClusters:
         If the sigmas rise.
     """
 
-    def __init__(self, plan: Plan, sigmas: torch.Tensor, first_step: int = 0):
+    def __init__(self, plan: Plan, sigmas: torch.Tensor, first_step: int = 0, leaf_rows: np.ndarray | None = None):
         check_falling(sigmas)
         self.plan = plan
+        self.leaf_rows = rows_of_leaves(plan) if leaf_rows is None else leaf_rows
         self.sigmas = sigmas.detach().cpu().double()
         self.k = self.first_step = first_step
         self.last_step = first_step + len(sigmas) - 2
@@ -108,6 +154,7 @@ class CurrentClusters:
         self.equal_inputs: Callable[[], np.ndarray] = lambda: np.arange(plan.num_prompts)
         self.followers: list[Callable[[np.ndarray], None]] = []
         self.parents: np.ndarray | None = None
+        self.begins_anew = False
         self._advanced = 0  # the call that `parents` is of
         self._use(first_step)
 
@@ -130,12 +177,27 @@ class CurrentClusters:
             self.parents = None
 
     def _use(self, k: int) -> None:
-        step, keys = self.plan.steps[k], self.plan.branch_keys(k)
-        self.clusters = in_prompt_order(step, self.plan.distinct)
+        step, keys = self.plan.steps[k], self.plan.noise_keys(k)
         order, seeds = np.argsort(step.first), self.plan.branch_seeds(k)
+        self.clusters = in_prompt_order(step, self.plan.distinct)._replace(founders=self._founders(k, order))
         self.keys, self.seeds = [keys[c] for c in order], [seeds[c] for c in order]
         self._indices = {}
         self._members = None
+
+    def _founders(self, k, order):
+        """Of the clusters of a step in prompt order; None where their members are."""
+        if not has_founders(self.plan):
+            return None
+        members, found = self.plan.steps[k].members, self.plan.founders(k)
+        rows = [known[known >= 0] for known in (self.leaf_rows[found[c]] for c in order)]
+        rows = [own if len(own) else members[c] for own, c in zip(rows, order, strict=True)]
+        labels = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+        return Founders(np.concatenate(rows), labels, max(int(self.leaf_rows.max()) + 1, self.plan.num_prompts))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the conditioning: the plan's prompts, and those that are gone but belong to a mean."""
+        return self.plan.num_prompts if self.clusters.founders is None else self.clusters.founders.count
 
     @property
     def members(self) -> list[list[int]]:
@@ -165,10 +227,18 @@ class CurrentClusters:
         if self._advanced != self.calls:  # for a mask the host asks before the call itself
             self._advanced, self.parents = self.calls, None
         if k > self.k:
-            finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
+            step = self.plan.steps[k]
+            finer = step.num_clusters > len(self.clusters.first) or self._has_other_founders(k)
             self.k = k
             if finer:
                 self._split(k)
+
+    def _has_other_founders(self, k):
+        """Whether means are of others at a step without a split, since somebody who is gone parts there."""
+        now = self._founders(k, np.argsort(self.plan.steps[k].first))
+        if self.clusters.founders is None or now is None:
+            return False
+        return not all(map(np.array_equal, now[:2], self.clusters.founders[:2]))
 
     def _sigma(self, timestep: torch.Tensor) -> float:
         """The sigma of this call, if need be read from the device."""

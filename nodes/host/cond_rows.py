@@ -195,7 +195,7 @@ def reduced_cond(entry: dict, clusters: Clusters, takes_first: bool = False) -> 
         for name, cond in entry["model_conds"].items()
     }
     mask = entry.get("mask")
-    if torch.is_tensor(mask) and mask.shape[0] == len(clusters.labels) > 1:
+    if torch.is_tensor(mask) and has_row_each(mask, clusters):
         reduced["mask"] = mask[clusters.first]
     return reduced
 
@@ -208,10 +208,14 @@ def reduced_rows(rows: torch.Tensor, clusters: Clusters, name: str, takes_first:
     equal.
     """
     n, dtype = len(clusters.labels), rows.dtype
-    if rows.shape[0] == 1:
+    if rows.shape[0] == 1 and clusters.founders is None:
         return rows
-    if rows.shape[0] != n:
+    if not has_row_each(rows, clusters):
+        if rows.shape[0] == 1:
+            return rows
         raise ValueError(f"conditioning '{name}' has {rows.shape[0]} rows; step sharing needs 1 or {n}")
+    if clusters.founders is not None:
+        return _of_founders(rows, clusters.founders, clusters.first, name, takes_first)
     if len(clusters.first) == n or rows_equal(rows, clusters):
         return rows[clusters.first]
     if has_no_mean(name, rows):
@@ -225,6 +229,34 @@ def reduced_rows(rows: torch.Tensor, clusters: Clusters, name: str, takes_first:
         labels, rows = labels[clusters.distinct], rows[clusters.distinct]
         counts = np.bincount(labels, minlength=len(counts)).clip(min=1)  # 0: none of it is in the entry's prompts
     return cluster_means(rows, labels, counts).to(dtype)
+
+
+def has_row_each(rows: torch.Tensor, clusters: Clusters) -> bool:
+    """Whether a tensor has a row for each prompt, or for each and those that are gone."""
+    n = len(clusters.labels)
+    return rows.shape[0] == n > 1 or (clusters.founders is not None and rows.shape[0] in (n, clusters.founders.count))
+
+
+def _of_founders(rows, founders, first, name, takes_first):
+    """(C, ...) of the rows that founded the clusters; what has no mean is the first prompt's."""
+    if has_no_mean(name, rows):
+        made = rows[first]
+        if not takes_first and not all(torch.equal(rows[i], made[c]) for i, c in zip(*founders[:2], strict=True)):
+            raise ValueError(
+                f"conditioning '{name}' differs between prompts of a cluster and has no mean ({rows.dtype})"
+            )
+        return made
+    founders = founders.of_rows(np.arange(len(rows)))
+    counts = np.bincount(founders.labels, minlength=len(first))
+    if "mask" in name:
+        own = [rows[founders.rows[founders.labels == c]] for c in range(len(first))]
+        return torch.stack([each.amax(dim=0) if len(each) else rows[first[c]] for c, each in enumerate(own)])
+    means = cluster_means(rows[founders.rows].float(), founders.labels, counts.clip(min=1)).to(rows.dtype)
+    only = np.flatnonzero(counts == 1)  # of one the row itself, bit-identical in any dtype
+    places = {int(c): int(i) for i, c in zip(*founders[:2], strict=True)}
+    for c in only.tolist():
+        means[c] = rows[places[c]]
+    return means
 
 
 def _largest(rows, clusters):

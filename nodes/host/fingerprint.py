@@ -42,15 +42,19 @@ def model_fingerprint(model: ModelPatcher) -> str:
     fingerprint : str
         Hexadecimal digits.
     """
-    by_hooks = {key: saved[0] for key, saved in getattr(model, "hook_backup", {}).items()}
-    originals = {**by_hooks, **{key: getattr(saved, "weight", saved) for key, saved in model.backup.items()}}
-    weights = {**model.model_state_dict(), **originals}
-    named = sorted((key, weight) for key, weight in weights.items() if not key.startswith(SCHEDULE))
-    parts: list[Any] = [type(model.model).__name__, named]
+    parts: list[Any] = [type(model.model).__name__, own_weights(model)]
     parts.append(sorted((key, patches) for key, patches in model.patches.items()))
     parts.append(list(schedule_of(model.get_model_object(SCHEDULE))))
     parts.append(sorted(attached(model)))
     return digest(parts)
+
+
+def own_weights(model: ModelPatcher) -> list[tuple[str, Any]]:
+    """Names and weights of a model as they were before any patch, sorted."""
+    by_hooks = {key: saved[0] for key, saved in getattr(model, "hook_backup", {}).items()}
+    originals = {**by_hooks, **{key: getattr(saved, "weight", saved) for key, saved in model.backup.items()}}
+    weights = {**model.model_state_dict(), **originals}
+    return sorted((key, weight) for key, weight in weights.items() if not key.startswith(SCHEDULE))
 
 
 def schedule_of(sampling: Any) -> Iterator[Any]:

@@ -96,6 +96,8 @@ class Guard:
         That the guard has evaluated.
     names : list of str
         What it was about.
+    parts : bool
+        Whether other nodes have data of their own for the prompts.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Guard:
         self.part = part
         self.rows = 0
         self.names: list[str] = []
+        self.parts = False
         self._known = set()
         self._attached = {}  # to whole models, by the model's identity
 
@@ -205,6 +208,7 @@ class Guard:
         if groups.any() or list(controls_of(question.case.sides)):  # these keep the window that they were told last
             self.contract.tells_window = True
         if groups.any():
+            self.parts = True
             self.part(groups, question.names)
 
     def _with_later(self, question, groups, sigma):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from .own_rows import alike, rows_of_call
 from .rows_alone import alone_cond, is_alone, taken_cond
 from .same_draws import SameDraws
 from .step_caches import host_cache
+from .stored_calls import StoredCalls
 from .watch import Watch
 from .whole_calls import CutGuidance, one_at_a_time_only, recorder_readers
 
@@ -87,12 +88,16 @@ class ModelCalls:
         self._asked = False  # about these functions
         self.asks = False  # whether calls are questions of the guard
         self._inside: tuple[list[int], int] | None = None  # rows, of how many, that a guider is called with
+        self.stored: StoredCalls | None = None  # where rows are kept for other runs
+        self.on_reused: Callable[[Sequence[int]], object] = lambda clusters: None  # hears of rows that were
 
     def predict_noise(self, executor, x, timestep, model_options, *args, **kwargs) -> torch.Tensor:
         """A PREDICT_NOISE wrapper: the guider is called by cluster, where functions read what its model recorded."""
         guider = executor.class_obj
         if self._readers is None:
             self._readers = recorder_readers(guider)
+        if self._readers and self.stored is not None:
+            self.stored.refuse(f"{names_of(self._readers)} reads what the model records while it runs")
         if not self._readers or self._is_one_call(guider.conds, x):
             with one_at_a_time_only(model_options, len(x)):
                 return executor(x, timestep, model_options, *args, **kwargs)
@@ -149,6 +154,8 @@ class ModelCalls:
             return executor(model, self._fitting(conds, *self._inside), x_in, timestep, model_options, *args, **kwargs)
         self._check_rows(x_in, model_options)
         case = Case(model, conds, x_in, timestep, model_options)
+        if self.stored is not None:
+            self.stored.next_place()
         return list(self._by_cluster(case, call).unbind(dim=1))
 
     def _by_cluster(self, case, call, inside=False):
@@ -163,11 +170,14 @@ class ModelCalls:
         clusters, num_prompts = self.current.clusters, self.current.plan.num_prompts
         count = len(clusters.first)
         sides, x, t = self._kept_on(case.sides, case.x.device, case.model), case.x, case.t
-        if count < num_prompts or any(is_alone(entry) for entries in sides for entry in entries or ()):
+        alone = any(is_alone(entry) for entries in sides for entry in entries or ())
+        if count < num_prompts or alone or clusters.founders is not None:
             first, _ = self.current.indices(x.device)
             x, t = x[first], t[first]
             sides = [self._reduce(entries, x.device) for entries in sides]
         draws = SameDraws(x.device) if self.guard.concerns(case) else None
+        found = None if inside or self.stored is None or self.stored.reason else self.stored.found(case)
+        needed = [c for c in range(count) if found is None or c not in found.rows]
 
         def evaluate(rows):
             self._ask(case, rows, clusters)
@@ -182,14 +192,38 @@ class ModelCalls:
             return outputs
 
         try:
-            outputs = self._micro_batches(x).map_groups(evaluate, alike(sides, clusters.first))
+            outputs = self._of_needed(x, evaluate, alike(sides, clusters.first), needed)
         except PlanRefined:  # all of it is made anew
             if draws is not None:
                 draws.undo()
             raise
         if draws is not None:
             draws.finish()
+        if found is not None:
+            outputs = self._with_stored(found, needed, outputs, case, draws)
         return self.current.spread(outputs) if count < num_prompts else outputs
+
+    def _of_needed(self, x, evaluate, groups, needed):
+        """(R, ...) of the clusters that have to be evaluated, which may be none."""
+        if not needed:
+            return x[:0]
+        places = {c: place for place, c in enumerate(needed)}
+        some = [[places[c] for c in group if c in places] for group in groups]
+        batches = self._micro_batches(x)
+        return batches.map_groups(lambda rows: evaluate([needed[row] for row in rows]), [own for own in some if own])
+
+    def _with_stored(self, found, needed, outputs, case, draws):
+        """(C, ...) with the rows that a store has; those that were evaluated are put into it."""
+        assert self.stored is not None
+        if draws is not None and draws.drawn:
+            self.stored.refuse(f"{', '.join(self.guard.names) or 'what is attached to the model'} draws random numbers")
+        if self.guard.parts:
+            self.stored.refuse(f"{', '.join(self.guard.names)} has data for each prompt")
+        self.stored.put(found, needed, outputs)
+        if not found.rows:
+            return outputs
+        self.on_reused(sorted(found.rows))
+        return self.stored.joined(found, needed, outputs, case)
 
     def _contexts(self, case, rows, draws):
         yield from (context(rows, case.options) for context in self.around)

@@ -32,7 +32,7 @@ class Result:
     data: dict = field(default_factory=dict)
 
 
-def say(text: str, state: str = "running", now: bool = False, **data: Any) -> None:
+def say(text: str, state: str = "running", now: bool = False, once: bool = False, **data: Any) -> None:
     """Show a text in the node that calls, and keep it.
 
     Parameters
@@ -43,6 +43,8 @@ def say(text: str, state: str = "running", now: bool = False, **data: Any) -> No
         "running", or "done" for what stays until the node runs again.
     now : bool
         Send the data with the text: no output of the node will bring them.
+    once : bool
+        Another run with the same inputs may say something else: nobody else is told this in its place.
     **data : any
         More for pages that are loaded later; those that are there get it with the node's output.
     """
@@ -50,7 +52,8 @@ def say(text: str, state: str = "running", now: bool = False, **data: Any) -> No
     if run.node is None:
         return
     text = _headlines.over(run, running_part(), text)
-    _kept.keep(run.client, run.workflow, run.node, Result(text, state, run.prompt_id, run.signature, data))
+    signature = None if once else run.signature
+    _kept.keep(run.client, run.workflow, run.node, Result(text, state, run.prompt_id, signature, data))
     message = {"node": run.node, "workflow": run.workflow, "prompt_id": run.prompt_id, "state": state, "text": text}
     send(EVENT, {**message, "data": data} if now and data else message, run.client)
 

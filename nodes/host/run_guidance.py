@@ -184,11 +184,19 @@ class RunGuidance:
 
     def _factors(self) -> np.ndarray:
         """What to multiply the strength by: (R,) for the rows that the guider is called with."""
+        own, rows = self._of_clusters(), self.rows_inside()
+        return own[self.current.clusters.labels] if rows is None else own[rows]
+
+    def _of_clusters(self):
         k = self.current.k
         since = np.where(self._began == NEVER, NEVER, k - self._began)
-        own = self.course.factors_of(since, high=bool(self._high[k - self.current.first_step]))
-        rows = self.rows_inside()
-        return own[self.current.clusters.labels] if rows is None else own[rows]
+        return self.course.factors_of(since, high=bool(self._high[k - self.current.first_step]))
+
+    def strengths(self) -> np.ndarray:
+        """(C,) for the current clusters what their guidance is multiplied by; 0 where there is none."""
+        if not self.is_guided or not self._inside[self.current.k]:
+            return np.zeros(len(self._began))
+        return self._of_clusters()
 
     def _by_strength(self, guider, factors, combined):
         # a strength of 1 last: for it the host leaves the negative out, for others it has been evaluated then

@@ -33,6 +33,15 @@ class SameDraws:
         yield
         self._after = self._after or self._states()
 
+    @property
+    def drawn(self) -> bool:
+        """Whether one of the calls drew anything."""
+        if self._after is None:
+            return False
+        python, *tensors = self._after
+        before, *others = self._before
+        return python != before or not all(map(torch.equal, tensors, others))
+
     def finish(self) -> None:
         """Go on as after the first of the calls."""
         self._restore(self._after or self._before)

@@ -27,6 +27,7 @@ from .plan_texts import duplicates, seeds_in_words
 from .rows_alone import RowsAlone
 from .run_guidance import RunGuidance
 from .sampler_noise import SamplerNoise
+from .stored_calls import StoredCalls
 from .tree_files import LeafPictures
 from .ui import distortion, moves_bar
 
@@ -89,6 +90,8 @@ class SharingRun:
         The plan's step that the run begins with.
     takes_first : bool
         Where prompts of a cluster have inputs of their own, the first one's are taken while they share.
+    leaf_rows : (L,) int64, optional
+        See `CurrentClusters`.
 
     Raises
     ------
@@ -104,11 +107,12 @@ class SharingRun:
         seed: int,
         first_step: int = 0,
         takes_first: bool = False,
+        leaf_rows: np.ndarray | None = None,
     ):
         if micro_batch < 0:
             raise ValueError(f"micro_batch must be 0 (as many as fit) or more; got {micro_batch}")
         self.plan = plan
-        self.current = CurrentClusters(plan, sigmas, first_step)
+        self.current = CurrentClusters(plan, sigmas, first_step, leaf_rows)
         self.noise = SamplerNoise(self.current, seed)
         self.observer: Observer = Cancellation()
         self.takes_first = takes_first
@@ -117,6 +121,7 @@ class SharingRun:
         )
         self.caches = CachedCalls(self.current)
         self.model_calls.around.append(self.caches.evaluation)
+        self.model_calls.on_reused = self._on_reused
         self.rows_alone: list[RowsAlone] = []  # of conditioning that the model gets without padding
         self.guidance: RunGuidance | None = None  # where the plan says anything of it
         self.decorations = Decorations()
@@ -133,6 +138,24 @@ class SharingRun:
         """Itself: whoever copies the options of a model, once or at every call, means the same run."""
         return self
 
+    @property
+    def stored(self) -> StoredCalls | None:
+        """The rows that are kept for other runs; None where none are."""
+        return self.model_calls.stored
+
+    def keep(self, stored: StoredCalls) -> None:
+        """Take rows from a store, and put what is evaluated there."""
+        if self.guidance is not None:
+            stored.guided = self.guidance.strengths
+        self.model_calls.stored = stored
+
+    def _on_reused(self, clusters):
+        """Some of the current clusters were taken from the store, in the first evaluation of a call or in a later."""
+        assert self.stored is not None
+        self.caches.reused(clusters)
+        if self.stored.is_first_place:
+            self.current.progress.on_reused(len(clusters))
+
     def sampler(self, sampler: comfy.samplers.Sampler) -> comfy.samplers.KSAMPLER:
         """A copy of the host's sampler that keeps the rows of a cluster equal."""
         shared = self.noise.shared_sampler(sampler)
@@ -143,6 +166,8 @@ class SharingRun:
         before, self._passes = self.current.progress.rows, 0
         with self.caches.sampler_call(model_options):
             self.look_up(x, timestep)
+            if self.stored is not None:
+                self.stored.begin_call()
             denoised = self.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
         self.current.progress.on_evaluated()
         if self.guidance is not None:  # a cache may have answered for some of the rows
@@ -304,6 +329,7 @@ class SharingRun:
             *([] if self.guidance is None else self.guidance.report(standard)),
             *self.model_calls.guard.report(),
             *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
+            *([] if self.stored is None else self.stored.report(current.progress.reused, rows)),
             *duplicates(mine),
             *seeds_in_words(mine),
         ]

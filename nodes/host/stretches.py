@@ -9,16 +9,22 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .clusters import CurrentClusters
+from ...hierdiff_core.plan.linkage import cut
+from ...hierdiff_core.plan.steps import linked_steps
+from .clusters import CurrentClusters, rows_of_leaves
 from .dry_run import DryRun, Passed, StretchEnds, sampler_name
 from .stand_in import StandIn
+
+if TYPE_CHECKING:
+    from ...hierdiff_core.plan.plan import Plan
+    from ...hierdiff_core.plan.steps import Step
 
 # No sampler of the host's needs more steps than these to come to its full order.
 FULL_ORDER = 4
@@ -89,7 +95,7 @@ def in_stretches(function: Callable, current: CurrentClusters, note: Callable[[s
             settings["disable"] = True
             while stretches:
                 first = stretches[0].first
-                ahead = CallsOf(model, stretches, begins)
+                ahead = CallsOf(model, stretches, begins, current)
                 x = run(function, ahead, x, sigmas[first:], extra_args, numbered(callback, first, bar), settings)
         return x
 
@@ -117,12 +123,17 @@ class CallsOf(StandIn):
         Those to come; what is run is taken out.
     begins : callable
         ``begins(step) -> bool``: whether a stretch begins there; else it goes on with the one before.
+    current : CurrentClusters
+        Of the run; told at which calls the sampler has forgotten what it knew.
     """
 
-    def __init__(self, model: Callable, stretches: list[Stretch], begins: Callable[[int], bool]):
+    def __init__(
+        self, model: Callable, stretches: list[Stretch], begins: Callable[[int], bool], current: CurrentClusters
+    ):
         super().__init__(model)
-        self._stretches, self._begins = stretches, begins
-        self._calls = len(stretches.pop(0).sigmas)
+        self._stretches, self._begins, self._current = stretches, begins, current
+        first = stretches.pop(0)
+        self._calls, self._forgot = len(first.sigmas), first.first > 0
 
     def __call__(self, x, sigma, *args, **kwargs):
         if self._calls == 0 and self._stretches and not self._begins(self._stretches[0].first):
@@ -130,6 +141,7 @@ class CallsOf(StandIn):
         if self._calls == 0:
             raise StretchEnds(x)
         self._calls -= 1
+        self._current.begins_anew, self._forgot = self._forgot, False
         return self._model(x, sigma, *args, **kwargs)
 
 
@@ -149,9 +161,24 @@ def split_steps(current: CurrentClusters, inputs: np.ndarray | None = None) -> l
 
     With the prompts' inputs, (N,) numbers: at which what the model gets changes for a prompt.
     """
-    steps = current.plan.steps[current.first_step : current.last_step + 1]
-    inputs = np.arange(current.plan.num_prompts) if inputs is None else inputs
+    steps, leaves = steps_that_count(current.plan)
+    steps = steps[current.first_step : current.last_step + 1]
+    each = -1 - np.arange(len(leaves))  # of those that are gone nobody knows the inputs: they count as different
+    inputs = each if inputs is None else np.where(leaves < 0, each, inputs[leaves])
     return [i + 1 for i, (before, now) in enumerate(itertools.pairwise(steps)) if _changes(before, now, inputs)]
+
+
+def steps_that_count(plan: Plan) -> tuple[Sequence[Step], np.ndarray]:
+    """The steps whose splits make a sampler begin anew, and the prompt of each of their leaves, -1 for none.
+
+    Where prompts were attached or removed these are the steps of the set that it began as: a sampler goes through all
+    branches at once, and those that were there shall stay what they were.
+    """
+    if plan.frozen is None:
+        return plan.steps, np.arange(plan.num_prompts)
+    first = np.flatnonzero(plan.frozen.generations == 0)
+    labels = (cut(plan.frozen.tree.Z, threshold)[first] for threshold in plan.thresholds)
+    return linked_steps(np.unique(own, return_inverse=True)[1] for own in labels), rows_of_leaves(plan)[first]
 
 
 def _changes(before, now, inputs):

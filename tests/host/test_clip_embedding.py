@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from graphs import PROMPTS
+from small_clips import SMALL, random_clip
 
 from hierdiff_core import build_plan, linear_thresholds, ward_linkage
 from hierdiff_core.prompts.rows import PromptRow, PromptRows
@@ -14,7 +15,6 @@ from hierdiff_core.prompts.rows import PromptRow, PromptRows
 SHORT = ["a red apple", "a green apple, watercolor", "a cat", "a red apple"]
 LONG = ", ".join(["a very detailed painting of a harbour at dawn"] * 12)  # two chunks of 77 tokens
 LONGER = ", ".join(["a very detailed painting of a harbour at dawn"] * 20)  # three
-SMALL = {"num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +25,6 @@ def node(pack):
 @pytest.fixture(scope="module")
 def joining(pack):
     return pack.nodes.host.encode_set
-
-
-def random_clip(model_class, tokenizer_class, **options):
-    """A CLIP of the host's own classes, with few layers and random weights."""
-    import comfy.sd
-    from comfy.supported_models_base import ClipTarget
-
-    options = {"dtype": torch.float32, "clip_l_model_config": SMALL, "clip_g_model_config": SMALL, **options}
-    clip = comfy.sd.CLIP(ClipTarget(tokenizer_class, model_class), model_options=options)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in clip.cond_stage_model.parameters():
-        parameter.data.normal_(0, 0.2, generator=generator)
-    return clip
 
 
 @pytest.fixture(scope="module")

@@ -295,7 +295,8 @@ def test_interrupted_set_says_what_is_finished_and_is_replaced_as_a_whole(tmp_pa
     assert main(arguments) == 130
     pictures = sorted(tmp_path.glob("0*.png"))
     assert 0 < len(pictures) < 6
-    assert f"interrupted; {len(pictures)} of 6 pictures are finished, in {tmp_path}" in capsys.readouterr().err
+    end = f"interrupted; {len(pictures)} of 6 pictures are in {tmp_path}; go on with: python -m hierdiff_core --resume "
+    assert end + f"--out {tmp_path}" in capsys.readouterr().err.splitlines()[-1]
     noted = json.loads((tmp_path / "unfinished.json").read_text())["images"]
     assert [image["file"] for image in noted] == [f"000{i}.png" for i in range(6)]
     assert noted[1]["prompt"] == "tiger face, flat style"
@@ -315,7 +316,7 @@ def test_full_disk_is_one_line_with_the_file_and_the_count(tmp_path, capsys, mon
     resource = pytest.importorskip("resource")  # POSIX
     monkeypatch.setattr(whole_files, "TRIAL_BYTES", 0)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # a picture has more bytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # a picture has more bytes
     try:
         assert main([*ANIMALS, "--out", str(tmp_path)]) == 1
     finally:
@@ -327,6 +328,7 @@ def test_full_disk_is_one_line_with_the_file_and_the_count(tmp_path, capsys, mon
 
 @pytest.mark.parametrize("report", ["{}", "[]", "", '{"images": [{"file": "../mine.png"}, {"file": "mine.png"}, 3]}'])
 def test_no_file_is_removed_because_a_report_says_so(tmp_path, report):
+    """A report that names no picture is somebody else's, and stays as well."""
     (tmp_path / "mine.png").write_bytes(b"1")
     folder = tmp_path / "set"
     folder.mkdir()
@@ -337,8 +339,18 @@ def test_no_file_is_removed_because_a_report_says_so(tmp_path, report):
         assert "report.json" in names(folder)  # the old set is there until the new one has a picture
         drawn.add(1, b"2")
     assert drawn.strays() == ["0007.png"]
-    assert names(folder) == ["0001.png", "0007.png", "00080.txt", "mine.png", "unfinished.json"]
+    theirs = [] if "images" in report else ["report.json"]
+    assert names(folder) == ["0001.png", "0007.png", "00080.txt", "mine.png", *theirs, "unfinished.json"]
     assert (tmp_path / "mine.png").exists()
+
+
+@pytest.mark.parametrize("name", ["0001.png", "tree.png", "report.json", "unfinished.json"])
+def test_file_of_somebody_else_is_not_replaced(tmp_path, capsys, models_forbidden, name):
+    (tmp_path / name).write_bytes(b"1")
+    assert main(["a", "b", "--out", str(tmp_path), "--overwrite", *QUICK]) == 1
+    assert f"{tmp_path} has {name}, which this command has not written" in capsys.readouterr().err
+    assert names(tmp_path) == [name]
+    assert (tmp_path / name).read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("name", ["0000.png", "0123.png", "tree.png", "report.json", "unfinished.json"])

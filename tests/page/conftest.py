@@ -42,8 +42,13 @@ class Pages:
             page.errors.clear()
             page.refused.clear()
             page.page.mouse.move(0, 0)
-            page.load_graph({**EMPTY, "id": str(uuid.uuid4())})
         self.kept[str(settings)] = page, window
+        try:
+            page.load_graph({**EMPTY, "id": str(uuid.uuid4())})
+            page.close_panels()
+        except BaseException:
+            self.drop(page)
+            raise
         return page
 
     @contextlib.contextmanager

@@ -59,12 +59,30 @@ def test_the_whole_plan_is_a_part(plan):
     ],
     ids=["attached", "edited", "removed"],
 )
-def test_plan_whose_means_are_of_other_prompts_is_no_part(change):
+def test_a_part_of_a_changed_plan_knows_what_its_means_are_made_of(change):
     rows = [[1, 0], [0.8, 0.6], [0, 1]]
     plan = build_plan(ward_linkage(rows, "chord"), [1.5, 0.7, 0], [1, 2, 3])
-    assert len(whole(plan).steps) == 3
-    with pytest.raises(ValueError, match="the plan had prompts attached or removed, and cannot be drawn yet"):
-        whole(change(plan, rows))
+    assert whole(plan).steps[0].founders is None
+    plan = change(plan, rows)
+    part = whole(plan)
+    for k in range(3):
+        leaves, clusters = part.means_of(k)
+        assert [leaves[clusters == c].tolist() for c in range(len(part.steps[k].counts))] == [
+            own.tolist() for own in plan.founders(k)
+        ]
+        assert np.bincount(clusters).tolist() == part.steps[k].counts.tolist()
+        alone = below(part, k, np.array([0]))
+        assert alone.means_of(0)[0].tolist() == plan.founders(k)[0].tolist()
+        assert set(alone.means_of(0)[1].tolist()) == {0}
+
+
+def test_founders_that_are_not_known_leave_the_mean_to_the_others():
+    plan = build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], [0.6, 0.4, 0], [7, 8, 9])
+    smaller = removed(plan, 0)
+    assert smaller.leaf_keys == (7, 8, 9)
+    part = whole(smaller, np.array([False, True, True]))
+    assert [part.means_of(k)[0].tolist() for k in range(3)] == [[1, 2], [1, 2], [1, 2]]
+    assert [step.counts.tolist() for step in part.steps] == [[2], [1, 1], [1, 1]]
 
 
 @given(plans(), st.data())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierdiff_core import Plan, Step, build_plan, linear_thresholds, ward_linkage
-from hierdiff_core.plan.algebra import removed
+from hierdiff_core.plan.algebra import attach, removed
 from hierdiff_core.plan.part import Part, below, whole
 from hierdiff_core.sampling.loop import denoise_part, denoise_plan
 from hierdiff_core.sampling.observer import Callbacks
@@ -184,11 +184,39 @@ def test_parts_of_no_rows_are_refused_before_a_step_runs(most_rows, message):
         run(forbidden, plan_of(embeddings, 3, 1.0), embeddings, most_rows=most_rows)
 
 
-def test_plan_that_prompts_were_removed_from_is_refused_before_a_step_runs():
+def test_plan_that_prompts_were_removed_from_needs_the_embeddings_of_those_that_are_gone():
     embeddings = torch.randn(2, 4, 3)
-    plan = build_plan(plan_of(embeddings, 3, 1.0).Z, [1.0, 0.0], [1, 2, 3, 4])
-    with pytest.raises(ValueError, match="cannot be drawn yet"):
+    plan = build_plan(plan_of(embeddings, 3, 1.0).Z, [9.0, 0.0], [1, 2, 3, 4])
+    message = "the plan is for 3 prompts and 1 that are gone, but there are 3 embeddings"
+    with pytest.raises(ValueError, match=message):
         run(forbidden, removed(plan, 0), embeddings[:, 1:])
+
+
+@given(prompt_sets(), st.data())
+def test_branches_of_a_plan_that_is_changed_stay_bit_identical(prompt_set, data):
+    """Whoever joins or goes: the latents of all others are those of the first plan."""
+    embeddings, num_steps, tau = prompt_set
+    count = embeddings.shape[1]
+    Z = ward_linkage(embeddings[0])
+    plan = build_plan(Z, linear_thresholds(num_steps, tau), [10 * i + 5 for i in range(count)])
+    leaves, expected, names = embeddings, run(denoise, plan, embeddings), list(range(count))
+    most_rows = data.draw(st.sampled_from([None, 2]), label="most rows")
+    changes = data.draw(st.lists(st.integers(0, 99), min_size=1, max_size=4), label="changes")
+    for place, change in enumerate(changes):
+        if change % 2 and plan.num_prompts > 1:
+            i = change // 2 % plan.num_prompts
+            known = list(plan.leaf_keys)
+            plan = removed(plan, i)
+            leaves = leaves[:, [known.index(key) for key in plan.leaf_keys]]
+            del names[i]
+        else:
+            new = torch.from_numpy(np.random.default_rng([place, change]).normal(size=(2, 1, 3)).astype(np.float32))
+            plan = attach(plan, leaves[0], new[0], [1000 + place], metric="chord")
+            leaves = torch.cat([leaves, new], dim=1)[:, : len(plan.leaf_keys)]
+            names.append(None)
+    latents = run(denoise, plan, leaves, most_rows=most_rows)
+    for name, row in zip(names, latents, strict=True):
+        assert name is None or torch.equal(row, expected[name])
 
 
 # --- depth first ---

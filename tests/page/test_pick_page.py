@@ -1,0 +1,130 @@
+"""Pick in the page, in both front ends, each with its kind of nodes: a run waits, the user chooses."""
+
+import json
+import uuid
+
+import pytest
+from comfyui_host import ComfyServer, PromptFailed
+from comfyui_page import newest_front_end
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+
+PANEL, OPTION = ".hierdiff-pick", ".hierdiff-pick-option"
+PLAIN = {"properties": {}, "flags": {}, "order": 0, "mode": 0}
+TEXTS = ["cat <b>one</b>", "dog", "owl", "fox", "hen"]
+
+
+@pytest.fixture(scope="module", params=["installed", "newest"])
+def server(request, tmp_path_factory):
+    """With each front end."""
+    extra = ("--front-end-root", str(newest_front_end())) if request.param == "newest" else ()
+    folder = tmp_path_factory.mktemp(request.param)
+    with ComfyServer(base_dir=folder, extra_args=extra, env={"OMP_NUM_THREADS": "1"}) as running:
+        running.front_end = request.param
+        yield running
+
+
+def pick_workflow():
+    """Pictures of a set, two Picks one after the other, and a preview."""
+    nodes = [
+        ("HierDiffPromptSet", ["\n".join(TEXTS), "keep"], [0, 0], [300, 260]),
+        ("EmptyImage", [96, 64, len(TEXTS), 0x3366CC], [0, 340], [300, 140]),
+        ("HierDiffPick", ["", 300], [340, 0], [420, 520]),
+        ("HierDiffPick", ["", 300], [800, 0], [420, 520]),
+        ("PreviewImage", [], [1260, 0], [260, 300]),
+    ]
+    return {
+        **{"id": str(uuid.uuid4()), "version": 0.4, "last_node_id": len(nodes), "last_link_id": 0},
+        "nodes": [
+            {"id": i, "type": kind, "widgets_values": values, "pos": place, "size": size, **PLAIN}
+            for i, (kind, values, place, size) in enumerate(nodes, start=1)
+        ],
+        "links": [],
+    }
+
+
+CONNECT = """() => {
+    const [prompts, images, first, second, preview] = [1, 2, 3, 4, 5].map((id) => app.graph.getNodeById(id));
+    const link = (from, slot, to, name) => from.connect(slot, to, to.inputs.findIndex((input) => input.name === name));
+    link(prompts, 0, first, "prompts");
+    link(images, 0, first, "images");
+    link(first, 0, second, "images");
+    link(first, 3, second, "prompts");
+    link(second, 0, preview, "images");
+}"""
+FACTS = """() => [...document.querySelectorAll(".hierdiff-pick")].map((panel) => ({
+    asks: panel.dataset.asks,
+    chosen: [...panel.querySelectorAll("[aria-selected=true]")].map((option) => Number(option.dataset.number)),
+    texts: [...panel.querySelectorAll(".hierdiff-pick-caption span")].map((caption) => caption.textContent),
+    markup: panel.querySelectorAll(".hierdiff-pick-caption span *").length,
+    status: panel.querySelector(".hierdiff-status").textContent,
+}))"""
+
+
+def asked(page, which):
+    """The panel in which the run waits."""
+    panel = page.page.locator(PANEL).nth(which)
+    panel.locator("xpath=self::*[@data-asks='true']").wait_for(timeout=20_000)
+    return panel
+
+
+def test_the_user_chooses_with_mouse_and_keys(open_page, server):
+    page = open_page(shared=True, settings={"Comfy.VueNodes.Enabled": server.front_end == "newest"})
+    page.load_graph(pick_workflow())
+    page.evaluate(CONNECT)
+    page.show()
+    prompt_id = page.queue()
+
+    first = asked(page, 0)
+    facts = page.evaluate(FACTS)[0]
+    assert (facts["texts"], facts["markup"], facts["chosen"]) == (TEXTS, 0, [])
+    assert facts["status"].startswith("0 of 5 chosen")
+    assert first.locator("button", has_text="Go on with 0").is_disabled()
+    first.locator(OPTION).nth(1).click()
+    first.locator(OPTION).nth(3).click(modifiers=["Shift"])
+    assert page.evaluate(FACTS)[0]["chosen"] == [1, 2, 3]
+    page.page.keyboard.press("Home")
+    page.page.keyboard.press("Space")
+    page.page.keyboard.press("ArrowRight")
+    page.page.keyboard.press("Space")
+    assert page.evaluate(FACTS)[0]["chosen"] == [0, 2, 3]
+    page.page.keyboard.press("Delete")  # of the page: it would delete the node
+    page.page.keyboard.press("Enter")
+
+    second = asked(page, 1)
+    assert page.evaluate(FACTS)[0] == {**facts, "asks": "false", "chosen": [0, 2, 3], "status": ""}
+    assert page.evaluate(FACTS)[1]["texts"] == [TEXTS[i] for i in (0, 2, 3)]
+    second.locator(OPTION).nth(0).focus()
+    page.page.keyboard.press("a")
+    assert page.evaluate(FACTS)[1]["chosen"] == [0, 1, 2]
+    page.page.keyboard.press("n")
+    assert page.evaluate(FACTS)[1]["chosen"] == []
+    second.locator(OPTION).nth(2).click()
+    second.locator("input[type=checkbox]").check()
+    second.locator("button", has_text="Go on with 1").click()
+    outputs = page.wait(prompt_id, 30)["outputs"]
+    assert len(outputs["5"]["images"]) == 1
+    assert page.evaluate("app.graph.getNodeById(4).widgets.find((each) => each.name === 'choice').value") == "2"
+    assert page.evaluate(FACTS)[1]["status"] == "Remembered: 2"
+    second.locator("button", has_text="Ask again").click()
+    assert page.evaluate("app.graph.getNodeById(4).widgets.find((each) => each.name === 'choice').value") == ""
+
+
+def test_a_question_outlives_a_reload_and_a_cancelled_run(open_page):
+    page = open_page()
+    page.load_graph(pick_workflow())
+    page.evaluate(CONNECT)
+    page.show()
+    prompt_id = page.queue()
+    asked(page, 0)
+    page.page.wait_for_timeout(700)  # the page keeps the workflow a moment later
+    page.page.reload()
+    panel = asked(page, 0)
+    assert page.evaluate(FACTS)[0]["texts"] == TEXTS
+    assert 250 < json.loads(panel.get_attribute("data-left")) <= 300
+    page.show()
+    panel.locator("button", has_text="Cancel run").click()
+    with pytest.raises(PromptFailed, match="interrupted"):
+        page.wait(prompt_id, 20)
+    page.page.wait_for_function("document.querySelector('.hierdiff-pick').dataset.asks === 'false'")
+    assert page.evaluate(FACTS)[0]["texts"] == []

@@ -1,0 +1,425 @@
+// Editing a set from its tree: what the menu, the keys and the handles of a tree's panel do. What they change is in the
+// hands of `memory` (edits_page.js).
+
+import { countOf, difference } from "./edits.js";
+import { drawMarks, handleAt, stepAt } from "./edits_drawing.js";
+import { marksOf, numberOf, offers, problemOf } from "./edits_menu.js";
+import { askText, closeMenu, openMenu, PendingLine, showKeys } from "./edits_popup.js";
+import { priceText, wholePrice } from "./edits_price.js";
+import { text } from "./texts.js";
+import { countOf as promptsText } from "./tree_items.js";
+import { hitAt, READABLE_ROW, textLeft, xOf, yOf } from "./tree_layout.js";
+import { hideTip } from "./tree_tip.js";
+
+const DRAGGED = 3; // pixels from which a press on a handle moves it
+const WAIT = 150; // milliseconds after the last change before a price is asked for
+const SAID = 6000; // milliseconds that an answer stays
+const MOST_VARIANTS = 64;
+const NARROWEST_INPUT = 240; // pixels
+const LONGEST_TITLE = 90; // letters
+
+/** What a tree's panel has for editing; `memory` is what edits_page.js gives for the node. */
+export class TreeEdits {
+  constructor(panel, memory) {
+    Object.assign(this, { panel, memory, state: null, marks: new Map(), held: null, said: "", count: 4 });
+    this.line = new PendingLine(panel.bar, { run: () => memory.run(), undo: () => this.undo() });
+    const { view, root } = panel;
+    for (const type of ["pointerdown", "pointerup"]) view.addEventListener(type, (event) => this.right(event));
+    view.addEventListener("contextmenu", (event) => this.asked(event));
+    view.addEventListener("pointerup", () => this.drop());
+    view.addEventListener("pointercancel", () => this.drop());
+    root.addEventListener("contextmenu", (event) => event.target === root && this.askedByKey(event));
+    for (const type of ["focus", "pointerenter"]) root.addEventListener(type, () => this.refresh());
+  }
+
+  remove() {
+    clearTimeout(this.timer);
+    closeMenu();
+  }
+
+  // --- what is asked for ---
+
+  /** Look again at what the node and the prompts say. */
+  refresh() {
+    const { tree } = this.panel;
+    this.state = tree?.leaves ? this.memory.state(tree) : null;
+    this.marks = this.state ? marksOf(this.state) : new Map();
+    this.texts = new Map([...this.marks].filter(([, { text: words }]) => words).map(([index, { text: words }]) => [index, words]));
+    this.tell();
+    this.panel.redraw();
+  }
+
+  /** How many changes no run has had yet. */
+  pending() {
+    const { edits, edited, written, more } = this.state;
+    const asked = edits && edited ? countOf(edits, edited.before) : 0;
+    return { asked, written: written.changed.size + written.removed.size + written.added + more };
+  }
+
+  /** Show how much is asked for, and what it costs. */
+  tell() {
+    const running = !this.state || this.state.tree.state === "running";
+    const { asked, written } = running ? { asked: 0, written: 0 } : this.pending();
+    const count = asked + written;
+    const words = count === 1 ? text("edits.changes_one") : text("edits.changes", { count });
+    const show = (price, title) => this.line.show([this.said, count && [words, price].filter(Boolean).join(", ")].filter(Boolean).join(" · "), title, count > 0);
+    if (!count) return show("", "");
+    if (!asked) return show(text("edits.price_unknown"), "");
+    const name = this.state.text;
+    if (this.priced?.name !== name) {
+      this.priced = { name, price: undefined };
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.ask(name), WAIT);
+    }
+    const { price } = this.priced;
+    const known = price === undefined ? text("edits.price_asked") : price?.error ? shortened(wholePrice(price)) : priceText(price);
+    show(written && price ? `${known} ${text("edits.price_written")}` : known, price ? wholePrice(price) : "");
+  }
+
+  async ask(name) {
+    const price = await this.memory.price(this.state, this.state?.edits);
+    if (this.priced?.name !== name) return;
+    this.priced.price = price;
+    this.tell();
+    if (price) this.announce(wholePrice(price));
+  }
+
+  announce(words) {
+    this.panel.announce.textContent = words;
+  }
+
+  /** Answer a person who has asked for something: it is read out, and stands in the line for a while. */
+  say(words) {
+    this.said = words;
+    this.announce(words);
+    clearTimeout(this.silence);
+    this.silence = setTimeout(() => {
+      this.said = "";
+      if (this.state) this.tell();
+    }, SAID);
+    this.tell();
+  }
+
+  // --- doing it ---
+
+  /** Do one of `offers` with a branch, or say why not. True where it was done. */
+  do(id, index, options = {}) {
+    this.refresh();
+    if (!this.state) return false;
+    const problem = problemOf(this.state, id, index);
+    if (problem) return this.say(text(`edits.why_${problem}`)) ?? false;
+    const { edited, edits, tree } = this.state;
+    const split = edited && ["earlier", "later"].includes(id) && edited.splitStep(edits, index);
+    const asks = {
+      pin: () => this.write(edited.pin(edits, index), text(edited.isPinned(edits, index) ? "edits.done_unpin" : "edits.done_pin")),
+      reroll: () => this.write(this.rerolled(index, options.step), ""),
+      earlier: () => this.moveSplit(index, split - 1),
+      later: () => this.moveSplit(index, split + 1),
+      hold: () => this.write(edited.hold(edits, index), ""),
+      edit: () => this.askText(index, false),
+      duplicate: () => this.askText(index, true),
+      variants: () => this.vary(index, options.count ?? this.count, options.step ?? this.variantStep(index)),
+      remove: () => this.writeText(numberOf(this.state, index), null, false, text("edits.done_remove")),
+    };
+    asks[id]();
+    return true;
+  }
+
+  rerolled(index, step) {
+    const { edited, edits } = this.state;
+    return step === undefined ? edited.toggleReroll(edits, index) : edited.reroll(edits, index, step);
+  }
+
+  moveSplit(index, step) {
+    this.write(this.state.edited.moveSplit(this.state.edits, index, step), "");
+  }
+
+  /** Keep changes, and say what they are: by default what stands at the branch then. */
+  write(edits, words) {
+    const { added, removed } = difference(edits, this.state.edits.changes);
+    this.memory.write(this.state, edits);
+    this.refresh();
+    this.say(words || saidOf(this.state, added.at(-1), removed.at(-1)));
+  }
+
+  writeText(number, words, after, done) {
+    this.memory.writeText(this.state, number, words, after);
+    this.refresh();
+    this.say(done);
+  }
+
+  vary(index, count, step) {
+    this.count = count;
+    const { tree } = this.state;
+    if (!this.memory.vary(this.state, { number: numberOf(this.state, index), count, part_at: step / tree.steps })) return;
+    this.refresh();
+    this.say(text("edits.done_variants", { count, step: step + 1 }));
+  }
+
+  /** Where variants of a leaf part if nobody says: where it parts from the others, but not before all is open. */
+  variantStep(index) {
+    return Math.max(this.state.tree.branches[index].start, 1);
+  }
+
+  undo() {
+    this.memory.undo(this.state);
+    this.refresh();
+    this.say(text("edits.done_undo"));
+    this.panel.root.focus({ preventScroll: true });
+  }
+
+  anew() {
+    this.memory.anew(this.state);
+    this.refresh();
+    this.say(text("edits.done_anew"));
+  }
+
+  /** An input in the place of a leaf's prompt; `after`: for one more. */
+  askText(index, after) {
+    const { panel } = this;
+    const { tree } = this.state;
+    if (panel.place.row < READABLE_ROW) panel.row = READABLE_ROW;
+    panel.reveal(index, panel.view.clientHeight / 2);
+    hideTip(panel);
+    const number = numberOf(this.state, index);
+    const now = this.texts.get(index) ?? tree.prompts[number];
+    const [seen, place] = [panel.seen, panel.place];
+    const wide = place.text >= NARROWEST_INPUT;
+    const left = wide ? textLeft(place) - 4 : Math.max(xOf(seen, place, tree.steps) - NARROWEST_INPUT, 4);
+    const box = { left, top: yOf(seen, place, seen.branches[index]) - 12, width: Math.max(place.width - left - 6, 80), height: 24 };
+    const label = text(after ? "edits.input_duplicate" : "edits.input_label");
+    askText(panel.content, box, now, label, (answer) => {
+      if (panel.tree === tree && answer?.trim() && (after || answer !== now)) {
+        this.refresh();
+        this.writeText(number, answer, after, text(after ? "edits.done_duplicate" : "edits.done_edit"));
+      }
+      this.back(index);
+    });
+  }
+
+  /** The keys are the tree's again, at the branch where they were. */
+  back(index) {
+    const { panel } = this;
+    panel.root.focus({ preventScroll: true });
+    if (index < (panel.tree?.branches.length ?? 0)) panel.select(index);
+  }
+
+  // --- keys ---
+
+  /** Do what a key is for; false where it is not ours. */
+  key(key, selected) {
+    if (key === "?") return this.help(selected) && true;
+    const pressed = key === "Backspace" ? "delete" : key.toLowerCase();
+    if (selected === null || !this.state) return pressed === "delete" && Boolean(this.state); // never the node instead
+    if (key === "m" || key === "ContextMenu") return this.menu(selected) ?? true;
+    const asked = this.state.edited && this.state.edits && this.state.edited.rerollOf(this.state.edits, selected);
+    const by = { "+": 1, "=": 1, "-": -1 }[key];
+    if (by && asked && !asked.ran) return this.do("reroll", selected, { step: asked.step + by }) || true;
+    const offer = offers(this.state, selected).find((each) => each.key.toLowerCase() === pressed);
+    if (offer) this.do(offer.id, selected);
+    return Boolean(offer) || pressed === "delete"; // the graph must not take it for the node
+  }
+
+  async help(index) {
+    await showKeys();
+    this.back(index ?? Infinity);
+  }
+
+  // --- the menu ---
+
+  /** A right click on a branch is for the tree; elsewhere for the node. */
+  right(event) {
+    if (event.button === 2 && this.branchAt(event) !== null) event.stopPropagation();
+  }
+
+  branchAt(event) {
+    const { panel } = this;
+    return panel.place ? (panel.hit(event)?.index ?? null) : null;
+  }
+
+  asked(event) {
+    const index = this.branchAt(event);
+    if (index === null) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.panel.select(index);
+    this.menu(index, { x: event.clientX, y: event.clientY });
+  }
+
+  /** The key for menus, where the tree has the focus. */
+  askedByKey(event) {
+    if (this.panel.selected === null || !this.panel.place) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.menu(this.panel.selected);
+  }
+
+  menu(index, point = this.panel.pointAt(index)) {
+    this.refresh();
+    if (!this.state) return;
+    hideTip(this.panel);
+    const { prompts } = this.state.tree;
+    const leaf = this.state.tree.branches[index].stop === this.state.tree.steps;
+    const name = leaf ? prompts[numberOf(this.state, index)] : text("edits.branch", { count: promptsText(this.panel.tree.promptsOf(index).length) });
+    const items = [...offers(this.state, index).map((offer) => this.item(offer, index, leaf)), null, this.anewItem(), this.helpItem(index)];
+    openMenu(shortened(name), items, point, (focus) => focus && this.back(index));
+  }
+
+  item({ id, key, on, problem }, index, leaf) {
+    const note = problem && text(`edits.why_${problem}`);
+    const shown = key === "Delete" ? "Del" : key.toUpperCase();
+    const item = { label: labelOf(id, on, leaf, this.count), key: shown, note, run: () => this.do(id, index) };
+    if (note) return item;
+    if (id === "reroll") return this.rerollItem(item, index, leaf);
+    if (id === "variants") return this.variantsItem(item, index);
+    if (["earlier", "later", "hold"].includes(id)) item.price = () => this.priceOf(this.after(id, index));
+    if (["edit", "duplicate"].includes(id)) item.price = async () => ({ words: text("edits.price_unknown"), whole: "" });
+    return item;
+  }
+
+  rerollItem(item, index, leaf) {
+    const { edited, edits, tree } = this.state;
+    const asked = edited.rerollOf(edits, index);
+    if (asked && !asked.ran) return item; // it is taken back
+    let step = asked?.step ?? edited.ownStep(index);
+    const words = () => `${labelOf("reroll", false, leaf)} ${text("edits.from_step", { step: step + 1 })}`;
+    const move = (by) => (step = Math.min(Math.max(step + by, 0), tree.steps - 1));
+    const price = () => this.priceOf(edited.reroll(edits, index, step));
+    return { ...item, stepper: { words, move }, price, run: () => this.do("reroll", index, { step }) };
+  }
+
+  variantsItem(item, index) {
+    let { count } = this;
+    const step = this.variantStep(index);
+    const words = () => `${text("edits.variants", { count })} ${text("edits.from_step", { step: step + 1 })}`;
+    const move = (by) => (count = Math.min(Math.max(count + by, 1), MOST_VARIANTS));
+    const price = async () => ({ words: text("edits.price_unknown"), whole: "" });
+    return { ...item, stepper: { words, move }, price, run: () => this.do("variants", index, { count, step }) };
+  }
+
+  anewItem() {
+    const problem = this.state.problem || (this.state.kept ? "" : "fresh");
+    return { label: text("edits.anew"), note: problem && text(`edits.why_${problem}`), run: () => this.anew() };
+  }
+
+  helpItem(index) {
+    return { label: text("edits.keys"), key: "?", note: "", run: () => this.help(index) };
+  }
+
+  /** Edits after one more step of a split, or after a branch is held. */
+  after(id, index) {
+    const { edited, edits } = this.state;
+    if (id === "hold") return edited.hold(edits, index);
+    return edited.moveSplit(edits, index, edited.splitStep(edits, index) + (id === "later" ? 1 : -1));
+  }
+
+  async priceOf(edits) {
+    const price = await this.memory.price(this.state, edits);
+    return { words: priceText(price), whole: wholePrice(price) };
+  }
+
+  // --- handles ---
+
+  /** A press may be on a handle, or on a split that can be moved. */
+  press(event) {
+    if (event.button !== 0 || !this.state || this.state.problem || this.state.tree.state === "running") return;
+    const { panel } = this;
+    const { x, y } = panel.pointOf(event);
+    const on = handleAt(panel.seen, panel.place, this.marks, x, y + panel.view.scrollTop) ?? this.splitUnder(x, y + panel.view.scrollTop);
+    if (on) this.held = { ...on, x, moved: false, edits: this.state.edits, pointer: event.pointerId };
+  }
+
+  splitUnder(x, y) {
+    const { seen, place, shown } = this.panel;
+    const hit = hitAt(seen, place, x, y, shown);
+    const free = hit?.kind === "split" && !seen.branches[hit.index].folded && !problemOf(this.state, "hold", hit.index);
+    return free ? hit : null;
+  }
+
+  /** Move what is held with the pointer; true while it is. */
+  drag(event) {
+    const { held, panel } = this;
+    if (!held || !(event.buttons & 1)) return false;
+    const { x } = panel.pointOf(event);
+    if (!held.moved && Math.abs(x - held.x) <= DRAGGED) return false;
+    if (!held.moved) panel.view.setPointerCapture?.(held.pointer);
+    held.moved = true;
+    this.state = this.memory.tried(this.state, this.dragged(stepAt(panel.seen, panel.place, x)));
+    this.marks = marksOf(this.state);
+    this.tell();
+    hideTip(panel);
+    panel.view.style.cursor = "ew-resize";
+    panel.redraw();
+    return true;
+  }
+
+  dragged(step) {
+    const { kind, index, edits } = this.held;
+    const { edited } = this.state;
+    return kind === "split" ? edited.moveSplit(edits, index, step) : edited.reroll(edits, index, step);
+  }
+
+  /** Keep where a handle was let go. */
+  drop() {
+    const { held } = this;
+    this.held = null;
+    if (!held?.moved) return;
+    const { edits } = this.state;
+    this.refresh();
+    this.write(edits, "");
+  }
+
+  draw(context, colors) {
+    const { panel } = this;
+    if (this.marks.size) drawMarks(context, panel.seen, panel.place, this.marks, { scroll: panel.view.scrollTop, colors });
+  }
+
+  /** What the lightbox offers for a picture of this tree. */
+  actions(index) {
+    this.refresh();
+    if (!this.state || problemsAll(this.state, index)) return [];
+    const leaf = this.state.tree.branches[index].stop === this.state.tree.steps;
+    return offers(this.state, index).filter(({ problem }) => !problem).map(({ id, key, on }) => ({
+      label: labelOf(id, on, leaf, this.count),
+      key: key === "Delete" ? "Del" : key.toUpperCase(),
+      pressed: key,
+      run: (item, lightbox) => this.inLightbox(id, index, lightbox),
+    }));
+  }
+
+  inLightbox(id, index, lightbox) {
+    const asksText = ["edit", "duplicate"].includes(id);
+    if (asksText) lightbox.close(); // the input is in the tree
+    this.do(id, index);
+    if (asksText) return;
+    lightbox.showButtons();
+    const { said } = this;
+    lightbox.say(said);
+    if (!this.pending().asked) return;
+    this.memory.price(this.state, this.state.edits).then((price) => lightbox.say([said, priceText(price)].join(" · ")));
+  }
+}
+
+function shortened(words) {
+  return words.length > LONGEST_TITLE ? `${words.slice(0, LONGEST_TITLE - 1)}…` : words;
+}
+
+function problemsAll(state, index) {
+  return offers(state, index).every(({ problem }) => problem);
+}
+
+function labelOf(id, on, leaf, count) {
+  if (id === "reroll" && !on) return text(leaf ? "edits.reroll" : "edits.reroll_below");
+  const names = { pin: "unpin", reroll: "not_reroll", hold: "not_hold" };
+  return text(`edits.${on ? names[id] : id}`, { count });
+}
+
+/** What was changed, in words. */
+function saidOf({ edited }, added, removed) {
+  const change = added ?? removed;
+  if (!change) return "";
+  if (!added) return text({ reroll: "edits.done_not_reroll", hold: "edits.done_not_hold" }[change.do] ?? "edits.done_undo");
+  const step = edited.stepHere(change);
+  if (change.do === "reroll") return text("edits.done_reroll", { step: step + 1 });
+  return text(change.do === "hold" ? "edits.done_hold" : "edits.done_split", { step });
+}
