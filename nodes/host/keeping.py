@@ -61,7 +61,7 @@ def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[
     edited = apply_edits(plan, read_edits(edits), keep, None if store is None else store.leaves)
     run = running()
     owner = f"{run.client} {run.workflow} {run.node}"
-    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner)
+    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner, plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,27 +78,30 @@ class Keeping:
         The edits with the kept tree, for the page.
     owner : str
         The node whose edits these are.
+    fresh : Plan or None
+        As it was planned for today's prompts, without edits.
     """
 
     store: Store | None = None
     notes: tuple[str, ...] = ()
     told: str = ""
     owner: str = ""
+    fresh: Plan | None = None
 
     def told_of(self, run: SharingRun) -> dict[str, Any]:
         """What the page is told of a run that has ended, by the name of the entry."""
         progress, plan = run.current.progress, run.plan
-        seconds = progress.pace.per_unit
-        return {
-            "hierdiff_edits": {
-                "edits": self.told,
-                "keys": [f"{key:016x}" for key in plan.prompt_keys or ()],
-                "names": list(plan.prompts or ()),
-                "reused": progress.reused,
-                "rows": progress.reused + progress.rows,
-                "seconds_per_row": None if seconds is None else seconds * float(progress.passes.max()),
-            }
+        if plan.prompt_keys is None:
+            return {}
+        entry = {
+            "edits": self.told,
+            "keys": [f"{key:016x}" for key in plan.prompt_keys],
+            "names": list(plan.prompts or ()),
+            "reused": progress.reused,
+            "rows": progress.reused + progress.rows,
+            "seconds_per_row": seconds_per_row(run),
         }
+        return {"hierdiff_edits": [entry]}
 
     @property
     def rows(self) -> KeptRows | None:
@@ -157,3 +160,9 @@ class Keeping:
         fingerprint = content(*(f"{name} {value}" for name, value in sorted(parts.items())))
         run.keep(StoredCalls(run.current, self.store, fingerprint, digests, needs_latents(guider, sampler)))
         return [*self.notes, *([reason] if reason else [])]
+
+
+def seconds_per_row(run: SharingRun) -> float | None:
+    """What a row of a run took; None where nothing is known."""
+    seconds = run.current.progress.pace.per_unit
+    return None if seconds is None else seconds * float(run.current.progress.passes.max())

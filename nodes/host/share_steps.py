@@ -34,6 +34,7 @@ from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, 
 from .plan_rows import plan_rows, with_leaves
 from .rows_alone import HostEncoding, encode_rows, mark_rows
 from .run_guidance import RunGuidance, check_guider
+from .run_price import price_of
 from .same_draws import SameDraws
 from .same_pictures import check_pictures_differ, same_pictures
 from .sampler_noise import noise_of_seeds, rows_of_seeds
@@ -185,6 +186,7 @@ class Sharing:
         data, pictures = run.final_pictures(guider.model_patcher.model, samples)
         if self.keeping is not None:
             data = {**data, **self.keeping.told_of(run)}
+            run.offer_price(price_of(run, self.keeping))
         self.tell("\n".join([report, *measured, *pictures, *notes]), **data)
         return samples
 
