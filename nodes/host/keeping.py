@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...hierdiff_core.plan.edits import apply_edits, read_edits
+from ...hierdiff_core.plan.keeping import remember
 from ...hierdiff_core.sampling.lineage import content
 from ...hierdiff_core.sampling.store import session_store
 from .made_of import CannotTell
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ...hierdiff_core.sampling.store import Store
     from .sharing_run import SharingRun
 
+NOT_KEPT = "⚠ Keep Trunks is connected, but keep is off: nothing was kept or reused"
 UNKNOWN = "of {name} nobody can tell what it is made of"
 
 
@@ -48,15 +50,17 @@ def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[
     plan : Plan
         The same object where nothing is kept or edited, and for a prompt that is drawn alone.
     keeping : Keeping or None
-        None where all is as ever.
+        None for a prompt that is drawn alone: its node's edits are of the set.
 
     Raises
     ------
     ValueError
         If the edits are none, or cannot be applied.
     """
-    if plan.one_of is not None or not (keep or edits.strip()):
+    if plan.one_of is not None:
         return plan, None
+    if not (keep or edits.strip()):
+        return plan, Keeping(notes=() if trunk is None else (NOT_KEPT,), fresh=plan)
     store = (session_store() if trunk is None else trunk) if keep else None
     edited = apply_edits(plan, read_edits(edits), keep, None if store is None else store.leaves)
     run = running()
@@ -155,6 +159,7 @@ class Keeping:
         except CannotTell as error:
             return [*self.notes, f"⚠ nothing is kept of this run: {UNKNOWN.format(name=error)}"]
         if self.rows is not None:
+            remember(self.fresh or run.plan, self.store.leaves)
             keep_rows(conds, count, run.plan, self.rows)
         reason = self.store.begin(parts, self.owner)
         fingerprint = content(*(f"{name} {value}" for name, value in sorted(parts.items())))

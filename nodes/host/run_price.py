@@ -101,7 +101,7 @@ class PricedRun:
         return rows, reused, None if self.seconds is None else (rows - reused) * self.seconds
 
     def _leaf_rows(self, plan: Plan) -> np.ndarray:
-        rows = rows_of_leaves(plan)
+        rows, keys = rows_of_leaves(plan), list(plan.leaf_keys or ())
         gone = np.flatnonzero(rows < 0)
-        rows[gone] = [self.rows.get((plan.leaf_keys or ())[leaf], -1) for leaf in gone.tolist()]
+        rows[gone] = [self.rows.get(keys[leaf], -1) for leaf in gone.tolist()]
         return rows

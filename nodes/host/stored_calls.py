@@ -204,5 +204,5 @@ class StoredCalls:
         if self.reason:
             return [f"⚠ nothing was kept of this run: {self.reason}"]
         lines = [f"reused {reused} of {reused + evaluated} rows"] if reused else []
-        return [*lines, f"the store holds {in_bytes(self.store.held)} in {self.store.rows} rows", *self.store.notes]
-
+        held = f"the store holds {in_bytes(self.store.held)} in {self.store.rows} rows"
+        return [*lines, held, *(f"⚠ {note}" for note in self.store.notes)]
