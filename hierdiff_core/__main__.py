@@ -58,6 +58,7 @@ from .prompts.wildcards import Wildcards
 from .sampling.pace import in_words
 from .sampling.progress import Times, times_in_words
 from .set_note import check_same, finished_pictures, images_of, note_path, noted_prompts, read_set, set_note
+from .set_trunk import SetTrunk
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
@@ -154,16 +155,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     profile = make_profile(options, sensitivity)
     guidance_course(options)  # refused before anything is loaded
     note = set_note(options, prompts)
-    with prepared(options, note, prompts) as there, drawn_set(options, note, prompts, there) as drawn:
+    with (
+        prepared(options, note, prompts) as there,
+        drawn_set(options, note, prompts, there) as drawn,
+        SetTrunk(drawn.trunk, note["set"], options.trunk_gb, tell) as trunk,
+    ):
+        drawn.make_room = trunk.make_room
         began = time.monotonic()
-        embeddings = embed(prompts, options)
+        embeddings = trunk.embeddings(prompts, lambda: embed(prompts, options))
         decoder = load_decoder(options.decoder, device=options.device)
         plan = make_plan(embeddings, profile, advice, decoder, options)
-        drawing = draw(decoder, embeddings, plan, drawn, options, there)
+        drawing = draw(decoder, embeddings, plan, drawn, options, there, trunk.store)
         draw_figures(drawn, drawing, decoder, plan, prompts)
         report = {**note, **make_report(options, prompts, plan, drawing.files, time.monotonic() - began)}
-        report["not_finite"], times = drawing.not_finite, drawing.times
+        report["not_finite"], report["reused"], times = drawing.not_finite, drawing.reused, drawing.times
         report["seconds_sampling"], report["seconds_full_sampling"] = rounded(times.elapsed), rounded(times.full)
+        trunk.flush()  # or a file would come after the others are removed
         drawn.finish(report, options.keep)
     if strays := drawn.strays():
         some = f"{', '.join(strays[:5])}{' …' * (len(strays) > 5)}"
@@ -302,8 +309,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"interrupted; {interrupt or 'no picture was finished'}")
         return 130
     times = Times(report["seconds_sampling"], 0.0, report["seconds_full_sampling"])
+    reused = f"reused {report['reused']} of {report['nfe']} UNet rows\n" if report["reused"] else ""
     print(
-        f"{times_in_words(times, len(report['images']))}\n{report['nfe']} UNet rows instead of "
+        f"{times_in_words(times, len(report['images']))}\n{reused}{report['nfe']} UNet rows instead of "
         f"{report['nfe_standard']}, {report['saved']:.1%} saved; with loading and writing {in_words(report['seconds'])}"
         f"\nin {options.out}"
     )

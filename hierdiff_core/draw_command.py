@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .embeddings import PromptEmbeddings
     from .files.set_folder import DrawnSet
     from .plan.plan import Plan
+    from .sampling.store import Store
 
 # Seconds by the work that is left, in place of tqdm's own by their number
 BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} passes{postfix}"
@@ -45,6 +46,8 @@ class Drawing(NamedTuple):
         Prompts whose latents hold NaN or infinity.
     times : Times
         Of the sampling.
+    reused : int
+        Rows that a store had.
     """
 
     images: list[Image.Image]
@@ -52,6 +55,7 @@ class Drawing(NamedTuple):
     branches: BranchLatents
     not_finite: list[int]
     times: Times
+    reused: int
 
 
 def draw(
@@ -61,6 +65,7 @@ def draw(
     drawn: DrawnSet,
     options: argparse.Namespace,
     there: Mapping[int, Image.Image] | None = None,
+    store: Store | None = None,
 ) -> Drawing:
     """Sample, decode and write; a picture is written while later ones are drawn, as far as the order of work allows.
 
@@ -78,6 +83,8 @@ def draw(
         Of the command line.
     there : mapping of int to PIL picture, optional
         Pictures that are written already, by their prompts.
+    store : Store, optional
+        Of what was evaluated.
 
     Returns
     -------
@@ -105,11 +112,12 @@ def draw(
                 observer=Observers(
                     branches, progress, Bar(bar, progress), Callbacks(on_finished=pictures.missing(decoded))
                 ),
+                store=store,
             )
             not_finite = rows_not_finite(latents)  # waits for the device
             progress.end()
     raise_first(pictures.failures)
-    return Drawing(pictures.images, pictures.files, branches, not_finite, progress.times())
+    return Drawing(pictures.images, pictures.files, branches, not_finite, progress.times(), progress.reused)
 
 
 class Bar(Observer):
@@ -121,4 +129,5 @@ class Bar(Observer):
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
         """Move on."""
         self.bar.set_postfix_str(left_in_words(self.progress.times()), refresh=False)
-        self.bar.update(round(self.progress.work[0]) - self.bar.n)
+        done, self.bar.total = map(round, self.progress.work)  # which a store makes less
+        self.bar.update(done - self.bar.n)

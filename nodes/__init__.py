@@ -19,6 +19,7 @@ from .prior import PriorEmbedding, PriorLoader
 from .prompt_table import PromptTable
 from .prompts import PromptSet
 from .sampler import BranchingSampler
+from .save_as_drawn import SaveAsDrawn
 from .save_set import SaveSet
 from .saving_plan import SavingPlan
 from .scenes import SceneLoader
@@ -62,6 +63,7 @@ NODES: list[type[io.ComfyNode]] = [
     Set,
     Pick,
     KeepTrunks,
+    SaveAsDrawn,
 ]
 for node in NODES:
     checked(node)

@@ -13,9 +13,10 @@ from ..hierdiff_core.previews import LARGEST_KEPT, BranchLatents, latents_to_rgb
 from ..hierdiff_core.sampling.finite import latents_not_finite
 from ..hierdiff_core.sampling.loop import ORDERS
 from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
-from ..hierdiff_core.sampling.observer import Observer
+from ..hierdiff_core.sampling.observer import Observer, Observers
 from ..hierdiff_core.sampling.progress import RunProgress, times_in_words
 from . import types
+from .guider import keep_inputs
 from .host.decoder_price import DecoderOffer
 from .host.decoration import LIVE_TREE, Decorations
 from .host.device import results_device
@@ -28,6 +29,7 @@ from .host.stopped import until
 from .host.tree_files import TreeFiles
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
+from .saving import saving_as_drawn
 
 PREVIEW = "the preview"
 
@@ -104,7 +106,7 @@ class BranchingSampler(io.ComfyNode):
                     "faster, after a minute or two of compiling in the first run. Falls back to none if it fails.",
                 ),
                 *guidance_interval(),
-                *types.keeping(),
+                *keep_inputs(),
                 io.Float.Input(
                     "stop_after",
                     default=1.0,
@@ -114,6 +116,12 @@ class BranchingSampler(io.ComfyNode):
                     optional=True,
                     tooltip="Share of the steps after which to stop: the latents are then what the branches head for. "
                     "For Pick, with keep or a trunk, so that a second sampler goes on from there. 1: all steps.",
+                ),
+                types.Saving.Input(
+                    "saving",
+                    optional=True,
+                    tooltip="From Save Pictures as They Finish: each image is saved as soon as it is finished. With "
+                    "order depth first that is while others are drawn.",
                 ),
             ],
             outputs=[
@@ -145,6 +153,7 @@ class BranchingSampler(io.ComfyNode):
         edits="",
         trunk=None,
         stop_after=1.0,
+        saving=None,
     ):
         interval = guidance_start, guidance_end
         embeddings = embeddings.of_prompt(plan)
@@ -162,8 +171,13 @@ class BranchingSampler(io.ComfyNode):
         colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
         passes, drawn = passes_per_row(plan, guidance, interval)[:steps], until(plan, steps)
         run = RunProgress(drawn, passes=passes)
+        rows = min(micro_batch or LARGEST_AUTO, plan.num_prompts)
         given = known | {"seed": seed, "rescale_means": rescale_means, "guidance_interval": interval}
-        with decorations.context(LIVE_TREE, lambda: LiveTree(drawn, colours, told, run.times)) as live:
+        saving = None if steps < plan.num_steps else saving  # there are no pictures yet
+        with (
+            saving_as_drawn(saving, decoder, own.prompts, width, height, rows) as savers,
+            decorations.context(LIVE_TREE, lambda: LiveTree(drawn, colours, told, run.times)) as live,
+        ):
             shown = Shown(run, decoder.latent_rgb, live, decorations)
             latents = sample(
                 decoder.pipeline,
@@ -173,7 +187,7 @@ class BranchingSampler(io.ComfyNode):
                 micro_batch=micro_batch,
                 order=order,
                 acceleration=acceleration,
-                observer=shown,
+                observer=Observers(shown, *savers),
                 store=edited.store,
                 stop_after=stop_after,
                 leaves=edited.leaves or None,
@@ -192,8 +206,9 @@ class BranchingSampler(io.ComfyNode):
         )
         problem = latents_not_finite(latents, own.prompts, NOT_FINITE)
         measured = [verdict.line] if verdict else []
+        saved = [line for saver in savers for line in saver.lines()]
         reused = [*reused_in_words(run.reused, run.reused + run.rows, edited.store), *edited.notes]
-        report = "\n".join([*lines, *reused, *measured, *([f"⚠ {problem}"] if problem else [])])
+        report = "\n".join([*lines, *reused, *measured, *saved, *([f"⚠ {problem}"] if problem else [])])
         if drawing is not None:
             decorations.attempt(PREVIEW, shown.bar.finish, drawing)
         tree = decorations.picture("the picture of the tree", lambda: drawing)

@@ -13,6 +13,7 @@ Plan = io.Custom("HIERDIFF_PLAN")  # hierdiff_core.Plan
 Advice = io.Custom("HIERDIFF_ADVICE")  # hierdiff_core.measure.advice.Advice
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline
 Trunk = io.Custom("HIERDIFF_TRUNK")  # hierdiff_core.sampling.store.Store
+Saving = io.Custom("HIERDIFF_SAVING")  # saving.Saving
 
 
 def rarely_useful(entry: io.WidgetInput) -> io.WidgetInput:
@@ -27,28 +28,3 @@ def rarely_useful(entry: io.WidgetInput) -> io.WidgetInput:
 def seed_input(name: str, tooltip: str) -> Any:
     """A seed as the host's own samplers take it, which may change after each run."""
     return io.Int.Input(name, default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
-
-
-def keeping() -> list[Any]:
-    """Inputs of samplers, behind their others: for what was evaluated before, and what the user changes in the tree."""
-    return [
-        io.Boolean.Input(
-            "keep",
-            default=False,
-            optional=True,
-            tooltip="Keep what was evaluated, and hang new prompts onto the tree that is there: with one prompt edited "
-            "only its branch is drawn, and all others stay exactly as they are.",
-        ),
-        io.String.Input(
-            "edits",
-            default="",
-            optional=True,
-            tooltip="What was changed in the tree: rerolls, splits, pins and the tree that is kept, as JSON that the "
-            "page writes. Empty: nothing.",
-        ),
-        Trunk.Input(
-            "trunk",
-            optional=True,
-            tooltip="From Keep Trunks: where what was evaluated is kept. Without it, in memory until ComfyUI ends.",
-        ),
-    ]

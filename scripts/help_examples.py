@@ -38,6 +38,13 @@ STAGES = {
     "preview": ("PreviewImage", [], {"images": ("decode", 0)}, "sample"),
 }
 
+
+def planned_by(name, nodes=STAGES):
+    """The sampler of some nodes, with the plan that another one gives."""
+    kind, values, links, stage = nodes["sampler"]
+    return (kind, values, {**links, "plan": (name, 0)}, stage)
+
+
 TABLE = STAGES | {
     "prompts": (
         "HierDiffPromptTable",
@@ -60,13 +67,27 @@ SAVED = STAGES | {
         "sample",
     )
 }
+DRAWN = STAGES | {
+    "saving": (
+        "HierDiffSaveAsDrawn",
+        ["emoji", "png", "txt", "{index:02d} {prompt}", "{prompt}", False, 0],
+        {"prompts": ("prompts", 0)},
+        "sample",
+    ),
+    "sampler": (
+        "HierDiffBranchingSampler",
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "depth first", "none", 0, 1],
+        {**STAGES["sampler"][2], "saving": ("saving", 0)},
+        "sample",
+    ),
+}
 GUIDED = STAGES | {
     "guidance": ("HierDiffPlanGuidance", [0.0, 0.6, 1.0, 0, 0.0], {"plan": ("schedule", 0)}, "plan"),
-    "sampler": (*STAGES["sampler"][:2], {**STAGES["sampler"][2], "plan": ("guidance", 0)}, "sample"),
+    "sampler": planned_by("guidance"),
 }
 COMPARED = STAGES | {
     "alone": ("HierDiffUnshared", [0], {"plan": ("schedule", 0)}, "sample"),
-    "sampler_alone": (*STAGES["sampler"][:2], {**STAGES["sampler"][2], "plan": ("alone", 0)}, "sample"),
+    "sampler_alone": planned_by("alone"),
     "decode_alone": ("VAEDecode", [], {"samples": ("sampler_alone", 0), "vae": ("load_decoder", 1)}, "sample"),
     "compare": ("HierDiffCompare", [], {"shared": ("decode", 0), "unshared": ("decode_alone", 0)}, "sample"),
 }
@@ -183,12 +204,7 @@ ADVISED_MODEL = NATIVE | {
         },
         "plan",
     ),
-    "sampler": (
-        "HierDiffKSampler",
-        [0, "fixed", 3.0, "euler", "normal", 1.0, 0],
-        {**CONDITIONED, "latent_image": ("empty", 0), "plan": ("advisor", 0)},
-        "sample",
-    ),
+    "sampler": planned_by("advisor", NATIVE),
 }
 ADVISED = STAGES | {
     "advisor": (
@@ -197,21 +213,11 @@ ADVISED = STAGES | {
         {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "linkage": ("linkage", 0)},
         "plan",
     ),
-    "sampler": (
-        "HierDiffBranchingSampler",
-        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "none", 0, 1],
-        {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("advisor", 0)},
-        "sample",
-    ),
+    "sampler": planned_by("advisor"),
 }
 LOADED = NATIVE | {
     "advice": ("HierDiffLoadAdvice", ["advice.json"], {"linkage": ("linkage", 0)}, "load"),
-    "sampler": (
-        "HierDiffKSampler",
-        [0, "fixed", 3.0, "euler", "normal", 1.0, 0],
-        {**CONDITIONED, "latent_image": ("empty", 0), "plan": ("advice", 0)},
-        "sample",
-    ),
+    "sampler": planned_by("advice", NATIVE),
 }
 SAVING = NATIVE | {
     "plan": (
@@ -220,12 +226,7 @@ SAVING = NATIVE | {
         {"model": ("model", 0), "linkage": ("linkage", 0), "latent_image": ("empty", 0)},
         "plan",
     ),
-    "sampler": (
-        "HierDiffKSampler",
-        [0, "fixed", 3.0, "euler", "normal", 1.0, 0],
-        {**CONDITIONED, "latent_image": ("empty", 0), "plan": ("plan", 0)},
-        "sample",
-    ),
+    "sampler": planned_by("plan", NATIVE),
 }
 CHECKPOINT = NATIVE | {
     "load": ("CheckpointLoaderSimple", ["v1-5-pruned-emaonly-fp16.safetensors"], {}, "load"),
@@ -324,6 +325,20 @@ FROM_DECODER = {"load_decoder": 102, **TREE}
 LATENTS = {"load_decoder": 102, "sampler": 768}
 PICTURES = {"decode": 46, "preview": 258}
 
+
+def compared(shown, width, height):
+    """Shared and unshared side by side; width and height of Compare."""
+    columns = [
+        BEGIN,
+        {**TREE, "load_decoder": 102},
+        {"schedule": 570, "alone": 150},
+        {"sampler": 768},
+        {"sampler_alone": 768},
+        {"decode": 46, "decode_alone": 46, "compare": height},
+    ]
+    return Example(COMPARED, columns, shown, {2: 440, 3: 440, 4: 440, 5: width})
+
+
 EXAMPLES = {
     "HierDiffPromptSet": Example(
         STAGES,
@@ -373,32 +388,8 @@ EXAMPLES = {
         "load_decoder schedule sampler",
         {2: 400, 3: 560},
     ),
-    "HierDiffUnshared": Example(
-        COMPARED,
-        [
-            BEGIN,
-            {**TREE, "load_decoder": 102},
-            {"schedule": 570, "alone": 150},
-            {"sampler": 768},
-            {"sampler_alone": 768},
-            {"decode": 46, "decode_alone": 46, "compare": 420},
-        ],
-        "schedule alone sampler_alone",
-        {2: 440, 3: 440, 4: 440, 5: 400},
-    ),
-    "HierDiffCompare": Example(
-        COMPARED,
-        [
-            BEGIN,
-            {**TREE, "load_decoder": 102},
-            {"schedule": 570, "alone": 150},
-            {"sampler": 768},
-            {"sampler_alone": 768},
-            {"decode": 46, "decode_alone": 46, "compare": 520},
-        ],
-        "sampler_alone decode decode_alone compare",
-        {2: 440, 3: 440, 4: 440, 5: 440},
-    ),
+    "HierDiffUnshared": compared("schedule alone sampler_alone", 400, 420),
+    "HierDiffCompare": compared("sampler_alone decode decode_alone compare", 440, 520),
     "HierDiffTrunk": Example(
         KEPT,
         [BEGIN, TREE, {"load_decoder": 102, "schedule": 530, "trunk": 170}, {"sampler": 880}, PICTURES],
@@ -434,6 +425,12 @@ EXAMPLES = {
         SAVED,
         [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102, "sampler": 690}, {"save": 668}],
         "load_decoder sampler save",
+        {3: 400, 4: 480},
+    ),
+    "HierDiffSaveAsDrawn": Example(
+        DRAWN,
+        [BEGIN, TREE, {"schedule": 570}, {"load_decoder": 102, "saving": 260}, LATENTS, PICTURES],
+        "load_decoder saving sampler decode preview",
         {3: 400, 4: 480},
     ),
     "HierDiffSensitivityLoader": Example(

@@ -46,13 +46,13 @@ export function problemOf(state, id, index) {
   if (OF_PROMPTS.includes(id)) return promptProblem(state, id, index);
   if (state.problem) return state.problem;
   const { edited, edits, tree } = state;
-  const { start, stop } = tree.branches[index];
+  const { start } = tree.branches[index];
   const fixed = edited.keysOf(index).length - edited.freeKeys(edits, index).length;
   if (id === "reroll" && !edited.freeKeys(edits, index).length) return "pinned";
   if (!["earlier", "later", "hold"].includes(id)) return "";
   if (fixed) return "pinned_below";
-  if (id === "earlier" && Math.min(start, stop) >= edited.splitStep(edits, index)) return "earliest";
-  return id === "later" && edited.splitStep(edits, index) >= tree.steps ? "latest" : "";
+  if (id === "earlier" && start >= edited.splitStep(edits, index)) return "earliest";
+  return id === "later" && edited.splitStep(edits, index) >= tree.steps - 1 ? "latest" : "";
 }
 
 function promptProblem(state, id, index) {
@@ -61,6 +61,7 @@ function promptProblem(state, id, index) {
   const { members } = tree.branches[index];
   if (id === "variants") return state.noVariants ? "variants_missing" : state.written?.removed.size || state.written?.added ? "unrun" : "";
   if (new Set(members.map((number) => tree.prompts[number])).size > 1) return "several";
+  if (["edit", "remove"].includes(id) && state.edited && state.edits && state.edited.isPinned(state.edits, index)) return "pinned";
   const found = entryOf(source, tree.prompts, numberOf(state, index), state.written);
   if (found.problem) return found.problem;
   if (id !== "edit" && found.entry.one === false) return "pictures";

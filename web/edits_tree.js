@@ -122,7 +122,7 @@ export class EditedTree {
   moveSplit(edits, index, step) {
     const { tree } = this;
     const { start, stop } = tree.branches[index];
-    return splitMoved(edits, this.partsOf(index), within(step, Math.min(start, stop), tree.steps), tree.steps, stop);
+    return splitMoved(edits, this.partsOf(index), within(step, start, tree.steps - 1), tree.steps, stop);
   }
 
   /** Hold a branch together up to the next split in it, or where there is none half of the way; or let it go again. */
@@ -132,7 +132,7 @@ export class EditedTree {
     const { branches, steps } = this.tree;
     const { stop, children } = branches[index];
     const next = Math.min(...children.map((child) => branches[child].stop));
-    return held(this.moveSplit(edits, index, stop), keys, next < steps ? next : Math.ceil((stop + steps) / 2), steps);
+    return held(this.moveSplit(edits, index, stop), keys, within(next < steps ? next : Math.ceil((stop + steps) / 2), 1, steps - 1), steps);
   }
 }
 

@@ -33,6 +33,7 @@ export const STAGES = {
     "HierDiffPick",
     "HierDiffContactSheet",
     "HierDiffSaveSet",
+    "HierDiffSaveAsDrawn",
     "HierDiffSet",
   ],
 };

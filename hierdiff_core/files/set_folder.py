@@ -7,10 +7,11 @@ unfinished.json has what is needed to go on with it; report.json is there when a
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ class DrawnSet:
         images = [{"prompt": prompt} for prompt in prompts] if images is None else images
         entries = [{"file": file_name(i), **image} for i, image in enumerate(images)]
         self.note = {**(note or {}), "images": entries}
+        self.make_room: Callable[[], bool] = lambda: False  # called where the disk is full
         self._writer: SetWriter | None = None
         self._lock = threading.Lock()
         if not overwrite:
@@ -165,7 +167,13 @@ class DrawnSet:
 
     def add(self, index: int, data: bytes) -> str:
         """Write the picture of a prompt, the bytes of a PNG file; several threads may. Returns the file's name."""
-        return self._begun().add(f"{index:04d}", "png", data, self.prompts[index])
+        try:
+            return self._begun().add(f"{index:04d}", "png", data, self.prompts[index])
+        except OSError as error:
+            cause = error.__cause__
+            if not (isinstance(cause, OSError) and cause.errno == errno.ENOSPC and self.make_room()):
+                raise
+            return self._begun().add(f"{index:04d}", "png", data, self.prompts[index])
 
     def add_file(self, name: str, data: bytes) -> None:
         """Write a file beside the pictures."""

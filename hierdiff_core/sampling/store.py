@@ -17,6 +17,8 @@ import torch
 
 from ..devices import AsyncHostCopy
 from .leaves import Leaves
+from .row_files import shortened_parts
+from .store_texts import changed_in_words, in_bytes
 
 if TYPE_CHECKING:
     from .trunk_files import TrunkFolder
@@ -83,14 +85,17 @@ class Store:
     def __init__(self, budget: int, folder: TrunkFolder | None = None):
         self._budget, self.folder = int(budget), folder
         self.leaves = Leaves(folder=folder)
+        if folder is not None:
+            folder.tell = self.note
         self.notes: list[str] = []
         self._branches: OrderedDict[bytes, _Branch] = OrderedDict()  # the latest used last
         self._of_row: dict[bytes, bytes] = {}
         self._arriving: deque[_Arriving] = deque()
         self._held = self._run = 0
-        self._settings: OrderedDict[tuple[tuple[str, str], ...], None] = OrderedDict()
+        self._settings: OrderedDict[frozenset[tuple[str, str]], None] = OrderedDict()
         self._last: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._lock = threading.RLock()
+        self._noting = threading.Lock()  # one of its own: the folder's thread has things to say too
 
     @property
     def budget(self) -> int:
@@ -133,13 +138,13 @@ class Store:
         """
         with self._lock:
             self._run += 1
-            self.notes.clear()
-            known = tuple(sorted((str(name), str(value)) for name, value in parts.items()))
-            before, seen = self._last.get(owner), known in self._settings
-            if before is None and self.folder is not None:
-                before = self.folder.begin(dict(known), owner)
-            elif self.folder is not None:
-                self.folder.begin(dict(known), owner)
+            with self._noting:
+                self.notes.clear()
+            known = tuple(shortened_parts(parts).items())
+            before, seen = self._last.get(owner), frozenset(known) in self._settings
+            on_disk = None if self.folder is None else self.folder.begin(dict(known), owner)
+            if on_disk == dict(known) or before is None:
+                before = on_disk
             self._remember(known, owner)
         return "" if seen or before is None else changed_in_words(before, dict(known))
 
@@ -274,7 +279,7 @@ class Store:
         ----------
         text : str
         """
-        with self._lock:
+        with self._noting:
             if text not in self.notes:
                 self.notes.append(text)
 
@@ -323,62 +328,13 @@ class Store:
             del self._of_row[key]
 
     def _remember(self, known: tuple[tuple[str, str], ...], owner: str) -> None:
-        self._settings[known] = None
-        self._settings.move_to_end(known)
+        self._settings[frozenset(known)] = None
+        self._settings.move_to_end(frozenset(known))
         self._last[owner] = dict(known)
         self._last.move_to_end(owner)
         for memory in (self._settings, self._last):
             while len(memory) > MOST_SETTINGS:
                 memory.popitem(last=False)
-
-
-def changed_in_words(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Why nothing can be reused.
-
-    Parameters
-    ----------
-    before, now : mapping of str to str
-        What two runs' fingerprints are made of.
-
-    Returns
-    -------
-    reason : str
-        "" where nothing changed.
-
-    Examples
-    --------
-    >>> from hierdiff_core.sampling.store import changed_in_words
-    >>> changed_in_words({"sampler": "euler", "size": "512x512"}, {"sampler": "heun", "size": "64x64"})
-    'the sampler and the size changed: nothing could be reused'
-    """
-    names = [f"the {name}" for name in {**before, **now} if before.get(name) != now.get(name)]
-    if not names:
-        return ""
-    words = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{words} changed: nothing could be reused"
-
-
-def in_bytes(size: int) -> str:
-    """A number of bytes in words.
-
-    Parameters
-    ----------
-    size : int
-
-    Returns
-    -------
-    words : str
-
-    Examples
-    --------
-    >>> from hierdiff_core.sampling.store import in_bytes
-    >>> in_bytes(2**31), in_bytes(3 * 2**19), in_bytes(300)
-    ('2 GiB', '1.5 MiB', '300 bytes')
-    """
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {name}"
-    return f"{size} bytes"
 
 
 _session: Store | None = None

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...hierdiff_core.devices import on_device
+from ...hierdiff_core.plan.part import has_founders
 from ...hierdiff_core.sampling.progress import RunProgress
 
 if TYPE_CHECKING:
@@ -129,8 +130,6 @@ class CurrentClusters:
         clusters had among the clusters before.
     parents : (C,) int64 array or None
         Where clusters have split since the call before: the row that each of them had then.
-    salts : list of C int
-        Of the current clusters' noise: other than 0 where prompts were rerolled.
     begins_anew : bool
         Whether a sampler forgets at the present call what it remembers.
 
@@ -178,24 +177,27 @@ class CurrentClusters:
             self.parents = None
 
     def _use(self, k: int) -> None:
-        step, keys = self.plan.steps[k], self.plan.branch_keys(k)
+        step, keys = self.plan.steps[k], self.plan.noise_keys(k)
         order, seeds = np.argsort(step.first), self.plan.branch_seeds(k)
         self.clusters = in_prompt_order(step, self.plan.distinct)._replace(founders=self._founders(k, order))
         self.keys, self.seeds = [keys[c] for c in order], [seeds[c] for c in order]
-        salts = self.plan.salts(k) if hasattr(self.plan, "salts") else [0] * len(order)
-        self.salts = [salts[c] for c in order]
         self._indices = {}
         self._members = None
 
     def _founders(self, k, order):
         """Of the clusters of a step in prompt order; None where their members are."""
-        if self.plan.frozen is None:
+        if not has_founders(self.plan):
             return None
         members, found = self.plan.steps[k].members, self.plan.founders(k)
         rows = [known[known >= 0] for known in (self.leaf_rows[found[c]] for c in order)]
         rows = [own if len(own) else members[c] for own, c in zip(rows, order, strict=True)]
         labels = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
         return Founders(np.concatenate(rows), labels, max(int(self.leaf_rows.max()) + 1, self.plan.num_prompts))
+
+    @property
+    def rows(self) -> int:
+        """Rows of the conditioning: the plan's prompts, and those that are gone but belong to a mean."""
+        return self.plan.num_prompts if self.clusters.founders is None else self.clusters.founders.count
 
     @property
     def members(self) -> list[list[int]]:
@@ -225,10 +227,18 @@ class CurrentClusters:
         if self._advanced != self.calls:  # for a mask the host asks before the call itself
             self._advanced, self.parents = self.calls, None
         if k > self.k:
-            finer = self.plan.steps[k].num_clusters > len(self.clusters.first)
+            step = self.plan.steps[k]
+            finer = step.num_clusters > len(self.clusters.first) or self._has_other_founders(k)
             self.k = k
             if finer:
                 self._split(k)
+
+    def _has_other_founders(self, k):
+        """Whether means are of others at a step without a split, since somebody who is gone parts there."""
+        now = self._founders(k, np.argsort(self.plan.steps[k].first))
+        if self.clusters.founders is None or now is None:
+            return False
+        return not all(map(np.array_equal, now[:2], self.clusters.founders[:2]))
 
     def _sigma(self, timestep: torch.Tensor) -> float:
         """The sigma of this call, if need be read from the device."""

@@ -204,9 +204,9 @@ class ModelCalls:
         return self.current.spread(outputs) if count < num_prompts else outputs
 
     def _of_needed(self, x, evaluate, groups, needed):
-        """(R, ...) of the clusters that have to be evaluated; None where none has."""
+        """(R, ...) of the clusters that have to be evaluated, which may be none."""
         if not needed:
-            return None
+            return x[:0]
         places = {c: place for place, c in enumerate(needed)}
         some = [[places[c] for c in group if c in places] for group in groups]
         batches = self._micro_batches(x)
@@ -219,8 +219,7 @@ class ModelCalls:
             self.stored.refuse(f"{', '.join(self.guard.names) or 'what is attached to the model'} draws random numbers")
         if self.guard.parts:
             self.stored.refuse(f"{', '.join(self.guard.names)} has data for each prompt")
-        if outputs is not None:
-            self.stored.put(found, needed, outputs)
+        self.stored.put(found, needed, outputs)
         if not found.rows:
             return outputs
         self.on_reused(sorted(found.rows))

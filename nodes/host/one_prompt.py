@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +29,7 @@ def row_of_prompt(rows: Any, plan: Plan) -> Any:
     if plan.one_of is None:
         return rows
     whole, i = plan.one_of
-    return _taken(rows, i, whole.num_prompts)
+    return _taken(rows, [i], whole.num_prompts)
 
 
 def latent_of_prompt(latent: dict, plan: Plan) -> dict:
@@ -61,30 +62,46 @@ def conds_of_prompt(conds: dict[str, list[dict]], plan: Plan) -> dict[str, list[
     for name, entries in for_all.items():
         check_conds(entries, name, whole.num_prompts)
     return {
-        side: [_entry(one, i, whole.num_prompts) for one in entries if applying([one], i)[0]]
+        side: [without_choice(one, i, whole.num_prompts) for one in entries if applying([one], i)[0]]
         for side, entries in for_all.items()
     }
 
 
-def _entry(entry: dict, i: int, count: int) -> dict:
-    made = {key: _value(key, value, i, count) for key, value in entry.items() if key != APPLIES}
-    return taken_lengths(made, [i], count)
+def without_choice(entry: dict, i: int, count: int) -> dict:
+    """An entry for one prompt alone: it no longer says whom it is for."""
+    return entry_of_rows({key: value for key, value in entry.items() if key != APPLIES}, [i], count)
 
 
-def _value(key: str, value: Any, i: int, count: int) -> Any:
+def entry_of_rows(entry: dict, rows: Sequence[int], count: int) -> dict:
+    """A conditioning entry with some of its prompts' rows.
+
+    Parameters
+    ----------
+    entry : dict
+        As a guider keeps it.
+    rows : sequence of int
+        Which, in the order that they are to have.
+    count : int
+        Rows that it has.
+    """
+    made = {key: _value(key, value, rows, count) for key, value in entry.items()}
+    return taken_lengths(made, rows, count)
+
+
+def _value(key: str, value: Any, rows: Sequence[int], count: int) -> Any:
     if key == PROMPTS:
-        return (value[i],) if value and len(value) == count else value
+        return tuple(value[i] for i in rows) if value and len(value) == count else value
     if key == "control":
-        return with_hints(value, lambda hint: _taken(hint, i, count))
+        return with_hints(value, lambda hint: _taken(hint, rows, count))
     if key in PICTURES and hasattr(value, "__dict__"):  # what a vision model of the host gives
         made = copy.copy(value)
-        made.__dict__.update({name: _taken(part, i, count) for name, part in value.__dict__.items()})
+        made.__dict__.update({name: _taken(part, rows, count) for name, part in value.__dict__.items()})
         return made
     if isinstance(value, (list, tuple)) and any(torch.is_tensor(item) for item in value):
-        return type(value)(_taken(item, i, count) for item in value)
-    return _taken(value, i, count)
+        return type(value)(_taken(item, rows, count) for item in value)
+    return _taken(value, rows, count)
 
 
-def _taken(rows: Any, i: int, count: int) -> Any:
-    many = torch.is_tensor(rows) and rows.ndim > 0 and rows.shape[0] == count > 1
-    return rows[i : i + 1] if many else rows
+def _taken(tensor: Any, rows: Sequence[int], count: int) -> Any:
+    many = torch.is_tensor(tensor) and tensor.ndim > 0 and tensor.shape[0] == count > 1
+    return tensor[list(rows)] if many else tensor

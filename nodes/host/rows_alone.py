@@ -8,7 +8,7 @@ where the host's own rules can join them unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class HostEncoding:
     def of_row(self, entry: dict, side: str, i: int) -> dict[str, Any]:
         """The `model_conds` of an entry that holds one row, the i-th prompt's."""
         n = len(self.noise)
+        i = min(i, n - 1)  # of a prompt that is gone there is none: shapes are what counts
         noise, latents, mask = (row_of(tensor, i, n) for tensor in (self.noise, self.latent_image, self.denoise_mask))
         options = {"latent_image": latents, "denoise_mask": mask, "latent_shapes": [noise.shape], **self.options}
         made = comfy.samplers.encode_model_conds(
@@ -67,6 +68,7 @@ class RowsAlone:
     side : str
         Such as "positive".
     num_prompts : int
+        Rows of the entry.
     encoding : HostEncoding or None
         Known once the sampler runs.
     """
@@ -115,14 +117,15 @@ class RowsAlone:
         return own
 
 
-def mark_rows(conds: dict[str, list[dict]], num_prompts: int) -> list[RowsAlone]:
+def mark_rows(conds: dict[str, list[dict]], counts: Collection[int]) -> list[RowsAlone]:
     """Put `RowsAlone` into the entries of a run whose padding is known.
 
     Parameters
     ----------
     conds : dict of list of dict
         Entries of each side, as a guider keeps them for this run.
-    num_prompts : int
+    counts : collection of int
+        Rows of an entry that has one for each prompt: N, and with those that are gone.
 
     Returns
     -------
@@ -133,15 +136,15 @@ def mark_rows(conds: dict[str, list[dict]], num_prompts: int) -> list[RowsAlone]
     for side, entries in conds.items():
         for k, entry in enumerate(entries):
             lengths = lengths_of(entry)
-            if lengths is not None and _fits(lengths, entry, num_prompts):
-                marked.append(RowsAlone(entry, lengths, side, num_prompts))
+            if lengths is not None and _fits(lengths, entry, counts):
+                marked.append(RowsAlone(entry, lengths, side, len(lengths.tokens)))
                 entries[k] = {**entry, ALONE: marked[-1]}
     return marked
 
 
-def _fits(lengths, entry, n):
-    tokens = entry.get("cross_attn")
-    if not torch.is_tensor(tokens) or tokens.ndim != 3 or not len(tokens) == len(lengths.tokens) == n:
+def _fits(lengths, entry, counts):
+    tokens, n = entry.get("cross_attn"), len(lengths.tokens)
+    if n not in counts or not torch.is_tensor(tokens) or tokens.ndim != 3 or len(tokens) != n:
         return False
     if tokens.shape[1] < lengths.total:
         return False

@@ -135,7 +135,7 @@ def bits_of(weight: Any) -> torch.Tensor | None:
 def patches_of_run(guider: comfy.samplers.CFGGuider) -> Iterator[Any]:
     """All that nodes have put into a model, but for what is ours or only saves time."""
     patcher = guider.model_patcher
-    yield {key: patches for key, patches in patcher.patches.items()}
+    yield patcher.patches
     objects = {
         name: value
         for name, value in patcher.object_patches.items()

@@ -23,6 +23,7 @@ from .clusters import WHOLE_RUN, part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
 from .encode_set import name_of
+from .fresh_noise import rerolled_noise
 from .guard import RUN_KEY
 from .keeping import Keeping
 from .measured import verdict_on_run
@@ -30,6 +31,7 @@ from .noise_levels import noise_levels
 from .one_prompt import conds_of_prompt, row_of_prompt
 from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, parted_by
+from .plan_rows import plan_rows, with_leaves
 from .rows_alone import HostEncoding, encode_rows, mark_rows
 from .run_guidance import RunGuidance, check_guider
 from .same_draws import SameDraws
@@ -135,10 +137,13 @@ class Sharing:
         """
         guider = executor.class_obj
         check_one_medium(host_options.get("latent_shapes"))
-        check_prompts(guider.conds.get("positive", ()), set_of(self.plan))
+        given = guider.conds
+        found = plan_rows(given.get("positive", []), set_of(self.plan))
+        guider.conds = found.of_conds(given)
+        check_prompts(guider.conds.get("positive", []), set_of(self.plan))
         guider.conds = conds_of_prompt(guider.conds, self.plan)
         noise, latent_image, denoise_mask = (
-            row_of_prompt(rows, self.plan) for rows in (noise, latent_image, denoise_mask)
+            row_of_prompt(found.of(rows), self.plan) for rows in (noise, latent_image, denoise_mask)
         )
         if len(sigmas) < 2:
             self.tell(NO_STEPS)
@@ -151,19 +156,24 @@ class Sharing:
         guider.conds = assigned(guider.conds, self.plan)
         rows = self._rows(noise, latent_image, denoise_mask, guider.model_patcher.load_device)
         plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
-        run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, self.per_prompt != SHARE_IF_EQUAL)
         conds = {side: list(entries) for side, entries in guider.conds.items()}  # the host encodes its own
+        leaves = with_leaves(conds, given, found, plans.run, self.keeping and self.keeping.rows)
+        guider.conds = leaves.conds
+        notes += leaves.notes
+        takes_first = self.per_prompt != SHARE_IF_EQUAL
+        run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, takes_first, leaves.rows)
         run.current.equal_inputs = functools.cache(lambda: equal_inputs(conds, plans.telling, self.plan.num_prompts))
-        noise = run.current.all_rows(rows.noise, "the noise", "use Shared Noise")
+        noise = rerolled_noise(rows.noise, plans.run, seed or 0) if first_step == 0 else rows.noise
+        noise = run.current.all_rows(noise, "the noise", "use Shared Noise")
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [rows.latents.shape]
         inputs = noise, rows.latents, run.sampler(sampler), sigmas, rows.mask
-        run.rows_alone = mark_rows(guider.conds, self.plan.num_prompts)
+        run.rows_alone = mark_rows(guider.conds, {self.plan.num_prompts, run.current.rows})
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
         self._guide(run, guider, sigmas)
         if self.keeping is not None:
-            notes += self.keeping.begin(run, guider, sampler, sigmas, rows._replace(noise=noise), conds, seed)
+            notes += self.keeping.begin(run, guider, sampler, sigmas, rows._replace(noise=noise), leaves.conds, seed)
         run.caches.witness.watch(guider.model_options)
         known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
@@ -173,6 +183,8 @@ class Sharing:
         measured = [verdict.line] if verdict else []
         report = self._report(run, plans, rows, guider.conds, samples)  # first: its time is that of the sampling
         data, pictures = run.final_pictures(guider.model_patcher.model, samples)
+        if self.keeping is not None:
+            data = {**data, **self.keeping.told_of(run)}
         self.tell("\n".join([report, *measured, *pictures, *notes]), **data)
         return samples
 
@@ -397,11 +409,15 @@ class SharingGuider(comfy.samplers.CFGGuider):
 
     def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
         """The host's `CFGGuider.sample`."""
-        check_prompts(self.original_conds.get("positive", ()), set_of(self.sharing.plan))
+        plan = set_of(self.sharing.plan)
+        found = plan_rows(self.original_conds.get("positive", []), plan)
+        check_prompts(found.of_conds(self.original_conds).get("positive", []), plan)
         latent_image = row_of_prompt(latent_image, self.sharing.plan)
-        latents = rows_for_all(latent_image, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
         self.rows_given = len(latent_image)
+        latents = latent_image
+        if not found.has_all(latents):  # else the run takes the plan's
+            latents = rows_for_all(latents, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
         if len(sigmas):
             return super().sample(noise, latents, sampler, sigmas, *args, **kwargs)
         self.sharing.tell(NO_STEPS)
-        return latents
+        return found.of(latents)

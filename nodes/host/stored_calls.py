@@ -118,7 +118,7 @@ class StoredCalls:
             content(
                 *sorted(self.prompts.texts[i] for i in members),
                 self.prompts.own[int(first)],
-                *(current.keys[c], current.seeds[c], current.salts[c], guided[c], current.begins_anew),
+                *(current.keys[c], current.seeds[c], guided[c], current.begins_anew),
             )
             for c, (members, first) in enumerate(zip(members_of(clusters), clusters.first, strict=True))
         ]
@@ -165,11 +165,11 @@ class StoredCalls:
         rows = outputs if len(found.asked) == outputs.shape[1] else outputs[:, found.asked]
         self.store.put_rows([found.keys[c] for c in clusters], rows, [self._branches[c] for c in clusters])
 
-    def joined(self, found: Found, clusters: Sequence[int], outputs: torch.Tensor | None, case: Case) -> torch.Tensor:
+    def joined(self, found: Found, clusters: Sequence[int], outputs: torch.Tensor, case: Case) -> torch.Tensor:
         """(C, sides, ...) of what was evaluated for some clusters, and of what the store has for the others."""
         x = case.x
         made = x.new_zeros((len(found.keys), len(case.sides), *x.shape[1:]))  # a side that is not asked is zero
-        if outputs is not None:
+        if len(clusters):
             made[list(clusters)] = outputs.to(made.dtype)
         kept = sorted(found.rows)
         rows = torch.stack([found.rows[c] for c in kept]).to(x.device)

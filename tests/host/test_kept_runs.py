@@ -5,8 +5,6 @@ import importlib
 import pytest
 import torch
 from shared_runs import (
-    K,
-    N,
     ksampler,
     modules_of,
     one_negative,

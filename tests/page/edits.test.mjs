@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { changeOf, countOf, difference, editsText, held, notRerolled, pinned, pinnedOf, readEdits, rerolled, splitMoved, splitOf, withTreeOf } from "../../web/edits.js";
+import { changeOf, countOf, difference, editsText, held, notRerolled, pinned, pinnedOf, plannedAnew, readEdits, rerolled, splitMoved, splitOf, withTreeOf } from "../../web/edits.js";
 import { marksOf, offers, problemOf } from "../../web/edits_menu.js";
 import { EditedTree } from "../../web/edits_tree.js";
 import { Tree } from "../../web/tree.js";
@@ -20,7 +20,7 @@ test("edits are read, written, and refused where they are none of ours", () => {
   for (const text of ["no", "[]", "null", "5", '{"version": 2, "changes": []}', '{"version": 1, "changes": 3}', null]) {
     assert.equal(readEdits(text), null, text);
   }
-  for (const change of [{}, { do: "fly", prompts: [A] }, { do: "pin", prompts: ["x"] }, { do: "split", prompts: [A], step: 5, of: 4 }, { do: "hold", prompts: [A] }]) {
+  for (const change of [{}, { do: "fly", prompts: [A] }, { do: "pin", prompts: [""] }, { do: "split", prompts: [A], step: 4, of: 4 }, { do: "hold", prompts: [A] }]) {
     assert.equal(readEdits(JSON.stringify({ version: 1, changes: [change] })), null, JSON.stringify(change));
   }
 });
@@ -28,18 +28,27 @@ test("edits are read, written, and refused where they are none of ours", () => {
 test("a reroll replaces the one of the same prompts, and what has run is rerolled once more", () => {
   const first = rerolled(NONE, [A], 4, 10);
   const moved = rerolled(first, [A], 2, 10);
-  assert.deepEqual(moved.changes, [{ do: "reroll", prompts: [A], step: 2, of: 10, number: 1 }]);
+  assert.deepEqual(moved.changes, [{ do: "reroll", prompts: [A], step: 2, of: 10, number: 1001 }]);
   const again = rerolled(moved, [A], 2, 10, moved.changes);
-  assert.equal(again.changes[0].number, 2);
-  assert.equal(rerolled(again, [A], 3, 10, moved.changes).changes[0].number, 2);
+  assert.equal(again.changes[0].number, 1002);
+  assert.equal(rerolled(again, [A], 3, 10, moved.changes).changes[0].number, 1002);
   assert.deepEqual(notRerolled(again, [A], moved.changes).changes, moved.changes);
   assert.deepEqual(notRerolled(moved, [A]).changes, []);
   assert.deepEqual(NONE.changes, []); // nothing is changed in its place
 });
 
+test("no two rerolls share a number, so that none becomes the picture of another", () => {
+  const one = rerolled(NONE, [A], 4, 10);
+  const two = rerolled(one, [B], 4, 10, one.changes);
+  assert.deepEqual(two.changes.map(({ number }) => number), [1001, 1002]);
+  const third = rerolled(two, [A], 4, 10, one.changes);
+  assert.deepEqual(third.changes.map(({ number }) => number), [1002, 1003]);
+  assert.deepEqual(rerolled(third, [A], 2, 10, one.changes).changes.at(-1), { do: "reroll", prompts: [A], step: 2, of: 10, number: 1003 });
+});
+
 test("what is pinned takes back what would touch it, and only that", () => {
   const asked = rerolled(rerolled(NONE, [A, B], 2, 10), [C], 3, 10);
-  const fixed = pinned(held(asked, [A, C], 8, 10), [A], true);
+  const fixed = pinned(held(asked, [A, C], 2, 10), [A], true);
   assert.deepEqual(fixed.changes.map(({ do: does, prompts }) => [does, prompts]), [["reroll", [B]], ["reroll", [C]], ["pin", [A]]]);
   assert.deepEqual([...pinnedOf(fixed)], [A]);
   assert.deepEqual(pinned(fixed, [A], false).changes.map(({ do: does }) => does), ["reroll", "reroll"]);
@@ -61,6 +70,11 @@ test("of two that contradict the last word counts", () => {
   assert.deepEqual(held(apart, [A, B, C], 6, 10).changes.map(({ do: does }) => does), ["hold"]);
   assert.deepEqual(held(apart, [A, B, C], 1, 10).changes.map(({ do: does }) => does), ["split", "hold"]);
   assert.deepEqual(splitMoved(held(NONE, [A, B, C], 6, 10), [[A], [B]], 2, 10, 5).changes.map(({ do: does }) => does), ["split"]);
+  const together = held(NONE, [A, B], 6, 10);
+  assert.deepEqual(rerolled(together, [A], 2, 10).changes.map(({ do: does }) => does), ["reroll"]);
+  assert.deepEqual(rerolled(together, [A], 7, 10).changes.map(({ do: does }) => does), ["hold", "reroll"]);
+  assert.deepEqual(rerolled(together, [A, B, C], 2, 10).changes.map(({ do: does }) => does), ["hold", "reroll"]); // all of them
+  assert.deepEqual(held(rerolled(NONE, [A], 2, 10), [A, B], 6, 10).changes.map(({ do: does }) => does), ["hold"]);
 });
 
 test("what is new is told from what has run, and a split in three is one change", () => {
@@ -80,6 +94,14 @@ test("another run's tree comes without its changes", () => {
   assert.deepEqual(withTreeOf(asked, "broken"), asked);
 });
 
+test("a tree is planned anew around what is pinned", () => {
+  const told = JSON.stringify({ version: 1, kept: { plan: 1 }, changes: [] });
+  assert.equal(plannedAnew({ ...NONE, kept: { plan: 2 } }, told).kept, null);
+  const fixed = pinned(NONE, [A], true);
+  assert.deepEqual(plannedAnew(fixed, told).kept, { plan: 1, anew: true });
+  assert.equal(plannedAnew(fixed, "").kept, null);
+});
+
 // --- branches ---
 
 const tree = () => Object.assign(new Tree(BEGIN), { state: "done" });
@@ -97,10 +119,10 @@ test("a branch is the keys below it", () => {
 test("a leaf is rerolled from where it parts, once more after a run, and not at all on the second press", () => {
   const whole = edited();
   const asked = whole.toggleReroll(NONE, 3);
-  assert.deepEqual(asked.changes, [{ do: "reroll", prompts: [A], step: 7, of: 10, number: 1 }]);
+  assert.deepEqual(asked.changes, [{ do: "reroll", prompts: [A], step: 7, of: 10, number: 1001 }]);
   assert.deepEqual(whole.toggleReroll(asked, 3).changes, []);
   const again = edited(asked.changes).toggleReroll(asked, 3);
-  assert.equal(again.changes[0].number, 2);
+  assert.equal(again.changes[0].number, 1002);
   assert.deepEqual(edited(asked.changes).toggleReroll(again, 3).changes, asked.changes);
   assert.equal(whole.reroll(NONE, 3, -4).changes[0].step, 0);
   assert.equal(whole.reroll(NONE, 3, 99).changes[0].step, 9);
@@ -146,7 +168,7 @@ test("marks stand on the branches that are meant", () => {
   const written = { changed: new Map([[0, "a lion"]]), removed: new Set([1, 3, 2]), added: 0 };
   const marks = marksOf({ tree: whole.tree, edited: whole, edits, written });
   assert.deepEqual(marks.get(1), { pinned: "ran", removed: true });
-  assert.deepEqual(marks.get(3), { reroll: { step: 7, number: 1, ran: false }, text: "a lion" });
+  assert.deepEqual(marks.get(3), { reroll: { step: 7, number: 1001, ran: false }, text: "a lion" });
   assert.deepEqual(marks.get(2), { split: 5 });
   assert.deepEqual(marks.get(4), { removed: true });
   assert.ok(!marksOf({ tree: whole.tree, edited: whole, edits, written: { changed: new Map(), removed: new Set([3]) } }).get(4));
@@ -161,6 +183,6 @@ test("hundreds of leaves are marked, each for itself", () => {
 
 test("of a change that has run again only the new one counts", () => {
   const ran = rerolled(NONE, [A], 4, 10).changes;
-  assert.equal(changeOf({ changes: ran }, "reroll", [A]).number, 1);
+  assert.equal(changeOf({ changes: ran }, "reroll", [A]).number, 1001);
   assert.equal(changeOf({ changes: ran }, "reroll", [B]), null);
 });

@@ -18,7 +18,7 @@ LAYERS = {
     "files": set(),
     "plan": {"prompts", "files", "host_memory", "devices"},  # devices: ward_torch alone
     "pictures": {"plan"},
-    "sampling": {"plan", "devices"},
+    "sampling": {"files", "plan", "devices"},
     "measure": {"files", "plan", "sampling", "devices", "embeddings"},
     "kandinsky": {"prompts", "files", "plan", "sampling", "measure", "devices", "embeddings", "host_memory"},
 }

@@ -11,6 +11,8 @@ FILES = ["main", "nodeDefs"]
 ONLY_TRANSLATED = {
     "HierDiffPromptSet.description",
     "HierDiffPromptSet.inputs.text.tooltip",
+    "HierDiffSaveAsDrawn.inputs.caption.tooltip",
+    "HierDiffSaveAsDrawn.inputs.name.tooltip",
     "HierDiffSaveSet.inputs.caption.tooltip",
     "HierDiffSaveSet.inputs.name.tooltip",
 }

@@ -1,0 +1,106 @@
+"""Save Pictures as They Finish: how a sampler is to save its pictures while it draws others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from comfy_api.latest import io
+
+from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS
+from ..hierdiff_core.files.names import DEFAULT_CAPTION, DEFAULT_NAME, check_caption, check_name, check_subfolder
+from . import types
+from .host.search import search_words
+from .save_set import QUALITY
+from .saving import Saving
+
+
+class SaveAsDrawn(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HierDiffSaveAsDrawn",
+            display_name="Save Pictures as They Finish",
+            category="HierDiff",
+            **search_words("save images", "save while sampling", "crash", "resume", "dataset"),
+            description="Lets the sampler save each picture as soon as it is finished, while it draws others. Saves "
+            "nothing twice, and overwrites nothing.",
+            inputs=[
+                types.Prompts.Input(
+                    "prompts", tooltip="The prompts that the embeddings are made from, in the same order."
+                ),
+                io.String.Input(
+                    "folder",
+                    default="HierDiff set",
+                    tooltip="Folder inside ComfyUI's output folder, created if it does not exist; a/b for subfolders.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="png",
+                    tooltip=f"png is lossless; webp and jpg have quality {QUALITY}. png and webp contain the workflow.",
+                ),
+                io.Combo.Input(
+                    "captions",
+                    options=list(CAPTIONS),
+                    default="none",
+                    tooltip="txt: the prompt in a .txt file beside each image, for LoRA training. metadata.jsonl: one "
+                    "file with a line per image, for the datasets library.",
+                ),
+                io.String.Input(
+                    "name",
+                    default=DEFAULT_NAME,
+                    tooltip="Name of each file, with the fields of Save Image Set: {index:04d}, {prompt}, {seed}, "
+                    "{count}. With {date} or {time} a picture of an earlier run is not found, and saved again.",
+                ),
+                io.String.Input(
+                    "caption",
+                    default=DEFAULT_CAPTION,
+                    optional=True,
+                    tooltip="Text of each caption, such as: ohwx, {prompt}. {prompt} is the prompt, or the caption "
+                    "that a row of a table has; the other fields are those of name.",
+                ),
+                io.Boolean.Input(
+                    "strip_tags",
+                    default=False,
+                    optional=True,
+                    tooltip="Leaves weights such as (red:1.2) and tags such as <lora:name:1> out of captions and "
+                    "names.",
+                ),
+                io.Int.Input(
+                    "start",
+                    default=0,
+                    min=0,
+                    max=1_000_000_000,
+                    optional=True,
+                    tooltip="Number of the first image, where names count.",
+                ),
+            ],
+            outputs=[
+                types.Saving.Output(display_name="saving", tooltip="For Hierarchical Branching Sampler."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str, name: str, caption: str) -> bool | str:
+        try:
+            for check, value in ((check_subfolder, folder), (check_name, name), (check_caption, caption)):
+                if value is not None:  # linked: not known yet
+                    check(value)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        prompts: Sequence[str],
+        folder: str,
+        format: str,
+        captions: str,
+        name: str,
+        caption: str = DEFAULT_CAPTION,
+        strip_tags: bool = False,
+        start: int = 0,
+    ) -> io.NodeOutput:
+        parts = tuple(check_subfolder(folder))
+        return io.NodeOutput(Saving(prompts, parts, format, captions, name, caption, strip_tags, start))

@@ -1,0 +1,224 @@
+"""Pictures saved by a sampler as they finish: what Save Pictures as They Finish asks for, and how it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ..hierdiff_core.files.image_set import FORMATS, SetTree
+from ..hierdiff_core.files.names import caption_of, file_parts
+from ..hierdiff_core.prompts.rows import as_rows
+from ..hierdiff_core.sampling.observer import Observer
+from .host.decode_beside import decoded_beside, load_beside
+from .host.decoration import Decorations
+from .host.folders import output_folder, writes_metadata
+from .host.runs import running, sent_along
+from .save_set import EXIF_MAKE, OWN, SOURCES, Told, encode, megabytes, to_picture
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+MOST_OF_A_NAME = 10_000  # files name.png, name_2.png and so on that are looked at
+SAVING = "saving the pictures"
+SAVER = "saver"  # a node that the workflow does not have: it would be saved from after the sampler
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How a sampler is to save its pictures: the inputs of Save Image Set.
+
+    Attributes
+    ----------
+    prompts : N str
+        Of the pictures.
+    parts : tuple of str
+        Folder below the output folder.
+    format, captions, name, caption : str
+        As of Save Image Set.
+    strip_tags : bool
+        As of Save Image Set.
+    start : int
+        Number of the first.
+    """
+
+    prompts: Sequence[str]
+    parts: tuple[str, ...]
+    format: str
+    captions: str
+    name: str
+    caption: str
+    strip_tags: bool
+    start: int
+
+
+class Saver(Observer):
+    """Decodes and saves pictures whose prompts are done, and nothing that is saved already.
+
+    Parameters
+    ----------
+    saving : Saving
+    decode : callable
+        ``decode(latents) -> (M, H, W, 3) images``.
+    at_once : bool
+        Whether it can be called during the run; else all is decoded at its end.
+
+    Attributes
+    ----------
+    skipped : int
+        Pictures that were there already.
+    decorations : Decorations
+        Keep what fails here from the run, and say so.
+    """
+
+    def __init__(self, saving: Saving, decode: Callable[[torch.Tensor], torch.Tensor], at_once: bool) -> None:
+        self.saving, self.decode, self.at_once = saving, decode, at_once
+        self.count, self.skipped = len(saving.prompts), 0
+        self.decorations = Decorations()
+        sent = sent_along()
+        self.workflow = [(key, json.dumps(value)) for key, value in sent.items()] if writes_metadata() else []
+        self.about = told_by(saving, sent.get("prompt"), running().node)
+        self.tree = SetTree(Path(os.path.abspath(output_folder()), *saving.parts), saving.captions, self.count)
+        self.writer = ThreadPoolExecutor(1, "HierDiff saver")
+        self.jobs: list[Future[None]] = []
+        self.waiting: list[tuple[np.ndarray, torch.Tensor]] = []
+
+    def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
+        """Decode the pictures of some prompts, and have them written while others are sampled."""
+        if self.at_once:
+            self.decorations.attempt(SAVING, self.save, prompts, latents)
+        else:
+            self.waiting.append((prompts, latents))
+
+    def save(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
+        """Decode and write what is not there yet."""
+        self.raise_failure()
+        keys = list(map(latent_key, latents.cpu()))
+        places = [file_parts(self.saving.name, self.about.picture(i, self.saving.strip_tags)[0]) for i in prompts]
+        new = [
+            row
+            for row, parts in enumerate(places)
+            if not is_saved(self.tree.folder.joinpath(*parts), self.saving.format, keys[row])
+        ]
+        self.skipped += len(places) - len(new)
+        if new:
+            for row, pixels in zip(new, self.decode(latents[new]), strict=True):
+                self.jobs.append(self.writer.submit(self.write, int(prompts[row]), places[row], keys[row], pixels))
+
+    def write(self, i: int, parts: list[str], key: str, pixels: torch.Tensor) -> None:
+        """Write one picture and its caption."""
+        captioned = self.about.picture(i, self.saving.strip_tags)[1]
+        own = [(name, json.dumps({**json.loads(text), "key": key})) for name, text in self.about.own(i)]
+        data = encode(to_picture(pixels), self.saving.format, [*self.workflow, *own])
+        self.tree.add(parts, self.saving.format, data, caption_of(self.saving.caption, captioned))
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong with a picture that was written."""
+        for job in self.jobs:
+            if job.done():
+                job.result()
+
+    def end(self) -> None:
+        """Save what is left at the end of a run."""
+        for prompts, latents in self.waiting:
+            self.decorations.attempt(SAVING, self.save, prompts, latents)
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is being written: what was decoded is saved, whatever ended the run."""
+        self.writer.shutdown()
+        self.decorations.attempt(SAVING, self.raise_failure)
+
+    def lines(self) -> list[str]:
+        """What a report says."""
+        count = len(self.tree.files)
+        lines = [f"saved in output/{'/'.join(self.saving.parts)}: {count} of {self.count}, {megabytes(self.tree.size)}"]
+        if self.skipped:
+            lines.append(f"{self.skipped} {'were' if self.skipped > 1 else 'was'} saved already, by an earlier run")
+        return [*lines, *self.decorations.notes]
+
+
+@contextlib.contextmanager
+def saving_as_drawn(
+    saving: Saving | None, decoder: Any, prompts: Sequence[str], width: int, height: int, rows: int
+) -> Iterator[list[Saver]]:
+    """What saves during the run of the `with` block: one observer, or none.
+
+    Raises
+    ------
+    ValueError
+        Before anything is sampled, if the prompts are not those of the run.
+    """
+    if saving is None:
+        yield []
+        return
+    check_prompts_of(saving, prompts)
+    at_once = load_beside(decoder, width, height, rows)
+    saver = Saver(saving, lambda latents: decoded_beside(decoder, latents), at_once)
+    try:
+        yield [saver]
+    except BaseException:
+        saver.close()
+        raise
+    if not at_once:
+        saver.decode = decoder.vae.decode
+    saver.end()
+
+
+def check_prompts_of(saving: Saving, prompts: Sequence[str]) -> None:
+    """Refuse prompts that are not those of the run."""
+    own, theirs = list(as_rows(saving.prompts)), list(prompts)
+    if own == theirs:
+        return
+    raise ValueError(
+        f"saving is for {len(own)} prompts and the run for {len(theirs)}"
+        f"{', which are others' if len(own) == len(theirs) else ''}: connect the prompts that the embeddings were made "
+        "from, all of them and in the same order"
+    )
+
+
+def told_by(saving: Saving, workflow: dict[str, Any] | None, sampler: str | None) -> Told:
+    """What there is to say of the pictures of a run: as if they were saved after the sampler."""
+    graph = {**(workflow or {}), SAVER: {"inputs": {SOURCES[1]: [str(sampler), 0]}}}
+    return Told.of(SimpleNamespace(hidden=SimpleNamespace(prompt=graph, unique_id=SAVER)), saving.prompts, saving.start)
+
+
+def latent_key(latent: torch.Tensor) -> str:
+    """What tells a picture from all others: its latent, number for number."""
+    data = latent.detach().float().contiguous().numpy()
+    return hashlib.blake2b(repr(data.shape).encode() + data.tobytes(), digest_size=16).hexdigest()
+
+
+def is_saved(path: Path, format: str, key: str) -> bool:
+    """Whether a picture has been saved under a name, or under one that was given because that name was taken."""
+    for number in range(1, MOST_OF_A_NAME):
+        stem = f"{path.name}{f'_{number}' if number > 1 else ''}"
+        there = [ending for ending in (*FORMATS, "txt") if path.with_name(f"{stem}.{ending}").exists()]
+        if format in there and own_of(path.with_name(f"{stem}.{format}")).get("key") == key:
+            return True
+        if not there:
+            return False
+    return False
+
+
+def own_of(path: Path) -> dict[str, Any]:
+    """What a picture file says of itself; empty where it says nothing that can be read."""
+    try:
+        with Image.open(path) as picture:
+            texts = [picture.info.get(OWN, "")]
+            texts += [str(value) for tag, value in picture.getexif().items() if tag <= EXIF_MAKE]
+        text = next((text.removeprefix(f"{OWN}:") for text in texts if text.startswith((f"{OWN}:", "{"))), "")
+        found = json.loads(text)
+    except (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError):
+        return {}
+    return found if isinstance(found, dict) else {}
