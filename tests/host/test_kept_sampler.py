@@ -253,3 +253,32 @@ def test_two_nodes_two_pages_and_two_workflows_are_different_owners(module, monk
         monkeypatch.setattr(edited, "running", lambda run=run: run)
         owners.add(edited.owner())
     assert len(owners) == 5
+
+
+# --- On disk
+
+
+def test_another_process_goes_on_from_what_is_on_disk(draw, planned, nodes, module, monkeypatch, tmp_path, empty_store):
+    """One prompt was edited meanwhile: the branches that it founded are still made of it."""
+    import folder_paths
+
+    kept = module("nodes.host.kept")
+    monkeypatch.setattr(folder_paths, "get_user_directory", lambda: str(tmp_path))
+
+    def trunk():
+        monkeypatch.setattr(kept, "_stores", {})  # as in a process of its own
+        return nodes.KeepTrunks.execute("emoji", 1.0, 1.0).args[0]
+
+    store = trunk()
+    first = draw(*planned(), keep=True, trunk=store)
+    store.flush()
+    assert list((tmp_path / "hierdiff" / "trunks" / "emoji").rglob("*.safetensors"))
+    again = draw(*planned(), keep=True, trunk=trunk())
+    assert reused(again) == f"reused {first.plan.nfe} of {first.plan.nfe} rows"
+    assert torch.equal(again.latents, first.latents)
+    texts = ("lion face", *TEXTS[1:])
+    edited = draw(*planned(texts), keep=True, trunk=trunk(), edits=edits_with(first))
+    assert torch.equal(edited.latents[1:], first.latents[1:])
+    assert edited.told["rows"] - edited.told["reused"] <= STEPS
+    assert "not known any more" not in edited.report
+    assert empty_store.rows == 0
