@@ -170,6 +170,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         report = {**note, **make_report(options, prompts, plan, drawing.files, time.monotonic() - began)}
         report["not_finite"], report["reused"], times = drawing.not_finite, drawing.reused, drawing.times
         report["seconds_sampling"], report["seconds_full_sampling"] = rounded(times.elapsed), rounded(times.full)
+        trunk.flush()  # or a file would come after the others are removed
         drawn.finish(report, options.keep)
     if strays := drawn.strays():
         some = f"{', '.join(strays[:5])}{' …' * (len(strays) > 5)}"

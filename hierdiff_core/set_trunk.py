@@ -52,10 +52,14 @@ class SetTrunk:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.flush()
+        for note in [] if self.store is None else self.store.notes:
+            self.tell(note)
+
+    def flush(self) -> None:
+        """Wait until all is written."""
         if self.store is not None:
             self.store.flush()
-            for note in self.store.notes:
-                self.tell(note)
 
     def embeddings(self, prompts: Sequence[str], make: Callable[[], PromptEmbeddings]) -> PromptEmbeddings:
         """Those of the prompts, from the folder or made by ``make()`` and kept there."""

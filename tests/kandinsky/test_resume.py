@@ -19,30 +19,38 @@ from hierdiff_core.files import whole_files
 from hierdiff_core.files.folder_lock import held
 from hierdiff_core.files.picture_marks import as_png, mark_of
 from hierdiff_core.files.set_folder import TRUNK
+from hierdiff_core.kandinsky.decoder_step import DecoderStep
 from hierdiff_core.kandinsky.model_digest import model_digest
 from hierdiff_core.kandinsky.model_folder import BUNDLED, DECODER_CLASS
+from hierdiff_core.picture_files import PictureFiles
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPTS = ["{tiger|lion|cat} face, {noto|flat} style"]
 SETTINGS = ["--width", "64", "--height", "64", "--steps", "5", "--prior-steps", "3", "--saving", "0.4"]
 DEEP = ["--order", "depth first", *SETTINGS]
-# The command in parts of two branches, which stops for long at a call of MoVQ
+# The command in parts of two branches, which stops for long at a call of MoVQ or of the UNet
 STOPPING = """
 import sys, time
 import torch
 torch.set_num_threads({threads})
 import hierdiff_core.kandinsky.decoder as decoder
+import hierdiff_core.kandinsky.decoder_step as decoder_step
 import hierdiff_core.kandinsky.decoding as decoding
 from hierdiff_core.__main__ import main
 decoder.LEAST_PART = 1
-whole, calls = decoding.decode, []
-def decode(*args):
-    calls.append(1)
-    if len(calls) == {stop}:
-        print("stopped", flush=True)
-        time.sleep(600)
-    return whole(*args)
-decoding.decode = decode
+calls = []
+def stopping(whole):
+    def call(*args):
+        calls.append(1)
+        if len(calls) == {stop}:
+            print("stopped", flush=True)
+            time.sleep(600)
+        return whole(*args)
+    return call
+if {of_unet}:
+    decoder_step.DecoderStep.predict = stopping(decoder_step.DecoderStep.predict)
+else:
+    decoding.decode = stopping(decoding.decode)
 sys.exit(main({arguments!r}))
 """
 
@@ -68,7 +76,7 @@ def files(folder):
     if "report.json" in found:
         report = json.loads(found["report.json"])
         kept = {key: value for key, value in report.items() if not key.startswith(("seconds", "reused"))}
-        kept["settings"] = {key: value for key, value in kept["settings"].items() if key != "out"}
+        kept["settings"] = {key: value for key, value in kept["settings"].items() if key not in ("out", "overwrite")}
         found["report.json"] = kept
     return found
 
@@ -82,12 +90,10 @@ def stopped(tmp_path):
     """Runs the command in a process of its own until it has stopped at a call of MoVQ; returns it."""
     running = []
 
-    def start(stop, *arguments):
-        code = STOPPING.format(
-            stop=stop,
-            threads=torch.get_num_threads(),
-            arguments=[*PROMPTS, *DEEP, "--out", str(tmp_path / "set"), *arguments],
-        )
+    def start(stop, *arguments, of_unet=False):
+        given = list(arguments) or [*PROMPTS, *DEEP, "--out", str(tmp_path / "set")]
+        threads = torch.get_num_threads()
+        code = STOPPING.format(stop=stop, threads=threads, of_unet=of_unet, arguments=given)
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -101,19 +107,22 @@ def stopped(tmp_path):
         process.communicate()
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A set that was interrupted when some of its pictures were there."""
+    folder = tmp_path_factory.mktemp("interrupted") / "set"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hierdiff_core.kandinsky.decoder.LEAST_PART", 1)
+        stop_decoding(patch, 3, KeyboardInterrupt)
+        assert main([*PROMPTS, *DEEP, "--out", str(folder)]) == 130
+    assert 0 < len(pictures(folder)) < 6
+    return folder
+
+
 @pytest.fixture
-def begun(tmp_path, monkeypatch, capsys):
-    """The folder of a set that was interrupted when some of its pictures were there."""
-
-    def begin(*arguments, stop=3):
-        with monkeypatch.context() as patch:
-            stop_decoding(patch, stop, KeyboardInterrupt)
-            assert main([*PROMPTS, *DEEP, "--out", str(tmp_path / "set"), *arguments]) == 130
-        assert 0 < len(pictures(tmp_path / "set")) < 6
-        capsys.readouterr()
-        return tmp_path / "set"
-
-    return begin
+def begun(interrupted, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(interrupted, tmp_path / "set")
 
 
 def stop_decoding(monkeypatch, stop, error):
@@ -132,23 +141,122 @@ def resume(folder, *arguments):
     return main(["--resume", "--out", str(folder), *map(str, arguments)])
 
 
-def test_killed_run_goes_on_and_ends_as_if_nothing_had_happened(stopped, tmp_path, whole, monkeypatch):
-    process = stopped(3)
+def test_interrupted_then_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
+    stopped, tmp_path, whole, monkeypatch, capsys
+):
     folder = tmp_path / "set"
-    until(lambda: len(pictures(folder)) >= 2)
+    go_on = end_by_ctrl_c(stopped(15, of_unet=True), folder)
+    process = stopped(2, *go_on)
+    assert resume(folder) == 1
+    assert f"another run is drawing into {folder} now" in capsys.readouterr().err
+    until(lambda: pictures(folder))
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = pictures(folder)
-    assert 2 <= len(before) < 6
+    assert 0 < len(before) < 6
     assert {name: data for name, data in whole.items() if name in before} == before
     times = {name: (folder / name).stat().st_mtime_ns for name in before}
-    decoded, decode_latents = [], decoding.decode
-    with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode", lambda d, z, *a: decoded.append(len(z)) or decode_latents(d, z, *a))
-        assert resume(folder) == 0
+    decoded = []
+    monkeypatch.setattr(PictureFiles, "add", counted(PictureFiles.add, decoded))
+    assert resume(folder) == 0
     assert sum(decoded) == 6 - len(before)
-    assert files(folder) == whole
     assert {name: (folder / name).stat().st_mtime_ns for name in before} == times
+    reused = json.loads((folder / "report.json").read_text())["reused"]
+    assert 0 < reused < 18
+    assert f"reused {reused} of 18 UNet rows" in capsys.readouterr().out
+    assert files(folder) == whole
+
+
+def end_by_ctrl_c(process, folder):
+    """End a run that has no picture yet by Ctrl-C; the arguments that its last line gives."""
+    until(lambda: list(folder.glob(f"{TRUNK}/rows/*.safetensors")))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    end = f"hierdiff: interrupted; {len(pictures(folder))} of 6 pictures are in {folder}; go on with: "
+    last = said.splitlines()[-1]
+    assert last.startswith(end)
+    assert "Traceback" not in said
+    words = last[len(end) :].split()
+    assert words[-3:] == ["--resume", "--out", str(folder)]
+    return words[words.index("--resume") :]
+
+
+def counted(add, counts):
+    def call(self, prompts, pixels):
+        counts.append(len(prompts))
+        add(self, prompts, pixels)
+
+    return call
+
+
+def test_what_was_evaluated_costs_nothing_twice_and_damaged_files_cost_time_alone(begun, tmp_path, whole, capsys):
+    damaged = shutil.copytree(begun, tmp_path / "damaged")
+    evaluated, monkeypatch = [], pytest.MonkeyPatch()
+    predict = DecoderStep.predict
+    monkeypatch.setattr(DecoderStep, "predict", lambda *args: evaluated.append(1) or predict(*args))
+    with monkeypatch.context():
+        monkeypatch.setattr(command_line, "load_prior", lambda *args, **kwargs: pytest.fail("embedded again"))
+        assert resume(begun) == 0
+        reused = json.loads((begun / "report.json").read_text())["reused"]
+        assert reused >= 10
+        assert len(evaluated) == 18 - reused
+    monkeypatch.undo()
+    assert files(begun) == whole
+    stored = sorted(damaged.glob(f"{TRUNK}/**/*.safetensors"))
+    assert len(stored) >= 2
+    for path in stored:
+        path.write_bytes(path.read_bytes()[:-100] + bytes(100))
+    (damaged / TRUNK / "rows" / "mine.txt").write_text("mine")
+    capsys.readouterr()
+    assert resume(damaged) == 0
+    said = capsys.readouterr().err
+    assert "embeddings.safetensors cannot be used (its numbers are not those that were written)" in said
+    assert "trunk.safetensors in the folder rows cannot be used" in said
+    assert files(damaged) == {**whole, f"{TRUNK}/rows/mine.txt": b"mine"}
+
+
+def test_full_disk_gives_up_what_was_evaluated_before_it_refuses_a_picture(tmp_path, monkeypatch, whole):
+    written, folder, full = whole_files.written_aside, tmp_path / "set", []
+
+    def no_room(path, data):
+        if Path(path).name == "0003.png" and list(folder.glob(f"{TRUNK}/rows/*.safetensors")):
+            full.append(path)
+            raise OSError(28, "No space left on device", str(path))
+        return written(path, data)
+
+    monkeypatch.setattr("hierdiff_core.files.image_set.written_aside", no_room)
+    monkeypatch.setattr("hierdiff_core.sampling.trunk_files.SECONDS", 0.01)
+    decode_latents = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda *args: time.sleep(0.2) or decode_latents(*args))
+    assert main([*PROMPTS, *DEEP, "--out", str(folder)]) == 0
+    assert full
+    assert files(folder) == whole
+
+
+def test_disk_that_takes_no_rows_is_said_and_the_run_goes_on(tmp_path, monkeypatch, capsys, whole):
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("hierdiff_core.sampling.trunk_files.write_new", full)
+    monkeypatch.setattr("hierdiff_core.set_trunk.replace", full)
+    assert main([*PROMPTS, *DEEP, "--out", str(tmp_path / "set")]) == 0
+    said = capsys.readouterr().err
+    assert "the embeddings are not kept (No space left on device); the run goes on" in said
+    assert "nothing more of this run is kept in the folder rows (No space left on device); the run goes on" in said
+    assert files(tmp_path / "set") == whole
+
+
+def test_kept_set_draws_again_without_evaluating_anything(tmp_path, monkeypatch, whole):
+    folder = tmp_path / "set"
+    assert main([*PROMPTS, *DEEP, "--out", str(folder), "--keep"]) == 0
+    kept = {name for name in files(folder) if name.startswith(TRUNK)}
+    assert len(kept) >= 2
+    (folder / "report.json").unlink()
+    monkeypatch.setattr(DecoderStep, "predict", lambda *args: pytest.fail("evaluated again"))
+    assert main([*PROMPTS, *DEEP, "--out", str(folder), "--overwrite"]) == 0
+    assert files(folder) == whole
+    assert main([*PROMPTS, *DEEP, "--out", str(tmp_path / "none"), "--trunk-gb", "-1"]) == 1
 
 
 def until(condition, seconds=60):
@@ -156,28 +264,6 @@ def until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def test_ctrl_c_ends_in_one_line_that_says_how_to_go_on(stopped, tmp_path, whole):
-    process, folder = stopped(3), tmp_path / "set"
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    count = len(pictures(folder))
-    end = f"hierdiff: interrupted; {count} of 6 pictures are in {folder}; go on with: "
-    last = said.splitlines()[-1]
-    assert last.startswith(end)
-    assert "Traceback" not in said
-    words = last[len(end) :].split()
-    assert words[-3:] == ["--resume", "--out", str(folder)]
-    assert main(words[words.index("--resume") :]) == 0
-    assert files(folder) == whole
-
-
-def test_run_in_a_folder_that_another_is_drawing_into_is_refused(stopped, tmp_path, capsys):
-    stopped(2)
-    assert resume(tmp_path / "set") == 1
-    assert "another run is drawing into" in capsys.readouterr().err
 
 
 def test_lock_of_a_run_that_is_gone_is_nobodys(tmp_path):
@@ -212,7 +298,7 @@ def test_full_disk_keeps_what_was_finished_and_says_how_to_go_on(tmp_path, capsy
 
 
 def test_damaged_picture_is_drawn_again(begun, whole):
-    folder = begun()
+    folder = begun
     path = sorted(folder.glob("0*.png"))[0]
     path.write_bytes(path.read_bytes()[:-500])
     assert "set" in mark_of(path)
@@ -221,7 +307,7 @@ def test_damaged_picture_is_drawn_again(begun, whole):
 
 
 def test_picture_of_somebody_else_is_never_replaced(begun, capsys, monkeypatch):
-    folder = begun()
+    folder = begun
     place = next(folder / f"{i:04d}.png" for i in range(6) if not (folder / f"{i:04d}.png").exists())
     forbid_models(monkeypatch)
     for data in (b"mine", as_png(Image.new("RGB", (64, 64))), as_png(Image.new("RGB", (64, 64)), {"set": "1"})):
@@ -249,7 +335,7 @@ def forbid_models(monkeypatch):
     ],
 )
 def test_another_set_is_refused_by_what_is_another(begun, tmp_path, capsys, monkeypatch, arguments, said):
-    folder = begun()
+    folder = begun
     before = files(folder)
     if "{other}" in arguments:
         other = shutil.copytree(BUNDLED / "decoder", tmp_path / "other")
@@ -277,7 +363,7 @@ def test_model_is_known_by_its_files_and_not_by_its_place(tmp_path):
 
 
 def test_what_changes_no_picture_may_be_another(begun, whole):
-    folder = begun()
+    folder = begun
     note = json.loads((folder / "unfinished.json").read_text())
     assert resume(folder, *PROMPTS, *SETTINGS, "--order", "breadth first") == 0
     assert pictures(folder) == {name: data for name, data in whole.items() if name.startswith("0")}
@@ -316,7 +402,7 @@ def test_resume_of_what_is_finished_or_not_begun(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_note_that_was_changed_is_refused(begun, capsys, monkeypatch, change, said):
-    folder = begun()
+    folder = begun
     note = json.loads((folder / "unfinished.json").read_text())
     change(note)
     (folder / "unfinished.json").write_text(json.dumps(note))
