@@ -145,7 +145,7 @@ def test_interrupted_then_killed_run_goes_on_and_ends_as_if_nothing_had_happened
     stopped, tmp_path, whole, monkeypatch, capsys
 ):
     folder = tmp_path / "set"
-    go_on = end_by_ctrl_c(stopped(15, of_unet=True), folder)
+    go_on = end_by_ctrl_c(stopped(6, of_unet=True), folder)
     process = stopped(2, *go_on)
     assert resume(folder) == 1
     assert f"another run is drawing into {folder} now" in capsys.readouterr().err
