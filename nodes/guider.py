@@ -4,9 +4,11 @@ from comfy_api.latest import io
 
 from . import types
 from .host.decoration import Decorations, warn_running_node
+from .host.keeping import kept_plan
 from .host.negative_lists import list_of_negatives
 from .host.one_prompt import latent_of_prompt
 from .host.per_prompt import CHOICES, SHARE_IF_EQUAL
+from .host.plan_rows import latent_of_rows
 from .host.sampler_noise import OneNoise
 from .host.samplers import latents_for, make_guider, previews, sample
 from .host.samplers_by_name import sampler_names, scheduler_names, sigmas_of
@@ -66,6 +68,30 @@ def vae_input():
     )
 
 
+def keep_inputs():
+    return [
+        io.Boolean.Input(
+            "keep",
+            default=False,
+            optional=True,
+            tooltip="Keep what was evaluated, and hang new prompts onto the tree that is there: with one prompt edited "
+            "only its branch is drawn, and all others stay exactly as they are.",
+        ),
+        io.String.Input(
+            "edits",
+            default="",
+            optional=True,
+            tooltip="What was changed in the tree: rerolls, splits, pins and the tree that is kept, as JSON that the "
+            "page writes. Empty: nothing.",
+        ),
+        types.Trunk.Input(
+            "trunk",
+            optional=True,
+            tooltip="From Keep Trunks: where what was evaluated is kept. Without it, in memory until ComfyUI ends.",
+        ),
+    ]
+
+
 class Guider(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -81,16 +107,30 @@ class Guider(io.ComfyNode):
                 types.Plan.Input("plan", tooltip=PLAN_TOOLTIP),
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
                 per_prompt_input(),
+                *keep_inputs(),
             ],
             outputs=[io.Guider.Output(display_name="guider", tooltip="For SamplerCustomAdvanced, with Shared Noise.")],
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, cfg, plan, micro_batch, per_prompt_inputs=SHARE_IF_EQUAL):
+    def execute(
+        cls,
+        model,
+        positive,
+        negative,
+        cfg,
+        plan,
+        micro_batch,
+        per_prompt_inputs=SHARE_IF_EQUAL,
+        keep=False,
+        edits="",
+        trunk=None,
+    ):
         repeated = list_of_negatives(negative, (model, positive, cfg, plan, micro_batch), plan.num_prompts)
         warn_running_node("\n".join(repeated))
-        guider = make_guider(model, positive, negative, cfg, plan, micro_batch, per_prompt=per_prompt_inputs)
-        return io.NodeOutput(guider)
+        plan, keeping = kept_plan(plan, keep, edits, trunk)
+        options = {"per_prompt": per_prompt_inputs, "keeping": keeping}
+        return io.NodeOutput(make_guider(model, positive, negative, cfg, plan, micro_batch, **options))
 
 
 class SharedNoise(io.ComfyNode):
@@ -151,6 +191,7 @@ class HierarchicalKSampler(io.ComfyNode):
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, tooltip=MICRO_BATCH_TOOLTIP),
                 per_prompt_input(),
                 vae_input(),
+                *keep_inputs(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -175,9 +216,13 @@ class HierarchicalKSampler(io.ComfyNode):
         micro_batch,
         per_prompt_inputs=SHARE_IF_EQUAL,
         vae=None,
+        keep=False,
+        edits="",
+        trunk=None,
     ):
         others = (model, positive, latent_image, plan, seed, cfg, sampler_name, scheduler, denoise, micro_batch)
         repeated = list_of_negatives(negative, others, plan.num_prompts)
+        plan, keeping = kept_plan(plan, keep, edits, trunk)
         latent_image = latent_of_prompt(latent_image, plan)
         latents = latents_for(model, latent_image["samples"])
         sigmas = sigmas_of(model, plan.num_steps, sampler_name, scheduler, denoise)
@@ -187,13 +232,13 @@ class HierarchicalKSampler(io.ComfyNode):
             reports.append(report)
             pictures.update(data)
 
-        options = {"per_prompt": per_prompt_inputs, "vae": vae}
+        options = {"per_prompt": per_prompt_inputs, "vae": vae, "keeping": keeping}
         guider = make_guider(model, positive, negative, cfg, plan, micro_batch, tell=told, **options)
         tell(cls, f"Moving the model to the device and sampling {plan.num_prompts} prompts …")
         decorations = Decorations()
         callback = previews(model, len(sigmas) - 1, decorations)
         samples = sample(guider, latents, sampler_name, sigmas, seed, latent_image.get("noise_mask"), callback)
-        latent = {**latent_image, "samples": samples}
+        latent = {**latent_of_rows(latent_image, positive, plan), "samples": samples}
         latent.pop("batch_index", None)  # of the input's rows, no longer of these
         report = "\n".join([*reports, *repeated])
         ui = decorations.show(cls, report, **pictures)

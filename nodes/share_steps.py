@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import types
-from .guider import MICRO_BATCH_TOOLTIP, PLAN_TOOLTIP, per_prompt_input, vae_input
+from .guider import MICRO_BATCH_TOOLTIP, PLAN_TOOLTIP, keep_inputs, per_prompt_input, vae_input
+from .host.keeping import kept_plan
 from .host.per_prompt import SHARE_IF_EQUAL
 from .host.search import search_words
 from .host.share_steps import Sharing, share_steps, shares_steps
@@ -33,6 +34,7 @@ class ShareSteps(io.ComfyNode):
                 io.Int.Input("micro_batch", default=0, min=0, max=4096, optional=True, tooltip=MICRO_BATCH_TOOLTIP),
                 per_prompt_input(),
                 vae_input(),
+                *keep_inputs(),
             ],
             outputs=[
                 io.Model.Output(
@@ -46,8 +48,18 @@ class ShareSteps(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, plan, micro_batch: int = 0, per_prompt_inputs: str = SHARE_IF_EQUAL, vae=None
+        cls,
+        model,
+        plan,
+        micro_batch: int = 0,
+        per_prompt_inputs: str = SHARE_IF_EQUAL,
+        vae=None,
+        keep: bool = False,
+        edits: str = "",
+        trunk=None,
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
-        patched = share_steps(model, Sharing(plan, micro_batch, per_prompt=per_prompt_inputs, vae=vae))
+        plan, keeping = kept_plan(plan, keep, edits, trunk)
+        sharing = Sharing(plan, micro_batch, per_prompt=per_prompt_inputs, vae=vae, keeping=keeping)
+        patched = share_steps(model, sharing)
         return io.NodeOutput(patched, ui=show(cls, AGAIN) if shares_steps(model) else None)

@@ -90,10 +90,10 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
         "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": ("load_decoder", 1)}, 5, 50, "sample"),
         "sheet": (
             "HierDiffContactSheet",
-            [0],
+            [0, "automatic"],
             {"images": ("decode", 0), "prompts": ("prompts", 0)},
             5,
-            440,
+            530,
             "sample",
         ),
         "save": ("SaveImage", ["HierDiff"], {"images": ("decode", 0)}, 5, 420, "sample"),
@@ -180,7 +180,7 @@ def any_model():
         "decode": ("VAEDecode", [], {"samples": ("sampler", 0), "vae": vae}, 5, 50, "sample"),
         "sheet": (
             "HierDiffContactSheet",
-            [0],
+            [0, "automatic"],
             {"images": ("decode", 0), "prompts": ("prompts", 0)},
             5,
             440,

@@ -42,7 +42,7 @@ def lora_set():
         "about": ("MarkdownNote", [LORA_ABOUT], {}, 0, 320, None, "About"),
         "load": LOADER,
         "set": one_set(SUBJECT, 1.0, 1, 810),
-        "sheet": ("HierDiffContactSheet", [0], made, 2, 520, "sample"),
+        "sheet": ("HierDiffContactSheet", [0, "automatic"], made, 2, 520, "sample"),
         "save": ("HierDiffSaveSet", ["HierDiff LoRA set", "png", "txt", name], made, 3, 620, "sample"),
     }
 

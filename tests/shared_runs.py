@@ -9,6 +9,7 @@ from hierdiff_core import build_plan, linear_thresholds, ward_linkage
 
 N, K, SEED = 6, 8, 7
 ENDS = [0, N - 1]
+PROMPTS = [f"prompt {i}" for i in range(N)]
 HOST = ("comfy.samplers", "comfy.sample", "comfy.hooks", "comfy.conds", "comfy.model_patcher", "node_helpers")
 OURS = {
     "sharing": "host.share_steps",

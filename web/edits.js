@@ -103,7 +103,7 @@ export function rerolled(edits, keys, step, of, before = []) {
   const numbers = [...edits.changes, ...before].map((change) => change.number ?? 0);
   const moved = asked && !before.some((change) => alike(change, asked) || change.number === asked.number);
   const number = moved ? asked.number : Math.max(FIRST_NUMBER - 1, ...numbers) + 1;
-  const rest = without(edits, "reroll", keys).changes;
+  const rest = without(edits, "reroll", keys).changes.filter((change) => !holdsBeyond(change, keys, step));
   return with_(edits, [...rest, { do: "reroll", prompts: keys, step, of, number }]);
 }
 
@@ -132,16 +132,20 @@ export function splitMoved(edits, parts, step, of, at) {
   if (step > at) return held(with_(edits, rest), all, Math.min(step, of - 1), of);
   // what is apart from all others leaves the last part alone
   const apart = parts.slice(0, -1).map((prompts) => ({ do: "split", prompts, step, of }));
-  const agreeing = rest.filter((change) => change.do !== "hold" || change.step <= step || !isWithin(all, change.prompts));
-  return with_(edits, [...agreeing, ...apart]);
+  return with_(edits, [...rest.filter((change) => !apart.some(({ prompts }) => holdsBeyond(change, prompts, step))), ...apart]);
 }
 
-/** Keep prompts together until a step; splits of some of them before it are taken back. */
+/** Whether a change holds some prompts together with others for longer than until a step: both cannot be. */
+function holdsBeyond(change, keys, step) {
+  return change.do === "hold" && change.step > step && shares(keys, change.prompts) && !isWithin(change.prompts, keys);
+}
+
+/** Keep prompts together until a step; what parts some of them before it is taken back. */
 export function held(edits, keys, step, of) {
-  const rest = without(edits, "hold", keys).changes.filter(
-    (change) => change.do !== "split" || change.step >= step || !isWithin(change.prompts, keys),
-  );
-  return with_(edits, [...rest, { do: "hold", prompts: keys, step, of }]);
+  const asked = { do: "hold", prompts: keys, step, of };
+  const parts = ({ do: does }) => does === "split" || does === "reroll";
+  const rest = without(edits, "hold", keys).changes.filter((change) => !parts(change) || !holdsBeyond(asked, change.prompts, change.step));
+  return with_(edits, [...rest, asked]);
 }
 
 /** Where the split of a branch has been asked for, or null: as for `splitMoved`. */
@@ -165,6 +169,16 @@ export function countOf(edits, before = []) {
   const { added, removed } = difference(edits, before);
   const places = (changes) => new Set(changes.map(({ do: does, prompts, step, of }) => (does === "split" ? `split ${step}/${of}` : `${does} ${[...prompts].sort()}`)));
   return new Set([...places(added), ...places(removed)]).size;
+}
+
+/**
+ * Edits whose tree is planned anew, but for what is pinned, which keeps its place.
+ *
+ * @param told  text of the last run's edits
+ */
+export function plannedAnew(edits, told) {
+  const kept = edits.kept ?? readEdits(told)?.kept;
+  return { ...edits, kept: kept && pinnedOf(edits).size ? { ...kept, anew: true } : null };
 }
 
 /** Edits with the tree of another run: {kept} of the text that it told. The changes stay what they are. */

@@ -61,6 +61,7 @@ function promptProblem(state, id, index) {
   const { members } = tree.branches[index];
   if (id === "variants") return state.noVariants ? "variants_missing" : state.written?.removed.size || state.written?.added ? "unrun" : "";
   if (new Set(members.map((number) => tree.prompts[number])).size > 1) return "several";
+  if (["edit", "remove"].includes(id) && state.edited && state.edits && state.edited.isPinned(state.edits, index)) return "pinned";
   const found = entryOf(source, tree.prompts, numberOf(state, index), state.written);
   if (found.problem) return found.problem;
   if (id !== "edit" && found.entry.one === false) return "pictures";

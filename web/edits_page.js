@@ -1,16 +1,19 @@
 // Editing from the tree, wired into ComfyUI's page: where edits are kept, where prompts come from, what a run has told.
 
-import { countOf, editsText, readEdits } from "./edits.js";
+import { countOf, editsText, plannedAnew, readEdits } from "./edits.js";
 import { Prices } from "./edits_price.js";
 import { EditedTree } from "./edits_tree.js";
 import { addVariants, removed, settingsOf } from "./edits_variants.js";
 import { idsOf, nodeOf } from "./graphs.js";
-import { ANEW, KeptTrees, wrapGraphToPrompt } from "./kept_tree.js";
+import { ANEW, closureOf, digestOf, KeptTrees, TOLD, wrapGraphToPrompt } from "./kept_tree.js";
 import { entryOf, holdersOf, sourceOf, upstreamOf, VARIANTS_NODE, withEntry, writtenSince } from "./prompt_source.js";
 
 const MODELS = ["MODEL", "GUIDER", "*"]; // what a sampler of the host takes from our node
 const MOST_RUNS = 32;
+const LONGEST_TOLD = 1e6; // characters that a workflow keeps of a run
 const NOTHING = { changed: new Map(), entries: new Map(), removed: new Set(), added: 0 };
+
+const RUNNING = { keeper: null, told: null, edits: null, edited: null, text: "", problem: "running", source: { problem: "running" }, written: NOTHING, more: 0 };
 
 const widgetOf = (node, name) => node?.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => Boolean(node.inputs?.some((input) => (input.widget?.name ?? input.name) === name && input.link != null));
@@ -64,7 +67,12 @@ export class Editing {
     this.refresh();
     const keeper = keeperOf(nodeOf(this.root(), node) ?? {}, this.root());
     const [id] = keeper ? idsOf(this.root(), keeper) : [];
-    if (id !== undefined) await this.kept.remember(id, prompt_id).catch(() => null);
+    if (id === undefined) return;
+    const output = await this.kept.remember(id, prompt_id).catch(() => null);
+    const told = this.toldOf(keeper);
+    if (!output?.[id] || told?.promptId !== prompt_id || !told.edits || told.edits.length > LONGEST_TOLD) return;
+    const digest = digestOf(closureOf(output, id));
+    (keeper.properties ??= {})[TOLD] = { edits: told.edits, promptId: prompt_id, digest };
   }
 
   /** What was queued for a run, of the host's history; null where it is not there (yet). */
@@ -82,9 +90,15 @@ export class Editing {
   }
 
   async askQueued(run) {
-    const response = await this.api.fetchApi(`/history/${encodeURIComponent(run)}`).catch(() => null);
-    const history = response?.ok ? await response.json().catch(() => null) : null;
-    return history?.[run]?.prompt?.[2] ?? null;
+    const history = await this.get(`/history/${encodeURIComponent(run)}`);
+    if (history?.[run]) return history[run].prompt?.[2] ?? null;
+    const queue = await this.get("/queue"); // it goes on, after its sampler
+    return queue?.queue_running?.find(([, id]) => id === run)?.[2] ?? null;
+  }
+
+  async get(route) {
+    const response = await this.api.fetchApi(route).catch(() => null);
+    return response?.ok ? response.json().catch(() => null) : null;
   }
 
   /** What the last run of a node that keeps edits has told: {edits, keys, names, promptId, node}, or null. */
@@ -94,7 +108,9 @@ export class Editing {
       return here && keeperOf(here, this.root()) === keeper;
     });
     const last = told.sort((a, b) => a.order - b.order).at(-1);
-    return last ? { ...last.data.hierdiff_edits, promptId: last.prompt_id, node: last.node } : null;
+    if (last) return { ...last.data.hierdiff_edits, promptId: last.prompt_id, node: last.node };
+    const saved = keeper.properties?.[TOLD];
+    return typeof saved?.edits === "string" && typeof saved.digest === "string" ? saved : null;
   }
 
   /** What a tree's panel needs for editing; see `TreeEdits`. */
@@ -115,6 +131,7 @@ export class Editing {
   /** How things stand with a tree: see `offers`. */
   stateOf(node, tree) {
     const root = this.root();
+    if (tree.state === "running") return { tree, ...RUNNING };
     const keeper = keeperOf(node, root);
     const told = this.toldFor(keeper, tree);
     const words = widgetOf(keeper, "edits")?.value ?? "";
@@ -213,7 +230,7 @@ export class Editing {
     const { keeper, told, edits } = state;
     this.change(state, () => {
       (keeper.properties ??= {})[ANEW] = told.promptId;
-      set(widgetOf(keeper, "edits"), editsText({ ...edits, kept: null }));
+      set(widgetOf(keeper, "edits"), editsText(plannedAnew(edits, told.edits)));
     });
   }
 

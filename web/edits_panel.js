@@ -72,7 +72,7 @@ export class TreeEdits {
       this.timer = setTimeout(() => this.ask(name), WAIT);
     }
     const { price } = this.priced;
-    const known = price === undefined ? text("edits.price_asked") : priceText(price);
+    const known = price === undefined ? text("edits.price_asked") : price?.error ? shortened(wholePrice(price)) : priceText(price);
     show(written && price ? `${known} ${text("edits.price_written")}` : known, price ? wholePrice(price) : "");
   }
 
@@ -261,9 +261,8 @@ export class TreeEdits {
     const { prompts } = this.state.tree;
     const leaf = this.state.tree.branches[index].stop === this.state.tree.steps;
     const name = leaf ? prompts[numberOf(this.state, index)] : text("edits.branch", { count: promptsText(this.panel.tree.promptsOf(index).length) });
-    const title = name.length > LONGEST_TITLE ? `${name.slice(0, LONGEST_TITLE - 1)}…` : name;
     const items = [...offers(this.state, index).map((offer) => this.item(offer, index, leaf)), null, this.anewItem(), this.helpItem(index)];
-    openMenu(title, items, point, (focus) => focus && this.back(index));
+    openMenu(shortened(name), items, point, (focus) => focus && this.back(index));
   }
 
   item({ id, key, on, problem }, index, leaf) {
@@ -348,6 +347,7 @@ export class TreeEdits {
     this.state = this.memory.tried(this.state, this.dragged(stepAt(panel.seen, panel.place, x)));
     this.marks = marksOf(this.state);
     this.tell();
+    hideTip(panel);
     panel.view.style.cursor = "ew-resize";
     panel.redraw();
     return true;
@@ -398,6 +398,10 @@ export class TreeEdits {
     if (!this.pending().asked) return;
     this.memory.price(this.state, this.state.edits).then((price) => lightbox.say([said, priceText(price)].join(" · ")));
   }
+}
+
+function shortened(words) {
+  return words.length > LONGEST_TITLE ? `${words.slice(0, LONGEST_TITLE - 1)}…` : words;
 }
 
 function problemsAll(state, index) {

@@ -55,6 +55,8 @@ export function priceText(price) {
 
 /** All that is known of a price: "12 rows, about 4 s; 84 of 96 reused". */
 export function wholePrice(price) {
-  if (!price || price.error) return price?.error ?? text("edits.price_unknown");
-  return `${priceText(price)}${text("edits.separator")}${text("edits.reused_of", { reused: price.reused, rows: price.rows })}`;
+  if (!price) return text("edits.price_unknown");
+  if (price.error) return text("edits.price_error", { error: price.error });
+  const reused = text("edits.reused_of", { reused: price.reused, rows: price.rows });
+  return text("edits.price_whole", { price: priceText(price), reused });
 }

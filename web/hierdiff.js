@@ -16,13 +16,13 @@ import { templateMenu } from "./menu.js";
 import { PickPanel, addPickStyle, MIN_HEIGHT as PICK_HEIGHT } from "./pick.js";
 import { Picks } from "./picks.js";
 import { PromptTablePanel, addTableStyle, MIN_HEIGHT as TABLE_HEIGHT } from "./prompt_table.js";
+import { addPanel, colorByStage, growToFit, hidePictures, hideWidget } from "./node_widgets.js";
 import { keepOldSheet } from "./old_sheets.js";
 import { offerFolder } from "./open_folder.js";
 import { ResultPanel } from "./result_panel.js";
 import { Results } from "./results.js";
 import { SchedulePanel, MIN_HEIGHT as SCHEDULE_HEIGHT } from "./schedule_widget.js";
 import { searchByWords, withWords } from "./search.js";
-import { stageColor } from "./stages.js";
 import { separateTabs } from "./tabs.js";
 import { loadTexts, text } from "./texts.js";
 import { Trees } from "./tree.js";
@@ -77,20 +77,6 @@ function isOurs(node) {
 }
 
 // --- panels ---
-
-function addPanel(node, name, label, panel, options) {
-  const widget = node.addDOMWidget(name, name, panel.root, {
-    serialize: false,
-    hideOnZoom: false,
-    getValue: () => "",
-    setValue: () => {},
-    ...options,
-  });
-  widget.label = label; // where the page lists a node's widgets
-  widget.serialize = false; // nor in the workflow's file
-  before(widget, "onRemove", () => panel.remove());
-  return widget;
-}
 
 function addTree(node) {
   if (panels.has(node)) return;
@@ -156,14 +142,6 @@ function addTable(node) {
   node.setSize([Math.max(node.size[0], 620), Math.max(node.size[1], TABLE_HEIGHT + 160)]);
 }
 
-/** A widget that keeps its value, and its place in workflows, out of sight in every kind of node. */
-function hideWidget(widget) {
-  widget.hidden = true;
-  if (widget.options) widget.options.hidden = true;
-  widget.computeSize = () => [0, -4]; // the page adds these between widgets
-  widget.computeLayoutSize = undefined;
-}
-
 function addComparison(node) {
   const pictures = () => {
     const files = latest(rootGraph(), results, node)?.data.hierdiff_compare?.images ?? [];
@@ -225,18 +203,6 @@ function editOffer({ source }) {
 }
 
 lightboxActions.push(compareOffer, editOffer);
-
-/**
- * A panel takes the place of the pictures that the page itself shows below a node's widgets, which are those of the
- * tree and the plot again. The page asks for the node's `imgs` where it draws them on the canvas; as elements they are
- * hidden by the stylesheet.
- */
-function hidePictures(node) {
-  node.hideOutputImages = true;
-  for (const name of ["imgs", "previewMediaType"]) {
-    Object.defineProperty(node, name, { configurable: true, get: () => undefined, set: () => {} });
-  }
-}
 
 /** Let the page save what has changed in the workflow, and undo it. */
 function changed() {
@@ -315,22 +281,6 @@ function showResult(node) {
   offerFolder(panel, api, result?.data?.hierdiff_folder);
   if (over && panel.heightBefore < node.size[1]) node.setSize([node.size[0], panel.heightBefore]);
   schedules.get(node)?.reshape();
-}
-
-/** A new node gets its stage's colour; one from a workflow keeps what the workflow says, also none. */
-function colorByStage(node) {
-  const color = stageColor(node.comfyClass);
-  if (!color) return;
-  node.color ??= color;
-  before(node, "onConfigure", function (saved) {
-    if (!saved?.color) this.color = undefined;
-  });
-}
-
-function growToFit(node) {
-  const [width, height] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width, 360), Math.max(node.size[1], height)]);
-  node.setDirtyCanvas?.(true, true);
 }
 
 /** The node that a tree or a result is of, if its workflow is open. */

@@ -41,6 +41,19 @@ function isLink(value, output) {
   return Array.isArray(value) && value.length === 2 && String(value[0]) in output && Number.isInteger(value[1]);
 }
 
+/** A text in 14 hexadecimal digits. */
+export function digestOf(text) {
+  let [a, b] = [0x9e3779b9, 0x85ebca6b];
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    a = Math.imul(a ^ code, 0xcc9e2d51);
+    b = Math.imul(b ^ code, 0x1b873593);
+  }
+  a = Math.imul(a ^ (a >>> 16), 0x85ebca6b) ^ Math.imul(b ^ (b >>> 13), 0xc2b2ae35);
+  b = Math.imul(b ^ (b >>> 16), 0x85ebca6b) ^ Math.imul(a ^ (a >>> 13), 0xc2b2ae35);
+  return (((b >>> 0) & 0xffffff) * 2 ** 32 + (a >>> 0)).toString(16).padStart(14, "0");
+}
+
 /** Ids of the samplers in a prompt that keep their tree. */
 export function keepersIn(output) {
   const keeps = ([, { class_type, inputs }]) => class_type?.startsWith?.("HierDiff") && inputs?.keep === true && typeof inputs.edits === "string";
@@ -50,7 +63,8 @@ export function keepersIn(output) {
 /** Keeps trees: `work` is for `wrapGraphToPrompt`. */
 export class KeptTrees {
   /**
-   * @param toldOf     function: node that has `edits` -> {edits, promptId} of its last run, or null
+   * @param toldOf     function: node that has `edits` -> {edits, promptId} of its last run, or null; of a run before the
+   *                   server was started again {edits, promptId, digest: of its closure}
    * @param promptOf   function: id of a run -> what was queued (a promise), or null where nobody knows
    */
   constructor({ toldOf, promptOf }) {
@@ -85,13 +99,17 @@ export class KeptTrees {
     const edits = readEdits(output[id].inputs.edits);
     if (!told || !edits || idsOf(root, node).length !== 1) return null; // one widget cannot be of two runs
     if (node.properties?.[ANEW] === told.promptId) return null;
-    const before = await this.remember(id, told.promptId);
     const closure = closureOf(output, id);
+    if (told.digest === digestOf(closure)) return null;
+    const before = told.digest ? null : await this.remember(id, told.promptId);
     if (this.ran.includes(JSON.stringify([closure, output[id].inputs.edits]))) return null;
     if (before?.[id] && closureOf(before, id) === closure) return null; // the host's cache is right
     return editsText(withTreeOf(edits, told.edits));
   }
 }
+
+/** Property of a node that keeps its tree: what its last run told, for when the server has forgotten it. */
+export const TOLD = "hierdiff_told";
 
 /** Property of a node whose tree is planned anew: the run whose tree is not to be kept. */
 export const ANEW = "hierdiff_anew";

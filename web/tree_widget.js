@@ -3,13 +3,13 @@
 import { TreeEdits } from "./edits_panel.js";
 import { openLightbox } from "./lightbox.js";
 import { makePanel, oncePerFrame, passToGraph, sized, themeColors, watch } from "./panel.js";
-import { timeText } from "./run_time.js";
-import { percent, text } from "./texts.js";
+import { text } from "./texts.js";
 import { draw } from "./tree_drawing.js";
 import { foldedTo, withFolded } from "./tree_folding.js";
 import { branchItem, countOf, leafItems, stepsOf } from "./tree_items.js";
 import { hitAt, layout, placeAt, READABLE_ROW, SMALLEST_TEXT_ROW, xOf, yOf, zoomed } from "./tree_layout.js";
 import { TreePictures } from "./tree_pictures.js";
+import { statusOf } from "./tree_status.js";
 import { found } from "./tree_texts.js";
 import { hideTip, showTip } from "./tree_tip.js";
 import { TreeTools } from "./tree_tools.js";
@@ -90,6 +90,7 @@ export class TreePanel {
     if (tree && tree.state !== "running") this.announce.textContent = this.status.textContent;
     this.root.dataset.state = tree?.state ?? "none";
     this.root.dataset.step = tree?.step ?? 0;
+    this.root.dataset.run = tree?.run ?? "";
     this.showTools();
     this.edits?.refresh();
     this.redraw();
@@ -355,30 +356,6 @@ export class TreePanel {
 export function grown(shown, step, elapsed) {
   const left = step - shown;
   return left <= 0.01 ? step : shown + left * (1 - Math.exp((-4 * Math.max(elapsed, 8)) / GROWING));
-}
-
-/** The numbers of a tree, as a line. */
-export function statusOf(tree) {
-  const values = {
-    step: tree.step,
-    steps: tree.steps,
-    clusters: tree.clusters,
-    rows: tree.rows,
-    standard: tree.standard,
-    saved: percent(tree.saved),
-  };
-  const line = text({ running: "tree.status", done: "tree.done", stopped: "tree.stopped" }[tree.state], values);
-  return [timeText(tree), line, reusedOf(tree), verdictOf(tree)].filter(Boolean).join(" · ");
-}
-
-/** How many of a run's rows were there already, in words; empty where none was. */
-export function reusedOf({ reused, rows }) {
-  return reused > 0 ? text("edits.reused", { reused, rows }) : "";
-}
-
-/** What was measured of the plan on this model, in words; empty where it saves nothing. */
-export function verdictOf({ measured }) {
-  return measured ? text(`tree.measured_${measured.verdict}`, measured) : "";
 }
 
 /** Where an arrow key leads; null: nowhere, undefined: not ours. */

@@ -14,6 +14,7 @@ from ..sampling.noise import BranchNoise
 from ..sampling.observer import Observer
 from ..sampling.reuse import StoredRows
 from ..sampling.state import State
+from .fresh_noise import FreshNoise
 from .scheduler_noise import step_with_noise, takes_generator
 from .scheduler_state import SchedulerMemory
 from .schedulers import learns_variance, predicted_original
@@ -65,6 +66,7 @@ class DecoderStep:
         self.batches = batches
         self.observer = observer
         self.stored, self.stop = stored, stop
+        self.fresh = FreshNoise(scheduler, noise)
         self.memory = SchedulerMemory(scheduler)
         self.first = self.memory.first
         self.draws = takes_generator(scheduler)
@@ -96,6 +98,7 @@ class DecoderStep:
         state : State
             For the next one.
         """
+        rows, state = self.fresh.renewed(rows, k, clusters, state)
         self.memory.write(state)
         t = self.scheduler.timesteps[k]
         scaled = self.scheduler.scale_model_input(rows, t)
@@ -107,12 +110,13 @@ class DecoderStep:
             moved = step_with_noise(self.scheduler, output, t, rows, self.noise.generators(k, clusters))
         else:
             moved = self.scheduler.step(output, t, rows).prev_sample
-        if last or self.observer is not None:
+        state = self.memory.read(moved.shape)
+        if last or self.observer is not None or self.fresh.wanted(k):
             x0 = predicted_original(self.scheduler, scaled, t, output[:, : rows.shape[1]])
-            moved = x0 if last else moved
+            moved, state = x0 if last else moved, self.fresh.remembered(state, k, x0)
             if self.observer is not None:
                 self.observer.on_rows(k, clusters, x0)
-        return moved, self.memory.read(moved.shape)
+        return moved, state
 
     def outputs(self, scaled: torch.Tensor, k: int, clusters: np.ndarray, means: torch.Tensor) -> torch.Tensor:
         """What the scheduler takes of the UNet's predictions for some clusters of step k, from the store or the UNet.

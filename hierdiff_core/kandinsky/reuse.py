@@ -198,7 +198,7 @@ def noise_met(
     -------
     met : list of C bytes or None
     """
-    seeds, fresh = seeds_of(plan, k, seed), fresh_at(plan, k)
+    seeds, fresh = seeds_of(plan, k, seed), plan.fresh(k)
     if k == 0:
         keys = noise.keys(0)
         return [content("first", own, keys[c] if fresh[c] else None) for c, own in enumerate(seeds)]
@@ -212,9 +212,3 @@ def noise_met(
 def seeds_of(plan: Plan, k: int, seed: int) -> list[int]:
     """The seed of each cluster of a step."""
     return [seed if own is None else own for own in plan.branch_seeds(k)]
-
-
-def fresh_at(plan: Plan, k: int) -> np.ndarray:
-    """Which clusters of a step begin anew with other noise, (C,) bool: those that are rerolled there."""
-    fresh = getattr(plan, "fresh", None)
-    return np.zeros(plan.steps[k].num_clusters, dtype=bool) if fresh is None else np.asarray(fresh(k), dtype=bool)

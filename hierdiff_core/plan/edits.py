@@ -1,62 +1,22 @@
-"""What a user changed in a set, as JSON that a workflow keeps: the kept tree, rerolls, splits, holds and pins."""
+"""Edits of a set: what a user changed and keeps, applied to the plan of today's prompts.
+
+A run is a function of its inputs alone. So edits hold all that it needs: the tree that is kept, and the changes.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .checks import shown
-from .sensitivity import is_whole, shortened
+from .addresses import addresses
+from .changes import apply_changes, pinned_of, rerolls_of
+from .edits_text import Edits, Kept, read_edits, told_text
+from .keeping import digests_of, on_kept_tree, other_embeddings
+from .pinning import beside_pinned
+from .plan import Plan
+from .plan_difference import difference
 
-if TYPE_CHECKING:
-    from .plan import Plan
-
-VERSION = 1
-MOST_CHARACTERS = 1 << 24
-MOST_CHANGES, MOST_NAMED = 10_000, 200_000
-LONGEST_NAME = 80
-MOST_STEPS = 1000
-ACTIONS = ("reroll", "split", "hold", "pin")
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing that a user changed.
-
-    Attributes
-    ----------
-    do : one of ACTIONS
-        What.
-    prompts : tuple of str
-        Whom, see `addresses`.
-    step, of : int
-        At which step of how many; 0 for a pin.
-    number : int
-        Of a reroll; else 0.
-    """
-
-    do: str
-    prompts: tuple[str, ...]
-    step: int = 0
-    of: int = 0
-    number: int = 0
-
-
-@dataclass(frozen=True)
-class Edits:
-    """What `read_edits` finds.
-
-    Attributes
-    ----------
-    kept : dict or None
-        The tree that is kept: its plan, what that was made by, and digests of its embeddings.
-    changes : tuple of Change
-        In the order in which they were made.
-    """
-
-    kept: dict[str, Any] | None = None
-    changes: tuple[Change, ...] = ()
+__all__ = ["Edited", "Edits", "apply_edits", "read_edits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,84 +31,14 @@ class Edited:
         What a user should know; warnings begin with "⚠ ".
     told : str
         The JSON that gives this plan again; "" where nothing was edited or kept.
+    addresses : tuple of N str
+        What changes call the prompts, see `addresses.addresses`; empty for a plan without keys.
     """
 
     plan: Plan
     notes: list[str]
     told: str
-
-
-def read_edits(text: str) -> Edits:
-    """Edits from their JSON.
-
-    Parameters
-    ----------
-    text : str
-        Of the input `edits` of a sampler; empty: none.
-
-    Returns
-    -------
-    edits : Edits
-        Checked, but for whether their prompts are there.
-
-    Raises
-    ------
-    ValueError
-        If it is something else; it names the entry.
-
-    Examples
-    --------
-    >>> from hierdiff_core.plan.edits import read_edits
-    >>> changes = '[{"do": "split", "prompts": ["00000000000000ab"], "step": 8, "of": 40}]'
-    >>> read_edits('{"version": 1, "kept": null, "changes": ' + changes + "}").changes[0].step
-    8
-    """
-    if not isinstance(text, str):
-        raise ValueError(f"edits must be a text; got {shown(text)}")
-    if not text.strip():
-        return Edits()
-    if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"edits must have at most {MOST_CHARACTERS} characters; got {len(text)}")
-    try:
-        data = json.loads(text)
-    except (RecursionError, ValueError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise ValueError(f"edits must be JSON, as the tree in the page writes it: {reason}") from None
-    if not isinstance(data, dict) or data.get("version") != VERSION:
-        raise ValueError(f"edits must be an object of version {VERSION}; got {shortened(data)}")
-    changes = data.get("changes", [])
-    if not isinstance(changes, list) or len(changes) > MOST_CHANGES:
-        raise ValueError(f"changes of edits must be a list of at most {MOST_CHANGES}; got {shortened(changes)}")
-    kept = data.get("kept")
-    if kept is not None and not isinstance(kept, dict):
-        raise ValueError(f"kept of edits must be an object or null; got {shortened(kept)}")
-    return Edits(kept, tuple(change_of(change, place) for place, change in enumerate(changes)))
-
-
-def change_of(data: Any, place: int) -> Change:
-    """A checked change; `ValueError` that names it by its place."""
-    name = f"change {place} of edits"
-    if not isinstance(data, dict) or data.get("do") not in ACTIONS:
-        raise ValueError(f"{name} must be an object whose do is one of {', '.join(ACTIONS)}; got {shortened(data)}")
-    do, prompts = data["do"], data.get("prompts")
-    if not isinstance(prompts, list) or not 0 < len(prompts) <= MOST_NAMED:
-        raise ValueError(f"{name} ({do}) must name its prompts in a list; got {shortened(prompts)}")
-    for prompt in prompts:
-        if not isinstance(prompt, str) or not 0 < len(prompt) <= LONGEST_NAME:
-            raise ValueError(f"prompts of {name} ({do}) must be keys; got {shortened(prompt)}")
-    named = tuple(dict.fromkeys(prompts))
-    if do == "pin":
-        return Change(do, named)
-    numbers = {"of": (1, MOST_STEPS), "step": (1 if do == "hold" else 0, MOST_STEPS)}
-    if do == "reroll":
-        numbers["number"] = (1, 2**32 - 1)
-    for entry, (least, most) in numbers.items():
-        value: Any = data.get(entry)
-        if not (is_whole(value) and least <= value <= most):
-            raise ValueError(f"{entry} of {name} ({do}) must be from {least} to {most}; got {shortened(value)}")
-    if data["step"] >= data["of"]:
-        raise ValueError(f"step of {name} ({do}) must be below its {data['of']} steps; got {shortened(data['step'])}")
-    return Change(do, named, *(int(data.get(entry) or 0) for entry in ("step", "of", "number")))
+    addresses: tuple[str, ...] = ()
 
 
 def apply_edits(plan: Plan, edits: Edits, keep: bool = False, leaves: Any = None) -> Edited:
@@ -161,9 +51,9 @@ def apply_edits(plan: Plan, edits: Edits, keep: bool = False, leaves: Any = None
     edits : Edits
         From `read_edits`.
     keep : bool
-        Hang new prompts onto the kept tree.
+        Hang new prompts onto the kept tree, and tell the tree for the next run.
     leaves : object with ``get(digest)``, optional
-        Where the embeddings of prompts that are gone are found.
+        Where the embeddings of prompts that are gone are found (`keeping.remember` keeps them).
 
     Returns
     -------
@@ -173,8 +63,79 @@ def apply_edits(plan: Plan, edits: Edits, keep: bool = False, leaves: Any = None
     Raises
     ------
     ValueError
-        If edits contradict each other, or the plan cannot be edited.
+        If edits contradict each other, a pinned prompt was removed, or the plan has no keys or linkage matrix.
+
+    Examples
+    --------
+    >>> from hierdiff_core import Budget, Profile, PromptTree, plan_for
+    >>> from hierdiff_core.plan.edits import apply_edits, read_edits
+    >>> rows, texts = [[1, 0], [0.8, 0.6], [0, 1]], ["a cat", "a lynx", "a bus"]
+    >>> budget, profile = Budget("saving", 0.4), Profile(10)
+    >>> first = apply_edits(plan_for(PromptTree.of(rows[:2], prompts=texts[:2]), budget, profile), read_edits(""), True)
+    >>> fresh = plan_for(PromptTree.of(rows, prompts=texts), budget, profile)
+    >>> grown = apply_edits(fresh, read_edits(first.told), True)
+    >>> grown.plan.prompts
+    ('a cat', 'a lynx', 'a bus')
+    >>> grown.notes[0]
+    'the kept tree takes 17 rows; a plan made anew would take 18, and share 6% otherwise'
     """
-    if not keep and not edits.changes:
+    if plan.prompt_keys is None and not keep and not edits.changes:
         return Edited(plan, [], "")
-    raise ValueError("edits cannot be applied yet; clear them")
+    today = addresses(plan)
+    if not keep and not edits.changes:
+        return Edited(plan, [], "", tuple(today))
+    pinned = pinned_of(edits, today)
+    base, notes = plan, []
+    if keep and edits.kept is not None:
+        base, notes = kept_or_anew(plan, edits, edits.kept, pinned, leaves)
+    changed, more = apply_changes(base, edits.changes, pinned, None if edits.kept is None else edits.kept.plan)
+    told = told_text(base if keep else None, edits.changes, known_digests(base, edits) if keep else {})
+    return Edited(changed, [*notes, *more], told, tuple(today))
+
+
+def kept_or_anew(plan: Plan, edits: Edits, kept: Kept, pinned: frozenset[str], leaves: Any) -> tuple[Plan, list[str]]:
+    """Today's prompts on the kept tree, or planned anew where that cannot be, with pinned prompts where they were."""
+    why = why_anew(plan, kept)
+    if why is None:
+        base, notes = on_kept_tree(plan, kept.plan, kept.digests, leaves, rerolls_of(edits, plan.num_steps))
+        return base, [*compared(plan, base), *notes]
+    pinned &= frozenset(addresses(kept.plan))
+    if not pinned or plan.vectors is None:
+        return plan, [why] if why else []
+    if plan.num_steps != kept.plan.num_steps or other_embeddings(plan, kept.plan):
+        return plan, [why, "⚠ pinned prompts are drawn anew too: what they were drawn with has changed"]
+    base = beside_pinned(plan, kept.plan, pinned)
+    return base, [*([why] if why else []), *compared(plan, base)]
+
+
+def why_anew(plan: Plan, kept: Kept) -> str | None:
+    """Why the kept tree is not kept, in words, "" where that was asked for; None where it is."""
+    if kept.anew:
+        return ""
+    if plan.vectors is None:
+        return "⚠ the plan does not know the embeddings of its prompts, as one from a file: nothing was kept"
+    before, now = (dict(own or {}) for own in (kept.plan.made_by, plan.made_by))
+    if before != now or not now:
+        other = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        what = ", ".join(other[:4]) if before and now else "what it was made by"
+        return f"the schedule has changed ({what}): the set was planned anew"
+    if other_embeddings(plan, kept.plan):
+        return "the embeddings of the prompts have changed: the set was planned anew"
+    return None
+
+
+def compared(plan: Plan, base: Plan) -> list[str]:
+    """A line on what a fresh plan would cost, and how far the kept one is from it."""
+    apart = difference(base, plan)
+    if base.nfe == plan.nfe and not apart:
+        return []
+    return [
+        f"the kept tree takes {base.nfe} rows; a plan made anew would take {plan.nfe}, and share {apart:.0%} otherwise"
+    ]
+
+
+def known_digests(base: Plan, edits: Edits) -> dict[str, str]:
+    """Digests of the embeddings of all leaves: today's, and those that are gone."""
+    gone = {} if edits.kept is None else edits.kept.digests
+    keys = {f"{key:016x}" for key in base.leaf_keys or ()}
+    return {key: digest for key, digest in {**gone, **digests_of(base)}.items() if key in keys}

@@ -48,8 +48,10 @@ def forest_of(parts: Sequence[FrozenTree], above: float) -> FrozenTree:
     groups, own = seed_groups(tuple(seeds), len(seeds))
     trees, members = [], []
     for group in range(len(own)):
-        kin = [np.flatnonzero(groups[a : a + part.tree.num_prompts] == group) for part, a in zip(parts, first)]
-        some = [(part, rows, rows + a) for part, rows, a in zip(parts, kin, first) if len(rows)]
+        kin = [
+            np.flatnonzero(groups[a : a + part.tree.num_prompts] == group) for part, a in zip(parts, first, strict=True)
+        ]
+        some = [(part, rows, rows + a) for part, rows, a in zip(parts, kin, first, strict=True) if len(rows)]
         everyone = np.sort(np.concatenate([rows for _, _, rows in some]))
         places = [np.searchsorted(everyone, rows) for _, _, rows in some]
         trees.append(side_by_side([restricted(part.tree.Z, rows)[0] for part, rows, _ in some], places, above))
@@ -64,7 +66,9 @@ def forest_of(parts: Sequence[FrozenTree], above: float) -> FrozenTree:
         tuple(seeds),
     )
     generations = np.concatenate([part.generations for part in parts])
-    return FrozenTree(tree, generations, np.concatenate([part.present + a for part, a in zip(parts, first)]))
+    return FrozenTree(
+        tree, generations, np.concatenate([part.present + a for part, a in zip(parts, first, strict=True)])
+    )
 
 
 def in_steps(Z: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -26,11 +26,11 @@ def leaf_numbers(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         The first row of each leaf, rising.
     """
     numbers: dict[bytes, int] = {}
-    leaf = np.array([numbers.setdefault(_fingerprint(row), len(numbers)) for row in vectors])
+    leaf = np.array([numbers.setdefault(fingerprint(row), len(numbers)) for row in vectors])
     return leaf, np.unique(leaf, return_index=True)[1]
 
 
-def _fingerprint(row: np.ndarray) -> bytes:
+def fingerprint(row: np.ndarray) -> bytes:
     """16 bytes in place of a row: tens of thousands of rows would be a second copy of them all."""
     return blake2b((row + 0.0).tobytes(), digest_size=16).digest()  # -0.0 becomes 0.0
 

@@ -140,7 +140,7 @@ def whole(plan: Plan, known: np.ndarray | None = None) -> Part:
 
 def has_founders(plan: Plan) -> bool:
     """Whether means are of other prompts than a cluster's members that differ."""
-    return plan.frozen is not None or bool(getattr(plan, "rerolls", ()))
+    return plan.frozen is not None or bool(plan.rerolls)
 
 
 def founders_of(plan: Plan, k: int, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

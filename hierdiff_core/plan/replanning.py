@@ -44,12 +44,18 @@ def frozen_tree(
     return replace(frozen, tree=replace(frozen.tree, metric=metric))
 
 
-def replanned(plan: Plan, frozen: FrozenTree, vectors: Any = None) -> Plan:
+def replanned(
+    plan: Plan, frozen: FrozenTree, vectors: Any = None, also: Iterable[Reroll] = (), everyone: bool = False
+) -> Plan:
     """The plan of the prompts that are present in a changed tree, at the same thresholds.
 
-    Its rerolls are of the leaves of this tree, `vectors` of its prompts.
+    Its rerolls are of the leaves of this tree, `vectors` of its prompts. Leaves that no mean needs are left out: with
+    these rerolls and those that will come (`also`), unless `everyone` stays.
     """
-    leaves, places = needed(frozen, plan.rerolls)
+    leaves, places = needed(frozen, [*plan.rerolls, *also])
+    if everyone:
+        leaves = np.arange(frozen.tree.num_prompts)
+        places = {leaf: leaf for leaf in leaves.tolist()}
     frozen = frozen.of_leaves(leaves)
     rerolls = tuple(replace(own, prompt=places[own.prompt]) for own in plan.rerolls if own.prompt in places)
     tree = frozen.of_prompts()

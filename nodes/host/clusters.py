@@ -130,8 +130,6 @@ class CurrentClusters:
         clusters had among the clusters before.
     parents : (C,) int64 array or None
         Where clusters have split since the call before: the row that each of them had then.
-    fresh : (C,) bool
-        Those of the current clusters that begin at this step from other noise: their prompts were rerolled there.
     begins_anew : bool
         Whether a sampler forgets at the present call what it remembers.
 
@@ -180,10 +178,9 @@ class CurrentClusters:
 
     def _use(self, k: int) -> None:
         step, keys = self.plan.steps[k], self.plan.noise_keys(k)
-        order, seeds, fresh = np.argsort(step.first), self.plan.branch_seeds(k), self.plan.fresh(k)
+        order, seeds = np.argsort(step.first), self.plan.branch_seeds(k)
         self.clusters = in_prompt_order(step, self.plan.distinct)._replace(founders=self._founders(k, order))
         self.keys, self.seeds = [keys[c] for c in order], [seeds[c] for c in order]
-        self.fresh = fresh[order]
         self._indices = {}
         self._members = None
 

@@ -75,11 +75,19 @@ class DryRun:
         self.extra_args = {**extra_args, "model_options": {}}  # nothing of what other nodes put there is called
         # churn raises the sigma of a call above that of its step, and draws noise
         self.options = {name: value for name, value in options.items() if name != "s_churn"}
-        self._shape = [1] * x.ndim
+        self._shape, self._noise = [1] * x.ndim, 0.0  # what is drawn
         if "noise_sampler" in options:
-            self.options["noise_sampler"] = lambda sigma, sigma_next: torch.zeros(self._shape)
+            self.options["noise_sampler"] = lambda sigma, sigma_next: torch.full(self._shape, self._noise)
 
-    def __call__(self, predict: Callable, x: float = 1.0, first: int = 0, until: int | None = None) -> Passed | None:
+    def __call__(
+        self,
+        predict: Callable,
+        x: float = 1.0,
+        first: int = 0,
+        until: int | None = None,
+        put: tuple[int, float] | None = None,
+        callback: Callable[[int], object] | None = None,
+    ) -> Passed | None:
         """Run some steps.
 
         Parameters
@@ -92,6 +100,10 @@ class DryRun:
             Step to begin with.
         until : int, or None
             Step to leave the sampler at; None: run to the end.
+        put : (int, float), optional
+            A number that is put in place into what the sampler calls its model with, at this call.
+        callback : callable, optional
+            ``callback(calls)`` when the sampler tells of a step, with its calls so far.
 
         Returns
         -------
@@ -102,7 +114,8 @@ class DryRun:
         if not self.is_hosts:
             return None
         stop = None if until is None else float(self.sigmas[until]) * SAME_SIGMA
-        model, one = NumberModel(self.model, predict, stop), torch.full(self._shape, x)
+        model, one = NumberModel(self.model, predict, stop, put), torch.full(self._shape, x)
+        told = None if callback is None else lambda info: callback(len(model.seen_sigmas))
         try:
             with torch.random.fork_rng(devices=[]):
                 one = self.function(
@@ -110,7 +123,7 @@ class DryRun:
                     one,
                     self.sigmas[first:].clone(),
                     extra_args=dict(self.extra_args),
-                    callback=None,
+                    callback=told,
                     disable=True,
                     **self.options,
                 )
@@ -119,6 +132,13 @@ class DryRun:
         except Exception:  # whatever it needs that a number has not: the sigmas are read from the device then
             return None
         return Passed(float(one), model.seen_sigmas, model.seen_inputs)
+
+    def draws(self) -> bool:
+        """Whether what the sampler draws makes a difference: some take noise, and use none by their settings."""
+        passed = []
+        for self._noise in (1.0, 0.0):
+            passed.append(self(lambda x, sigma, call: 0.0))
+        return None not in passed and passed[0].inputs != passed[1].inputs
 
     def heeds_model(self, first: int) -> bool:
         """Whether the steps from `first` to the end use what the model predicts: too few of them may not."""
@@ -162,10 +182,13 @@ class NumberModel(StandIn):
         ``predict(x, sigma, call) -> denoised``.
     stop : float, or None
         At this sigma it is left by a `StretchEnds`.
+    put : (int, float), optional
+        A call, and the number that is put into its input in place.
     """
 
-    def __init__(self, model: object, predict: Callable, stop: float | None):
+    def __init__(self, model: object, predict: Callable, stop: float | None, put: tuple[int, float] | None = None):
         super().__init__(model)
+        self._put = put
         self._predict = predict
         self._stop = stop
         self.seen_sigmas: list[float] = []
@@ -175,6 +198,8 @@ class NumberModel(StandIn):
         value = float(sigma.flatten()[0])
         if self._stop is not None and value <= self._stop:
             raise StretchEnds(x)
+        if self._put is not None and self._put[0] == len(self.seen_sigmas):
+            x.fill_(self._put[1])
         number = float(x)
         denoised = torch.full_like(x, float(self._predict(number, value, len(self.seen_sigmas))))
         self.seen_sigmas.append(value)

@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from ...hierdiff_core.sampling.lineage import content
+from ...hierdiff_core.sampling.store import session_store
 from .made_of import CannotTell
-from .plan_rows import keep_rows
+from .plan_rows import KeptRows, keep_rows
 from .prompt_digests import common_conditioning, prompt_digests
 from .run_parts import needs_latents, run_parts, why_not
+from .runs import running
 from .stored_calls import StoredCalls
 
 if TYPE_CHECKING:
     import comfy.samplers
 
-    from ...hierdiff_core.sampling.leaves import Leaves
+    from ...hierdiff_core.plan.plan import Plan
     from ...hierdiff_core.sampling.store import Store
     from .sharing_run import SharingRun
 
 UNKNOWN = "of {name} nobody can tell what it is made of"
+
+
+def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[Plan, Keeping | None]:
+    """The plan of a node's runs with its edits, and what these keep.
+
+    Parameters
+    ----------
+    plan : Plan
+        As it was planned for today's prompts.
+    keep : bool
+        Hang new prompts onto the tree that is there, and keep what is evaluated.
+    edits : str
+        JSON of the node's input.
+    trunk : Store or None
+        Where rows are kept; the session's own when None.
+
+    Returns
+    -------
+    plan : Plan
+        The same object where nothing is kept or edited, and for a prompt that is drawn alone.
+    keeping : Keeping or None
+        None where all is as ever.
+
+    Raises
+    ------
+    ValueError
+        If the edits are none, or cannot be applied.
+    """
+    if plan.one_of is not None or not (keep or edits.strip()):
+        return plan, None
+    store = (session_store() if trunk is None else trunk) if keep else None
+    edited = apply_edits(plan, read_edits(edits), keep, None if store is None else store.leaves)
+    run = running()
+    owner = f"{run.client} {run.workflow} {run.node}"
+    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +85,28 @@ class Keeping:
     told: str = ""
     owner: str = ""
 
+    def told_of(self, run: SharingRun) -> dict[str, Any]:
+        """What the page is told of a run that has ended, by the name of the entry."""
+        progress, plan = run.current.progress, run.plan
+        seconds = progress.pace.per_unit
+        return {
+            "hierdiff_edits": {
+                "edits": self.told,
+                "keys": [f"{key:016x}" for key in plan.prompt_keys or ()],
+                "names": list(plan.prompts or ()),
+                "reused": progress.reused,
+                "rows": progress.reused + progress.rows,
+                "seconds_per_row": None if seconds is None else seconds * float(progress.passes.max()),
+            }
+        }
+
     @property
-    def leaves(self) -> Leaves | None:
+    def rows(self) -> KeptRows | None:
         """The conditioning of prompts that are gone."""
-        return None if self.store is None else self.store.leaves
+        if self.store is None:
+            return None
+        kept = (json.loads(self.told).get("kept") if self.told else None) or {}
+        return KeptRows(self.store.leaves, kept.get("digests") or {})
 
     def begin(
         self,
@@ -94,7 +151,8 @@ class Keeping:
             digests = prompt_digests(conds, list(rows), n, count)
         except CannotTell as error:
             return [*self.notes, f"⚠ nothing is kept of this run: {UNKNOWN.format(name=error)}"]
-        keep_rows(conds, run.plan, self.store.leaves)
+        if self.rows is not None:
+            keep_rows(conds, count, run.plan, self.rows)
         reason = self.store.begin(parts, self.owner)
         fingerprint = content(*(f"{name} {value}" for name, value in sorted(parts.items())))
         run.keep(StoredCalls(run.current, self.store, fingerprint, digests, needs_latents(guider, sampler)))

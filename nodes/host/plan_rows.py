@@ -41,10 +41,14 @@ class PlanRows(NamedTuple):
     rows: list[int] | None
     given: int
 
+    def has_all(self, tensor: Any) -> bool:
+        """Whether a tensor has rows of all prompts of the inputs, of which the plan's are to be taken."""
+        many = torch.is_tensor(tensor) and tensor.ndim > 0 and len(tensor) == self.given > 1
+        return many and self.rows is not None
+
     def of(self, tensor: Any) -> Any:
         """The plan's rows of a tensor that has all of them; anything else as it is."""
-        many = torch.is_tensor(tensor) and tensor.ndim > 0 and len(tensor) == self.given > 1
-        return tensor if self.rows is None or not many else tensor[self.rows]
+        return tensor[self.rows] if self.has_all(tensor) else tensor
 
     def of_conds(self, conds: Conds) -> dict[str, list[dict]]:
         """A guider's conditioning with the plan's rows."""
@@ -83,6 +87,14 @@ def plan_rows(positive: Sequence[dict], plan: Plan) -> PlanRows:
     return as_they_are
 
 
+def latent_of_rows(latent: dict, positive: Sequence, plan: Plan) -> dict:
+    """The host's LATENT with the rows of a plan's prompts, by the texts of a CONDITIONING that has more or others."""
+    found = plan_rows([{**values, "cross_attn": cond} for cond, values in positive], plan)
+    if found.rows is None:
+        return latent
+    return {**latent, **{name: found.of(latent[name]) for name in ("samples", "noise_mask") if name in latent}}
+
+
 def places_of(keys: Sequence[int], among: Sequence[int]) -> list[int] | None:
     """Where keys are among others, equal ones in their order; None unless all are there."""
     places: dict[int, list[int]] = defaultdict(list)
@@ -107,7 +119,18 @@ class LeafRows(NamedTuple):
     notes: list[str]
 
 
-def with_leaves(conds: Conds, given: Conds, found: PlanRows, plan: Plan, leaves: Leaves | None) -> LeafRows:
+class KeptRows(NamedTuple):
+    """The conditioning of prompts of earlier runs.
+
+    leaves : Leaves
+    digests : dict of str to str   of the embedding of each prompt, by its key in 16 hexadecimal digits
+    """
+
+    leaves: Leaves
+    digests: Mapping[str, str]
+
+
+def with_leaves(conds: Conds, given: Conds, found: PlanRows, plan: Plan, kept: KeptRows | None) -> LeafRows:
     """Add the rows of prompts that are gone but belong to a mean.
 
     Parameters
@@ -119,7 +142,7 @@ def with_leaves(conds: Conds, given: Conds, found: PlanRows, plan: Plan, leaves:
     found : PlanRows
         Where the former are in the latter.
     plan : Plan
-    leaves : Leaves or None
+    kept : KeptRows or None
         What earlier runs have kept.
 
     Returns
@@ -129,7 +152,7 @@ def with_leaves(conds: Conds, given: Conds, found: PlanRows, plan: Plan, leaves:
     rows, count = rows_of_leaves(plan), plan.num_prompts
     gone, lost = [], 0
     for leaf in np.flatnonzero(rows < 0).tolist():
-        own = given_row(given, found, plan, leaf) or kept_row(leaves, plan, leaf)
+        own = given_row(given, found, plan, leaf) or kept_row(kept, plan, leaf)
         fitting = None if own is None else fitted(conds, own, count)
         if fitting is None:
             lost += 1
@@ -145,13 +168,11 @@ def with_leaves(conds: Conds, given: Conds, found: PlanRows, plan: Plan, leaves:
     return LeafRows(made, rows, notes)
 
 
-def keep_rows(conds: Conds, plan: Plan, leaves: Leaves) -> None:
-    """Keep the conditioning of a plan's prompts, for when they are gone."""
-    if plan.prompt_keys is None:
-        return
-    for i, key in enumerate(plan.prompt_keys):
-        own = row_values(conds, i, plan.num_prompts)
-        leaves.put(name_of_row(plan, i, key), made_of(own), own)
+def keep_rows(conds: Conds, count: int, plan: Plan, kept: KeptRows) -> None:
+    """Keep the conditioning of a plan's prompts, of `count` rows, for when they are gone."""
+    for i, key in enumerate(plan.prompt_keys or ()):
+        own = row_values(conds, i, count)
+        kept.leaves.put(name_of_row(key, kept.digests), made_of(own), own)
 
 
 def row_values(conds: Conds, i: int, count: int) -> dict[str, list[dict]]:
@@ -175,11 +196,9 @@ def has_rows(name: str, value: Any, count: int, side: str) -> bool:
     return many and name != APPLIES and torch.is_tensor(value) and value.ndim > 0 and len(value) == count
 
 
-def name_of_row(plan: Plan, i: int, key: int, vectors: Any = None) -> int:
-    """What a prompt's conditioning is kept under: another text encoder gives another vector."""
-    vectors = plan.vectors if vectors is None else vectors
-    vector = None if vectors is None or i >= len(vectors) else torch.as_tensor(np.asarray(vectors[i], dtype=np.float32))
-    return hashed(b"conditioning %d " % key + (b"" if vector is None else made_of(vector)))
+def name_of_row(key: int, digests: Mapping[str, str]) -> int:
+    """What a prompt's conditioning is kept under: another text encoder gives its text another embedding."""
+    return hashed(f"conditioning {key} {digests.get(f'{key:016x}', '')}".encode())
 
 
 def given_row(given: Conds, found: PlanRows, plan: Plan, leaf: int) -> dict[str, list[dict]] | None:
@@ -195,23 +214,22 @@ def given_row(given: Conds, found: PlanRows, plan: Plan, leaf: int) -> dict[str,
     return None
 
 
-def kept_row(leaves: Leaves | None, plan: Plan, leaf: int) -> dict[str, list[dict]] | None:
+def kept_row(kept: KeptRows | None, plan: Plan, leaf: int) -> dict[str, list[dict]] | None:
     """The row of a leaf that an earlier run has kept."""
     keys = plan.leaf_keys
-    if leaves is None or keys is None or plan.frozen is None:
+    if kept is None or keys is None:
         return None
-    vectors = getattr(plan.frozen.tree, "vectors", None)
-    digest = leaves.find(name_of_row(plan, leaf, keys[leaf], () if vectors is None else vectors))
-    return None if digest is None else leaves.get(digest)
+    digest = kept.leaves.find(name_of_row(keys[leaf], kept.digests))
+    return None if digest is None else kept.leaves.get(digest)
 
 
 def fitted(conds: Conds, own: dict[str, list[dict]], count: int) -> dict[str, list[dict]] | None:
     """A kept row, if it has what each entry has of its prompts: other nodes may have changed these since."""
     for side, entries in conds.items():
-        kept = own.get(side, [])
-        if len(kept) != len(entries):
+        rows = own.get(side, [])
+        if len(rows) != len(entries):
             return None
-        for entry, row in zip(entries, kept, strict=True):
+        for entry, row in zip(entries, rows, strict=True):
             names = [name for name, value in entry.items() if has_rows(name, value, count, side)]
             lengths = lengths_of(entry)
             if lengths is not None and lengths.total != entry["cross_attn"].shape[1]:

@@ -15,6 +15,7 @@ import torch
 from ...hierdiff_core.sampling.noise import draw_rows, keyed_generator
 from .clusters import CurrentClusters
 from .dry_run import is_hosts, sampler_name
+from .fresh_noise import with_fresh_noise
 from .row_noise import with_row_noise
 from .stretches import in_stretches
 
@@ -124,7 +125,8 @@ class SamplerNoise:
             if self.current.plan.seeds is not None:
                 self.notes.append(OWN_DRAWS.format(name=sampler_name(function)))
             function = with_row_noise(function, self.current)
-        function = in_stretches(function, self.current, self.notes.append)
+        stretched = in_stretches(function, self.current, self.notes.append)
+        function = with_fresh_noise(stretched, function, self.current, self.seed, self.notes.append)
         if sampler.inpaint_options.get("random"):
             function = with_mask_noise(function, self.current.plan.seeds)
         return comfy.samplers.KSAMPLER(function, options, {})

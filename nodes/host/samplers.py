@@ -15,6 +15,7 @@ import torch
 from ...hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from .decoration import Decorations, report_in_running_node
 from .device import results_device
+from .keeping import Keeping
 from .per_prompt import SHARE_IF_EQUAL
 from .sampler_noise import OneNoise
 from .share_steps import Sharing, SharingGuider
@@ -55,9 +56,10 @@ def make_guider(
     tell: Callable[..., object] = report_in_running_node,
     per_prompt: str = SHARE_IF_EQUAL,
     vae: Any = None,
+    keeping: Keeping | None = None,
 ) -> SharingGuider:
     """A GUIDER with shared steps, which takes Shared Noise; for the parameters see `Sharing`."""
-    guider = SharingGuider(model, Sharing(plan, micro_batch, show_tree, tell, True, per_prompt, vae))
+    guider = SharingGuider(model, Sharing(plan, micro_batch, show_tree, tell, True, per_prompt, vae, keeping))
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider

@@ -23,6 +23,7 @@ from .clusters import WHOLE_RUN, part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
 from .encode_set import name_of
+from .fresh_noise import rerolled_noise
 from .guard import RUN_KEY
 from .keeping import Keeping
 from .measured import verdict_on_run
@@ -156,13 +157,14 @@ class Sharing:
         rows = self._rows(noise, latent_image, denoise_mask, guider.model_patcher.load_device)
         plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
         conds = {side: list(entries) for side, entries in guider.conds.items()}  # the host encodes its own
-        leaves = with_leaves(conds, given, found, plans.run, self.keeping and self.keeping.leaves)
+        leaves = with_leaves(conds, given, found, plans.run, self.keeping and self.keeping.rows)
         guider.conds = leaves.conds
         notes += leaves.notes
         takes_first = self.per_prompt != SHARE_IF_EQUAL
         run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, takes_first, leaves.rows)
         run.current.equal_inputs = functools.cache(lambda: equal_inputs(conds, plans.telling, self.plan.num_prompts))
-        noise = run.current.all_rows(rows.noise, "the noise", "use Shared Noise")
+        noise = rerolled_noise(rows.noise, plans.run, seed or 0) if first_step == 0 else rows.noise
+        noise = run.current.all_rows(noise, "the noise", "use Shared Noise")
         if "latent_shapes" in host_options:
             host_options["latent_shapes"] = [rows.latents.shape]
         inputs = noise, rows.latents, run.sampler(sampler), sigmas, rows.mask
@@ -181,6 +183,8 @@ class Sharing:
         measured = [verdict.line] if verdict else []
         report = self._report(run, plans, rows, guider.conds, samples)  # first: its time is that of the sampling
         data, pictures = run.final_pictures(guider.model_patcher.model, samples)
+        if self.keeping is not None:
+            data = {**data, **self.keeping.told_of(run)}
         self.tell("\n".join([report, *measured, *pictures, *notes]), **data)
         return samples
 
@@ -408,10 +412,12 @@ class SharingGuider(comfy.samplers.CFGGuider):
         plan = set_of(self.sharing.plan)
         found = plan_rows(self.original_conds.get("positive", []), plan)
         check_prompts(found.of_conds(self.original_conds).get("positive", []), plan)
-        latent_image = row_of_prompt(found.of(latent_image), self.sharing.plan)
-        latents = rows_for_all(latent_image, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
+        latent_image = row_of_prompt(latent_image, self.sharing.plan)
         self.rows_given = len(latent_image)
+        latents = latent_image
+        if not found.has_all(latents):  # else the run takes the plan's
+            latents = rows_for_all(latents, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
         if len(sigmas):
             return super().sample(noise, latents, sampler, sigmas, *args, **kwargs)
         self.sharing.tell(NO_STEPS)
-        return latents
+        return found.of(latents)

@@ -7,41 +7,30 @@ import types
 
 import pytest
 import torch
-from shared_runs import N, one_negative, positive_of, vectors_of_prompts
+from shared_runs import PROMPTS, N, one_negative, positive_of, vectors_of_prompts
 
 from hierdiff_core import PromptEmbeddings, PromptTree
 
 pytestmark = pytest.mark.host
 K, SEED = 10, 7
-PROMPTS = [f"prompt {i}" for i in range(N)]
 
 
 @pytest.fixture(scope="module")
-def nodes(pack):
+def nodes(pack, following):
     names = {"advisor": "advisor", "advice": "advice", "bench": "host.advisor_bench", "measured": "host.measured"}
     found = {name: importlib.import_module(f"{pack.__name__}.nodes.{place}") for name, place in names.items()}
-    return types.SimpleNamespace(**found, following=importlib.import_module("following_models"))
+    return types.SimpleNamespace(**found, following=following)
 
 
 @pytest.fixture(scope="module")
-def model(nodes):
-    return nodes.following.following_model()
-
-
-@pytest.fixture(scope="module")
-def tree():
-    return PromptTree.of(vectors_of_prompts(), "chord", PROMPTS)
+def model(following):
+    return following.following_model()
 
 
 @pytest.fixture(autouse=True)
-def output(nodes, tmp_path, monkeypatch):
+def output(output_folder, tmp_path):
     """An output folder for each test."""
-    import folder_paths
-
-    place = tmp_path / "hierdiff_advice"
-    place.mkdir()
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "hierdiff_advice", ([str(place)], {".json"}))
+    output_folder(tmp_path)
     return tmp_path
 
 

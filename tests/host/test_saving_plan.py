@@ -5,14 +5,13 @@ import types
 
 import pytest
 import torch
-from shared_runs import N, one_negative, positive_of, vectors_of_prompts
+from shared_runs import PROMPTS, N, one_negative, positive_of, vectors_of_prompts
 
 from hierdiff_core import PromptTree
 from hierdiff_core.measure.marks import allowed_loss
 
 pytestmark = pytest.mark.host
 K = 8
-PROMPTS = [f"prompt {i}" for i in range(N)]
 SETTINGS = {"sampler_name": "euler", "scheduler": "normal", "steps": K, "cfg": 1.5}
 
 
@@ -20,17 +19,12 @@ SETTINGS = {"sampler_name": "euler", "scheduler": "normal", "steps": K, "cfg": 1
 def nodes(pack):
     names = {"advisor": "advisor", "saving": "saving_plan", "set": "set", "expansion": "host.expansion"}
     found = {name: importlib.import_module(f"{pack.__name__}.nodes.{place}") for name, place in names.items()}
-    return types.SimpleNamespace(**found, following=importlib.import_module("following_models"))
+    return types.SimpleNamespace(**found)
 
 
 @pytest.fixture(scope="module")
-def model(nodes):
-    return nodes.following.following_model()
-
-
-@pytest.fixture(scope="module")
-def tree():
-    return PromptTree.of(vectors_of_prompts(), "chord", PROMPTS)
+def model(following):
+    return following.following_model()
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +33,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def output(folder, monkeypatch):
+def output(output_folder, folder):
     """An output folder for this file."""
-    import folder_paths
-
-    place = folder / "hierdiff_advice"
-    place.mkdir(exist_ok=True)
-    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(folder))
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "hierdiff_advice", ([str(place)], {".json"}))
-    return place
+    return output_folder(folder)
 
 
 LATENT = {"samples": torch.zeros(1, 4, 16, 16)}

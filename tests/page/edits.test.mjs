@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { changeOf, countOf, difference, editsText, held, notRerolled, pinned, pinnedOf, readEdits, rerolled, splitMoved, splitOf, withTreeOf } from "../../web/edits.js";
+import { changeOf, countOf, difference, editsText, held, notRerolled, pinned, pinnedOf, plannedAnew, readEdits, rerolled, splitMoved, splitOf, withTreeOf } from "../../web/edits.js";
 import { marksOf, offers, problemOf } from "../../web/edits_menu.js";
 import { EditedTree } from "../../web/edits_tree.js";
 import { Tree } from "../../web/tree.js";
@@ -48,7 +48,7 @@ test("no two rerolls share a number, so that none becomes the picture of another
 
 test("what is pinned takes back what would touch it, and only that", () => {
   const asked = rerolled(rerolled(NONE, [A, B], 2, 10), [C], 3, 10);
-  const fixed = pinned(held(asked, [A, C], 8, 10), [A], true);
+  const fixed = pinned(held(asked, [A, C], 2, 10), [A], true);
   assert.deepEqual(fixed.changes.map(({ do: does, prompts }) => [does, prompts]), [["reroll", [B]], ["reroll", [C]], ["pin", [A]]]);
   assert.deepEqual([...pinnedOf(fixed)], [A]);
   assert.deepEqual(pinned(fixed, [A], false).changes.map(({ do: does }) => does), ["reroll", "reroll"]);
@@ -70,6 +70,11 @@ test("of two that contradict the last word counts", () => {
   assert.deepEqual(held(apart, [A, B, C], 6, 10).changes.map(({ do: does }) => does), ["hold"]);
   assert.deepEqual(held(apart, [A, B, C], 1, 10).changes.map(({ do: does }) => does), ["split", "hold"]);
   assert.deepEqual(splitMoved(held(NONE, [A, B, C], 6, 10), [[A], [B]], 2, 10, 5).changes.map(({ do: does }) => does), ["split"]);
+  const together = held(NONE, [A, B], 6, 10);
+  assert.deepEqual(rerolled(together, [A], 2, 10).changes.map(({ do: does }) => does), ["reroll"]);
+  assert.deepEqual(rerolled(together, [A], 7, 10).changes.map(({ do: does }) => does), ["hold", "reroll"]);
+  assert.deepEqual(rerolled(together, [A, B, C], 2, 10).changes.map(({ do: does }) => does), ["hold", "reroll"]); // all of them
+  assert.deepEqual(held(rerolled(NONE, [A], 2, 10), [A, B], 6, 10).changes.map(({ do: does }) => does), ["hold"]);
 });
 
 test("what is new is told from what has run, and a split in three is one change", () => {
@@ -87,6 +92,14 @@ test("another run's tree comes without its changes", () => {
   const told = JSON.stringify({ version: 1, kept: { plan: 1 }, changes: pinned(NONE, [B], true).changes });
   assert.deepEqual(withTreeOf(asked, told), { ...asked, kept: { plan: 1 } });
   assert.deepEqual(withTreeOf(asked, "broken"), asked);
+});
+
+test("a tree is planned anew around what is pinned", () => {
+  const told = JSON.stringify({ version: 1, kept: { plan: 1 }, changes: [] });
+  assert.equal(plannedAnew({ ...NONE, kept: { plan: 2 } }, told).kept, null);
+  const fixed = pinned(NONE, [A], true);
+  assert.deepEqual(plannedAnew(fixed, told).kept, { plan: 1, anew: true });
+  assert.equal(plannedAnew(fixed, "").kept, null);
 });
 
 // --- branches ---

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ANEW, closureOf, keepersIn, KeptTrees, wrapGraphToPrompt } from "../../web/kept_tree.js";
+import { ANEW, closureOf, digestOf, keepersIn, KeptTrees, wrapGraphToPrompt } from "../../web/kept_tree.js";
 
 const KEPT = { plan: { steps: 10 } };
 const TOLD = JSON.stringify({ version: 1, kept: KEPT, changes: [] });
@@ -91,6 +91,18 @@ test("a tree that is planned anew is not kept, until another run has told one", 
   assert.equal(editsIn(await page.app.graphToPrompt()), "");
   page.node.properties[ANEW] = "an older run";
   assert.notEqual(editsIn(await page.app.graphToPrompt()), "");
+});
+
+test("what a workflow has kept of its last run stands in where the server was started again", async () => {
+  const page = pageOf(outputOf("b"));
+  const digest = digestOf(closureOf(outputOf("a"), 3));
+  assert.match(digest, /^[0-9a-f]{14}$/);
+  assert.notEqual(digest, digestOf(closureOf(outputOf("b"), 3)));
+  page.kept.toldOf = () => ({ edits: TOLD, promptId: "gone", digest });
+  assert.deepEqual(JSON.parse(editsIn(await page.app.graphToPrompt())).kept, KEPT);
+  const same = pageOf(outputOf("a"));
+  same.kept.toldOf = page.kept.toldOf;
+  assert.equal(editsIn(await same.app.graphToPrompt()), "");
 });
 
 test("what is undone leads back to the run that was, whose pictures the host still has", async () => {

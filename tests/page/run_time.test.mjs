@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { Tree } from "../../web/tree.js";
-import { statusOf } from "../../web/tree_widget.js";
+import { statusOf } from "../../web/tree_status.js";
 import { about, inWords, timeText } from "../../web/run_time.js";
 import { loadTexts } from "../../web/texts.js";
 import { BEGIN, FakeImage } from "./a_tree.mjs";

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Tree, Trees } from "../../web/tree.js";
-import { neighbour, statusOf } from "../../web/tree_widget.js";
+import { statusOf } from "../../web/tree_status.js";
+import { neighbour } from "../../web/tree_widget.js";
 import { loadTexts } from "../../web/texts.js";
 import { BEGIN, FakeImage } from "./a_tree.mjs";
 
