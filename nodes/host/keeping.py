@@ -13,11 +13,11 @@ from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from ...hierdiff_core.plan.keeping import remember
 from ...hierdiff_core.sampling.lineage import content
 from ...hierdiff_core.sampling.store import session_store
+from .edited_run import NOT_KEPT, TOLD, owner
 from .made_of import CannotTell
 from .plan_rows import KeptRows, keep_rows
 from .prompt_digests import common_conditioning, prompt_digests
 from .run_parts import needs_latents, run_parts, why_not
-from .runs import running
 from .stored_calls import StoredCalls
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ...hierdiff_core.sampling.store import Store
     from .sharing_run import SharingRun
 
-NOT_KEPT = "⚠ Keep Trunks is connected, but keep is off: nothing was kept or reused"
 UNKNOWN = "of {name} nobody can tell what it is made of"
 
 
@@ -63,9 +62,7 @@ def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[
         return plan, Keeping(notes=() if trunk is None else (NOT_KEPT,), fresh=plan)
     store = (session_store() if trunk is None else trunk) if keep else None
     edited = apply_edits(plan, read_edits(edits), keep, None if store is None else store.leaves)
-    run = running()
-    owner = f"{run.client} {run.workflow} {run.node}"
-    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner, plan)
+    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner(), plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +102,7 @@ class Keeping:
             "rows": progress.reused + progress.rows,
             "seconds_per_row": seconds_per_row(run),
         }
-        return {"hierdiff_edits": [entry]}
+        return {TOLD: [entry]}
 
     @property
     def rows(self) -> KeptRows | None:

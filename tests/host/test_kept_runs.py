@@ -214,6 +214,19 @@ def test_patches_are_told_apart_by_what_they_hold(host, model):
     assert "the patches of the model changed: nothing could be reused" in told.lines
 
 
+def test_a_lora_is_told_by_each_of_its_weights(host):
+    """The host's adapters each hold the names of all weights, a set of thousands."""
+
+    def patches(change):
+        names = {f"weight {i}" for i in range(2000)}
+        tensors = [torch.full((4, 4), float(i)) for i in range(150)]
+        tensors[33][1, 2] += change
+        return {f"layer {i}": [(1.0, SimpleNamespace(loaded_keys=names, weights=(w,)))] for i, w in enumerate(tensors)}
+
+    assert host.made_of.made_of(patches(0.0)) == host.made_of.made_of(patches(0.0))
+    assert host.made_of.made_of(patches(0.0)) != host.made_of.made_of(patches(1e-3))
+
+
 def test_what_cannot_be_known_is_not_kept(host, model):
     def with_wrapper():
         clone = model.clone()
