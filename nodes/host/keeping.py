@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from ...hierdiff_core.sampling.store import Store
     from .sharing_run import SharingRun
 
+MOST_OWNERS = 64
 UNKNOWN = "of {name} nobody can tell what it is made of"
+
+_seconds: OrderedDict[str, float] = OrderedDict()  # that a row took, by owner: for prices alone
 
 
 def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[Plan, Keeping | None]:
@@ -100,7 +104,7 @@ class Keeping:
             "names": list(plan.prompts or ()),
             "reused": progress.reused,
             "rows": progress.reused + progress.rows,
-            "seconds_per_row": seconds_per_row(run),
+            "seconds_per_row": seconds_per_row(run, self.owner),
         }
         return {TOLD: [entry]}
 
@@ -164,7 +168,12 @@ class Keeping:
         return [*self.notes, *([reason] if reason else [])]
 
 
-def seconds_per_row(run: SharingRun) -> float | None:
-    """What a row of a run took; None where nothing is known."""
+def seconds_per_row(run: SharingRun, owner: str) -> float | None:
+    """What a row of a run took, or of the owner's run before where it evaluated none; None where nothing is known."""
     seconds = run.current.progress.pace.per_unit
-    return None if seconds is None else seconds * float(run.current.progress.passes.max())
+    if seconds is not None:
+        _seconds[owner] = seconds * float(run.current.progress.passes.max())
+        _seconds.move_to_end(owner)
+        while len(_seconds) > MOST_OWNERS:
+            _seconds.popitem(last=False)
+    return _seconds.get(owner)

@@ -282,7 +282,7 @@ def test_the_price_of_edits_is_what_they_cost(host, model, monkeypatch):
             rows, reused, seconds = prices[-1](other)
             told = run(host, model, other, store, sampler=sampler, fresh=plan)[1]
             assert (rows, reused) == (told.rows, told.reused)
-            assert seconds is None or seconds >= 0  # a run that evaluated nothing knows of no seconds
+            assert (seconds > 0) == (reused < rows)  # known of the run before where one evaluated nothing
 
 
 # --- The nodes -------------------------------------------------------------------------------------------------------
