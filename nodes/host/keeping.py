@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,11 @@ from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from ...hierdiff_core.plan.keeping import remember
 from ...hierdiff_core.sampling.lineage import content
 from ...hierdiff_core.sampling.store import session_store
+from .edited_run import NOT_KEPT, TOLD, owner
 from .made_of import CannotTell
 from .plan_rows import KeptRows, keep_rows
 from .prompt_digests import common_conditioning, prompt_digests
 from .run_parts import needs_latents, run_parts, why_not
-from .runs import running
 from .stored_calls import StoredCalls
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from ...hierdiff_core.sampling.store import Store
     from .sharing_run import SharingRun
 
-NOT_KEPT = "⚠ Keep Trunks is connected, but keep is off: nothing was kept or reused"
+MOST_OWNERS = 64
 UNKNOWN = "of {name} nobody can tell what it is made of"
+
+_seconds: OrderedDict[str, float] = OrderedDict()  # that a row took, by owner: for prices alone
 
 
 def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[Plan, Keeping | None]:
@@ -63,9 +66,7 @@ def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[
         return plan, Keeping(notes=() if trunk is None else (NOT_KEPT,), fresh=plan)
     store = (session_store() if trunk is None else trunk) if keep else None
     edited = apply_edits(plan, read_edits(edits), keep, None if store is None else store.leaves)
-    run = running()
-    owner = f"{run.client} {run.workflow} {run.node}"
-    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner, plan)
+    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner(), plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +104,9 @@ class Keeping:
             "names": list(plan.prompts or ()),
             "reused": progress.reused,
             "rows": progress.reused + progress.rows,
-            "seconds_per_row": seconds_per_row(run),
+            "seconds_per_row": seconds_per_row(run, self.owner),
         }
-        return {"hierdiff_edits": [entry]}
+        return {TOLD: [entry]}
 
     @property
     def rows(self) -> KeptRows | None:
@@ -167,7 +168,12 @@ class Keeping:
         return [*self.notes, *([reason] if reason else [])]
 
 
-def seconds_per_row(run: SharingRun) -> float | None:
-    """What a row of a run took; None where nothing is known."""
+def seconds_per_row(run: SharingRun, owner: str) -> float | None:
+    """What a row of a run took, or of the owner's run before where it evaluated none; None where nothing is known."""
     seconds = run.current.progress.pace.per_unit
-    return None if seconds is None else seconds * float(run.current.progress.passes.max())
+    if seconds is not None:
+        _seconds[owner] = seconds * float(run.current.progress.passes.max())
+        _seconds.move_to_end(owner)
+        while len(_seconds) > MOST_OWNERS:
+            _seconds.popitem(last=False)
+    return _seconds.get(owner)

@@ -45,7 +45,7 @@ def price_of(run: SharingRun, keeping: Keeping) -> Callable[[str], tuple[int, in
     rows = dict(zip(run.plan.leaf_keys or (), current.leaf_rows.tolist(), strict=True))
     known = PricedRun(
         fresh, stored.store, stored.fingerprint, stored.prompts, current.sigmas, current.first_step, rows,
-        tuple(stored.calls), seconds_per_row(run),
+        tuple(stored.calls), seconds_per_row(run, keeping.owner),
     )  # fmt: skip
     return known.price
 

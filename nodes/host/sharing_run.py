@@ -67,8 +67,7 @@ class ShownTree(Observer):
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
         """Show a step."""
         progress = self.current.progress
-        taken = {"reused": progress.reused} if progress.reused else {}
-        self.live.step(k, x0, progress.rows, progress.standard_rows, **taken)
+        self.live.step(k, x0, progress.rows, progress.standard_rows, reused=progress.reused)
 
     def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
         """Show what came after the last step that was told: some samplers call the model again."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from shared_runs import K, ksampler, modules_of, one_negative, positive_of, sigmas_of, vectors_of_prompts
 
-from hierdiff_core import build_plan, linear_thresholds, ward_linkage
+from hierdiff_core import Budget, Profile, PromptTree, build_plan, linear_thresholds, plan_for, ward_linkage
 from hierdiff_core.plan.algebra import attach, edited, removed, rerolled
 from hierdiff_core.plan.keys import text_key
 from hierdiff_core.plan.rerolls import Reroll
@@ -214,6 +214,19 @@ def test_patches_are_told_apart_by_what_they_hold(host, model):
     assert "the patches of the model changed: nothing could be reused" in told.lines
 
 
+def test_a_lora_is_told_by_each_of_its_weights(host):
+    """The host's adapters each hold the names of all weights, a set of thousands."""
+
+    def patches(change):
+        names = {f"weight {i}" for i in range(2000)}
+        tensors = [torch.full((4, 4), float(i)) for i in range(150)]
+        tensors[33][1, 2] += change
+        return {f"layer {i}": [(1.0, SimpleNamespace(loaded_keys=names, weights=(w,)))] for i, w in enumerate(tensors)}
+
+    assert host.made_of.made_of(patches(0.0)) == host.made_of.made_of(patches(0.0))
+    assert host.made_of.made_of(patches(0.0)) != host.made_of.made_of(patches(1e-3))
+
+
 def test_what_cannot_be_known_is_not_kept(host, model):
     def with_wrapper():
         clone = model.clone()
@@ -269,7 +282,7 @@ def test_the_price_of_edits_is_what_they_cost(host, model, monkeypatch):
             rows, reused, seconds = prices[-1](other)
             told = run(host, model, other, store, sampler=sampler, fresh=plan)[1]
             assert (rows, reused) == (told.rows, told.reused)
-            assert seconds is None or seconds >= 0  # a run that evaluated nothing knows of no seconds
+            assert (seconds > 0) == (reused < rows)  # known of the run before where one evaluated nothing
 
 
 # --- The nodes -------------------------------------------------------------------------------------------------------
@@ -309,3 +322,42 @@ def test_what_is_told_gives_the_run_again(host, model):
     gone = [{**changes[0], "prompts": ["00000000000000ab"]}]
     _, keeping = host.keeping.kept_plan(plan, True, json.dumps({"version": 1, "kept": None, "changes": gone}), store)
     assert any("⚠" in note for note in keeping.notes)
+
+
+def texts_with_plan(texts, vectors):
+    """positive conditioning and plan, as CLIP Embedding, Ward Linkage and Threshold Schedule make them."""
+    tree = PromptTree.of(vectors, "chord", texts)
+    plan = plan_for(tree, Budget("saving", 0.4), Profile(K))
+    return [[positive_of(vectors)[0][0], {"hierdiff_prompts": tuple(texts)}]], plan
+
+
+def test_one_prompt_of_a_set_is_edited_and_back(host, model):
+    """The Hierarchical KSampler by itself, as a page runs it: each run is given what the one before has told."""
+    node, store = host.guider.HierarchicalKSampler.PREPARE_CLASS_CLONE({}), Store(2**24)
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+
+    def drawn(texts, vectors, edits, keep=True):
+        positive, plan = texts_with_plan(texts, vectors)
+        sides = positive, one_negative()
+        settings = {"micro_batch": 0, "keep": keep, "edits": edits, "trunk": store}
+        out = node.execute(model, *sides, latent, plan, 7, 4.0, "dpmpp_2m", "normal", 1.0, **settings)
+        return out.args[0]["samples"], out.args[1], out.ui["hierdiff_edits"][0]
+
+    samples, _, told = drawn(TEXTS, VECTORS, "")
+    assert torch.equal(samples, drawn(TEXTS, VECTORS, "", keep=False)[0])
+    vectors, texts = torch.cat([VECTORS[:2], NEW]), [*TEXTS[:2], "a coach"]
+    other, report, changed = drawn(texts, vectors, told["edits"])
+    assert torch.equal(other[:2], samples[:2])
+    assert not torch.equal(other[2], samples[2])
+    assert 0 < changed["reused"] < changed["rows"]
+    assert f"reused {changed['reused']} of {changed['rows']} rows" in report
+    assert torch.equal(other, drawn(texts, vectors, told["edits"])[0])  # the same inputs, the same pictures
+    back, _, again = drawn(TEXTS, VECTORS, changed["edits"])
+    assert torch.equal(back, samples)
+    assert again["reused"] == again["rows"]
+    named = json.loads(again["edits"])
+    change = {"do": "reroll", "prompts": again["keys"][:1], "step": 4, "of": K, "number": 1}
+    rerolls, _, more = drawn(TEXTS, VECTORS, json.dumps({**named, "changes": [change]}))
+    assert torch.equal(rerolls[1:], samples[1:])
+    assert not torch.equal(rerolls[0], samples[0])
+    assert 0 < more["reused"] < more["rows"]
