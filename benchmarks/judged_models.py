@@ -261,7 +261,7 @@ def host_modules():
 
 def encoded(host, clip, texts):
     """The host's CONDITIONING with a row for each text, and (N, D) vectors, as CLIP Embedding makes them."""
-    tokens, entries = host.clip.encode_each(clip, texts)
+    tokens, entries, _ = host.clip.encode_each(clip, texts)
     lengths = [entry[0].shape[1] for entry in entries]
     conditioning = host.encode_set.merge(entries, texts, host.clip.how_to_lengthen(clip, tokens, lengths))
     return [conditioning], host.prompt_vectors.prompt_vectors(entries, texts, "auto").rows

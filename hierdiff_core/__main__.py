@@ -57,7 +57,16 @@ from .prompts.rows import PromptRows, as_rows, own_seeds, with_texts
 from .prompts.wildcards import Wildcards
 from .sampling.pace import in_words
 from .sampling.progress import Times, times_in_words
-from .set_note import check_same, finished_pictures, images_of, note_path, noted_prompts, read_set, set_note
+from .set_note import (
+    check_grown,
+    check_same,
+    finished_pictures,
+    images_of,
+    note_path,
+    noted_prompts,
+    read_set,
+    set_note,
+)
 from .set_trunk import SetTrunk
 
 
@@ -155,6 +164,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     profile = make_profile(options, sensitivity)
     guidance_course(options)  # refused before anything is loaded
     note = set_note(options, prompts)
+    check_grown(options, note)
     with (
         prepared(options, note, prompts) as there,
         drawn_set(options, note, prompts, there) as drawn,
@@ -162,9 +172,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ):
         drawn.make_room = trunk.make_room
         began = time.monotonic()
-        embeddings = trunk.embeddings(prompts, lambda: embed(prompts, options))
+        if options.grow:
+            trunk.take_over(options.grow, read_set(options.grow / REPORT) or {})
+        embeddings = trunk.embeddings(prompts, lambda prompts: embed(prompts, options))
         decoder = load_decoder(options.decoder, device=options.device)
         plan = make_plan(embeddings, profile, advice, decoder, options)
+        plan = trunk.plan(plan, options.keep, options.grown_from is not None)
         drawing = draw(decoder, embeddings, plan, drawn, options, there, trunk.store)
         draw_figures(drawn, drawing, decoder, plan, prompts)
         report = {**note, **make_report(options, prompts, plan, drawing.files, time.monotonic() - began)}

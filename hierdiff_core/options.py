@@ -25,7 +25,7 @@ from .set_note import note_path, noted_settings, read_set
 
 TRUNK_GB = 4.0
 # Options that a report does not list among its settings
-NO_SETTINGS = ("prompts", "budget_given", "advise", "resume", "keep", "trunk_gb", "prog")
+NO_SETTINGS = ("prompts", "budget_given", "advise", "resume", "grow", "keep", "trunk_gb", "prog", "grown_from")
 ADVISE = "advise"  # the first argument, where what pays is to be measured
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
@@ -42,20 +42,30 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     if note is not None:
         options = parser.parse_args(words[advise:])  # what is not given is as it was
         options.budget_given = note.get("budget_given") is True
-    options.advise, options.prog = advise, parser.prog
+    options.advise, options.prog, options.grown_from = advise, parser.prog, grown_from(options, note)
     fill_defaults(options)
     return options
 
 
 def begun_with(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, Any] | None:
-    """The note of the set that is to be gone on with; its settings become the parser's defaults."""
-    if not options.resume:
-        return None
-    path = note_path(options.out)
-    note = read_set(path)
-    if note is not None:
+    """The note of the set that is to be gone on with, or grown; its settings become the parser's defaults."""
+    path = note_path(options.out) if options.resume else None
+    if options.grow and not (path and path.exists()):
+        path = note_path(options.grow)
+    note = read_set(path) if path else None
+    if path is not None and note is not None:
         parser.set_defaults(**noted_settings(parser, note, path))
     return note
+
+
+def grown_from(options: argparse.Namespace, note: dict[str, Any] | None) -> str | None:
+    """The set that this one grows from, if it does."""
+    if options.grow:
+        found = read_set(note_path(options.grow))
+        if found is None:
+            raise ValueError(f"--grow: there is no set in {options.grow}")
+        return found["set"]
+    return note.get("grown_from") if note and options.resume else None
 
 
 def add_advising(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +196,14 @@ def add_folder_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help=f"keep what was evaluated when the set is finished, in {TRUNK} in the folder",
+        help=f"keep what was evaluated when the set is finished, in {TRUNK} in the folder, for --grow",
+    )
+    parser.add_argument(
+        "--grow",
+        type=Path,
+        metavar="FOLDER",
+        help="of a finished set that was drawn with --keep: new prompts are hung onto its tree, and what was evaluated "
+        "of the others is taken from there; settings need not be given again",
     )
     parser.add_argument(
         "--trunk-gb",

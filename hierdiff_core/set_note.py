@@ -15,6 +15,7 @@ from .files.picture_marks import mark_of, whole_picture
 from .files.set_folder import (
     LARGEST_REPORT,
     REPORT,
+    TRUNK,
     UNFINISHED,
     file_name,
 )
@@ -26,7 +27,19 @@ FORMAT = "hierdiff-set-1"
 FILES = ("prior", "decoder", "sensitivity", "advice")  # what they hold decides, not where they lie
 SPEED = ("order", "micro_batch", "acceleration", "keep", "trunk_gb")  # change no picture
 # Of this call, and what prompts are read from
-CALL = ("prompts", "file", "wildcards", "out", "overwrite", "resume", "advise", "budget_given", "prog")
+CALL = (
+    "prompts",
+    "file",
+    "wildcards",
+    "out",
+    "overwrite",
+    "resume",
+    "grow",
+    "grown_from",
+    "advise",
+    "budget_given",
+    "prog",
+)
 OWN = ("negative", "seed", "caption")
 
 
@@ -59,9 +72,10 @@ def set_note(options: Namespace, prompts: Sequence[str]) -> dict[str, Any]:
     settings["device"] = options.device
     note = {"settings": settings, "files": digests(options), "device": options.device.partition(":")[0]}
     decides = {key: value for key, value in settings.items() if key not in (*FILES, *SPEED, "device")}
-    parts = [decides, note["files"], note["device"], images_of(prompts)]
+    parts = [decides, note["files"], note["device"], images_of(prompts), options.grown_from]
     name = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
-    return {"format": FORMAT, "set": name, **note, "budget_given": options.budget_given}
+    more = {} if options.grown_from is None else {"grown_from": options.grown_from}
+    return {"format": FORMAT, "set": name, **note, "budget_given": options.budget_given, **more}
 
 
 def plain(value: Any) -> Any:
@@ -190,6 +204,29 @@ def prompts_that_differ(noted: Sequence[str], now: Sequence[str]) -> str:
         return f"there were {len(before)} prompts and are {len(after)}"
     i = next(i for i, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
     return f"prompt {i} was {str(before[i])[:80]} and is {str(after[i])[:80]}"
+
+
+def check_grown(options: Namespace, mine: Mapping[str, Any]) -> None:
+    """Refuse to grow a set whose pictures were drawn in another way, or of which nothing is kept, before compute."""
+    if not options.grow or (options.resume and (options.out / UNFINISHED).exists()):
+        return
+    note = read_set(options.grow / REPORT)
+    if note is None:
+        raise ValueError(f"--grow: the set in {options.grow} is not finished; go on with it first, by --resume --keep")
+    if told := differences(note, mine):
+        raise ValueError(
+            f"--grow: {options.grow} was drawn in another way: {'; '.join(told[:5])}. Leave that out, or draw a set of "
+            "its own without --grow"
+        )
+    if not options.trunk_gb:
+        raise ValueError("--grow needs room for what was evaluated; leave --trunk-gb 0 out")
+    if not all(path.exists() for path in trunk_files(options.grow / TRUNK, note["set"]).values()):
+        raise ValueError(f"--grow: nothing is kept in {options.grow}: draw it with --keep")
+
+
+def trunk_files(folder: Path, name: str) -> dict[str, Path]:
+    """Where the embeddings and the tree of a set are kept, and what it has from the set that it grows from."""
+    return {"embeddings": folder / f"{name}.embeddings.safetensors", "tree": folder / f"{name}.tree.json"}
 
 
 def check_same(options: Namespace, note: dict[str, Any] | None, mine: dict[str, Any], prompts: Sequence[str]) -> None:

@@ -95,6 +95,15 @@ PICKED = STAGES | {
     "pick": ("HierDiffPick", ["0, 2-3", 600], {"images": ("decode", 0), "prompts": ("prompts", 0)}, "sample"),
     "sheet": ("HierDiffContactSheet", [0, "off"], {"images": ("pick", 0), "prompts": ("pick", 3)}, "sample"),
 }
+KEPT = STAGES | {
+    "trunk": ("HierDiffTrunk", ["emoji", 2, 1], {}, "sample"),
+    "sampler": (
+        "HierDiffBranchingSampler",
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "none", 0, 1, True, "", 1],
+        {**STAGES["sampler"][2], "trunk": ("trunk", 0)},
+        "sample",
+    ),
+}
 MEASURED = STAGES | {
     "sensitivity": ("HierDiffSensitivityLoader", [BUNDLED], {}, "load"),
     "schedule": (
@@ -381,6 +390,12 @@ EXAMPLES = {
     ),
     "HierDiffUnshared": compared("schedule alone sampler_alone", 400, 420),
     "HierDiffCompare": compared("sampler_alone decode decode_alone compare", 440, 520),
+    "HierDiffTrunk": Example(
+        KEPT,
+        [BEGIN, TREE, {"load_decoder": 102, "schedule": 530, "trunk": 170}, {"sampler": 880}, PICTURES],
+        "trunk sampler decode preview",
+        {2: 360, 3: 420},
+    ),
     "HierDiffPick": Example(
         PICKED,
         [

@@ -29,6 +29,7 @@ export const STAGES = {
     "HierDiffShareSteps",
     "HierDiffUnshared",
     "HierDiffCompare",
+    "HierDiffTrunk",
     "HierDiffPick",
     "HierDiffContactSheet",
     "HierDiffSaveSet",

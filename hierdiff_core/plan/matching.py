@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from ..prompts.rows import own_seeds
 from .branching import crossed
-from .checks import check_drawable
 from .keys import text_key
 from .plan import Plan
 from .steps import linked_steps
@@ -32,10 +31,8 @@ def check_plan_prompts(plan: Plan, prompts: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        It names the first prompt that differs, or whose seed does; or prompts were attached to the plan or removed
-        from it.
+        It names the first prompt that differs, or whose seed does.
     """
-    check_drawable(plan)
     check_plan_seeds(plan, prompts)
     keys = [text_key(prompt) for prompt in prompts]
     known = [text_key(prompt) for prompt in plan.prompts or ()] if plan.prompt_keys is None else list(plan.prompt_keys)
@@ -141,14 +138,13 @@ def refined(plan: Plan, groups: ArrayLike) -> Plan:
     Raises
     ------
     ValueError
-        If there are not as many groups as prompts, or prompts were attached to the plan or removed from it.
+        If there are not as many groups as prompts.
     """
     groups = np.asarray(groups)
     if groups.shape != (plan.num_prompts,):
         raise ValueError(f"groups must have shape ({plan.num_prompts},), one for each prompt; got {groups.shape}")
     if all((groups == groups[step.first][step.labels]).all() for step in plan.steps):
         return plan
-    check_drawable(plan)
     steps = linked_steps(crossed(step.labels, groups) for step in plan.steps)
     first = steps[-1].first[~np.isin(np.arange(steps[-1].num_clusters), steps[-1].labels[plan.distinct])]
     differ = np.union1d(plan.distinct, first)

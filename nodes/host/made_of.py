@@ -23,7 +23,8 @@ SIZE = 16  # bytes of a digest
 DEEPEST = 24  # values in values
 MOST_VALUES = 20_000
 LARGEST = 64 * 2**20  # bytes of a tensor that is read whole; of a larger one a sum and samples
-PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, torch.layout)
+PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, types.EllipsisType, types.NotImplementedType)
+PLAIN_OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
 NAMED = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType)
 
 
@@ -87,7 +88,7 @@ class Reader:
             raise CannotTell(name_of_code(value))
         if isinstance(value, enum.Enum):
             self._say(f"{name_of_code(value)} {value.name}")
-        elif isinstance(value, PLAIN):
+        elif isinstance(value, PLAIN + PLAIN_OF_TORCH):
             self._say(f"{type(value).__name__} {value!r}")
         elif isinstance(value, uuid.UUID):  # made anew for each run
             self._say("uuid")

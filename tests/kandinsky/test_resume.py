@@ -145,7 +145,7 @@ def test_interrupted_then_killed_run_goes_on_and_ends_as_if_nothing_had_happened
     stopped, tmp_path, whole, monkeypatch, capsys
 ):
     folder = tmp_path / "set"
-    go_on = end_by_ctrl_c(stopped(15, of_unet=True), folder)
+    go_on = end_by_ctrl_c(stopped(6, of_unet=True), folder)
     process = stopped(2, *go_on)
     assert resume(folder) == 1
     assert f"another run is drawing into {folder} now" in capsys.readouterr().err
@@ -429,3 +429,72 @@ def test_overwrite_leaves_nothing_of_the_old_set(tmp_path, capsys):
     assert (folder / "0007.png").read_bytes() == b"mine"
     assert "keeps pictures that this command has not drawn: 0007.png" in capsys.readouterr().err
     assert not (folder / TRUNK).exists()
+
+
+# --- growing
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A set with what was evaluated of it."""
+    folder = tmp_path_factory.mktemp("kept") / "set"
+    assert main([*PROMPTS, *SETTINGS, "--out", str(folder), "--keep"]) == 0
+    return folder
+
+
+def test_one_other_prompt_costs_one_branch_and_the_others_stay(kept, tmp_path, capsys, monkeypatch):
+    before, embedded = files(kept), []
+    embed = command_line.embed_prompts
+    monkeypatch.setattr(command_line, "embed_prompts", lambda p, t, **more: embedded.extend(t) or embed(p, t, **more))
+    texts = [image["prompt"] for image in before["report.json"]["images"]]
+    texts[2] = "owl, noto style"
+    folder = tmp_path / "grown"
+    assert main([*texts, "red apple, flat style", "--grow", str(kept), "--out", str(folder), "--keep"]) == 0
+    assert embedded == ["owl, noto style", "red apple, flat style"]
+    report = json.loads((folder / "report.json").read_text())
+    assert report["nfe"] - report["reused"] <= 10
+    assert [image["prompt"] for image in report["images"]] == [*texts, "red apple, flat style"]
+    pixels = {name: Image.open(folder / name).tobytes() for name in pictures(folder)}
+    assert len(pixels) == 7
+    same = [name for name in pictures(kept) if Image.open(kept / name).tobytes() == pixels[name]]
+    assert sorted(same) == ["0000.png", "0001.png", "0003.png", "0004.png", "0005.png"]
+    assert files(kept) == before
+    # back again, on the grown tree: nothing is evaluated
+    monkeypatch.setattr(DecoderStep, "predict", lambda *args: pytest.fail("evaluated again"))
+    again = tmp_path / "again"
+    assert main([*PROMPTS, "--grow", str(folder), "--out", str(again)]) == 0
+    for name in pictures(again):
+        assert Image.open(again / name).tobytes() == Image.open(kept / name).tobytes()
+    assert not (again / TRUNK).exists()
+
+
+def test_interrupted_growth_goes_on_without_the_set_that_it_grows_from(kept, tmp_path, monkeypatch):
+    texts = [image["prompt"] for image in files(kept)["report.json"]["images"]] + ["owl, noto style"]
+    whole, old, folder = tmp_path / "whole", shutil.copytree(kept, tmp_path / "old"), tmp_path / "set"
+    deep = ["--order", "depth first"]
+    assert main([*texts, *deep, "--grow", str(old), "--out", str(whole)]) == 0
+    with monkeypatch.context() as patch:
+        stop_decoding(patch, 2, KeyboardInterrupt)
+        assert main([*texts, *deep, "--grow", str(old), "--out", str(folder)]) == 130
+    shutil.rmtree(old)
+    assert resume(folder) == 0
+    assert files(folder) == files(whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "6"], "was drawn in another way: --steps was 5 and is 6"),
+        (["--trunk-gb", "0"], "--grow needs room for what was evaluated"),
+        (["--grow", "{none}"], "--grow: there is no set in"),
+        (["--grow", "{plain}"], "--grow: nothing is kept in"),
+    ],
+)
+def test_what_cannot_grow_is_refused(kept, tmp_path, capsys, monkeypatch, arguments, said):
+    plain = shutil.copytree(kept, tmp_path / "plain")
+    shutil.rmtree(plain / TRUNK)
+    forbid_models(monkeypatch)
+    given = [argument.format(none=tmp_path / "none", plain=plain) for argument in arguments]
+    assert main(["a cat", "--grow", str(kept), "--out", str(tmp_path / "set"), *given]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
