@@ -9,10 +9,21 @@ const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g; // of JSON
 const LARGE = /^-?\d{16,}$/;
 const MARK = "\\u0001#"; // as JSON has it
 const MARKED = /"\\u0001#(-?\d+)"/g;
+const MOST_REMEMBERED = 8;
 const EMPTY = { version: VERSION, kept: null, changes: [] };
+
+const remembered = new Map(); // texts -> edits, which nobody changes in their place
 
 /** {version, kept, changes} of a text; null for one that is none of ours, which nobody here may change. */
 export function readEdits(text) {
+  if (!remembered.has(text)) {
+    if (remembered.size >= MOST_REMEMBERED) remembered.delete(remembered.keys().next().value);
+    remembered.set(text, readAnew(text));
+  }
+  return remembered.get(text);
+}
+
+function readAnew(text) {
   if (typeof text !== "string" || text.length > LONGEST) return null;
   if (!text.trim()) return { ...EMPTY };
   let read;
