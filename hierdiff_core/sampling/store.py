@@ -84,10 +84,7 @@ class Store:
     """
 
     def __init__(self, budget: int, folder: TrunkFolder | None = None):
-        self._budget, self.folder = int(budget), folder
-        self.leaves = Leaves(folder=folder)
-        if folder is not None:
-            folder.tell = self.note
+        self._budget, self.leaves = int(budget), Leaves()
         self.notes: list[str] = []
         self._branches: OrderedDict[bytes, _Branch] = OrderedDict()  # the latest used last
         self._of_row: dict[bytes, bytes] = {}
@@ -98,6 +95,19 @@ class Store:
         self._last: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._lock = threading.RLock()
         self._noting = threading.Lock()  # one of its own: the folder's thread has things to say too
+        self.folder = folder
+
+    @property
+    def folder(self) -> TrunkFolder | None:
+        """Keeps the rows and leaves on disk too; may be set at any time."""
+        return self._folder
+
+    @folder.setter
+    def folder(self, folder: TrunkFolder | None) -> None:
+        with self._lock:
+            self._folder = self.leaves.folder = folder
+            if folder is not None:
+                folder.tell = self.note
 
     @property
     def budget(self) -> int:

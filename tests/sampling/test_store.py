@@ -227,6 +227,26 @@ def test_rows_and_leaves_are_there_tomorrow(tmp_path):
     assert again.notes == []
 
 
+def test_a_folder_may_be_given_later_and_taken_away(tmp_path):
+    store = filled(Store(MANY), [0])
+    store.folder = TrunkFolder(tmp_path / "trunk", 100)
+    filled(store, [1])
+    store.leaves.put(7, b"pair", torch.zeros(2, 5))
+    store.flush()
+    assert store.notes[0].startswith("nothing more of this run is kept in the folder trunk (its ")
+    store.folder.budget = MANY
+    store.begin(PARTS, "node")
+    filled(store, [2])
+    store.leaves.put(8, b"other", torch.zeros(2, 5))
+    store.flush()
+    store.folder = None
+    filled(store, [3]).flush()
+    again = on_disk(tmp_path)
+    assert kept(again, range(4)) == [2]
+    assert again.leaves.get(b"other") is not None
+    assert kept(store, range(4)) == [0, 1, 2, 3]
+
+
 def test_a_row_is_written_once(tmp_path):
     store = on_disk(tmp_path)
     filled(store, range(3)).flush()
