@@ -358,7 +358,15 @@ EXAMPLES = {
     ),
     "HierDiffVariants": Example(
         VARIED,
-        [{"prompts": 350, "load_prior": 82}, {"variants": 430}, {"embed": 350}, TREE, LATENTS, PICTURES],
+        [
+            {"prompts": 350, "load_prior": 82},
+            {"variants": 430},
+            {"embed": 350},
+            {"linkage": 380},
+            {"schedule": 570},
+            LATENTS,
+            PICTURES,
+        ],
         "prompts variants embed",
         {0: 380, 1: 390, 2: 390},
     ),

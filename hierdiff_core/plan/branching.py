@@ -43,7 +43,7 @@ def founders_of(plan: Plan, k: int) -> list[np.ndarray]:
     if plan.frozen is None:
         return [np.intersect1d(rows, plan.distinct, assume_unique=True) for rows in plan.steps[k].members]
     equal = cut(plan.frozen.tree.Z, 0.0)
-    return [own[np.unique(equal[own], return_index=True)[1]] if len(own) > 1 else own for own in oldest(plan, k)]
+    return [own[np.sort(np.unique(equal[own], return_index=True)[1])] for own in oldest(plan, k)]
 
 
 def oldest(plan: Plan, k: int) -> list[np.ndarray]:

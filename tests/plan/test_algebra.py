@@ -20,10 +20,11 @@ from hierdiff_core import (
     ward_linkage,
     write_plan,
 )
-from hierdiff_core.plan.algebra import alone, attach, edited, join, removed
+from hierdiff_core.plan.algebra import alone, attach, edited, join, removed, rerolled
 from hierdiff_core.plan.frozen import FrozenTree, restricted, with_leaf
 from hierdiff_core.plan.linkage import check_linkage, cut
 from hierdiff_core.plan.matching import separated
+from hierdiff_core.plan.rerolls import Reroll
 from hierdiff_core.sampling.loop import denoise_plan
 from hierdiff_core.sampling.state import State
 
@@ -380,7 +381,10 @@ def test_new_embeddings_may_be_of_any_precision_and_hold_a_graph(to):
         (lambda: alone(2, 4, [1]), "prompt_keys must be one for each of 2 prompts; got 1"),
         (lambda: join([]), "plans to join must be at least one and of equal numbers of steps"),
         (lambda: join([alone(2, 3), alone(2, 4)]), r"of equal numbers of steps; got \[3, 4\]"),
-        (lambda: join([removed(plan_of_three(prompt_keys=[1, 2, 3]), 0)]), "cannot be joined; plan its prompts anew"),
+        (
+            lambda: join([removed(plan_of_three(prompt_keys=[1, 2, 3]), 0), alone(2, len(plan_of_three().steps))]),
+            "a plan without Z cannot be changed",
+        ),
     ],
 )
 def test_what_cannot_be_changed_is_refused(change, message):
@@ -476,3 +480,34 @@ def test_plan_alone_shares_nothing(count, num_steps):
         np.testing.assert_array_equal(step.parents, np.arange(count) if k else np.zeros(count))
     embeddings = torch.from_numpy(np.random.default_rng(0).normal(size=(2, count, 3))).float()
     assert torch.equal(drawn(plan, embeddings), drawn(cuts, embeddings))
+
+
+@given(sets(3), st.data())
+def test_plans_with_a_history_are_joined_with_it(found, data):
+    prompts, plan, more = found
+    grown = prompts.attached(plan, more) if more else plan
+    grown = removed(grown, data.draw(st.integers(0, grown.num_prompts - 1))) if grown.num_prompts > 1 else grown
+    grown = rerolled(grown, [Reroll(0, data.draw(st.integers(0, grown.num_steps - 1)), 1)])
+    both = join([grown, plan])
+    for k in range(plan.num_steps):
+        assert courses(both, k) == courses(grown, k) + courses(plan, k)
+        assert both.steps[k].num_clusters == grown.steps[k].num_clusters + plan.steps[k].num_clusters
+
+
+def courses(plan, k):
+    """Of each prompt, its cluster at a step: key, salt, and keys of the founders."""
+    names = [
+        (key, salt, tuple(plan.leaf_keys[i] for i in own))
+        for key, salt, own in zip(plan.branch_keys(k), plan.salts(k), plan.founders(k), strict=True)
+    ]
+    return [names[c] for c in plan.steps[k].labels]
+
+
+@given(sets(3), st.integers(1, 12), st.data())
+def test_rerolls_of_another_number_of_steps_begin_at_the_same_share(found, num_steps, data):
+    _, plan, _ = found
+    step = data.draw(st.integers(0, plan.num_steps - 1))
+    again = rerolled(plan, [Reroll(0, step, 1)]).resampled(num_steps)
+    begin = [k for k in range(num_steps) if again.fresh(k)[again.steps[k].labels[0]]]
+    assert len(begin) == 1
+    assert abs(begin[0] / num_steps - step / plan.num_steps) <= 1 / min(num_steps, plan.num_steps)

@@ -127,7 +127,7 @@ def changes_of(draw, some):
 # --- sequences
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), shapes, st.sampled_from(["chord", "cosine"]), words, st.data())
 def test_any_sequence_of_edits_ends_where_its_last_state_ends(seed, shape, metric, prompts, data):
     studio = Studio(seed, shape, metric)
@@ -166,7 +166,7 @@ def test_any_sequence_of_edits_ends_where_its_last_state_ends(seed, shape, metri
     assert courses(copied.plan) == courses(again.plan)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), shapes, words, st.data())
 def test_changes_made_one_by_one_end_where_all_at_once_end(seed, shape, prompts, data):
     steps = [data.draw(changes_of(prompts)) for _ in range(3)]
@@ -181,7 +181,7 @@ def test_changes_made_one_by_one_end_where_all_at_once_end(seed, shape, prompts,
     assert_same_plan(at_once.run(prompts, *steps).plan, last.plan)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**32 - 1), words, st.data())
 def test_prompts_that_came_one_by_one_are_where_all_at_once_are(seed, prompts, data):
     begin = data.draw(st.integers(1, len(prompts) - 1))
@@ -192,7 +192,7 @@ def test_prompts_that_came_one_by_one_are_where_all_at_once_are(seed, prompts, d
     assert_same_plan(at_once.run(prompts).plan, last.plan)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), shapes, words, st.data())
 def test_branches_that_an_edit_does_not_touch_stay_what_they_were(seed, shape, prompts, data):
     studio = Studio(seed, shape)
@@ -456,7 +456,7 @@ def test_edits_that_are_too_long_are_not_read():
         read_edits("x" * (1 << 25))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_any_json_gives_edits_or_a_sentence(data):
     leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

@@ -53,7 +53,9 @@ def test_what_there_is_not_is_refused(plan):
     for i in (3, -1, 0.5):
         with pytest.raises(ValueError, match="prompt"):
             one_unshared(plan, i)
-    with pytest.raises(ValueError, match="attached or removed"):
-        one_unshared(attach(plan, ROWS, [[0.96, 0.28]], [5], ["a kitten"]), 0)
-    with pytest.raises(ValueError, match="attached or removed"):
-        one_unshared(removed(plan, 0), 0)
+
+
+def test_of_a_plan_that_was_changed_too(plan):
+    grown = attach(plan, ROWS, [[0.96, 0.28]], [5], ["a kitten"])
+    assert one_unshared(grown, 3).branch_keys(0) == [5]
+    assert one_unshared(removed(grown, 0), 2).prompts == ("a kitten",)

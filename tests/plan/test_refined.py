@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import is_isomorphic
 
-from hierdiff_core import build_plan, linear_thresholds, ward_linkage
+from hierdiff_core import Budget, Profile, PromptTree, build_plan, linear_thresholds, plan_for, ward_linkage
+from hierdiff_core.plan import algebra
 from hierdiff_core.plan.matching import refined
+from hierdiff_core.plan.plan_file import plan_json, plan_of_json
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -99,3 +101,16 @@ def test_groups_must_be_one_for_each_prompt():
     plan = plan_of(np.eye(3), [1, 2, 3])
     with pytest.raises(ValueError, match=r"groups must have shape \(3,\), one for each prompt; got \(2,\)"):
         refined(plan, [0, 1])
+
+
+def test_of_a_plan_with_a_history_each_group_keeps_its_own():
+    rows = np.array([[1, 0], [0.8, 0.6], [0, 1], [0.96, 0.28]])
+    tree = PromptTree.of(rows, "chord", ["a cat", "a lynx", "a bus", "a kitten"])
+    plan = plan_for(tree, Budget("saving", 0.6), Profile(10))
+    smaller = algebra.removed(plan, 0)
+    apart = refined(smaller, [0, 1, 1])
+    for k, step in enumerate(apart.steps):
+        assert step.labels[0] not in step.labels[1:]
+        assert all(len(own) for own in apart.founders(k))
+        assert (step.labels[1] == step.labels[2]) == (smaller.steps[k].labels[1] == smaller.steps[k].labels[2])
+    assert plan_of_json(plan_json(apart)).branch_keys(0) == apart.branch_keys(0)

@@ -147,8 +147,23 @@ def test_plans_that_mix_seeds_or_seeds_that_are_none_are_refused():
     with pytest.raises(ValueError, match="seeds must be a whole number; got '7'"):
         tree_of((None, "7"))
     plan = plan_for(tree, Budget("saving", 0.4), Profile(8))
-    with pytest.raises(ValueError, match="a plan whose prompts have seeds of their own cannot be changed"):
-        attach(plan, vectors(), vectors(1), [1], ["x"])
+    with pytest.raises(ValueError, match="seeds must be a whole number; got 'x'"):
+        attach(plan, vectors(), vectors(1), [1], ["x"], seeds=["x"])
     data = plan_json(plan).replace(b"[null, 7,", b"[5, 7,")
     with pytest.raises(ValueError, match="Z must join a tree"):
         plan_of_json(data)
+
+
+def test_prompts_hang_in_the_tree_of_their_seed_and_a_new_seed_begins_one():
+    plan = plan_for(tree_of(), Budget("saving", 0.4), Profile(8))
+    grown = attach(plan, vectors(), 0.9 * vectors(3) + 0.1, [1, 2, 3], ["x", "y", "z"], seeds=[7, None, 99])
+    assert grown.seeds == (*SEEDS, 7, None, 99)
+    for k, step in enumerate(grown.steps):
+        assert all(len({grown.seeds[i] for i in rows}) == 1 for rows in step.members)
+        before = plan.steps[k]
+        for i in range(plan.num_prompts):
+            ours, theirs = grown.steps[k].labels[i], before.labels[i]
+            assert grown.branch_keys(k)[ours] == plan.branch_keys(k)[theirs]
+            assert np.array_equal(grown.founders(k)[ours], plan.founders(k)[theirs])
+    again = plan_of_json(plan_json(grown))
+    assert [own.labels.tolist() for own in again.steps] == [own.labels.tolist() for own in grown.steps]
