@@ -104,6 +104,10 @@ KEPT = STAGES | {
         "sample",
     ),
 }
+VARIED = STAGES | {
+    "variants": ("HierDiffVariants", ["0, 4", 2, 0.6], {"prompts": ("prompts", 0)}, "prompts"),
+    "embed": (*STAGES["embed"][:2], {**STAGES["embed"][2], "prompts": ("variants", 0)}, *STAGES["embed"][3:]),
+}
 MEASURED = STAGES | {
     "sensitivity": ("HierDiffSensitivityLoader", [BUNDLED], {}, "load"),
     "schedule": (
@@ -351,6 +355,12 @@ EXAMPLES = {
         [{"prompts": 460, "load_prior": 82}, {"embed": 350}, {"linkage": 380}, {"schedule": 590}, LATENTS, PICTURES],
         "prompts embed",
         {0: 620, 1: 390},
+    ),
+    "HierDiffVariants": Example(
+        VARIED,
+        [{"prompts": 350, "load_prior": 82}, {"variants": 430}, {"embed": 350}, TREE, LATENTS, PICTURES],
+        "prompts variants embed",
+        {0: 380, 1: 390, 2: 390},
     ),
     "HierDiffPriorLoader": Example(
         STAGES,

@@ -2,7 +2,13 @@
 // them here); workflows keep their own.
 
 export const STAGES = {
-  prompts: ["HierDiffPromptSet", "HierDiffPromptTable", "HierDiffPriorEmbedding", "HierDiffClipEmbedding"],
+  prompts: [
+    "HierDiffPromptSet",
+    "HierDiffPromptTable",
+    "HierDiffVariants",
+    "HierDiffPriorEmbedding",
+    "HierDiffClipEmbedding",
+  ],
   load: [
     "HierDiffPriorLoader",
     "HierDiffDecoderLoader",

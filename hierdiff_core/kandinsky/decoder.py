@@ -24,7 +24,7 @@ from ..sampling.observer import Observer, with_callbacks
 from ..sampling.pooling import cluster_means, rescaled_means
 from .acceleration import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 from .decoder_step import DecoderStep
-from .guidance import WHOLE_RUN, check_guidance, strengths
+from .guidance import WHOLE_RUN, check_guidance, course_of, strengths
 from .plan_embeddings import embeddings_for, own_embeddings
 from .reuse import begun, keys_of_run, run_parts
 from .schedulers import make_scheduler
@@ -177,8 +177,8 @@ def sample(
     factors = strengths(plan, guidance, guidance_interval, made)
     stored = None
     if store is not None:
-        way = (guidance, guidance_interval)
-        parts = run_parts(decoder, made, scheduler, width, height, latents, rescale_means, seed, way)
+        way = (guidance, course_of(plan, guidance_interval))
+        parts = run_parts(decoder, made, scheduler, width, height, latents, rescale_means, seed, way, found)
         rows = keys_of_run(plan, found, branch_noise, seed, factors, made, parts)
         stored = begun(store, rows, found, parts, owner, stop, observer)
     elif found.notes:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..sampling.noise import BranchNoise, keyed_noise
 from .decoder import steps_until
-from .guidance import WHOLE_RUN, strengths
+from .guidance import WHOLE_RUN, course_of, strengths
 from .plan_embeddings import embeddings_for
 from .reuse import keys_of_run, run_parts
 from .schedulers import make_scheduler
@@ -82,8 +82,8 @@ def missing_rows(
     found = embeddings_for(plan, embeddings, leaves, store.leaves)
     made = make_scheduler(scheduler, decoder.scheduler.config, plan.num_steps)
     noise = BranchNoise(keyed_noise(seed), plan, found.own.keys)
-    way = (guidance, guidance_interval)
-    parts = run_parts(decoder, made, scheduler, width, height, latents, rescale_means, seed, way)
+    way = (guidance, course_of(plan, guidance_interval))
+    parts = run_parts(decoder, made, scheduler, width, height, latents, rescale_means, seed, way, found)
     factors = strengths(plan, guidance, guidance_interval, made)
     counts = keys_of_run(plan, found, noise, seed, factors, made, parts).missing(store)
     counts[steps_until(stop_after, plan.num_steps) :] = 0

@@ -333,7 +333,7 @@ def plan_for(tree: PromptTree, budget: Budget, profile: Profile) -> Plan:
         tree.seeds,
     )
     plan = replace(plan, metric=tree.metric, made_by=asked(tree, budget, profile), vectors=tree.vectors)
-    from .algebra import with_variants  # which is made of plans
+    from .algebra import with_variants
 
     return with_variants(plan, tree.variants or ())
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -76,6 +77,9 @@ def planned(embeddings, saving=0.4, steps=STEPS):
 NAMES = ["cat", "cow", "cub", "dog", "doe", "emu"]
 EMBEDDINGS = embeddings_of(NAMES)
 PLAN = planned(EMBEDDINGS)
+
+
+OTHER = PromptEmbeddings(-EMBEDDINGS.positive, EMBEDDINGS.negative, NAMES)  # of another prior
 
 
 def draw(plan=PLAN, embeddings=EMBEDDINGS, decoder=None, **options):
@@ -313,6 +317,7 @@ def test_a_reroll_of_the_last_step_is_of_no_use_to_samplers_that_draw():
         ({"decoder": toy_decoder(0.9)}, "the model"),
         ({"plan": planned(EMBEDDINGS, steps=6)}, "the steps"),
         ({"seed": 1, "height": 128}, "the size and the seed"),
+        ({"embeddings": OTHER}, "the prompts"),
     ],
 )
 def test_other_settings_reuse_nothing_and_say_why(change, told):
@@ -349,8 +354,6 @@ def test_prompts_with_seeds_of_their_own_are_reused_when_the_others_change():
 
 
 def test_guidance_of_the_plan_counts():
-    from dataclasses import replace
-
     store = Store(MANY)
     plan = replace(PLAN, guidance=GuidanceCourse(boost=1.5, boost_steps=2))
     expected, _ = draw(plan)
