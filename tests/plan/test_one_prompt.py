@@ -53,7 +53,11 @@ def test_what_there_is_not_is_refused(plan):
     for i in (3, -1, 0.5):
         with pytest.raises(ValueError, match="prompt"):
             one_unshared(plan, i)
-    with pytest.raises(ValueError, match="attached or removed"):
-        one_unshared(attach(plan, ROWS, [[0.96, 0.28]], [5], ["a kitten"]), 0)
-    with pytest.raises(ValueError, match="attached or removed"):
-        one_unshared(removed(plan, 0), 0)
+
+
+def test_prompts_that_joined_or_stayed_are_drawn_alone_too(plan):
+    grown = attach(plan, ROWS, [[0.96, 0.28]], [5], ["a kitten"])
+    joined = one_unshared(grown, 3)
+    assert (joined.prompts, joined.prompt_keys, joined.frozen) == (("a kitten",), (5,), None)
+    stayed, before = one_unshared(removed(plan, 0), 0), one_unshared(plan, 1)
+    assert (stayed.prompts, stayed.prompt_keys, stayed.nfe) == (before.prompts, before.prompt_keys, before.nfe)
