@@ -145,7 +145,7 @@ class Keeping:
         Returns
         -------
         lines : list of str
-            For the report: what became of the plan, and why nothing can be reused where that is so.
+            For the report: what became of the plan, and why nothing is kept where that is so.
         """
         if self.store is None:
             return [*self.notes]
@@ -162,10 +162,12 @@ class Keeping:
         if self.rows is not None:
             remember(self.fresh or run.plan, self.store.leaves)
             keep_rows(conds, count, run.plan, self.rows)
-        reason = self.store.begin(parts, self.owner)
         fingerprint = content(*(f"{name} {value}" for name, value in sorted(parts.items())))
-        run.keep(StoredCalls(run.current, self.store, fingerprint, digests, needs_latents(guider, sampler)))
-        return [*self.notes, *([reason] if reason else [])]
+        stored = StoredCalls(run.current, self.store, fingerprint, digests, needs_latents(guider, sampler))
+        prompts = content(*sorted(digests.texts)).hex()  # some may be what they were: told where none is
+        stored.why = self.store.begin({**parts, "prompts": prompts}, self.owner)
+        run.keep(stored)
+        return [*self.notes]
 
 
 def seconds_per_row(run: SharingRun, owner: str) -> float | None:

@@ -24,14 +24,15 @@ from .attachments import (
     controls_of,
     inner_code,
     is_ours,
-    module_of,
     names_of,
     objects_of,
     patches_of,
     wrappers_of,
 )
+from .dry_run import is_hosts
 from .fingerprint import COSTS_ONLY, SCHEDULE, own_weights, schedule_of, values_of
 from .made_of import CannotTell, made_of
+from .run_guidance import DUAL, kind_of
 from .step_caches import OURS, host_cache, name_of_code
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from ...hierdiff_core.plan.plan import Plan
 
-HOSTS = "comfy.", "comfy_extras."
 AROUND = "outer_sample", "sampler_sample"  # wrappers that see a run's noise and latents before the sampler does
 OF_RUN = ("model_patcher", "model_options", "original_conds", "conds", "inner_model", "loaded_models")
 OF_SHARING = ("sharing", "rows_given", "cfg")
@@ -199,12 +199,16 @@ def heeds_rows(one: Attached) -> bool:
 
 
 def needs_latents(guider: comfy.samplers.CFGGuider, sampler: comfy.samplers.KSAMPLER) -> bool:
-    """Whether code that nobody knows takes part between two calls: rows are then known by their latents as well."""
+    """Whether latents depend on more than their branch: rows are then known by their latents as well.
+
+    Functions around the guidance may measure over all rows at once, as PerpNegGuider and Mahiro of the host do, or
+    remember something; samplers of other packs may do anything, and so may those that draw for all rows at once.
+    """
     options, around = sampler.extra_options, [*cfg_functions_of(guider.model_options)]
     around += wrappers_of(guider.model_options, AROUND)
-    theirs = [sampler.sampler_function, type(guider), *(one.code for one in around)]
-    draws = "noise_sampler" in options or options.get("s_churn", 0) > 0
-    return draws or any(not module_of(code).startswith(HOSTS) and not is_ours(code) for code in theirs)
+    if kind_of(guider) not in ("", DUAL) or any(not is_ours(one.code) for one in around):
+        return True
+    return "noise_sampler" in options or options.get("s_churn", 0) > 0 or not is_hosts(sampler.sampler_function)
 
 
 __all__ = ["CannotTell", "needs_latents", "run_parts", "weights_sum", "why_not"]

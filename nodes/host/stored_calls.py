@@ -78,6 +78,8 @@ class StoredCalls:
     ----------
     reason : str
         Why nothing is kept any more; "" while rows are.
+    why : str
+        What has changed since the owner's last run, for a report where nothing could be reused.
     guided : callable or None
         Gives (C,) numbers, the strength of guidance of the current clusters.
     calls : list of Call
@@ -95,7 +97,7 @@ class StoredCalls:
         self.current, self.store, self.prompts, self.by_latents = current, store, prompts, by_latents
         self.fingerprint = fingerprint
         self.calls: list[Call] = []
-        self.reason = ""
+        self.reason = self.why = ""
         self.guided: Any = None
         self._place = 0  # of an evaluation in a sampler's call
         self._call = 0
@@ -203,6 +205,6 @@ class StoredCalls:
         """What was taken from the store, in lines."""
         if self.reason:
             return [f"⚠ nothing was kept of this run: {self.reason}"]
-        lines = [f"reused {reused} of {reused + evaluated} rows"] if reused else []
+        lines = [f"reused {reused} of {reused + evaluated} rows"] if reused else [self.why] if self.why else []
         held = f"the store holds {in_bytes(self.store.held)} in {self.store.rows} rows"
         return [*lines, held, *(f"⚠ {note}" for note in self.store.notes)]

@@ -214,6 +214,25 @@ def test_patches_are_told_apart_by_what_they_hold(host, model):
     assert "the patches of the model changed: nothing could be reused" in told.lines
 
 
+def test_guidance_that_measures_over_all_rows_never_takes_rows_of_another_set(host, model):
+    """The latents of a branch then depend on the others: rows are known by them too."""
+
+    def mixing():
+        clone = model.clone()
+        clone.set_model_sampler_post_cfg_function(
+            lambda args: args["denoised"] * (1 + 0.01 * args["denoised"].mean().sin())
+        )
+        return clone
+
+    plan = plan_of()
+    grown, vectors = attach(plan, VECTORS, 3 * NEW, [NEW_KEY], metric="chord"), torch.cat([VECTORS, 3 * NEW])
+    store, samples, first = store_of(host, mixing(), plan)
+    assert torch.equal(run(host, mixing(), plan, store)[0], samples)
+    more, told = run(host, mixing(), grown, store, vectors)
+    assert told.reused < first.rows
+    assert torch.equal(more, run(host, mixing(), grown, None, vectors)[0])
+
+
 def test_a_lora_is_told_by_each_of_its_weights(host):
     """The host's adapters each hold the names of all weights, a set of thousands."""
 

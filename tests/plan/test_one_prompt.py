@@ -55,7 +55,9 @@ def test_what_there_is_not_is_refused(plan):
             one_unshared(plan, i)
 
 
-def test_of_a_plan_that_was_changed_too(plan):
+def test_prompts_that_joined_or_stayed_are_drawn_alone_too(plan):
     grown = attach(plan, ROWS, [[0.96, 0.28]], [5], ["a kitten"])
-    assert one_unshared(grown, 3).branch_keys(0) == [5]
-    assert one_unshared(removed(grown, 0), 2).prompts == ("a kitten",)
+    joined = one_unshared(grown, 3)
+    assert (joined.prompts, joined.prompt_keys, joined.frozen) == (("a kitten",), (5,), None)
+    stayed, before = one_unshared(removed(plan, 0), 0), one_unshared(plan, 1)
+    assert (stayed.prompts, stayed.prompt_keys, stayed.nfe) == (before.prompts, before.prompt_keys, before.nfe)
