@@ -294,8 +294,11 @@ results.listeners.add((result) => {
 });
 
 picks.listeners.add((question) => {
-  const node = nodeHere(question);
-  if (node) choosing.get(node)?.refresh();
+  const panel = choosing.get(nodeHere(question));
+  panel?.refresh();
+  if (panel?.question !== question || panel.inSight) return;
+  const detail = text("pick.asks", { count: question.pictures.length });
+  app.extensionManager?.toast?.add?.({ severity: "info", summary: text("pick.title"), detail, life: 10000 });
 });
 
 trees.listeners.add((tree) => {

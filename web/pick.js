@@ -47,6 +47,12 @@ export class PickPanel {
     this.sizes.disconnect();
   }
 
+  /** Whether any of it can be seen: nodes beside the window are not. */
+  get inSight() {
+    const { width, height, left, top, right, bottom } = this.root.getBoundingClientRect();
+    return width > 0 && height > 0 && right > 0 && bottom > 0 && left < innerWidth && top < innerHeight;
+  }
+
   button(parent, name, work) {
     const made = element("button", "", parent);
     made.type = "button";
