@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .plan.tree import PromptTree
     from .sampling.observer import Observer
     from .sampling.store import Store
+    from .sampling.trunk_files import TrunkFolder
 
 __version__ = "0.1.0"  # as in pyproject.toml, which ComfyUI's registry reads
 
@@ -39,6 +40,7 @@ _MODULES = {
     "Sensitivity": "plan.sensitivity",
     "Step": "plan.steps",
     "Store": "sampling.store",
+    "TrunkFolder": "sampling.trunk_files",
     "build_plan": "plan.plan",
     "calibrate": "kandinsky.calibration",
     "decode": "kandinsky.decoding",
@@ -72,6 +74,7 @@ __all__ = [
     "Sensitivity",
     "Step",
     "Store",
+    "TrunkFolder",
     "build_plan",
     "calibrate",
     "decode",

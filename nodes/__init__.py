@@ -31,6 +31,7 @@ from .share_steps import ShareSteps
 from .sheet import ContactSheet
 from .table_page import table_of_file, table_of_text
 from .trunk import KeepTrunks
+from .variants import Variants
 
 NODES: list[type[io.ComfyNode]] = [
     PromptSet,
@@ -64,6 +65,7 @@ NODES: list[type[io.ComfyNode]] = [
     Pick,
     KeepTrunks,
     SaveAsDrawn,
+    Variants,
 ]
 for node in NODES:
     checked(node)

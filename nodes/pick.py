@@ -165,7 +165,7 @@ def texts_of(count: int, plan: Any, prompts: Any, embeddings: Any) -> list[str]:
     return [""] * count if known is None else list(known)
 
 
-def numbers_of(text: str, count: int | None) -> tuple[int, ...]:
+def numbers_of(text: str, count: int | None, name: str = "choice") -> tuple[int, ...]:
     """Numbers of pictures from a text such as "0, 3-5".
 
     Parameters
@@ -174,6 +174,8 @@ def numbers_of(text: str, count: int | None) -> tuple[int, ...]:
         Numbers and ranges, with commas, semicolons or spaces between them.
     count : int or None
         Pictures that there are; None where that is not known yet.
+    name : str
+        Of the input, for messages.
 
     Returns
     -------
@@ -186,19 +188,19 @@ def numbers_of(text: str, count: int | None) -> tuple[int, ...]:
         It names what is no number or no picture.
     """
     if len(text) > LONGEST_CHOICE:
-        raise ValueError(f"choice must have at most {LONGEST_CHOICE} characters; got {len(text)}")
+        raise ValueError(f"{name} must have at most {LONGEST_CHOICE} characters; got {len(text)}")
     numbers: set[int] = set()
     for part in re.split(r"[,;，、；]|(?<=\d)\s+(?=\d)", text):
         found = RANGE.fullmatch(part.strip())
         if not part.strip():
             continue
         if found is None:
-            raise ValueError(f'choice must be numbers of pictures such as "0, 3-5"; got {part.strip()[:80]!r}')
+            raise ValueError(f'{name} must be numbers of pictures such as "0, 3-5"; got {part.strip()[:80]!r}')
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
-            raise ValueError(f"choice has a range that runs backwards: {part.strip()!r}; write {last}-{first}")
+            raise ValueError(f"{name} has a range that runs backwards: {part.strip()!r}; write {last}-{first}")
         if count is not None and last >= count:
-            raise ValueError(f"choice names picture {last}, but there are {count}, with numbers from 0 to {count - 1}")
+            raise ValueError(f"{name} names picture {last}, but there are {count}, with numbers from 0 to {count - 1}")
         if count is not None:
             numbers.update(range(first, last + 1))
     return tuple(sorted(numbers))

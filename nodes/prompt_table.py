@@ -15,7 +15,7 @@ from . import types
 from .host.folders import wildcard_folders
 from .host.search import search_words
 from .host.ui import numbered, show
-from .prompts import LONGEST_LINE, wildcards_stamp
+from .prompts import LONGEST_LINE, texts_output, wildcards_stamp
 
 if TYPE_CHECKING:
     from ..hierdiff_core.prompts.cells import Cells
@@ -54,11 +54,7 @@ class PromptTable(io.ComfyNode):
                 types.Prompts.Output(
                     display_name="prompts", tooltip="The set, for embedding and saving, with all that is in the rows."
                 ),
-                io.String.Output(
-                    display_name="texts",
-                    is_output_list=True,
-                    tooltip="The prompts as a list of texts, for other nodes.",
-                ),
+                texts_output(),
                 io.String.Output(
                     display_name="negatives",
                     is_output_list=True,

@@ -30,6 +30,15 @@ def wildcards_stamp(texts: Sequence[str | None]) -> str:
     return hashlib.sha256(stamp.encode(errors="replace")).hexdigest()
 
 
+def texts_output() -> io.String.Output:
+    """The output of the nodes that make sets for nodes that know none."""
+    return io.String.Output(
+        display_name="texts",
+        is_output_list=True,
+        tooltip="The prompts as a list of texts, for other nodes.",
+    )
+
+
 class PromptSet(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -96,11 +105,7 @@ class PromptSet(io.ComfyNode):
             ],
             outputs=[
                 types.Prompts.Output(display_name="prompts", tooltip="The set, for embedding and saving."),
-                io.String.Output(
-                    display_name="texts",
-                    is_output_list=True,
-                    tooltip="The prompts as a list of texts, for other nodes.",
-                ),
+                texts_output(),
                 io.Int.Output(display_name="count", tooltip="Number of prompts."),
             ],
             hidden=[io.Hidden.unique_id],

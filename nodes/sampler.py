@@ -4,8 +4,9 @@ import numpy as np
 from comfy_api.latest import io
 
 from ..hierdiff_core.kandinsky.acceleration import ACCELERATIONS
-from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, sample
+from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, sample, steps_until
 from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, passes_per_row
+from ..hierdiff_core.kandinsky.plan_embeddings import own_embeddings
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
 from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import LARGEST_KEPT, BranchLatents, latents_to_rgb, to_pictures
@@ -15,12 +16,16 @@ from ..hierdiff_core.sampling.microbatch import LARGEST_AUTO
 from ..hierdiff_core.sampling.observer import Observer, Observers
 from ..hierdiff_core.sampling.progress import RunProgress, times_in_words
 from . import types
+from .guider import keep_inputs
+from .host.decoder_price import DecoderOffer
 from .host.decoration import LIVE_TREE, Decorations
 from .host.device import results_device
+from .host.edited_run import edited_run, owner, reused_in_words
 from .host.live_tree import LiveTree, linear_colours
 from .host.measured import verdict_on_decoder
 from .host.plan_texts import course_lines, duplicates, passes_line, seeds_in_words
 from .host.search import search_words
+from .host.stopped import until
 from .host.tree_files import TreeFiles
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
@@ -101,6 +106,17 @@ class BranchingSampler(io.ComfyNode):
                     "faster, after a minute or two of compiling in the first run. Falls back to none if it fails.",
                 ),
                 *guidance_interval(),
+                *keep_inputs(),
+                io.Float.Input(
+                    "stop_after",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Share of the steps after which to stop: the latents are then what the branches head for. "
+                    "For Pick, with keep or a trunk, so that a second sampler goes on from there. 1: all steps.",
+                ),
                 types.Saving.Input(
                     "saving",
                     optional=True,
@@ -133,59 +149,70 @@ class BranchingSampler(io.ComfyNode):
         acceleration=ACCELERATIONS[0],
         guidance_start=WHOLE_RUN[0],
         guidance_end=WHOLE_RUN[1],
+        keep=False,
+        edits="",
+        trunk=None,
+        stop_after=1.0,
         saving=None,
     ):
         interval = guidance_start, guidance_end
         embeddings = embeddings.of_prompt(plan)
+        edited = edited_run(plan, keep, edits, trunk)
+        plan, steps = edited.plan, steps_until(stop_after, plan.num_steps)
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance, interval)
+        own = own_embeddings(plan, embeddings)
         tell(cls, "Moving the decoder to the device …")
         load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
-        tell(cls, f"Sampling {plan.num_prompts} prompts in {plan.num_steps} steps …")
+        tell(cls, f"Sampling {plan.num_prompts} prompts in {steps} steps …")
         decorations = Decorations()
         known = {"scheduler": scheduler, "guidance": guidance, "width": width, "height": height}
-        own = None if course_of(plan, interval) == course_of(plan) else interval
-        verdict = decorations.attempt("what was measured", verdict_on_decoder, plan, decoder, own, known)
+        taken = None if course_of(plan, interval) == course_of(plan) else interval
+        verdict = decorations.attempt("what was measured", verdict_on_decoder, plan, decoder, taken, known)
         colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
-        run = RunProgress(plan, passes=passes_per_row(plan, guidance, interval))
+        passes, drawn = passes_per_row(plan, guidance, interval)[:steps], until(plan, steps)
+        run = RunProgress(drawn, passes=passes)
         rows = min(micro_batch or LARGEST_AUTO, plan.num_prompts)
+        given = known | {"seed": seed, "rescale_means": rescale_means, "guidance_interval": interval}
+        saving = None if steps < plan.num_steps else saving  # there are no pictures yet
         with (
-            saving_as_drawn(saving, decoder, embeddings.prompts, width, height, rows) as savers,
-            decorations.context(LIVE_TREE, lambda: LiveTree(plan, colours, told, run.times)) as live,
+            saving_as_drawn(saving, decoder, own.prompts, width, height, rows) as savers,
+            decorations.context(LIVE_TREE, lambda: LiveTree(drawn, colours, told, run.times)) as live,
         ):
             shown = Shown(run, decoder.latent_rgb, live, decorations)
             latents = sample(
                 decoder.pipeline,
                 embeddings,
                 plan,
-                seed=seed,
-                guidance=guidance,
-                scheduler=scheduler,
-                width=width,
-                height=height,
+                **given,
                 micro_batch=micro_batch,
-                rescale_means=rescale_means,
                 order=order,
                 acceleration=acceleration,
-                guidance_interval=interval,
                 observer=Observers(shown, *savers),
+                store=edited.store,
+                stop_after=stop_after,
+                leaves=edited.leaves or None,
+                owner=owner(),
             ).to(results_device())
             run.end()
+            offered = DecoderOffer(decoder.pipeline, edited, embeddings, given, steps)
+            more = decorations.attempt("what editing would cost", offered.told, live, run, otherwise={})
             decorations.attempt("the text while drawing", tell, cls, "Drawing the tree …")
-            drawing = decorations.attempt("the picture of the tree", shown.tree, decoder, embeddings.prompts)
+            drawing = decorations.attempt("the picture of the tree", shown.tree, decoder, own.prompts)
         settings = {"guidance": guidance, "width": width, "height": height, "steps": plan.num_steps}
         lines = decorations.attempt(
             "the report",
-            lambda: notes(decoder, run, scheduler, interval, settings),
+            lambda: notes(decoder, run, plan, scheduler, interval, settings),
             otherwise=[f"{plan.num_prompts} pictures"],
         )
-        problem = latents_not_finite(latents, embeddings.prompts, NOT_FINITE)
+        problem = latents_not_finite(latents, own.prompts, NOT_FINITE)
         measured = [verdict.line] if verdict else []
         saved = [line for saver in savers for line in saver.lines()]
-        report = "\n".join([*lines, *measured, *saved, *([f"⚠ {problem}"] if problem else [])])
+        reused = [*reused_in_words(run.reused, run.reused + run.rows, edited.store), *edited.notes]
+        report = "\n".join([*lines, *reused, *measured, *saved, *([f"⚠ {problem}"] if problem else [])])
         if drawing is not None:
             decorations.attempt(PREVIEW, shown.bar.finish, drawing)
         tree = decorations.picture("the picture of the tree", lambda: drawing)
-        ui = decorations.show(cls, report, tree, **shown.pictures)
+        ui = decorations.show(cls, report, tree, **shown.pictures, **more)
         return io.NodeOutput({"samples": latents}, tree, decorations.noted(report), ui=ui)
 
 
@@ -218,13 +245,21 @@ class Shown(Observer):
     def before_call(self):
         self.bar.check_cancelled()
 
+    def on_stored(self, rows):
+        self.run.on_stored(rows[: self.plan.num_steps])
+        self.bar.total = max(round(self.run.work[1]), 1)
+
+    def on_reused(self, rows):
+        self.bar.check_cancelled()
+        self.run.on_reused(rows)
+
     def on_rows(self, k, clusters, x0):
         attempt, run, bar = self.decorations.attempt, self.run, self.bar
         self.shrunk = max(x0.shape[2:]) > LARGEST_KEPT
         run.on_rows(k, clusters, x0)
         attempt("keeping the tree's latents", self.branches.on_rows, k, clusters, x0)
         if self.live is not None:
-            attempt(LIVE_TREE, self.live.step, k, x0, run.rows, run.standard_rows, clusters)
+            attempt(LIVE_TREE, self.live.step, k, x0, run.rows, run.standard_rows, clusters, run.reused)
         done = round(run.work[0])
         attempt(PREVIEW, bar.advance, done - bar.value, lambda: latents_to_rgb(x0, self.latent_rgb))
         if PREVIEW in self.decorations.failed:
@@ -266,14 +301,15 @@ def guidance_interval():
     ]
 
 
-def notes(decoder, run, scheduler, interval, settings):
-    """The report's lines, with warnings of settings that do not suit the model."""
-    plan = run.plan
-    course = course_of(plan, interval)
+def notes(decoder, run, plan, scheduler, interval, settings):
+    """The report's lines, with warnings of settings that do not suit the model; the run may draw a part of the plan."""
+    course, steps = course_of(plan, interval), run.plan.num_steps
     guided = passes_per_row(plan, settings["guidance"], interval) > 1
+    stopped = f"stopped after {steps} of {plan.num_steps} steps: the latents are what the branches are heading for"
     return [
         times_in_words(run.times(), plan.num_prompts),
-        describe(plan, scheduler, guided),
+        *([stopped] if steps < plan.num_steps else []),
+        describe(run.plan, scheduler, guided[:steps]),
         *planned_guidance(plan, course, settings["guidance"]),
         *unsuitable(decoder, **settings),
         *other_scheduler(plan, scheduler),

@@ -246,12 +246,13 @@ class ComfyPage:
         """Drop a file onto the canvas, and wait for its workflow."""
         before = self.evaluate(f"{ROOT_GRAPH}.id")
         transfer = self.page.evaluate_handle(
-            """([bytes, name, type]) => {
+            """([text, name, type]) => {
                 const transfer = new DataTransfer();
-                transfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
+                const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+                transfer.items.add(new File([bytes], name, { type }));
                 return transfer;
             }""",
-            [list(data), name, kind],
+            [base64.b64encode(data).decode(), name, kind],
         )
         self.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": transfer})
         self.page.wait_for_function(f"(before) => {ROOT_GRAPH}.id !== before", arg=before)

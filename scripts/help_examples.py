@@ -95,6 +95,19 @@ PICKED = STAGES | {
     "pick": ("HierDiffPick", ["0, 2-3", 600], {"images": ("decode", 0), "prompts": ("prompts", 0)}, "sample"),
     "sheet": ("HierDiffContactSheet", [0, "off"], {"images": ("pick", 0), "prompts": ("pick", 3)}, "sample"),
 }
+KEPT = STAGES | {
+    "trunk": ("HierDiffTrunk", ["emoji", 2, 1], {}, "sample"),
+    "sampler": (
+        "HierDiffBranchingSampler",
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "none", 0, 1, True, "", 1],
+        {**STAGES["sampler"][2], "trunk": ("trunk", 0)},
+        "sample",
+    ),
+}
+VARIED = STAGES | {
+    "variants": ("HierDiffVariants", ["0, 4", 2, 0.6], {"prompts": ("prompts", 0)}, "prompts"),
+    "embed": (*STAGES["embed"][:2], {**STAGES["embed"][2], "prompts": ("variants", 0)}, *STAGES["embed"][3:]),
+}
 MEASURED = STAGES | {
     "sensitivity": ("HierDiffSensitivityLoader", [BUNDLED], {}, "load"),
     "schedule": (
@@ -343,6 +356,12 @@ EXAMPLES = {
         "prompts embed",
         {0: 620, 1: 390},
     ),
+    "HierDiffVariants": Example(
+        VARIED,
+        [{"prompts": 350, "load_prior": 82}, {"variants": 430}, {"embed": 350}, TREE, LATENTS, PICTURES],
+        "prompts variants embed",
+        {0: 380, 1: 390, 2: 390},
+    ),
     "HierDiffPriorLoader": Example(
         STAGES,
         [{"load_prior": 82, "prompts": 350}, {"embed": 440}, {"linkage": 380}, {"schedule": 570}, LATENTS, PICTURES],
@@ -381,6 +400,12 @@ EXAMPLES = {
     ),
     "HierDiffUnshared": compared("schedule alone sampler_alone", 400, 420),
     "HierDiffCompare": compared("sampler_alone decode decode_alone compare", 440, 520),
+    "HierDiffTrunk": Example(
+        KEPT,
+        [BEGIN, TREE, {"load_decoder": 102, "schedule": 530, "trunk": 170}, {"sampler": 880}, PICTURES],
+        "trunk sampler decode preview",
+        {2: 360, 3: 420},
+    ),
     "HierDiffPick": Example(
         PICKED,
         [

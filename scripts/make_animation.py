@@ -19,21 +19,31 @@ PANEL = (780, 430)  # CSS pixels
 STEPS, STEPS_BEFORE = 40, 5  # of the film, and of the run that prepares the node
 FRAME, FIRST, LAST = 110, 600, 3000  # milliseconds that a picture is shown
 # A pack of its own in the server: it waits at each step, so that the page has time for a picture of it. Not before
-# there is a file `slow` beside it.
+# there is a file `slow` beside it. The seconds of a run that waits are nobody's: the page is told none, and nothing of
+# what was measured, which would lie over all else.
 SLOW = """
 import time
 from pathlib import Path
 
 import comfy.utils
+from server import PromptServer
 
 quick = comfy.utils.ProgressBar.update_absolute
 
 def slow(self, *args, **kwargs):
     if Path(__file__).with_name("slow").exists():
-        time.sleep(0.45)
+        time.sleep(2)
     return quick(self, *args, **kwargs)
 
 comfy.utils.ProgressBar.update_absolute = slow
+send = PromptServer.send_sync
+
+def send_untimed(self, event, data, *args, **kwargs):
+    if event == "hierdiff.tree":
+        data = {**data, "seconds": None, "measured": None}
+    return send(self, event, data, *args, **kwargs)
+
+PromptServer.send_sync = send_untimed
 NODE_CLASS_MAPPINGS = {}
 """
 # Gives the panel its size; what a node has to spare, the panel shares with the text below it.

@@ -17,7 +17,18 @@ def assert_same_plan(plan, other):
             for step, again in zip(own, theirs, strict=True):
                 for name in ("labels", "first", "counts", "parents"):
                     np.testing.assert_array_equal(getattr(step, name), getattr(again, name))
+        elif field.name == "frozen" and own is not None:
+            assert_same_history(own, theirs)
         elif isinstance(own, np.ndarray):
             np.testing.assert_array_equal(own, theirs, err_msg=field.name)
         else:
             assert own == theirs, field.name
+
+
+def assert_same_history(frozen, other):
+    """All that a frozen tree holds, but for the errors of its merges."""
+    np.testing.assert_array_equal(frozen.generations, other.generations)
+    np.testing.assert_array_equal(frozen.present, other.present)
+    np.testing.assert_array_equal(frozen.tree.Z, other.tree.Z)
+    for name in ("metric", "prompts", "keys", "seeds"):
+        assert getattr(frozen.tree, name) == getattr(other.tree, name), name

@@ -48,7 +48,8 @@ export class AbSlider {
   fit() {
     const { naturalWidth, naturalHeight } = this.pictures[0];
     const { width, height } = fitted(naturalWidth, naturalHeight, this.root.clientWidth, this.root.clientHeight);
-    Object.assign(this.stage.style, { width: `${width}px`, height: `${height}px` });
+    // nothing is seen of it before there is a picture: the frame of its focus would be a dot
+    Object.assign(this.stage.style, { width: `${width}px`, height: `${height}px`, opacity: width ? "" : "0" });
   }
 
   point(event) {

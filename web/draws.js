@@ -7,9 +7,11 @@ const RANDOM = "random";
 const BETWEEN = 4; // pixels that the page adds between widgets
 const OF_DRAWS = ["count", "draw_seed"];
 
-/** Classic nodes leave a hidden widget out, but not its room. */
+/** Classic nodes leave a hidden widget out, but not its room; those that are elements ask its options. */
 function hide(widget, hidden) {
   widget.hidden = hidden;
+  widget.options ??= {};
+  widget.options.hidden = hidden;
   if (hidden) widget.computeSize = () => [0, -BETWEEN];
   else delete widget.computeSize;
 }
@@ -24,6 +26,7 @@ export function showDraws(node) {
       const widget = widgetOf(name);
       if (widget) hide(widget, draw.value !== RANDOM);
     }
+    node.widgets.push(node.widgets.pop()); // where nodes are elements the page has a copy, and takes another
     node.setDirtyCanvas?.(true, true);
   };
   after(draw, "callback", () => {

@@ -5,15 +5,30 @@ const LONGEST = 64e6; // characters that are read
 const LONGEST_KEY = 80;
 const FIRST_NUMBER = 1001; // of rerolls: those of variants are lower, and none may be drawn as another one is
 const DOES = ["reroll", "split", "hold", "pin"];
+const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g; // of JSON: texts and numbers
+const LARGE = /^-?\d{16,}$/;
+const MARK = "\\u0001#"; // as JSON has it
+const MARKED = /"\\u0001#(-?\d+)"/g;
+const MOST_REMEMBERED = 8;
 const EMPTY = { version: VERSION, kept: null, changes: [] };
+
+const remembered = new Map(); // texts -> edits, which nobody changes in their place
 
 /** {version, kept, changes} of a text; null for one that is none of ours, which nobody here may change. */
 export function readEdits(text) {
+  if (!remembered.has(text)) {
+    if (remembered.size >= MOST_REMEMBERED) remembered.delete(remembered.keys().next().value);
+    remembered.set(text, readAnew(text));
+  }
+  return remembered.get(text);
+}
+
+function readAnew(text) {
   if (typeof text !== "string" || text.length > LONGEST) return null;
   if (!text.trim()) return { ...EMPTY };
   let read;
   try {
-    read = JSON.parse(text);
+    read = parsed(text);
   } catch {
     return null;
   }
@@ -24,7 +39,16 @@ export function readEdits(text) {
 
 /** The text of edits; nothing for none, as in a node that is new. */
 export function editsText(edits) {
-  return edits.kept || edits.changes.length ? JSON.stringify({ ...edits, version: VERSION }) : "";
+  return edits.kept || edits.changes.length ? written({ ...edits, version: VERSION }) : "";
+}
+
+/** JSON with its large integers, such as keys of prompts, as marked texts: a number of the page would round them. */
+function parsed(text) {
+  return JSON.parse(text.replace(TOKENS, (token) => (LARGE.test(token) ? `"${MARK}${token}"` : token)));
+}
+
+function written(data) {
+  return JSON.stringify(data).replace(MARKED, "$1");
 }
 
 function isChange(change) {

@@ -72,33 +72,40 @@ function line(context, ...points) {
   context.setLineDash([]);
 }
 
+/** Half of a handle: where rows are low, handles must not hide the tree. */
+function sizeOf(at, branch) {
+  return Math.min(HANDLE, Math.max(0.6 * at.row * branch.leaves, 1));
+}
+
 function drawReroll(context, tree, at, branch, { step, ran }, colors) {
   const place = rerollPlace(tree, at, branch.index, step);
   const [y, color] = [yOf(tree, at, branch), ran ? colors.muted : ACCENT];
   const from = Math.max(place.x, xOf(tree, at, branch.start));
-  stroke(context, color, ABOVE, [4, 3]);
+  const size = sizeOf(at, branch);
+  stroke(context, color, Math.min(ABOVE, size), [4, 3]);
   if (place.y === y) line(context, [place.x, y], [xOf(tree, at, branch.stop), y]);
   else line(context, [place.x, place.y], [place.x + (from - place.x) / 2, y], [xOf(tree, at, branch.stop), y]);
   context.beginPath();
-  context.moveTo(place.x, place.y - HANDLE);
-  context.lineTo(place.x + HANDLE, place.y);
-  context.lineTo(place.x, place.y + HANDLE);
-  context.lineTo(place.x - HANDLE, place.y);
+  context.moveTo(place.x, place.y - size);
+  context.lineTo(place.x + size, place.y);
+  context.lineTo(place.x, place.y + size);
+  context.lineTo(place.x - size, place.y);
   context.closePath();
   context.fillStyle = ran ? colors.ground : color;
   context.fill();
-  stroke(context, ran ? color : colors.ground, 1.5);
+  stroke(context, ran ? color : colors.ground, Math.min(1.5, size / 3));
   context.stroke();
 }
 
 function drawSplit(context, tree, at, branch, step, colors) {
   const { x, y } = splitPlace(tree, at, branch.index, step);
+  const size = sizeOf(at, branch);
   stroke(context, ACCENT, ABOVE, [2, 3]);
   line(context, [xOf(tree, at, branch.stop), y], [x, y]);
   stroke(context, ACCENT, ABOVE);
-  line(context, [x, y - 2 * HANDLE], [x, y + 2 * HANDLE]);
+  line(context, [x, y - 2 * size], [x, y + 2 * size]);
   context.beginPath();
-  context.arc(x, y, HANDLE - 1, 0, 2 * Math.PI);
+  context.arc(x, y, Math.max(size - 1, 1), 0, 2 * Math.PI);
   context.fillStyle = ACCENT;
   context.fill();
   stroke(context, colors.ground, 1.5);

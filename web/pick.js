@@ -1,12 +1,13 @@
 // The panel of Pick: pictures to choose from while a run waits, and afterwards which of them went on.
 
 import { element, makePanel, oncePerFrame, passToGraph } from "./panel.js";
-import { columnsFor, placeAfter, rangesOf } from "./picks.js";
+import { layoutFor, placeAfter, rangesOf } from "./picks.js";
 import { text } from "./texts.js";
 
 export const MIN_HEIGHT = 260;
 const LEAST_WIDTH = 88; // pixels of a picture
-const CAPTION = 22; // pixels below it, with the gap
+const GAP = 6; // as in pick.css
+const CAPTION = 16 + GAP; // pixels below it, with the gap
 
 export function addPickStyle() {
   const link = element("link", "", document.head);
@@ -125,11 +126,10 @@ export class PickPanel {
     const count = this.grid.children.length;
     const [width, height] = [this.view.clientWidth - 12, this.view.clientHeight - 12];
     if (!count || width <= 0) return;
-    this.columns = columnsFor(count, width, height, this.shape, CAPTION, LEAST_WIDTH);
-    const rows = Math.ceil(count / this.columns);
-    const fits = Math.max((height / rows - CAPTION) * this.shape, LEAST_WIDTH);
-    this.grid.style.setProperty("--hierdiff-columns", this.columns);
-    this.grid.style.setProperty("--hierdiff-width", `${Math.floor(Math.min(width / this.columns - 6, fits))}px`);
+    const { columns, width: each } = layoutFor(count, width, height, this.shape, CAPTION, LEAST_WIDTH, GAP);
+    this.columns = columns;
+    this.grid.style.setProperty("--hierdiff-columns", columns);
+    this.grid.style.setProperty("--hierdiff-width", `${each}px`);
     this.grid.style.setProperty("--hierdiff-shape", this.shape);
   }
 

@@ -78,11 +78,15 @@ export function placeAfter(key, place, count, columns) {
   return to < 0 || to >= count ? place : to;
 }
 
-/** Columns with which pictures of this shape are largest in a place of this size, and no smaller than `least` wide. */
-export function columnsFor(count, width, height, shape, caption, least) {
-  const most = Math.max(Math.floor(width / least), 1);
-  for (let columns = 1; columns < Math.min(most, count); columns++) {
-    if (Math.ceil(count / columns) * (width / columns / shape + caption) <= height) return columns;
+/** {columns, width} with which pictures of this shape are largest in a place of this size, no smaller than `least`. */
+export function layoutFor(count, width, height, shape, caption, least, gap) {
+  let best = { columns: 1, width: 0 };
+  for (let columns = 1; columns <= count; columns++) {
+    const wide = width / columns - gap;
+    const high = (height / Math.ceil(count / columns) - caption) * shape;
+    if (columns > 1 && wide < least) break; // then they scroll
+    const size = Math.floor(Math.max(Math.min(wide, high), Math.min(least, wide)));
+    if (size >= best.width) best = { columns, width: size };
   }
-  return Math.min(most, count);
+  return best;
 }

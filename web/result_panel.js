@@ -8,6 +8,7 @@ const BORDER = 2; // pixels, above and below together
 const LARGEST = 220; // pixels that a text takes before it scrolls
 const SHORTEST = 100; // of a text that shares the room of a node with others
 const LINE = 28; // the first line below the warnings
+const DRAWN = 100; // milliseconds: some versions of the page draw a node before they make room in it, and not again
 
 /** A text in a node. It is set as text, never as HTML: prompts, names of files and settings are among it. */
 export class ResultPanel {
@@ -44,6 +45,7 @@ export class ResultPanel {
   }
 
   remove() {
+    clearTimeout(this.again);
     this.sizes.disconnect();
   }
 
@@ -81,6 +83,8 @@ export class ResultPanel {
     if (this.room !== "inside") this.root.style.minHeight = `${this.least}px`;
     this.root.classList.toggle("widget-expands", this.room === "shared" && this.most > this.least); // the page's own
     this.onSize();
+    clearTimeout(this.again);
+    this.again = setTimeout(() => this.onSize(), DRAWN);
   }
 
   /** Pixels that the panel needs where it stands for itself. */

@@ -2,7 +2,13 @@
 // them here); workflows keep their own.
 
 export const STAGES = {
-  prompts: ["HierDiffPromptSet", "HierDiffPromptTable", "HierDiffPriorEmbedding", "HierDiffClipEmbedding"],
+  prompts: [
+    "HierDiffPromptSet",
+    "HierDiffPromptTable",
+    "HierDiffVariants",
+    "HierDiffPriorEmbedding",
+    "HierDiffClipEmbedding",
+  ],
   load: [
     "HierDiffPriorLoader",
     "HierDiffDecoderLoader",
@@ -29,6 +35,7 @@ export const STAGES = {
     "HierDiffShareSteps",
     "HierDiffUnshared",
     "HierDiffCompare",
+    "HierDiffTrunk",
     "HierDiffPick",
     "HierDiffContactSheet",
     "HierDiffSaveSet",

@@ -6,6 +6,7 @@ these load will do. Mathematics outside the networks is in float32, whatever pre
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from ..sampling.observer import Observer, with_callbacks
 from ..sampling.pooling import cluster_means, rescaled_means
 from .acceleration import ACCELERATIONS, LARGEST_COMPILED, unet_calls
 from .decoder_step import DecoderStep
-from .guidance import WHOLE_RUN, check_guidance, strengths
+from .guidance import WHOLE_RUN, check_guidance, course_of, strengths
 from .plan_embeddings import embeddings_for, own_embeddings
 from .reuse import begun, keys_of_run, run_parts
 from .schedulers import make_scheduler
@@ -176,37 +177,30 @@ def sample(
     factors = strengths(plan, guidance, guidance_interval, made)
     stored = None
     if store is not None:
-        parts = run_parts(
-            decoder, made, scheduler, width, height, latents, rescale_means, seed, (guidance, guidance_interval)
-        )
+        way = (guidance, course_of(plan, guidance_interval))
+        parts = run_parts(decoder, made, scheduler, width, height, latents, rescale_means, seed, way, found)
         rows = keys_of_run(plan, found, branch_noise, seed, factors, made, parts)
         stored = begun(store, rows, found, parts, owner, stop, observer)
     elif found.notes:
         logging.warning("HierDiff: %s", "; ".join(found.notes))
     network = unet_calls(decoder.unet, acceleration)
     limit = rows_per_call(decoder, first, micro_batch, acceleration)
-    step = DecoderStep(
-        network,
-        made,
-        factors,
-        branch_noise,
-        MicroBatches(limit, None if observer is None else observer.before_call),
-        observer,
-        stored,
-        stop if stop_after < 1 else None,
-    )
-    latents = denoise_plan(
-        plan,
-        first,
-        step.first,
-        step,
-        found.leaves.to(first.device),
-        pool=rescaled_means if rescale_means else cluster_means,
-        most_rows=None if order == ORDERS[0] else max(2 * limit, LEAST_PART),
-        observer=observer,
-        known=found.known,
-        stop=stop,
-    )
+    batches = MicroBatches(limit, None if observer is None else observer.before_call)
+    last = stop if stop_after < 1 else None
+    step = DecoderStep(network, made, factors, branch_noise, batches, observer, stored, last)
+    with contextlib.nullcontext() if store is None else store.kept_safe():
+        latents = denoise_plan(
+            plan,
+            first,
+            step.first,
+            step,
+            found.leaves.to(first.device),
+            pool=rescaled_means if rescale_means else cluster_means,
+            most_rows=None if order == ORDERS[0] else max(2 * limit, LEAST_PART),
+            observer=observer,
+            known=found.known,
+            stop=stop,
+        )
     problem = latents_not_finite(latents, found.own.prompts, NOT_FINITE)
     if problem:
         logging.warning("HierDiff: %s", problem)

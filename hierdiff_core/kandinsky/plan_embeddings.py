@@ -176,6 +176,8 @@ def notes_on_lost(plan: Plan, known: np.ndarray) -> list[str]:
         for c, own in enumerate(plan.founders(k)):
             if not known[own].all():
                 touched.update(np.flatnonzero(plan.steps[k].labels == c).tolist())
+    if not touched:  # its branch is cut off before the first step
+        return []
     pictures = f"{len(touched)} picture{'s' * (len(touched) != 1)}"
     return [
         f"the embeddings of {', '.join(named)}{more}, which {'are' if len(lost) > 1 else 'is'} gone, are not kept: "

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .plan_embeddings import PlanEmbeddings
 
 FORMAT = "kandinsky 1"  # another one where rows of an older version must not be taken
-OF_BRANCHES = ("guidance", "seed")  # parts of a run that its branches know better
+OF_BRANCHES = ("guidance", "seed", "prompts")  # parts of a run that its branches know better
 
 
 def run_parts(
@@ -43,6 +43,7 @@ def run_parts(
     rescale_means: bool,
     seed: int,
     guidance: object,
+    found: PlanEmbeddings,
 ) -> dict[str, str]:
     """What a run is made of, by words for a report.
 
@@ -63,6 +64,8 @@ def run_parts(
         Of the run.
     guidance : any
         How it is guided.
+    found : PlanEmbeddings
+        Of its prompts.
 
     Returns
     -------
@@ -79,6 +82,7 @@ def run_parts(
         "precision": f"{decoder.unet.dtype} {decoder.unet.device.type}",
         "first latent": given,
         "rescaling of means": str(bool(rescale_means)),
+        "prompts": content(*sorted(found.own.digests)).hex(),
     }
 
 

@@ -333,3 +333,14 @@ def rerolled(plan: Plan, rerolls: Iterable[Reroll]) -> Plan:
     if found == plan.rerolls:
         return plan
     return replanned(replace(plan, rerolls=found), frozen_tree(plan), plan.vectors)
+
+
+def with_variants(plan: Plan, variants: Sequence[tuple[int, float] | None]) -> Plan:
+    """A plan whose variants of prompts have other noise from their share of the steps on (`PromptRow.variant`)."""
+    last = plan.num_steps - 1
+    rerolls = [
+        Reroll(i, min(int(variant[1] * plan.num_steps + 0.5), last), variant[0])
+        for i, variant in enumerate(variants)
+        if variant is not None
+    ]
+    return rerolled(plan, rerolls)

@@ -1,17 +1,14 @@
-"""Checks of arguments that several modules take: whole numbers, keys, lengths, thresholds, plans that can be drawn."""
+"""Checks of arguments that several modules take: whole numbers, keys, lengths, thresholds."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-if TYPE_CHECKING:
-    from .plan import Plan
 
 LARGEST_KEY = 2**64  # as in files; those of texts are below 2**63
 
@@ -81,15 +78,3 @@ def check_thresholds(thresholds: ArrayLike) -> np.ndarray:
             f"thresholds must end at 0, where every prompt has a latent of its own; the last is {thresholds[-1]:.4g}"
         )
     return thresholds
-
-
-def check_drawable(plan: Plan) -> None:
-    """`ValueError` for a plan that prompts were attached to or removed from.
-
-    Its means are of `Plan.founders`, for which no sampler has the embeddings yet.
-    """
-    if plan.frozen is not None:
-        raise ValueError(
-            "the plan had prompts attached or removed, and cannot be drawn yet; make the linkage and the schedule from "
-            "the embeddings of these prompts"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,8 @@ VERSION = 1
 MOST_CHARACTERS = 1 << 24
 MOST_CHANGES, MOST_NAMED = 10_000, 200_000
 LONGEST_NAME = 80
+LARGE = ("prompt_keys", "keys", "seeds")  # of a plan's data, and of its frozen tree's
+DIGITS = re.compile(r"0x[0-9a-f]{1,17}", re.ASCII)
 MOST_STEPS = 1000
 ACTIONS = ("reroll", "split", "hold", "pin")
 
@@ -154,7 +157,7 @@ def kept_of(data: Any) -> Kept:
     if not isinstance(data, dict):
         raise ValueError(f"kept of edits must be an object or null; got {shortened(data)}")
     try:
-        plan = plan_of_data(data.get("plan"))
+        plan = plan_of_data(of_page(data.get("plan")))
         if plan.Z is None or plan.prompt_keys is None:
             raise ValueError("it lacks Z or prompt_keys")
     except ValueError as error:
@@ -175,8 +178,29 @@ def told_text(plan: Plan | None, changes: Sequence[Change], digests: Mapping[str
     if plan is not None:
         made_by = None if plan.made_by is None else dict(plan.made_by)
         bare = replace(plan, sensitivity=None, guidance=None, advised=None, merge_errors=None, made_by=None)
-        kept = {"plan": plan_data(bare), "made_by": made_by, "digests": dict(digests)}
+        kept = {"plan": for_page(plan_data(bare)), "made_by": made_by, "digests": dict(digests)}
     return json.dumps({"version": VERSION, "kept": kept, "changes": [change_data(change) for change in changes]})
+
+
+def for_page(data: Any) -> Any:
+    """A plan's data with keys and seeds in hex digits: JavaScript reads larger numbers than 2**53 as others."""
+    if not isinstance(data, dict):
+        return data
+    digits = {name: [v if v is None else hex(v) for v in data[name]] for name in LARGE if data.get(name) is not None}
+    return {**data, **digits, "frozen": for_page(data.get("frozen"))} if "frozen" in data else {**data, **digits}
+
+
+def of_page(data: Any) -> Any:
+    """What `for_page` was given; whatever is no hex digits stays, for others to refuse."""
+    if not isinstance(data, dict):
+        return data
+    whole = {name: [whole_of(v) for v in data[name]] for name in LARGE if isinstance(data.get(name), list)}
+    return {**data, **whole, "frozen": of_page(data.get("frozen"))} if "frozen" in data else {**data, **whole}
+
+
+def whole_of(value: Any) -> Any:
+    """The number of hex digits; anything else as it is."""
+    return int(value, 16) if isinstance(value, str) and DIGITS.fullmatch(value) else value
 
 
 def change_data(change: Change) -> dict[str, Any]:

@@ -11,10 +11,13 @@ from numpy.typing import ArrayLike
 
 from ..prompts.rows import own_seeds
 from .branching import crossed
-from .checks import check_drawable
+from .frozen import FrozenTree
+from .joining import forest_of
 from .keys import text_key
 from .plan import Plan
+from .replanning import replanned
 from .steps import linked_steps
+from .surgery import parents_of, spans
 
 SHORTENED = 60
 
@@ -32,10 +35,8 @@ def check_plan_prompts(plan: Plan, prompts: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        It names the first prompt that differs, or whose seed does; or prompts were attached to the plan or removed
-        from it.
+        It names the first prompt that differs, or whose seed does.
     """
-    check_drawable(plan)
     check_plan_seeds(plan, prompts)
     keys = [text_key(prompt) for prompt in prompts]
     known = [text_key(prompt) for prompt in plan.prompts or ()] if plan.prompt_keys is None else list(plan.prompt_keys)
@@ -137,19 +138,53 @@ def refined(plan: Plan, groups: ArrayLike) -> Plan:
         The same object where no cluster holds prompts of different groups. Else one without a linkage matrix, for no
         cut of the tree gives these clusters; prompts of equal embeddings in different groups count as different. The
         key of a branch is the smallest of its members' still, so that no noise depends on the order of the prompts.
+        A plan with a history gets a tree for each group, in which that goes on; a prompt that is gone belongs to the
+        group of the prompt that it merges with first.
 
     Raises
     ------
     ValueError
-        If there are not as many groups as prompts, or prompts were attached to the plan or removed from it.
+        If there are not as many groups as prompts.
     """
     groups = np.asarray(groups)
     if groups.shape != (plan.num_prompts,):
         raise ValueError(f"groups must have shape ({plan.num_prompts},), one for each prompt; got {groups.shape}")
     if all((groups == groups[step.first][step.labels]).all() for step in plan.steps):
         return plan
-    check_drawable(plan)
+    if plan.frozen is not None:
+        return in_group_trees(plan, plan.frozen, groups)
     steps = linked_steps(crossed(step.labels, groups) for step in plan.steps)
     first = steps[-1].first[~np.isin(np.arange(steps[-1].num_clusters), steps[-1].labels[plan.distinct])]
     differ = np.union1d(plan.distinct, first)
     return replace(plan, steps=steps, Z=None, merge_errors=None, differ=differ, advised=None)
+
+
+def in_group_trees(plan: Plan, frozen: FrozenTree, groups: np.ndarray) -> Plan:
+    """`refined` of a plan with a history: a tree for each group, side by side."""
+    of_leaves = leaf_groups(frozen, groups)
+    leaves = [np.flatnonzero(of_leaves == group) for group in np.unique(groups)]
+    parts = [
+        replace(frozen, present=frozen.present[np.isin(frozen.present, own)]).of_leaves(np.sort(own)) for own in leaves
+    ]
+    joined, everyone = forest_of(parts, plan.tau), np.concatenate(leaves)
+    places = {leaf: place for place, leaf in enumerate(everyone.tolist())}
+    joined = replace(joined, present=np.array([places[leaf] for leaf in frozen.present.tolist()]))
+    rerolls = tuple(sorted(replace(own, prompt=places[own.prompt]) for own in plan.rerolls))
+    return replanned(replace(plan, rerolls=rerolls, differ=None), joined, plan.vectors)
+
+
+def leaf_groups(frozen: FrozenTree, groups: np.ndarray) -> np.ndarray:
+    """Group of each leaf, from those of the prompts that are there: of others that of a prompt of the same branch."""
+    found = np.full(frozen.tree.num_prompts, -1, dtype=np.int64)
+    numbers = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    found[frozen.present] = numbers
+    order, start, size = spans(frozen.tree.Z)
+    parents = parents_of(frozen.tree.Z)
+    for leaf in np.flatnonzero(found < 0).tolist():
+        node, there = leaf, np.empty(0, dtype=np.int64)
+        while not len(there):
+            node = int(parents[node])
+            held = np.sort(order[start[node] : start[node] + size[node]])
+            there = held[np.isin(held, frozen.present)]
+        found[leaf] = found[there[0]]
+    return np.unique(groups)[found]

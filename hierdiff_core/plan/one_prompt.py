@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .checks import check_drawable, whole_number
+from .checks import whole_number
 from .plan import Plan, build_plan
 
 
@@ -30,7 +30,7 @@ def one_unshared(plan: Plan, i: int) -> Plan:
     Raises
     ------
     ValueError
-        If there is no such prompt, or prompts were attached to the plan or removed from it.
+        If there is no such prompt.
 
     Examples
     --------
@@ -41,7 +41,6 @@ def one_unshared(plan: Plan, i: int) -> Plan:
     >>> alone.prompts, alone.nfe, alone.one_of[1]
     (('a bus',), 10, 2)
     """
-    check_drawable(plan)
     i = whole_number("prompt", i, 0)
     if i >= plan.num_prompts:
         raise ValueError(f"there is no prompt {i}: the plan has prompts 0 to {plan.num_prompts - 1}")

@@ -332,7 +332,10 @@ def plan_for(tree: PromptTree, budget: Budget, profile: Profile) -> Plan:
         tree.prompts,
         tree.seeds,
     )
-    return replace(plan, metric=tree.metric, made_by=asked(tree, budget, profile), vectors=tree.vectors)
+    plan = replace(plan, metric=tree.metric, made_by=asked(tree, budget, profile), vectors=tree.vectors)
+    from .algebra import with_variants
+
+    return with_variants(plan, tree.variants or ())
 
 
 def build_plan(

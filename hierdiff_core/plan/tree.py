@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..prompts.rows import own_seeds
+from ..prompts.rows import own_seeds, own_variants
 from .checks import check_lengths, checked_keys
 from .keys import text_key
 from .linkage import check_linkage, check_metric, merge_errors, ward_linkage
@@ -40,6 +40,8 @@ class PromptTree:
         reaches (`hierdiff_core.plan.seeds`). None: no prompt has one.
     vectors : (N, D) array or tensor, or None
         The embeddings that were clustered, by reference.
+    variants : tuple of N ((int, float) or None), or None
+        Of prompts that are variants of others: number, and share of the steps at which they part (`PromptRow.variant`).
 
     Raises
     ------
@@ -64,12 +66,13 @@ class PromptTree:
     keys: tuple[int, ...] | None = None
     seeds: Seeds | None = None
     vectors: Any = None
+    variants: tuple[tuple[int, float] | None, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "Z", check_linkage(self.Z))
         if self.metric is not None:
             check_metric(self.metric)
-        for name in ("errors", "prompts", "keys"):
+        for name in ("errors", "prompts", "keys", "variants"):
             value = getattr(self, name)
             if value is None:
                 continue
@@ -128,7 +131,8 @@ class PromptTree:
             Z = forest(positive, own, metric, device, check)
         texts = None if prompts is None else tuple(prompts)
         keys = None if texts is None else tuple(text_key(text) for text in texts)
-        return cls(Z, metric, merge_errors(Z, positive), texts, keys, own, positive)
+        variants = None if prompts is None else own_variants(prompts)
+        return cls(Z, metric, merge_errors(Z, positive), texts, keys, own, positive, variants)
 
     @property
     def num_prompts(self) -> int:

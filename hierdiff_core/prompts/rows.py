@@ -26,6 +26,9 @@ class PromptRow:
     factors : tuple of (str, str)
         Of a prompt that an expansion made: name of each factor and its value, in the order they stand in the line. The
         name is the written alternatives, shortened: ("a|b", "a").
+    variant : (int, float) or None
+        Of a variant of the prompt: its number, 1 or more, and the share of the steps, 0 ... 1, after which it has other
+        noise than the prompt itself.
     """
 
     text: str
@@ -33,6 +36,7 @@ class PromptRow:
     seed: int | None = None
     caption: str | None = None
     factors: tuple[tuple[str, str], ...] = ()
+    variant: tuple[int, float] | None = None
 
 
 class PromptRows(tuple[str, ...]):
@@ -90,6 +94,55 @@ def own_seeds(prompts: Iterable[str]) -> tuple[int | None, ...] | None:
     """The seed of each prompt; None if no prompt has one."""
     seeds = tuple(row.seed for row in as_rows(prompts).rows)
     return None if all(seed is None for seed in seeds) else seeds
+
+
+def own_variants(prompts: Iterable[str]) -> tuple[tuple[int, float] | None, ...] | None:
+    """Which variant each prompt is; None if no prompt is one."""
+    variants = tuple(getattr(row, "variant", None) for row in as_rows(prompts).rows)
+    return None if all(variant is None for variant in variants) else variants
+
+
+def with_variants(prompts: Iterable[str], which: Iterable[int], count: int, part_at: float) -> PromptRows:
+    """Prompts, some of them followed by variants: the same prompt with other noise from some share of the steps on.
+
+    Parameters
+    ----------
+    prompts : iterable of N str
+        A `PromptRows`, or texts.
+    which : iterable of int
+        Those that get variants, 0 ... N - 1; a variant gets none.
+    count : int
+        Variants of each.
+    part_at : float
+        Share of the steps, 0 ... 1, after which they part.
+
+    Returns
+    -------
+    prompts : PromptRows
+        Variants are numbered after those that a prompt has.
+
+    Examples
+    --------
+    >>> from hierdiff_core.prompts.rows import with_variants
+    >>> [row.variant for row in with_variants(["a cat", "a dog"], [0], 2, 0.5).rows]
+    [None, (1, 0.5), (2, 0.5), None]
+    """
+    chosen, made, rows = set(which), [], as_rows(prompts).rows
+    groups: list[list[PromptRow]] = []
+    for i, row in enumerate(rows):
+        if row.variant is None or not groups:
+            groups.append([])
+            groups[-1].append(row)
+            made.append(i in chosen)
+        else:
+            groups[-1].append(row)
+    result: list[PromptRow] = []
+    for group, more in zip(groups, made, strict=True):
+        result += group
+        first = max((row.variant[0] for row in group if row.variant), default=0) + 1
+        numbers = range(first, first + count) if more else ()
+        result += [replace(group[0], variant=(number, float(part_at))) for number in numbers]
+    return PromptRows(result)
 
 
 def own_negatives(prompts: Iterable[str], others: str | Sequence[str]) -> str | list[str]:

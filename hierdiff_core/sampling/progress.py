@@ -115,12 +115,12 @@ class RunProgress(Observer):
         """Count a step of some branches, each evaluated once."""
         self.step = k + 1
         self.rows += len(clusters)
+        self._pending = float(self.passes[k]) * len(clusters)
+        self._take(k)
         if self.rows + self.reused == self._until[k]:
             self.standard_rows = self.plan.num_distinct * (k + 1)
         else:
             self.standard_rows = self.plan.nfe_standard * (self.rows + self.reused) // self.plan.nfe
-        self._pending = float(self.passes[k]) * len(clusters)
-        self._take(k)
         self.on_evaluated()
 
     def on_call(self, k: int, rows: int) -> None:

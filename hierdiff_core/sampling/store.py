@@ -7,9 +7,10 @@ nobody else ever gets it.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,7 @@ class Store:
         self._branches: OrderedDict[bytes, _Branch] = OrderedDict()  # the latest used last
         self._of_row: dict[bytes, bytes] = {}
         self._arriving: deque[_Arriving] = deque()
+        self._coming: set[bytes] = set()  # keys of these
         self._held = self._run = 0
         self._settings: OrderedDict[frozenset[tuple[str, str]], None] = OrderedDict()
         self._last: OrderedDict[str, dict[str, str]] = OrderedDict()
@@ -162,7 +164,7 @@ class Store:
             On the CPU, bit-identical; it must not be changed. None where it is not kept.
         """
         with self._lock:
-            if key not in self._of_row and self._arriving:
+            if key in self._coming:  # of others nothing is awaited: a run asks for many that are not here
                 self.land()
             branch = self._of_row.get(key)
             if branch is not None:
@@ -241,6 +243,7 @@ class Store:
             if self._budget <= 0 and self.folder is None:
                 return
             self._arriving.append(_Arriving(AsyncHostCopy(rows.detach()), list(keys), list(branches)))
+            self._coming.update(keys)
             self.land(wait=rows.device.type == "cpu")
             while sum(batch.copy.copy.nbytes for batch in self._arriving) > MOST_ARRIVING:
                 self._take_in(self._arriving.popleft())
@@ -263,10 +266,19 @@ class Store:
         if self.folder is not None:
             self.folder.flush()
 
+    @contextlib.contextmanager
+    def kept_safe(self) -> Iterator[None]:
+        """Have all that a `with` block puts be where it is kept when the block ends, also by an error or a cancel."""
+        try:
+            yield
+        finally:
+            self.flush()
+
     def clear(self) -> None:
         """Forget all that is in memory; what is on disk stays."""
         with self._lock:
             self._arriving.clear()
+            self._coming.clear()
             self._branches.clear()
             self._of_row.clear()
             self._held = 0
@@ -285,6 +297,7 @@ class Store:
 
     def _take_in(self, batch: _Arriving) -> None:
         for key, row, branch in zip(batch.keys, batch.copy.wait(), batch.branches, strict=True):
+            self._coming.discard(key)
             row = row.clone()  # out of memory that cannot be swapped out, or that somebody else may change
             if self.folder is not None:
                 self.folder.add(key, row, branch)

@@ -65,8 +65,7 @@ class TrunkFolder:
     Examples
     --------
     >>> import torch
-    >>> from hierdiff_core import Store
-    >>> from hierdiff_core.sampling.trunk_files import TrunkFolder
+    >>> from hierdiff_core import Store, TrunkFolder
     >>> store = Store(2**20, TrunkFolder("trunks", 2**20))
     >>> store.put(b"cat, step 0", torch.ones(4, 8, 8), branch=b"cat")
     >>> store.flush()

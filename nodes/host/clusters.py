@@ -226,6 +226,10 @@ class CurrentClusters:
         k = min(k, self.last_step)
         if self._advanced != self.calls:  # for a mask the host asks before the call itself
             self._advanced, self.parents = self.calls, None
+        self.go_to(k)
+
+    def go_to(self, k: int) -> None:
+        """Make the clusters of a step current, if it is a later one."""
         if k > self.k:
             step = self.plan.steps[k]
             finer = step.num_clusters > len(self.clusters.first) or self._has_other_founders(k)

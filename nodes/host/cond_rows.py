@@ -74,7 +74,7 @@ def check_rows_differ(conds: dict[str, list[dict]], tensors: list, plan: Plan) -
         If neither conditioning nor tensors differ from prompt to prompt, although the plan's prompts do.
     """
     given = tensors_with_rows(conds, tensors, plan.num_prompts)
-    if plan.num_distinct == 1 or any(not torch.equal(rows, rows[:1].expand_as(rows)) for rows in given):
+    if plan.num_distinct == 1 or plan.rerolls or any(not torch.equal(rows, rows[:1].expand_as(rows)) for rows in given):
         return
     if any(lengths.differ for entries in conds.values() for entry in entries if (lengths := lengths_of(entry))):
         return

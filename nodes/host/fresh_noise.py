@@ -132,11 +132,11 @@ def takes(dry: DryRun, k: int, first: int, place: int) -> bool:
         passed = dry(predict, first=begin, put=(at, value))
         return following(passed, at) if passed else None
 
-    ends = [next_input(value, first, place) for value in (1.0, 2.0)]
-    alone = [next_input(value, k, 0) for value in (1.0, 2.0)]
-    if None in ends or None in alone:
+    ends = [next_input(value, first, place) for value in (1.0, 2.0)] + [next_input(value, k, 0) for value in (1.0, 2.0)]
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends):
         return True  # the last step of all: what comes of it is the prediction
-    ours, theirs = ends[1] - ends[0], alone[1] - alone[0]
+    ours, theirs = known[1] - known[0], known[3] - known[2]
     return abs(ours - theirs) <= SAME * max(abs(theirs), SAME)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...hierdiff_core.plan.edits import apply_edits, read_edits
+from ...hierdiff_core.plan.keeping import remember
 from ...hierdiff_core.sampling.lineage import content
 from ...hierdiff_core.sampling.store import session_store
+from .edited_run import NOT_KEPT, TOLD, owner
 from .made_of import CannotTell
 from .plan_rows import KeptRows, keep_rows
 from .prompt_digests import common_conditioning, prompt_digests
 from .run_parts import needs_latents, run_parts, why_not
-from .runs import running
 from .stored_calls import StoredCalls
 
 if TYPE_CHECKING:
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from ...hierdiff_core.sampling.store import Store
     from .sharing_run import SharingRun
 
+MOST_OWNERS = 64
 UNKNOWN = "of {name} nobody can tell what it is made of"
+
+_seconds: OrderedDict[str, float] = OrderedDict()  # that a row took, by owner: for prices alone
 
 
 def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[Plan, Keeping | None]:
@@ -48,20 +53,20 @@ def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[
     plan : Plan
         The same object where nothing is kept or edited, and for a prompt that is drawn alone.
     keeping : Keeping or None
-        None where all is as ever.
+        None for a prompt that is drawn alone: its node's edits are of the set.
 
     Raises
     ------
     ValueError
         If the edits are none, or cannot be applied.
     """
-    if plan.one_of is not None or not (keep or edits.strip()):
+    if plan.one_of is not None:
         return plan, None
+    if not (keep or edits.strip()):
+        return plan, Keeping(notes=() if trunk is None else (NOT_KEPT,), fresh=plan)
     store = (session_store() if trunk is None else trunk) if keep else None
     edited = apply_edits(plan, read_edits(edits), keep, None if store is None else store.leaves)
-    run = running()
-    owner = f"{run.client} {run.workflow} {run.node}"
-    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner)
+    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner(), plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,27 +83,30 @@ class Keeping:
         The edits with the kept tree, for the page.
     owner : str
         The node whose edits these are.
+    fresh : Plan or None
+        As it was planned for today's prompts, without edits.
     """
 
     store: Store | None = None
     notes: tuple[str, ...] = ()
     told: str = ""
     owner: str = ""
+    fresh: Plan | None = None
 
     def told_of(self, run: SharingRun) -> dict[str, Any]:
         """What the page is told of a run that has ended, by the name of the entry."""
         progress, plan = run.current.progress, run.plan
-        seconds = progress.pace.per_unit
-        return {
-            "hierdiff_edits": {
-                "edits": self.told,
-                "keys": [f"{key:016x}" for key in plan.prompt_keys or ()],
-                "names": list(plan.prompts or ()),
-                "reused": progress.reused,
-                "rows": progress.reused + progress.rows,
-                "seconds_per_row": None if seconds is None else seconds * float(progress.passes.max()),
-            }
+        if plan.prompt_keys is None:
+            return {}
+        entry = {
+            "edits": self.told,
+            "keys": [f"{key:016x}" for key in plan.prompt_keys],
+            "names": list(plan.prompts or ()),
+            "reused": progress.reused,
+            "rows": progress.reused + progress.rows,
+            "seconds_per_row": seconds_per_row(run, self.owner),
         }
+        return {TOLD: [entry]}
 
     @property
     def rows(self) -> KeptRows | None:
@@ -152,8 +160,20 @@ class Keeping:
         except CannotTell as error:
             return [*self.notes, f"⚠ nothing is kept of this run: {UNKNOWN.format(name=error)}"]
         if self.rows is not None:
+            remember(self.fresh or run.plan, self.store.leaves)
             keep_rows(conds, count, run.plan, self.rows)
         reason = self.store.begin(parts, self.owner)
         fingerprint = content(*(f"{name} {value}" for name, value in sorted(parts.items())))
         run.keep(StoredCalls(run.current, self.store, fingerprint, digests, needs_latents(guider, sampler)))
         return [*self.notes, *([reason] if reason else [])]
+
+
+def seconds_per_row(run: SharingRun, owner: str) -> float | None:
+    """What a row of a run took, or of the owner's run before where it evaluated none; None where nothing is known."""
+    seconds = run.current.progress.pace.per_unit
+    if seconds is not None:
+        _seconds[owner] = seconds * float(run.current.progress.passes.max())
+        _seconds.move_to_end(owner)
+        while len(_seconds) > MOST_OWNERS:
+            _seconds.popitem(last=False)
+    return _seconds.get(owner)

@@ -1,4 +1,4 @@
-"""The stores of this process: one for the session, and one for each name that Keep Trunks was given."""
+"""The stores of this process, one for the session and one for each name of Keep Trunks; and runs that use one."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ The client that queued the run gets events of the type `hierdiff.tree`:
 
 - ``begin``: node, run, workflow, prompt_id, steps, prompts, branches (start, stop, parent, members of the last ones),
   and measured: what is known of the loss (verdict, passes that measuring takes), or null
-- ``progress``: node, run, step, clusters, rows, standard, and tiles: a sheet of small pictures of branches; depth first
-  also reached, the steps that are done along each branch
+- ``progress``: node, run, step, clusters, rows, standard, and tiles: a sheet of small pictures of branches; where a
+  store had rows also reused, how many of the rows; depth first also reached, the steps that are done along each branch
 - ``end``: node, run, state (done or stopped), and tiles
 
 All of them have share, that of the work which is done, and seconds: {elapsed, left, full}, where full is what full
@@ -133,7 +133,15 @@ class LiveTree:
             "measured": self.measured,
         }
 
-    def step(self, k: int, x0: torch.Tensor, rows: int, standard: int, clusters: np.ndarray | None = None) -> None:
+    def step(
+        self,
+        k: int,
+        x0: torch.Tensor,
+        rows: int,
+        standard: int,
+        clusters: np.ndarray | None = None,
+        reused: int = 0,
+    ) -> None:
         """Step k is done, or the device will be done with it; its pictures are sent when they are there.
 
         Parameters
@@ -145,6 +153,8 @@ class LiveTree:
             Model rows spent so far, and what separate runs would have spent.
         clusters : (C,) int64
             Which clusters these are; all of the step when None.
+        reused : int
+            Rows that a store had in the place of the model.
         """
         self.deliver()  # the device is at work on step k meanwhile
         last = k == self.plan.num_steps - 1
@@ -152,7 +162,9 @@ class LiveTree:
         since = min(k, self.progress["step"]) if clusters is None else k  # some samplers report every other step
         living, places = self.living(k, since, clusters)
         self.keep_tiles(k, x0, living, places, ending_only=not due)
-        self.progress = {"step": k + 1, "clusters": len(x0), "rows": int(rows), "standard": int(standard)}
+        self.progress = {"step": k + 1, "clusters": len(x0), "rows": int(rows + reused), "standard": int(standard)}
+        if reused:
+            self.progress["reused"] = int(reused)
         if self.branches and clusters is not None:
             self.note_reached(k, clusters, living)
         if due:

@@ -21,9 +21,10 @@ from .step_caches import name_of_code
 
 SIZE = 16  # bytes of a digest
 DEEPEST = 24  # values in values
-MOST_VALUES = 20_000
+MOST_VALUES = 200_000
 LARGEST = 64 * 2**20  # bytes of a tensor that is read whole; of a larger one a sum and samples
-PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, torch.layout)
+PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, types.EllipsisType, types.NotImplementedType)
+PLAIN_OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
 NAMED = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType, types.WrapperDescriptorType)
 
 
@@ -78,6 +79,7 @@ class Reader:
     def __init__(self) -> None:
         self.hashed = hashlib.blake2b(digest_size=SIZE)
         self._path: list[int] = []  # identities of the values that the present one is in
+        self._sets: dict[int, tuple[Any, bytes]] = {}  # each weight of a LoRA holds the names of all of them
         self._left = MOST_VALUES
 
     def feed(self, value: Any, depth: int = 0) -> None:
@@ -87,7 +89,7 @@ class Reader:
             raise CannotTell(name_of_code(value))
         if isinstance(value, enum.Enum):
             self._say(f"{name_of_code(value)} {value.name}")
-        elif isinstance(value, PLAIN):
+        elif isinstance(value, PLAIN + PLAIN_OF_TORCH):
             self._say(f"{type(value).__name__} {value!r}")
         elif isinstance(value, uuid.UUID):  # made anew for each run
             self._say("uuid")
@@ -110,7 +112,7 @@ class Reader:
             for item in value:
                 self.feed(item, depth)
         elif isinstance(value, (set, frozenset)):
-            self._say(f"set {sorted(made_of(item) for item in value)}")
+            self.hashed.update(self._of_set(value))
         elif isinstance(value, torch.nn.Module):
             self._weights(value, value.state_dict())
         elif callable(getattr(value, "model_state_dict", None)):  # the host's ModelPatcher
@@ -118,6 +120,12 @@ class Reader:
             self.feed([value.patches, value.model_options, value.object_patches], depth)
         else:
             self._code(value, depth)
+
+    def _of_set(self, value):
+        if id(value) not in self._sets:
+            texts = all(isinstance(item, str) for item in value)
+            self._sets[id(value)] = value, made_of("set", sorted(value if texts else map(made_of, value)))
+        return self._sets[id(value)][1]
 
     def _mapping(self, value, depth):
         self._say(f"dict {len(value)}")

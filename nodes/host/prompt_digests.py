@@ -10,10 +10,11 @@ import torch
 from .cond_rows import APPLIES, PICTURES, PROMPTS, has_no_mean
 from .control_rows import chain_of, hints_of, with_hints
 from .made_of import made_of
+from .rows_alone import ALONE
 from .stored_calls import PromptDigests
 from .token_lengths import LENGTHS, lengths_of
 
-NOT_COUNTED = (PROMPTS, LENGTHS, "model_conds", "uuid")  # of an entry: names, and what a run makes itself
+NOT_COUNTED = (PROMPTS, LENGTHS, ALONE, "model_conds", "uuid")  # of an entry: names, and what a run makes itself
 TOKENS, MASK = "cross_attn", "attention_mask"
 
 

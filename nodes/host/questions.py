@@ -105,10 +105,9 @@ def ask(question: Question, waits: Callable[[], None] = lambda: None) -> str:
     how : ANSWERED, LATE or NOBODY
         `question.chosen` is None unless it was answered.
 
-    Raises
-    ------
-    the host's interruption
-        If the user cancels the run.
+    Notes
+    -----
+    Where the user cancels the run, it ends with the host's own interruption.
     """
     if question.client is None or question.node is None:
         return NOBODY

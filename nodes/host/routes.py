@@ -9,6 +9,7 @@ from server import PromptServer
 from .comparison import comparison_of_client
 from .live_tree import trees_of_client
 from .open_folder import open_folder
+from .prices import price_of_run
 from .questions import pick_of_client, picks_of_client
 from .results import results_of_client
 
@@ -23,5 +24,6 @@ def add_routes(shape_of_settings: Callable, table_of_text: Callable, table_of_fi
     routes.post("/hierdiff/table")(table_of_text)
     routes.post("/hierdiff/table/file")(table_of_file)
     routes.post("/hierdiff/open")(open_folder)
+    routes.post("/hierdiff/price")(price_of_run)
     routes.get("/hierdiff/picks")(picks_of_client)
     routes.post("/hierdiff/pick")(pick_of_client)

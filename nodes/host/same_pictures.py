@@ -80,7 +80,9 @@ def is_same_for_all(conds: dict[str, list[dict]], tensors: Iterable[torch.Tensor
     values = [value for entry in all_entries for value in entry.values()]
     if any(lengths.differ for entry in all_entries if (lengths := lengths_of(entry))):
         return False
-    return plan.num_distinct > 1 and not any(_may_differ(value, n) for value in [*values, *tensors])
+    return (
+        plan.num_distinct > 1 and not plan.rerolls and not any(_may_differ(value, n) for value in [*values, *tensors])
+    )
 
 
 def _may_differ(value, n):

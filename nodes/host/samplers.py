@@ -18,7 +18,8 @@ from .device import results_device
 from .keeping import Keeping
 from .per_prompt import SHARE_IF_EQUAL
 from .sampler_noise import OneNoise
-from .share_steps import Sharing, SharingGuider
+from .share_steps import Sharing
+from .sharing_guider import SharingGuider
 from .ui import moves_bar
 
 if TYPE_CHECKING:

@@ -34,6 +34,7 @@ from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, 
 from .plan_rows import plan_rows, with_leaves
 from .rows_alone import HostEncoding, encode_rows, mark_rows
 from .run_guidance import RunGuidance, check_guider
+from .run_price import price_of
 from .same_draws import SameDraws
 from .same_pictures import check_pictures_differ, same_pictures
 from .sampler_noise import noise_of_seeds, rows_of_seeds
@@ -185,6 +186,7 @@ class Sharing:
         data, pictures = run.final_pictures(guider.model_patcher.model, samples)
         if self.keeping is not None:
             data = {**data, **self.keeping.told_of(run)}
+            run.offer_price(price_of(run, self.keeping))
         self.tell("\n".join([report, *measured, *pictures, *notes]), **data)
         return samples
 
@@ -385,39 +387,3 @@ def parted_prompts(plan: Plan, parted: Plan, names: Sequence[str]) -> list[str]:
         f"⚠ {name_of(int(last.first[last.labels[i]]), names)} and {name_of(int(i), names)} have equal embeddings, but "
         "different conditioning: each gets its own image"
     ]
-
-
-class SharingGuider(comfy.samplers.CFGGuider):
-    """The host's CFG guider of a MODEL whose steps it shares.
-
-    Parameters
-    ----------
-    model_patcher : ModelPatcher
-        Not patched yet.
-    sharing : Sharing
-
-    Notes
-    -----
-    Each prompt has its row before the host looks: without any sigma it hands on the latents and calls no wrapper, and
-    newer hosts make masks for as many latents as there are.
-    """
-
-    def __init__(self, model_patcher: ModelPatcher, sharing: Sharing):
-        super().__init__(share_steps(model_patcher, sharing))
-        self.sharing = sharing
-        self.rows_given = 1  # to the run that is under way
-
-    def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        """The host's `CFGGuider.sample`."""
-        plan = set_of(self.sharing.plan)
-        found = plan_rows(self.original_conds.get("positive", []), plan)
-        check_prompts(found.of_conds(self.original_conds).get("positive", []), plan)
-        latent_image = row_of_prompt(latent_image, self.sharing.plan)
-        self.rows_given = len(latent_image)
-        latents = latent_image
-        if not found.has_all(latents):  # else the run takes the plan's
-            latents = rows_for_all(latents, self.sharing.plan.num_prompts, "the latent batch", ONE_OR_EACH)
-        if len(sigmas):
-            return super().sample(noise, latents, sampler, sigmas, *args, **kwargs)
-        self.sharing.tell(NO_STEPS)
-        return found.of(latents)

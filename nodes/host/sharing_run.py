@@ -24,6 +24,7 @@ from .first_inputs import with_first_inputs
 from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
 from .plan_texts import duplicates, seeds_in_words
+from .prices import offer
 from .rows_alone import RowsAlone
 from .run_guidance import RunGuidance
 from .sampler_noise import SamplerNoise
@@ -66,7 +67,7 @@ class ShownTree(Observer):
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
         """Show a step."""
         progress = self.current.progress
-        self.live.step(k, x0, progress.rows, progress.standard_rows)
+        self.live.step(k, x0, progress.rows, progress.standard_rows, reused=progress.reused)
 
     def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
         """Show what came after the last step that was told: some samplers call the model again."""
@@ -148,6 +149,11 @@ class SharingRun:
         if self.guidance is not None:
             stored.guided = self.guidance.strengths
         self.model_calls.stored = stored
+
+    def offer_price(self, price: Callable[[str], tuple[int, int, float | None]] | None) -> None:
+        """Let the page ask what this run would cost with other edits."""
+        if self._live is not None and price is not None:
+            self.decorations.attempt("prices of edits", offer, self._live.run, price)
 
     def _on_reused(self, clusters):
         """Some of the current clusters were taken from the store, in the first evaluation of a call or in a later."""

@@ -47,6 +47,19 @@ class Found(NamedTuple):
     asked: list[int]
 
 
+class Call(NamedTuple):
+    """A call of the sampler, for those who ask what another run would find in the store.
+
+    k : int               the plan's step
+    begins_anew : bool    whether the sampler has forgotten what it knew
+    what : bytes          of the first evaluation in it: which sides, with which patches
+    """
+
+    k: int
+    begins_anew: bool
+    what: bytes
+
+
 class StoredCalls:
     """The rows that one run takes from a store, and puts into it.
 
@@ -67,6 +80,8 @@ class StoredCalls:
         Why nothing is kept any more; "" while rows are.
     guided : callable or None
         Gives (C,) numbers, the strength of guidance of the current clusters.
+    calls : list of Call
+        Those of the run so far.
     """
 
     def __init__(
@@ -78,6 +93,8 @@ class StoredCalls:
         by_latents: bool = False,
     ):
         self.current, self.store, self.prompts, self.by_latents = current, store, prompts, by_latents
+        self.fingerprint = fingerprint
+        self.calls: list[Call] = []
         self.reason = ""
         self.guided: Any = None
         self._place = 0  # of an evaluation in a sampler's call
@@ -138,19 +155,24 @@ class StoredCalls:
             self._make()
         asked = [i for i, side in enumerate(case.sides) if side is not None]
         options = case.options.get("transformer_options", {})
-        kinds = sorted(
-            f"{kind} {len(held)}" for name in ("patches", "patches_replace") for kind, held in _of(options, name)
-        )
+        patches = [pair for name in ("patches", "patches_replace") for pair in options.get(name, {}).items()]
+        kinds = sorted(f"{kind} {len(held)}" for kind, held in patches)
         what = content(self._place, len(case.sides), *asked, *kinds)
-        latents = self._latents(case.x)
-        keys = [content(digest, what, own) for digest, own in zip(self._digests, latents, strict=True)]
+        if self.is_first_place and len(self.calls) < self.current.calls:
+            self.calls.append(Call(self.current.k, self.current.begins_anew, what))
+        keys = self.keys_of(what, self._latents(case.x))
         rows = {c: row for c, key in enumerate(keys) if (row := self._row(key, case.x, len(asked))) is not None}
         return Found(keys, rows, asked)
 
+    def keys_of(self, what: bytes, latents: Sequence[bytes] | None = None) -> list[bytes]:
+        """The store's keys of the current clusters, for an evaluation in the present call."""
+        if latents is None:
+            return [content(digest, what, None) for digest in self._digests]
+        return [content(digest, what, own) for digest, own in zip(self._digests, latents, strict=True)]
+
     def _latents(self, x):
-        first = self.current.clusters.first
         if not self.by_latents:
-            return [None] * len(first)
+            return None
         return [made_of(row) for row in x[self.current.indices(x.device)[0]].cpu()]
 
     def _row(self, key, x, sides):
@@ -182,9 +204,5 @@ class StoredCalls:
         if self.reason:
             return [f"⚠ nothing was kept of this run: {self.reason}"]
         lines = [f"reused {reused} of {reused + evaluated} rows"] if reused else []
-        return [*lines, f"the store holds {in_bytes(self.store.held)} in {self.store.rows} rows", *self.store.notes]
-
-
-def _of(options, name):
-    """Kinds of patches, and what is patched."""
-    return options.get(name, {}).items()
+        held = f"the store holds {in_bytes(self.store.held)} in {self.store.rows} rows"
+        return [*lines, held, *(f"⚠ {note}" for note in self.store.notes)]

@@ -16,7 +16,11 @@ function promptSet(heard = []) {
   return node;
 }
 
-const hidden = (node) => node.widgets.map((widget) => Boolean(widget.hidden));
+const hidden = (node) =>
+  node.widgets.map((widget) => {
+    assert.equal(Boolean(widget.options?.hidden), Boolean(widget.hidden)); // for nodes that are elements
+    return Boolean(widget.hidden);
+  });
 
 test("count and seed are there for random draws alone", () => {
   const heard = [];

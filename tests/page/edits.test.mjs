@@ -25,6 +25,13 @@ test("edits are read, written, and refused where they are none of ours", () => {
   }
 });
 
+test("numbers that are too large for the page, and texts that look like them, come back as they were", () => {
+  const kept = '{"plan":{"prompt_keys":[2269376838640249610,-9223372036854775807,12],"prompts":["2269376838640249610 \\" 1","a"],"Z":[0.8054768785765836]}}';
+  const text = `{"version":1,"kept":${kept},"changes":[]}`;
+  assert.equal(editsText(readEdits(text)), text);
+  assert.equal(editsText(withTreeOf(NONE, text)), text);
+});
+
 test("a reroll replaces the one of the same prompts, and what has run is rerolled once more", () => {
   const first = rerolled(NONE, [A], 4, 10);
   const moved = rerolled(first, [A], 2, 10);

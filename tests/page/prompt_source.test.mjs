@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { keeperOf } from "../../web/edits_page.js";
 import { addVariants, numbersIn, originalOf, placeOf, whichOf } from "../../web/edits_variants.js";
 import { entriesOf, entryOf, escaped, sourceOf, withEntry, writtenSince } from "../../web/prompt_source.js";
 import { blankRow, rowsOfText, tableText } from "../../web/prompt_table_text.js";
@@ -84,6 +85,20 @@ test("prompts are found through the edges of subgraphs, in and out", () => {
     { id: 5, type: "uuid2", inputs: { plan: [3, 0] }, subgraph: sampling },
   ]);
   assert.equal(sourceOf(sampling.getNodeById(1), ["a cat"], twice).problem, "source_none"); // of which of the two?
+});
+
+test("edits of a sampler of the host are kept where its model comes from, not by a sampler before it", () => {
+  const widgets = { keep: false, edits: "" };
+  const graph = graphOf([
+    { id: 1, type: "HierDiffShareSteps", widgets },
+    { id: 2, type: "HierDiffKSampler", widgets },
+    { id: 3, type: "LoraLoader", inputs: { model: [1, 0] } },
+    { id: 4, type: "KSampler", inputs: { latent_image: [2, 0], model: [3, 0] } },
+    { id: 5, type: "KSampler", inputs: { latent_image: [2, 0] } },
+  ]);
+  const types = { model: "MODEL", latent_image: "LATENT" };
+  for (const node of graph.nodes) for (const input of node.inputs) input.type = types[input.name];
+  assert.deepEqual([4, 2, 5].map((id) => keeperOf(graph.getNodeById(id), graph)?.id ?? null), [1, 2, null]);
 });
 
 const setOf = (text) => ({ kind: "HierDiffPromptSet", widget: { value: text } });

@@ -63,7 +63,7 @@ def state(page):
 
 @pytest.mark.parametrize("nodes_2", [False, True])
 def test_plot_warns_of_pictures_that_look_alike_and_tells_what_was_not_run_yet(open_page, nodes_2):
-    page = open_page(settings={"Comfy.VueNodes.Enabled": nodes_2})
+    page = open_page(shared=True, settings={"Comfy.VueNodes.Enabled": nodes_2})
     page.load_graph(small(seed=70 + nodes_2))
     run_plan(page)
     page.show(page.node_of(SCHEDULE), zoom=1.0)
@@ -159,8 +159,7 @@ def test_templates_open_between_the_pages_bars(open_page, models_of_templates, n
     [("prompt list", "Prompt Set"), ("clustering", "Ward Linkage"), ("budget", "Threshold Schedule")],
 )
 def test_nodes_are_found_by_other_words_in_the_pages_search(open_page, words, node):
-    page = open_page()
-    page.evaluate("app.graph.clear()")  # the workflow that a new page begins with has a node there
+    page = open_page(shared=True)
     box = page.page.locator("input[type='text']:not([role='spinbutton']):visible").last  # not the number of runs
     found = page.page.get_by_text(node, exact=True).first
     for _ in range(12):  # on a busy machine the page takes no clicks yet, or the box is there before it looks
@@ -171,5 +170,7 @@ def test_nodes_are_found_by_other_words_in_the_pages_search(open_page, words, no
             box.fill("")
             box.press_sequentially(words, delay=20)
             found.wait_for(state="visible", timeout=5_000)
+            page.page.keyboard.press("Escape")  # the next test's page
+            box.wait_for(state="hidden", timeout=5_000)
             return
     raise AssertionError(f"{words!r} does not find {node!r}")

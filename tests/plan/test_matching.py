@@ -106,9 +106,10 @@ def test_latents_that_are_not_finite_are_named():
         latents_not_finite(latents * torch.nan, "abcdefgh", "use fp32")
 
 
-def test_plan_that_prompts_were_attached_to_is_refused_until_samplers_know_its_means():
+def test_plan_that_prompts_were_attached_to_is_for_all_of_them():
     rows = [[1, 0], [0.8, 0.6], [0, 1]]
     plan = plan_for(PromptTree.of(rows, "chord", PROMPTS), Budget("saving", 0.4), Profile(10))
     grown = attach(plan, rows, [[0.96, 0.28]], [text_key("a dog")], ["a dog"])
-    with pytest.raises(ValueError, match="had prompts attached or removed, and cannot be drawn yet"):
-        check_plan_prompts(grown, [*PROMPTS, "a dog"])
+    check_plan_prompts(grown, [*PROMPTS, "a dog"])
+    with pytest.raises(ValueError, match='prompt 3 is "a dog" in the plan, but "a cow" here'):
+        check_plan_prompts(grown, [*PROMPTS, "a cow"])

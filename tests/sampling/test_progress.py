@@ -108,3 +108,55 @@ def test_where_nobody_listens_there_is_no_observer():
     assert with_callbacks(None, on_step=None, on_finished=None) is None
     observer = Observer()
     assert with_callbacks(observer, before_call=None) is observer
+
+
+# --- rows that a store had
+
+
+def test_rows_of_a_store_are_no_work():
+    seconds = iter(range(100))
+    progress = RunProgress(PLAN, clock=lambda: float(next(seconds)), passes=[2, 2, 1, 1])
+    progress.on_stored([1, 2, 1, 0])
+    assert progress.work == (0, 6)  # of 13 passes
+    for k, (clusters, reused) in enumerate(((1, 1), (2, 2), (3, 1), (4, 0))):
+        if reused:
+            progress.on_reused(reused)
+        progress.on_rows(k, range(clusters))
+    assert (progress.rows, progress.reused, progress.standard_rows) == (6, 4, 16)
+    assert progress.work == (6, 6)
+
+
+def test_rows_of_a_store_that_nobody_foresaw_are_taken_from_what_is_left():
+    progress = RunProgress(PLAN)
+    progress.on_reused(1)
+    progress.on_rows(0, [0])
+    assert (progress.rows, progress.reused, progress.work) == (0, 1, (0, 9))
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_rows_of_a_call_may_be_told_before_it_or_during_it(early):
+    progress = RunProgress(PLAN)
+    for k in range(2):
+        if early:
+            progress.on_reused(1)
+        progress.on_call(k, 2)
+        if not early:
+            progress.on_reused(1)
+        progress.on_evaluated()
+    assert (progress.rows, progress.reused, progress.work[0]) == (2, 2, 2)
+
+
+def test_all_observers_hear_of_a_store():
+    heard = []
+
+    class Hears(Observer):
+        def on_stored(self, rows):
+            heard.append(rows)
+
+        def on_reused(self, rows):
+            heard.append(rows)
+
+    both = Observers(Hears(), Callbacks(), Hears())
+    both.on_stored([1, 2])
+    both.on_reused(3)
+    assert heard == [[1, 2], [1, 2], 3, 3]

@@ -14,6 +14,7 @@ import torch
 from hierdiff_core import Store
 from hierdiff_core.files import whole_files
 from hierdiff_core.sampling import row_files, trunk_files
+from hierdiff_core.sampling import store as store_module
 from hierdiff_core.sampling.store import ROW_COSTS, session_store
 from hierdiff_core.sampling.trunk_files import TrunkFolder
 
@@ -150,6 +151,39 @@ def test_many_threads_may_use_a_store():
         thread.join()
     assert not failed
     assert store.held <= store.budget
+
+
+def test_nothing_waits_for_a_device_but_who_asks_for_what_it_is_busy_with(monkeypatch):
+    class Busy:
+        """A copy that is here when somebody has waited for it, or the device is done."""
+
+        done, waited = False, 0
+
+        def __init__(self, tensor):
+            self.copy = tensor
+
+        @property
+        def here(self):
+            return Busy.done
+
+        def wait(self):
+            Busy.waited += not Busy.done
+            return self.copy
+
+    monkeypatch.setattr(store_module, "AsyncHostCopy", Busy)
+    store = Store(MANY)
+    for step in range(5):
+        rows = torch.ones(2, 16, device="meta")
+        assert store.get(b"row %d" % step) is None
+        monkeypatch.setattr(Busy, "__init__", lambda self, tensor: setattr(self, "copy", torch.ones(tensor.shape)))
+        store.put_rows([b"row %d" % step, b"other %d" % step], rows, [b"a", b"b"])
+    assert Busy.waited == 0
+    assert torch.equal(store.get(b"row 0"), torch.ones(16))
+    assert Busy.waited == 5
+    store.put_rows([b"row 5"], torch.ones(1, 16, device="meta"), [b"a"])
+    Busy.done = True
+    assert store.rows == 11
+    assert Busy.waited == 5
 
 
 def test_the_session_has_one_store_in_memory():

@@ -1,0 +1,143 @@
+"""The price of another run of a Kandinsky decoder: which of its rows a store has."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...hierdiff_core.kandinsky.guidance import passes_per_row, strengths
+from ...hierdiff_core.kandinsky.plan_embeddings import embeddings_for
+from ...hierdiff_core.kandinsky.reuse import keys_of_run, run_parts
+from ...hierdiff_core.kandinsky.schedulers import make_scheduler
+from ...hierdiff_core.sampling.noise import BranchNoise, keyed_noise
+from ...hierdiff_core.sampling.store import Store, session_store
+from .edited_run import EditedRun, edited_run, owner, told_edits, told_of
+from .prices import offer
+
+if TYPE_CHECKING:
+    from ...hierdiff_core.embeddings import PromptEmbeddings
+    from ...hierdiff_core.plan.plan import Plan
+    from ...hierdiff_core.sampling.progress import RunProgress
+    from .live_tree import LiveTree
+
+GONE = "the decoder of this run is no longer loaded: run the workflow again"
+MOST_RATES = 64
+
+_rates: OrderedDict[str, float] = OrderedDict()
+
+
+@dataclass(eq=False)
+class DecoderPrice:
+    """Tells the price of a run with other edits, see `prices.offer`.
+
+    Attributes
+    ----------
+    decoder : weak reference to a KandinskyV22Pipeline
+        It may be unloaded meanwhile.
+    precision : str
+        What it computed with, and where: unloaded it lies elsewhere.
+    plan : Plan
+        Of the run's prompts, before any edits.
+    embeddings : PromptEmbeddings
+    settings : dict
+        seed, guidance, guidance_interval, scheduler, width, height, rescale_means, as `sample` takes them.
+    steps : int
+        That the run makes.
+    store : Store or None
+        That the run kept its rows in; else the session's, which the next one would use.
+    rate : float or None
+        Seconds of a pass.
+    """
+
+    decoder: Any
+    precision: str
+    plan: Plan
+    embeddings: PromptEmbeddings
+    settings: dict[str, Any]
+    steps: int
+    store: Store | None = None
+    rate: float | None = None
+    known: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, edits: str) -> tuple[int, int, float | None]:
+        """Rows, how many of them are there, and the seconds that the others take."""
+        edited = edited_run(self.plan, True, edits, self.store)
+        plan, store = edited.plan, self.store or session_store()
+        given = self.settings
+        guided = given["guidance"], given["guidance_interval"]
+        found = embeddings_for(plan, self.embeddings, edited.leaves or None, store.leaves)
+        made = make_scheduler(given["scheduler"], self.config(), plan.num_steps)
+        noise = BranchNoise(keyed_noise(given["seed"]), plan, found.own.keys)
+        factors = strengths(plan, *guided, made)
+        keys = keys_of_run(plan, found, noise, given["seed"], factors, made, self.parts(made))
+        new = keys.missing(store)[: self.steps]
+        rows = int(plan.clusters_per_step[: self.steps].sum())
+        passes = passes_per_row(plan, *guided)[: self.steps]
+        return rows, rows - int(new.sum()), None if self.rate is None else float(self.rate * (new @ passes))
+
+    def config(self) -> Any:
+        """Of the decoder's scheduler."""
+        decoder = self.decoder()
+        if decoder is None:
+            raise ValueError(GONE)
+        return decoder.scheduler.config
+
+    def parts(self, made: Any) -> dict[str, str]:
+        """What the run is made of, as `sample` tells a store: read off the weights once."""
+        decoder = self.decoder()
+        if not self.known:
+            if decoder is None:
+                raise ValueError(GONE)
+            given = self.settings
+            size = given["width"], given["height"]
+            guided = given["guidance"], given["guidance_interval"]
+            rescaled, seed = given["rescale_means"], given["seed"]
+            self.known = run_parts(decoder, made, given["scheduler"], *size, None, rescaled, seed, guided)
+            self.known["precision"] = self.precision
+        return self.known
+
+
+class DecoderOffer:
+    """What the page is told of a run for the next one: its edits, and where to ask what others would cost.
+
+    Parameters
+    ----------
+    decoder : KandinskyV22Pipeline
+        Where it was when it ran.
+    edited : EditedRun
+        What was drawn.
+    embeddings : PromptEmbeddings
+    given : dict
+        Settings of the run, see `DecoderPrice`.
+    steps : int
+        That it made.
+    """
+
+    def __init__(
+        self, decoder: Any, edited: EditedRun, embeddings: PromptEmbeddings, given: dict[str, Any], steps: int
+    ) -> None:
+        precision = f"{decoder.unet.dtype} {decoder.unet.device.type}"
+        store = edited.store
+        self.price = DecoderPrice(weakref.ref(decoder), precision, edited.fresh, embeddings, given, steps, store)
+        self.edited, self.embeddings = edited, embeddings
+
+    def told(self, live: LiveTree | None, run: RunProgress) -> dict[str, Any]:
+        """Data for the page, once the run is over."""
+        rate = self.price.rate = rate_of(owner(), run.pace.per_unit)
+        if live is not None:
+            offer(live.run, self.price)
+        told = told_edits(self.edited, self.embeddings)
+        seconds = None if rate is None else rate * float(run.passes.mean())
+        return told_of(self.edited, told, run.reused, run.reused + run.rows, seconds)
+
+
+def rate_of(owner: str, measured: float | None) -> float | None:
+    """Seconds of a pass: as this run has measured it, or the owner's last one that had something to evaluate."""
+    if measured is not None:
+        _rates[owner] = measured
+        _rates.move_to_end(owner)
+        while len(_rates) > MOST_RATES:
+            _rates.popitem(last=False)
+    return _rates.get(owner)
