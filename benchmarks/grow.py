@@ -150,7 +150,7 @@ class Native(Model):
         said = []
         tell = {"show_tree": False, "tell": lambda text, **_: said.append(text)}
         sharing = host.share_steps.Sharing(plan, keeping=keeping, **tell)
-        guider = host.share_steps.SharingGuider(self.model, sharing)
+        guider = host.sharing_guider.SharingGuider(self.model, sharing)
         guider.set_conds(positive, self.negative)
         guider.set_cfg(self.cfg)
         sigmas = host.samplers_by_name.sigmas_of(self.model, plan.num_steps, self.sampler, self.scheduler)
@@ -334,15 +334,22 @@ HEADER = """| model | change | rows evaluated | reused | s | anew: rows | s | pi
 |---|---|---:|---:|---:|---:|---:|---:|---|"""
 
 
-def table(lines):
-    """The lines as Markdown."""
-    rows = [
+def row_of(line):
+    """A line as Markdown."""
+    return (
         f"| {line.model} | {line.what} | {line.changed.rows} | {line.changed.reused} of {line.nfe} | "
         f"{line.changed.seconds:.2f} | {line.fresh.rows} | {line.fresh.seconds:.2f} | {line.stay} | "
         f"{'bit-identical' if line.difference == 0 else f'{line.difference:.2g}'} |"
-        for line in lines
-    ]
-    return "\n".join([HEADER, *rows])
+    )
+
+
+def table(lines):
+    """The lines as Markdown."""
+    return "\n".join([HEADER, *map(row_of, lines)])
+
+
+def tell(text):
+    print(text, file=sys.stderr, flush=True)
 
 
 MODELS = {"emoji": Emoji, "scenes": Scenes, "native": Tiny}
@@ -364,7 +371,9 @@ def main(arguments=None):
     for name in options.models:
         model = MODELS[name](count, options.device, options.small)
         model.steps = options.steps or model.steps
-        lines += measured(model, count, options.saving, options.repeat, lambda text: print(text, file=sys.stderr))
+        for line in measured(model, count, options.saving, options.repeat, tell):
+            tell(row_of(line))
+            lines.append(line)
     print(table(lines))
     if options.out:
         options.out.write_text(table(lines) + "\n", encoding="utf-8")

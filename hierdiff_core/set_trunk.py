@@ -151,7 +151,7 @@ class SetTrunk:
         made = {i: place for place, i in enumerate(new)}
         sides = []
         for old, name in zip(rows, NAMES, strict=True):
-            own = getattr(found, name, None)
+            own: Any = getattr(found, name, None)
             sides.append(torch.stack([own[made[i]] if row is None else old[row] for i, row in enumerate(wanted)]))
         return PromptEmbeddings(sides[0], sides[1], tuple(prompts), IMAGE_EMBEDDINGS)
 
