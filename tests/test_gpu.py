@@ -15,6 +15,11 @@ from scipy.cluster.hierarchy import is_isomorphic
 from workflow_api import to_api
 
 from hierdiff_core import (
+    Budget,
+    Profile,
+    PromptEmbeddings,
+    PromptTree,
+    Store,
     build_plan,
     decode,
     embed_prompts,
@@ -22,6 +27,7 @@ from hierdiff_core import (
     flat_clusters,
     load_decoder,
     load_prior,
+    plan_for,
     sample,
     tau_for_saving,
     thresholds_at,
@@ -29,6 +35,7 @@ from hierdiff_core import (
 )
 from hierdiff_core.kandinsky.acceleration import ACCELERATIONS
 from hierdiff_core.kandinsky.decoding import BackgroundDecoder
+from hierdiff_core.plan.algebra import edited
 from hierdiff_core.plan.linkage import METRICS, linkage_bytes
 from hierdiff_core.previews import BranchLatents, latents_to_rgb
 from hierdiff_core.sampling.loop import ORDERS
@@ -123,8 +130,10 @@ def test_depth_first_draws_the_same_pictures(embeddings, plan):
 
 
 @pytest.mark.parametrize("scheduler", ["DDPM", "DDIM", "Euler ancestral"])
-@pytest.mark.parametrize("order", ORDERS)
-def test_nothing_between_the_first_and_the_last_unet_call_waits_for_the_device(embeddings, plan, scheduler, order):
+@pytest.mark.parametrize(("order", "kept"), [(order, kept) for order in ORDERS for kept in (False, True)])
+def test_nothing_between_the_first_and_the_last_unet_call_waits_for_the_device(
+    embeddings, plan, scheduler, order, kept
+):
     decoder, calls, rows = load_decoder(dtype=torch.float16, device="cuda"), [], []
 
     class Watch(Observer):
@@ -140,11 +149,40 @@ def test_nothing_between_the_first_and_the_last_unet_call_waits_for_the_device(e
     options = {"guidance": 3.0, "width": 128, "height": 128, "scheduler": scheduler, "order": order}
     sample(decoder, embeddings, plan, **options)  # loads the device's libraries
     try:
-        sample(decoder, embeddings, plan, observer=Watch(), **options)
+        sample(decoder, embeddings, plan, observer=Watch(), store=Store(2**30) if kept else None, **options)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(calls) >= plan.num_steps
     assert len(rows) == plan.nfe
+
+
+def test_what_a_store_has_is_not_evaluated_again_and_draws_the_same_pictures(embeddings, plan):
+    decoder, store = load_decoder(dtype=torch.float16, device="cuda"), Store(2**30)
+    plain = pictures(decoder, embeddings, plan)
+    assert torch.equal(pictures(decoder, embeddings, plan, store=store), plain)
+    assert store.rows == plan.nfe
+
+    class Refusal(Observer):
+        def before_call(self):
+            raise AssertionError("the model was called")
+
+    assert torch.equal(pictures(decoder, embeddings, plan, store=store, observer=Refusal()), plain)
+
+
+def test_pictures_of_prompts_that_are_not_edited_differ_by_rounding(embeddings):
+    decoder, store = load_decoder(dtype=torch.float32, device="cuda"), Store(2**30)
+    tree = PromptTree.of(embeddings.positive, "chord", PROMPTS)
+    plan = plan_for(tree, Budget("saving", 0.5), Profile(20))
+    other = embed_prompts(load_prior(), ["lion face, noto style"], guidance=4.0)
+    changed = edited(plan, 0, embeddings.positive, other.positive[0], other.keys[0], other.prompts[0])
+    positive = torch.cat([other.positive, embeddings.positive[1:]])
+    negative = torch.cat([other.negative, embeddings.negative[1:]])
+    now = PromptEmbeddings(positive, negative, (other.prompts[0], *PROMPTS[1:]))
+    before = pictures(decoder, embeddings, plan, store=store)
+    after = pictures(decoder, now, changed, store=store, leaves=embeddings)
+    assert (after[1:] - before[1:]).abs().max() < 0.02
+    assert (after[0] - before[0]).abs().mean() > 0.01
+    assert store.rows < plan.nfe + changed.num_steps
 
 
 @pytest.mark.parametrize("acceleration", ACCELERATIONS[:2])
