@@ -18,6 +18,7 @@ from .prices import offer
 
 if TYPE_CHECKING:
     from ...hierdiff_core.embeddings import PromptEmbeddings
+    from ...hierdiff_core.kandinsky.plan_embeddings import PlanEmbeddings
     from ...hierdiff_core.plan.plan import Plan
     from ...hierdiff_core.sampling.progress import RunProgress
     from .live_tree import LiveTree
@@ -71,7 +72,7 @@ class DecoderPrice:
         made = make_scheduler(given["scheduler"], self.config(), plan.num_steps)
         noise = BranchNoise(keyed_noise(given["seed"]), plan, found.own.keys)
         factors = strengths(plan, *guided, made)
-        keys = keys_of_run(plan, found, noise, given["seed"], factors, made, self.parts(made))
+        keys = keys_of_run(plan, found, noise, given["seed"], factors, made, self.parts(made, found))
         new = keys.missing(store)[: self.steps]
         rows = int(plan.clusters_per_step[: self.steps].sum())
         passes = passes_per_row(plan, *guided)[: self.steps]
@@ -84,7 +85,7 @@ class DecoderPrice:
             raise ValueError(GONE)
         return decoder.scheduler.config
 
-    def parts(self, made: Any) -> dict[str, str]:
+    def parts(self, made: Any, found: PlanEmbeddings) -> dict[str, str]:
         """What the run is made of, as `sample` tells a store: read off the weights once."""
         decoder = self.decoder()
         if not self.known:
@@ -94,7 +95,7 @@ class DecoderPrice:
             size = given["width"], given["height"]
             guided = given["guidance"], given["guidance_interval"]
             rescaled, seed = given["rescale_means"], given["seed"]
-            self.known = run_parts(decoder, made, given["scheduler"], *size, None, rescaled, seed, guided)
+            self.known = run_parts(decoder, made, given["scheduler"], *size, None, rescaled, seed, guided, found)
             self.known["precision"] = self.precision
         return self.known
 
