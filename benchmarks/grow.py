@@ -1,6 +1,6 @@
 """What a set costs that is changed instead of drawn again: rows and seconds, and whether the other pictures stay.
 
-    python benchmarks/grow.py [--models emoji scenes native] [--prompts 30] [--steps N] [--saving 0.5]
+    python benchmarks/grow.py [--models emoji scenes native full] [--prompts 30] [--steps N] [--saving 0.5]
                               [--device cpu] [--small] [--repeat 1] [--out grow.md]
 
 A set is drawn once with a store. Then one prompt is edited, three are added, two are rerolled from half of the steps
@@ -9,8 +9,8 @@ run. Beside each: the changed set planned anew and drawn without a store. Second
 --repeat. Pictures that were not touched are compared with those of the first run: on a CPU they must be bit-identical.
 
 emoji: the bundled Kandinsky-shaped model. scenes: the bundled scene model under ComfyUI's Euler. native: a tiny UNet of
-ComfyUI's classes with random weights, for what the machinery costs; on a CPU alone. The last two need COMFYUI_DIR or a
-ComfyUI in .comfyui.
+ComfyUI's classes with random weights, for what the machinery costs; on a CPU alone. These two need COMFYUI_DIR or a
+ComfyUI in .comfyui. full: Kandinsky 2.2 at full size with random weights, only if it is named; it needs a GPU.
 """
 
 import argparse
@@ -118,6 +118,26 @@ class Emoji(Model):
         latents = sample(self.decoder, embeddings, plan, observer=watching, store=store, **settings)
         latents = latents.cpu()
         return Run(latents, progress.rows, progress.reused, time.perf_counter() - began)
+
+
+class Full(Emoji):
+    """Kandinsky 2.2 at full size with random weights, for the time that it takes: DDPM, 40 steps, 512 pixels.
+
+    Its embeddings are the bundled prior's, turned into as many numbers as it takes.
+    """
+
+    name = "full size"
+
+    def __init__(self, count, device, small):
+        from full_size import UNET, random_decoder
+
+        super().__init__(count, device, small)
+        self.size = 64 if small else 512
+        own, width = self.embeddings, UNET["encoder_hid_dim"]
+        turn = torch.randn(own.width, width, generator=torch.Generator().manual_seed(SEED)) / width**0.5
+        self.embeddings = PromptEmbeddings(own.positive @ turn, own.negative @ turn, own.prompts, own.kind)
+        self.vectors = self.embeddings.positive
+        self.decoder = random_decoder(device)
 
 
 class Stopping(Observer):
@@ -352,12 +372,12 @@ def tell(text):
     print(text, file=sys.stderr, flush=True)
 
 
-MODELS = {"emoji": Emoji, "scenes": Scenes, "native": Tiny}
+MODELS = {"emoji": Emoji, "scenes": Scenes, "native": Tiny, "full": Full}
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="What a set costs that is changed instead of drawn again.")
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["emoji", "scenes", "native"])
     parser.add_argument("--prompts", type=int, default=30)
     parser.add_argument("--steps", type=int, help="default: 40 for emoji, else 20")
     parser.add_argument("--saving", type=float, default=0.5)
