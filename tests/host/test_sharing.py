@@ -739,7 +739,7 @@ def test_tree_that_fails_loses_no_latents(host, model, positive, negative, plans
     expected, report, _ = run_shared(host, model, positive, negative, plans.shared)
     assert "⚠" not in report
 
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError(f"broken {fault}")
 
     monkeypatch.setattr(host.run.LiveTree, fault, fail)
@@ -760,7 +760,7 @@ def test_report_that_fails_loses_no_latents(host, model, positive, negative, pla
 def test_interruption_passes_the_tree(host, model, positive, negative, plans, monkeypatch):
     import comfy.model_management as management
 
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise management.InterruptProcessingException()
 
     monkeypatch.setattr(host.run.LiveTree, "step", interrupt)
