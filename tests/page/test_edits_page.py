@@ -130,3 +130,27 @@ def test_a_set_is_edited_from_its_tree(open_page, nodes_2):
         ".widgets.find((widget) => widget.name === 'edits').value === before",
         arg=[SAMPLER, before],
     )
+
+
+def test_variants_of_a_leaf_come_from_a_node_behind_its_set(open_page):
+    page = open_page(shared=True)
+    page.load_graph(workflow())
+    page.set_value(SAMPLER, "keep", True)
+    page.run()
+    panel, keys, menu = page.page.locator(TREE), page.page.keyboard, page.page.locator(MENU)
+    page.page.wait_for_timeout(500)
+    page.show(page.node_of(SAMPLER))
+    panel.focus()
+    keys.press("Home")
+    keys.press("End")
+    name = selected(page)
+    keys.press("m")
+    menu.locator("button", has_text="Variants × 4").click()
+    number, variants = PROMPTS.index(name), "HierDiffVariants"
+    assert [page.value_of(variants, each) for each in ("which", "count")] == [str(number), 4]
+    assert 0 < page.value_of(variants, "part_at") < 1
+    assert "reused " in run_and_wait(page)
+    drawn = [*PROMPTS[:number], *[PROMPTS[number]] * 5, *PROMPTS[number + 1 :]]
+    told = page.evaluate("(tree) => document.querySelectorAll(`${tree} [data-prompt]`).length", TREE)
+    assert told == len(drawn)
+    page.screenshot(REPO_ROOT / "test_artifacts" / "browser" / "edits_variants.png")
