@@ -153,5 +153,5 @@ def test_variants_of_a_leaf_come_from_a_node_behind_its_set(open_page):
     told = page.evaluate("(id) => app.nodeOutputs[id].hierdiff_edits[0]", str(page.node_of(SAMPLER)))
     assert told["names"] == [*PROMPTS[:number], *[PROMPTS[number]] * 5, *PROMPTS[number + 1 :]]
     assert len(set(told["keys"])) == 8
-    assert told["rows"] - told["reused"] >= 4 * 3  # in the first of its four steps a variant is what its prompt is there
+    assert told["rows"] - told["reused"] >= 4 * 3  # in its first of four steps a variant is what its prompt is
     page.screenshot(REPO_ROOT / "test_artifacts" / "browser" / "edits_variants.png")
