@@ -130,3 +130,15 @@ def test_a_set_is_edited_from_its_tree(open_page, nodes_2):
         ".widgets.find((widget) => widget.name === 'edits').value === before",
         arg=[SAMPLER, before],
     )
+
+    # from afar Nodes 2.0 takes the pointer from its widgets; the tree is still seen, and still has its own menu
+    keys.press("Escape")
+    page.show(page.node_of(SAMPLER), zoom=0.3)
+    page.page.wait_for_function(
+        """(tree) => {
+            const canvas = document.querySelector(tree).querySelector("canvas");
+            const { left, top, width, height } = canvas.getBoundingClientRect();
+            return document.elementFromPoint(left + width / 2, top + height / 2) === canvas;
+        }""",
+        arg=TREE,
+    )

@@ -368,6 +368,7 @@ def test_pinned_prompts_keep_their_branches_when_the_others_are_planned_anew(val
     again = apply_edits(fresh, replace(edits, kept=replace(edits.kept, anew=True)), True, studio.memory)
     after = courses(again.plan)
     assert all(after[word] == before[word] for word in (WORDS[0], WORDS[5]))
+    assert not any(note.startswith("the kept tree") for note in again.notes)
     others = [i for i, word in enumerate(again.plan.prompts) if word not in (WORDS[0], WORDS[5])]
     rows = np.array([studio.rows[again.plan.prompts[i]] for i in others])
     alone = PromptTree.of(rows, "chord")
