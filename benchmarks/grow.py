@@ -96,7 +96,7 @@ class Model:
 class Emoji(Model):
     """The bundled Kandinsky-shaped model: DDPM, 40 steps, guidance 3, 128 pixels."""
 
-    name, size = "emoji", 128
+    name, size, scheduler = "emoji", 128, "DDPM"
 
     def __init__(self, count, device, small):
         self.device, self.steps = device, 8 if small else 40
@@ -114,6 +114,7 @@ class Emoji(Model):
         progress = RunProgress(plan)
         watching = progress if stop is None else Observers(progress, Stopping(stop))
         settings = {"seed": SEED, "guidance": 3.0, "width": self.size, "height": self.size}
+        settings["scheduler"] = self.scheduler
         began = time.perf_counter()
         latents = sample(self.decoder, embeddings, plan, observer=watching, store=store, **settings)
         latents = latents.cpu()

@@ -123,6 +123,7 @@ class ThresholdSchedule(io.ComfyNode):
         profile, budget = Profile(steps, shape, private_steps, power, sensitivity), Budget(mode, value, clamp=True)
         plan = plan_for(linkage, budget, profile)
         greatest = reachable_saving(linkage.Z, profile.falling(linkage.metric), trees=linkage.num_trees)[1]
+        greatest = max(greatest, plan.saved)  # variants share more
         decorations = Decorations()
         picture = decorations.picture("the plot", draw_schedule, plan)
         lines = [*describe(plan, greatest), *distortion(plan), *unshared_by_level(profile, levels, share_above)]

@@ -36,7 +36,7 @@ export function offers(state, index) {
 function isOn({ edited, edits }, id, index) {
   if (!edited || !edits) return false;
   if (id === "pin") return edited.isPinned(edits, index);
-  if (id === "reroll") return Boolean(edited.rerollOf(edits, index));
+  if (id === "reroll") return edited.rerollOf(edits, index)?.ran === false; // one that ran is drawn once more
   return id === "hold" && Boolean(changeOf(edits, "hold", edited.keysOf(index)));
 }
 

@@ -156,9 +156,10 @@ export class TreeEdits {
     this.say(text("edits.done_variants", { count, step: step + 1 }));
   }
 
-  /** Where variants of a leaf part if nobody says: where it parts from the others, but not before all is open. */
+  /** Where variants of a leaf part if nobody says: where it parts from the others, but while there is noise to be other. */
   variantStep(index) {
-    return Math.max(this.state.tree.branches[index].start, 1);
+    const { branches, steps } = this.state.tree;
+    return Math.max(Math.min(branches[index].start, Math.floor(steps / 2)), 1);
   }
 
   undo() {

@@ -50,7 +50,7 @@ export function priceText(price) {
   if (price.error) return text("edits.price_refused");
   const count = Math.max(price.rows - price.reused, 0);
   const rows = count === 1 ? text("edits.rows_one") : text("edits.rows", { count });
-  return price.seconds === null ? rows : text("edits.price", { rows, time: about(price.seconds) });
+  return price.seconds === null || count === 0 ? rows : text("edits.price", { rows, time: about(price.seconds) });
 }
 
 /** All that is known of a price: "12 rows, about 4 s; 84 of 96 reused". */

@@ -4,12 +4,13 @@ import { linkOf, VARIANTS_NODE } from "./prompt_source.js";
 
 const GAP = 40; // pixels
 
-/** The numbers, from 1, that a text such as "1, 3-5" names; null for all, undefined for a text that names none. */
+/** The numbers, from 0, that a text such as "0, 3-5" names; null for all, undefined for a text that names none. */
 export function numbersIn(which) {
   if (!String(which).trim()) return null;
   const found = [];
-  for (const part of String(which).split(",")) {
-    const [, first, last] = /^\s*(\d+)\s*(?:-\s*(\d+)\s*)?$/.exec(part) ?? [];
+  for (const part of String(which).split(/[,;，、；]|(?<=\d)\s+(?=\d)/)) {
+    if (!part.trim()) continue;
+    const [, first, last] = /^\s*(\d+)\s*(?:[-–~]\s*(\d+)\s*)?$/.exec(part) ?? [];
     if (first === undefined || Number(last ?? first) - Number(first) > 1e5) return undefined;
     for (let number = Number(first); number <= Number(last ?? first); number++) found.push(number);
   }
@@ -28,26 +29,30 @@ export function whichOf(numbers) {
 }
 
 /**
- * Which prompt of its input a prompt behind Variants is, or is a variant of. Both from 0.
+ * The first prompts behind nodes Variants, as the server orders them: {of: number of the prompt, variant: whether it is one}.
  *
- * @param settings  {which, count}
+ * @param nodes  {which, count} of each, in their order
+ * @param size   prompts before them, from the first on
  */
-export function originalOf({ which, count }, number) {
-  const chosen = numbersIn(which);
-  const has = chosen && new Set(chosen);
-  for (let [at, place] = [0, 0]; ; at++) {
-    const taken = 1 + (!has || has.has(at + 1) ? Math.max(count, 0) : 0);
-    if (number < place + taken) return at;
-    place += taken;
+function behind(nodes, size) {
+  let rows = Array.from({ length: size }, (_, of) => ({ of, variant: false }));
+  for (const { which, count } of nodes) {
+    const chosen = numbersIn(which);
+    const has = new Set(chosen ?? []);
+    const more = new Set(rows.flatMap(({ of, variant }, at) => (!variant && (chosen === null || has.has(at)) ? [of] : [])));
+    rows = rows.flatMap((row, at) => {
+      const isLast = rows[at + 1]?.of !== row.of; // further variants come after those that are there
+      return isLast && more.has(row.of) ? [row, ...Array.from({ length: Math.max(count, 0) }, () => ({ of: row.of, variant: true }))] : [row];
+    });
   }
+  return rows;
 }
 
-/** The place of a prompt behind Variants. */
-export function placeOf({ which, count }, number) {
-  const chosen = numbersIn(which);
-  const before = chosen ? new Set(chosen.filter((each) => each <= number)).size : number;
-  return number + before * Math.max(count, 0);
-}
+/** Which prompt before nodes Variants a prompt behind them is, or is a variant of. Both from 0. */
+export const originalOf = (nodes, number) => behind(nodes, number + 1)[number].of;
+
+/** The place of a prompt behind nodes Variants. */
+export const placeOf = (nodes, number) => behind(nodes, number + 1).findIndex(({ of, variant }) => of === number && !variant);
 
 export const settingsOf = (node) => Object.fromEntries(["which", "count", "part_at"].map((name) => [name, widgetOf(node, name)?.value]));
 
@@ -70,21 +75,33 @@ function set(node, name, value) {
  */
 export function addVariants(source, { number, count, part_at }, create) {
   const nodes = source.variants;
-  let at = number;
-  for (const node of [...nodes].reverse()) {
-    const settings = settingsOf(node);
-    at = originalOf(settings, at);
-    const chosen = numbersIn(settings.which);
-    const alone = chosen?.length === 1 && chosen[0] === at + 1;
-    const same = settings.count === count && Math.abs(settings.part_at - part_at) < 1e-6;
+  const before = nodes.map(settingsOf);
+  const of = originalOf(before, number);
+  for (let i = nodes.length - 1; i >= 0; i--) {
+    const place = placeOf(before.slice(0, i), of);
+    const chosen = numbersIn(before[i].which);
+    const alone = chosen?.length === 1 && chosen[0] === place;
+    const same = before[i].count === count && Math.abs(before[i].part_at - part_at) < 1e-6;
     if (!chosen || !(same || alone)) continue;
-    set(node, "which", whichOf([...chosen, at + 1]));
-    set(node, "count", count);
-    set(node, "part_at", part_at);
-    return node;
+    set(nodes[i], "which", whichOf([...chosen, place]));
+    set(nodes[i], "count", count);
+    set(nodes[i], "part_at", part_at);
+    renumber(nodes, before, i + 1);
+    return nodes[i];
   }
-  const place = nodes.reduce((found, node) => placeOf(settingsOf(node), found), at);
-  return inserted(nodes.at(-1) ?? source.node, { which: whichOf([place + 1]), count, part_at }, create);
+  return inserted(nodes.at(-1) ?? source.node, { which: whichOf([placeOf(before, of)]), count, part_at }, create);
+}
+
+/** Let nodes Variants mean the prompts that they meant, after one before them was changed. */
+function renumber(nodes, before, from) {
+  for (let i = from; i < nodes.length; i++) {
+    const chosen = numbersIn(before[i].which);
+    if (!chosen?.length) continue;
+    const meant = behind(before.slice(0, i), Math.max(...chosen) + 1);
+    const now = nodes.slice(0, i).map(settingsOf);
+    const numbers = chosen.flatMap((number) => (meant[number].variant ? [] : [placeOf(now, meant[number].of)]));
+    if (numbers.length) set(nodes[i], "which", whichOf(numbers));
+  }
 }
 
 /** A node Variants right behind another: all that took the other's prompts takes its. */

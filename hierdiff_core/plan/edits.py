@@ -105,7 +105,7 @@ def kept_or_anew(plan: Plan, edits: Edits, kept: Kept, pinned: frozenset[str], l
     if plan.num_steps != kept.plan.num_steps or other_embeddings(plan, kept.plan):
         return plan, [why, "⚠ pinned prompts are drawn anew too: what they were drawn with has changed"]
     base = beside_pinned(plan, kept.plan, pinned)
-    return base, [*([why] if why else []), *compared(plan, base)]
+    return base, [*([why] if why else []), *compared(plan, base, "the plan with pinned prompts where they were")]
 
 
 def why_anew(plan: Plan, kept: Kept) -> str | None:
@@ -124,14 +124,12 @@ def why_anew(plan: Plan, kept: Kept) -> str | None:
     return None
 
 
-def compared(plan: Plan, base: Plan) -> list[str]:
-    """A line on what a fresh plan would cost, and how far the kept one is from it."""
+def compared(plan: Plan, base: Plan, what: str = "the kept tree") -> list[str]:
+    """A line on what a fresh plan would cost, and how far the one that is used is from it."""
     apart = difference(base, plan)
     if base.nfe == plan.nfe and not apart:
         return []
-    return [
-        f"the kept tree takes {base.nfe} rows; a plan made anew would take {plan.nfe}, and share {apart:.0%} otherwise"
-    ]
+    return [f"{what} takes {base.nfe} rows; a plan made anew would take {plan.nfe}, and share {apart:.0%} otherwise"]
 
 
 def known_digests(base: Plan, edits: Edits) -> dict[str, str]:

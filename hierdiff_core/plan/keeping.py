@@ -45,12 +45,15 @@ def on_kept_tree(
     Returns
     -------
     plan : Plan
-        At the kept thresholds; the rest is the fresh plan's.
+        At the kept thresholds; the rest is the fresh plan's. The fresh plan itself where no embedding of the kept tree
+        is known.
     notes : list of str
         On what could not be kept.
     """
     vectors, today = as_vectors(plan.vectors), addresses(plan)
     kept, rows, notes = with_known_leaves(kept, dict(zip(today, vectors, strict=True)), digests, leaves)
+    if not len(rows):
+        return plan, notes
     frozen, names = frozen_tree(kept), leaf_addresses(kept)
     places = {name: leaf for leaf, name in enumerate(names)}
     seeds, texts = plan.seeds or (None,) * len(today), plan.prompts or (None,) * len(today)
@@ -88,13 +91,13 @@ def with_known_leaves(
     rows = np.array([found[leaf] for leaf in known]).reshape(-1, width)
     if not lost:
         return kept, rows, []
+    if not len(known):
+        return kept, rows, ["⚠ no embedding of the kept tree is known any more: the set was planned anew"]
     texts = frozen.tree.prompts or names
     note = (
         f"⚠ the embeddings of {len(lost)} prompts that are gone are not known any more "
         f'("{texts[lost[0]][:60]}"): branches that these founded are drawn anew'
     )
-    if not len(known):
-        return kept, rows, [note]
     present = frozen.present[np.isin(frozen.present, known)]
     if not len(present):  # of today's prompts none was there: any leaf that is known stands for them
         present = known[:1]

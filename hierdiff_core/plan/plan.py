@@ -258,8 +258,12 @@ class Plan:
         ValueError
             If the plan does not know its linkage matrix.
         """
+        tree, saved = self._known_tree(), self.saved
+        if self.rerolls:  # what they cost comes on top: it cannot be saved by other thresholds
+            rows = sum(int(cut(tree.Z, threshold).max()) + 1 for threshold in self.thresholds)
+            saved = 1 - rows / (tree.num_distinct * self.num_steps)
         line = Profile(self.num_steps, private_steps=int((self.thresholds == 0).sum()))
-        return self._cut_again(thresholds_for(self._known_tree(), Budget("saving", self.saved), line))
+        return self._cut_again(thresholds_for(tree, Budget("saving", saved), line))
 
     def resampled(self, num_steps: int) -> Plan:
         """The plan for another number of steps, with thresholds interpolated over the same course.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...hierdiff_core.plan.addresses import addresses
 from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from ...hierdiff_core.plan.keeping import remember
 from ...hierdiff_core.sampling.lineage import content
@@ -95,12 +96,12 @@ class Keeping:
 
     def told_of(self, run: SharingRun) -> dict[str, Any]:
         """What the page is told of a run that has ended, by the name of the entry."""
-        progress, plan = run.current.progress, run.plan
+        progress, plan = run.current.progress, self.fresh or run.plan
         if plan.prompt_keys is None:
             return {}
         entry = {
             "edits": self.told,
-            "keys": [f"{key:016x}" for key in plan.prompt_keys],
+            "keys": addresses(plan),
             "names": list(plan.prompts or ()),
             "reused": progress.reused,
             "rows": progress.reused + progress.rows,

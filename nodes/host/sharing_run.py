@@ -326,7 +326,8 @@ class SharingRun:
     def report(self, plan: Plan) -> str:
         """What was spent, in words; `plan` is the one that the user made."""
         current, mine = self.current, self.plan
-        rows, standard = current.progress.rows, current.progress.standard_rows
+        evaluated, reused, standard = current.progress.rows, current.progress.reused, current.progress.standard_rows
+        rows = evaluated + reused
         steps = current.last_step - current.first_step + 1
         lines = [
             times_in_words(current.progress.times(), mine.num_prompts),
@@ -335,7 +336,7 @@ class SharingRun:
             *([] if self.guidance is None else self.guidance.report(standard)),
             *self.model_calls.guard.report(),
             *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
-            *([] if self.stored is None else self.stored.report(current.progress.reused, rows)),
+            *([] if self.stored is None else self.stored.report(reused, evaluated)),
             *duplicates(mine),
             *seeds_in_words(mine),
         ]

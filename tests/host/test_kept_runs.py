@@ -370,6 +370,7 @@ def test_one_prompt_of_a_set_is_edited_and_back(host, model):
     assert not torch.equal(other[2], samples[2])
     assert 0 < changed["reused"] < changed["rows"]
     assert f"reused {changed['reused']} of {changed['rows']} rows" in report
+    assert f"model rows: {changed['rows']} instead of {3 * K}" in report  # as the bar above the tree has it
     assert torch.equal(other, drawn(texts, vectors, told["edits"])[0])  # the same inputs, the same pictures
     back, _, again = drawn(TEXTS, VECTORS, changed["edits"])
     assert torch.equal(back, samples)

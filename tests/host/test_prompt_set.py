@@ -1,5 +1,6 @@
 """Prompt Set, and lists at Prior Embedding, in this process and in a real ComfyUI."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -180,13 +181,17 @@ def prior_node(pack, monkeypatch):
     """Runs Prior Embedding and returns the settings of each call of `embed_prompts`, and what the node said."""
     calls = []
 
-    def embed(pipeline, prompts, **settings):
-        calls.append({"prompts": prompts, **settings})
+    def embed(pipeline, prompts, negative_prompt, **settings):
+        negatives = [negative for _, negative in sorted(zip(prompts, negative_prompt, strict=True))]
+        one = len(set(negatives)) == 1
+        calls.append({"prompts": tuple(sorted(prompts)), "negative_prompt": negatives[0] if one else negatives})
+        calls[-1] |= settings
         return PromptEmbeddings(torch.ones(len(prompts), 3), torch.ones(len(prompts), 3), prompts)
 
     module = __import__("sys").modules[f"{pack.__name__}.nodes.prior"]
     monkeypatch.setattr(module, "embed_prompts", embed)
     monkeypatch.setattr(module, "prior_calls", lambda *args: 1)
+    monkeypatch.setattr(module, "prior_digest", lambda prior: os.urandom(8))  # nothing is known of it
     monkeypatch.setattr(module, "text_warnings", lambda *args: [])
 
     def run(prompts=("a", "b", "c"), **lists):

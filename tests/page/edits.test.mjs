@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { changeOf, countOf, difference, editsText, held, notRerolled, pinned, pinnedOf, plannedAnew, readEdits, rerolled, splitMoved, splitOf, withTreeOf } from "../../web/edits.js";
 import { marksOf, offers, problemOf } from "../../web/edits_menu.js";
+import { priceText } from "../../web/edits_price.js";
 import { EditedTree } from "../../web/edits_tree.js";
 import { Tree } from "../../web/tree.js";
 import { BEGIN, fan } from "./a_tree.mjs";
@@ -192,4 +193,18 @@ test("of a change that has run again only the new one counts", () => {
   const ran = rerolled(NONE, [A], 4, 10).changes;
   assert.equal(changeOf({ changes: ran }, "reroll", [A]).number, 1001);
   assert.equal(changeOf({ changes: ran }, "reroll", [B]), null);
+});
+
+test("a run that evaluates nothing has no seconds to tell", () => {
+  assert.equal(priceText({ rows: 5, reused: 5, seconds: 0 }), priceText({ rows: 5, reused: 5, seconds: null }));
+  assert.notEqual(priceText({ rows: 5, reused: 2, seconds: 3 }), priceText({ rows: 5, reused: 2, seconds: null }));
+});
+
+test("a reroll that has run is rerolled once more, one that has not is taken back", () => {
+  const tree = new Tree(BEGIN);
+  const keys = tree.prompts.map((_, number) => hex(number + 1));
+  const leaf = tree.branches.find(({ stop }) => stop === tree.steps).index;
+  const asked = new EditedTree(tree, keys, []).reroll(NONE, leaf, 1);
+  const onIn = (before) => offers({ tree, edited: new EditedTree(tree, keys, before), edits: asked, source: { problem: "source_linked" } }, leaf).find(({ id }) => id === "reroll").on;
+  assert.deepEqual([onIn([]), onIn(asked.changes)], [true, false]);
 });

@@ -130,3 +130,40 @@ def test_a_set_is_edited_from_its_tree(open_page, nodes_2):
         ".widgets.find((widget) => widget.name === 'edits').value === before",
         arg=[SAMPLER, before],
     )
+
+    # from afar Nodes 2.0 takes the pointer from its widgets; the tree is still seen, and still has its own menu
+    keys.press("Escape")
+    page.show(page.node_of(SAMPLER), zoom=0.3)
+    page.page.wait_for_function(
+        """(tree) => {
+            const canvas = document.querySelector(tree).querySelector("canvas");
+            const { left, top, width, height } = canvas.getBoundingClientRect();
+            return document.elementFromPoint(left + width / 2, top + height / 2) === canvas;
+        }""",
+        arg=TREE,
+    )
+
+
+def test_variants_of_a_leaf_come_from_a_node_behind_its_set(open_page):
+    page = open_page(shared=True)
+    page.load_graph(workflow())
+    page.set_value(SAMPLER, "keep", True)
+    page.run()
+    panel, keys, menu = page.page.locator(TREE), page.page.keyboard, page.page.locator(MENU)
+    page.page.wait_for_timeout(500)
+    page.show(page.node_of(SAMPLER))
+    panel.focus()
+    keys.press("Home")
+    keys.press("End")
+    name = selected(page)
+    keys.press("m")
+    menu.locator("button", has_text="Variants × 4").click()
+    number, variants = PROMPTS.index(name), "HierDiffVariants"
+    assert [page.value_of(variants, each) for each in ("which", "count")] == [str(number), 4]
+    assert page.value_of(variants, "part_at") == 0.5
+    assert "reused " in run_and_wait(page)
+    told = page.evaluate("(id) => app.nodeOutputs[id].hierdiff_edits[0]", str(page.node_of(SAMPLER)))
+    assert told["names"] == [*PROMPTS[:number], *[PROMPTS[number]] * 5, *PROMPTS[number + 1 :]]
+    assert len(set(told["keys"])) == 8
+    assert told["rows"] - told["reused"] >= 4 * 3  # in its first of four steps a variant is what its prompt is
+    page.screenshot(REPO_ROOT / "test_artifacts" / "browser" / "edits_variants.png")

@@ -344,6 +344,28 @@ def test_embeddings_that_nobody_remembers_cost_the_branches_that_they_founded():
     assert set(smaller.plan.leaf_keys) == {text_key(word) for word in WORDS[1:8]}
 
 
+def test_a_tree_none_of_whose_embeddings_is_known_is_planned_anew_and_says_so():
+    studio = Studio(5)
+    studio.run(WORDS[:4])
+    studio.memory.clear()
+    other = studio.run(WORDS[4:10])
+    assert other.notes == ["⚠ no embedding of the kept tree is known any more: the set was planned anew"]
+    assert_same_plan(other.plan, studio.fresh(WORDS[4:10]))
+    assert courses(studio.run(WORDS[4:11]).plan).items() >= courses(other.plan).items()
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_embeddings_of_prompts_that_are_equal_or_varied_are_each_remembered_by_their_own_digest(at):
+    rows = np.array([Studio().rows[word] for word in WORDS[:3]])
+    texts, places = list(WORDS[:3]), [0, 1, 2]
+    texts[at:at], places[at:at] = [WORDS[at]] * 2, [at] * 2
+    plan, memory = plan_for(PromptTree.of(rows[places], "chord", texts), BUDGET, Profile(STEPS)), Memory()
+    remember(plan, memory)
+    for word, digest in json.loads(apply_edits(plan, Edits(), True).told)["kept"]["digests"].items():
+        place = [key(text) for text in WORDS[:3]].index(word)
+        assert np.array_equal(memory[bytes.fromhex(digest)], rows[place])
+
+
 def test_a_plan_without_embeddings_keeps_nothing_and_says_so():
     studio = Studio(5)
     studio.run(WORDS[:4])
@@ -368,6 +390,7 @@ def test_pinned_prompts_keep_their_branches_when_the_others_are_planned_anew(val
     again = apply_edits(fresh, replace(edits, kept=replace(edits.kept, anew=True)), True, studio.memory)
     after = courses(again.plan)
     assert all(after[word] == before[word] for word in (WORDS[0], WORDS[5]))
+    assert not any(note.startswith("the kept tree") for note in again.notes)
     others = [i for i, word in enumerate(again.plan.prompts) if word not in (WORDS[0], WORDS[5])]
     rows = np.array([studio.rows[again.plan.prompts[i]] for i in others])
     alone = PromptTree.of(rows, "chord")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hierdiff_core import Budget, Profile, PromptTree, plan_for
+from hierdiff_core import Budget, Profile, PromptTree, Sensitivity, plan_for
 from hierdiff_core.plan.addresses import addresses
 from hierdiff_core.plan.plan_file import plan_json, plan_of_json
 from hierdiff_core.prompts.rows import PromptRow, PromptRows, as_rows, with_texts, with_variants
@@ -56,3 +56,21 @@ def test_more_variants_of_a_prompt_that_has_some_are_further_ones():
     twice = with_variants(once, [0], 2, 0.8)
     assert [row.variant for row in twice.rows] == [None, (1, 0.5), (2, 0.8), (3, 0.8), None]
     assert {row.seed for row in twice.rows[:4]} == {7}
+
+
+@pytest.mark.parametrize("saving", [0.3, 1.0])
+@pytest.mark.parametrize("part_at", [0.1, 0.5, 0.9])
+def test_the_straight_line_of_a_set_with_variants_is_that_of_the_set(saving, part_at):
+    """Variants share more than any thresholds save of the set, which a schedule is compared with the line by."""
+    changes = Sensitivity(12, np.arange(1, 13), np.cumsum(np.linspace(1, 3, 12)))
+    profile, budget = Profile(12, "calibrated", 1, sensitivity=changes), Budget("saving", saving, clamp=True)
+
+    def planned(prompts):
+        rows = np.array([ROWS[TEXTS.index(text)] for text in prompts])
+        return plan_for(PromptTree.of(rows, "chord", prompts), budget, profile)
+
+    varied = planned(with_variants(TEXTS, [0, 2], 8, part_at))
+    line = varied.straight_line()
+    np.testing.assert_allclose(line.thresholds, planned(TEXTS).straight_line().thresholds, rtol=1e-12)
+    assert line.rerolls == varied.rerolls
+    assert line.num_distinct == 20
