@@ -4,12 +4,13 @@ import { linkOf, VARIANTS_NODE } from "./prompt_source.js";
 
 const GAP = 40; // pixels
 
-/** The numbers, from 1, that a text such as "1, 3-5" names; null for all, undefined for a text that names none. */
+/** The numbers, from 0, that a text such as "0, 3-5" names; null for all, undefined for a text that names none. */
 export function numbersIn(which) {
   if (!String(which).trim()) return null;
   const found = [];
-  for (const part of String(which).split(",")) {
-    const [, first, last] = /^\s*(\d+)\s*(?:-\s*(\d+)\s*)?$/.exec(part) ?? [];
+  for (const part of String(which).split(/[,;，、；]|(?<=\d)\s+(?=\d)/)) {
+    if (!part.trim()) continue;
+    const [, first, last] = /^\s*(\d+)\s*(?:[-–~]\s*(\d+)\s*)?$/.exec(part) ?? [];
     if (first === undefined || Number(last ?? first) - Number(first) > 1e5) return undefined;
     for (let number = Number(first); number <= Number(last ?? first); number++) found.push(number);
   }
@@ -36,7 +37,7 @@ export function originalOf({ which, count }, number) {
   const chosen = numbersIn(which);
   const has = chosen && new Set(chosen);
   for (let [at, place] = [0, 0]; ; at++) {
-    const taken = 1 + (!has || has.has(at + 1) ? Math.max(count, 0) : 0);
+    const taken = 1 + (!has || has.has(at) ? Math.max(count, 0) : 0);
     if (number < place + taken) return at;
     place += taken;
   }
@@ -45,7 +46,7 @@ export function originalOf({ which, count }, number) {
 /** The place of a prompt behind Variants. */
 export function placeOf({ which, count }, number) {
   const chosen = numbersIn(which);
-  const before = chosen ? new Set(chosen.filter((each) => each <= number)).size : number;
+  const before = chosen ? new Set(chosen.filter((each) => each < number)).size : number;
   return number + before * Math.max(count, 0);
 }
 
@@ -75,16 +76,16 @@ export function addVariants(source, { number, count, part_at }, create) {
     const settings = settingsOf(node);
     at = originalOf(settings, at);
     const chosen = numbersIn(settings.which);
-    const alone = chosen?.length === 1 && chosen[0] === at + 1;
+    const alone = chosen?.length === 1 && chosen[0] === at;
     const same = settings.count === count && Math.abs(settings.part_at - part_at) < 1e-6;
     if (!chosen || !(same || alone)) continue;
-    set(node, "which", whichOf([...chosen, at + 1]));
+    set(node, "which", whichOf([...chosen, at]));
     set(node, "count", count);
     set(node, "part_at", part_at);
     return node;
   }
   const place = nodes.reduce((found, node) => placeOf(settingsOf(node), found), at);
-  return inserted(nodes.at(-1) ?? source.node, { which: whichOf([place + 1]), count, part_at }, create);
+  return inserted(nodes.at(-1) ?? source.node, { which: whichOf([place]), count, part_at }, create);
 }
 
 /** A node Variants right behind another: all that took the other's prompts takes its. */

@@ -1,6 +1,7 @@
 // Where the prompts of a tree come from, and what changes when one is rewritten, doubled, taken out or varied.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { keeperOf } from "../../web/edits_page.js";
 import { addVariants, numbersIn, originalOf, placeOf, whichOf } from "../../web/edits_variants.js";
@@ -165,15 +166,16 @@ test("what was written since a run is told from its text", () => {
 
 test("numbers are named as people do", () => {
   assert.deepEqual(numbersIn("1, 3-5,8"), [1, 3, 4, 5, 8]);
+  assert.deepEqual(numbersIn("0; 3–4，6 8,"), [0, 3, 4, 6, 8]); // as the node reads them
   assert.deepEqual([numbersIn(" "), numbersIn("a"), numbersIn("1-9999999")], [null, undefined, undefined]);
   assert.equal(whichOf([5, 1, 3, 4, 8, 9, 8]), "1, 3-5, 8, 9");
 });
 
 test("a variant is told from what it is one of", () => {
   const numbers = (settings, count) => Array.from({ length: count }, (_, number) => originalOf(settings, number));
-  assert.deepEqual(numbers({ which: "2", count: 2 }, 5), [0, 1, 1, 1, 2]);
+  assert.deepEqual(numbers({ which: "1", count: 2 }, 5), [0, 1, 1, 1, 2]);
   assert.deepEqual(numbers({ which: "", count: 1 }, 4), [0, 0, 1, 1]);
-  for (const settings of [{ which: "2, 3", count: 2 }, { which: "", count: 3 }, { which: "1", count: 0 }]) {
+  for (const settings of [{ which: "1, 2", count: 2 }, { which: "", count: 3 }, { which: "0", count: 0 }]) {
     for (let number = 0; number < 5; number++) assert.equal(originalOf(settings, placeOf(settings, number)), number);
   }
 });
@@ -184,17 +186,19 @@ test("variants are asked of a node behind the source, which takes more of the sa
   const source = () => sourceOf(graph.getNodeById(4), ["a", "b", "c"], graph);
   const values = (node) => node.widgets.map(({ value }) => value);
   const node = addVariants(source(), { number: 1, count: 4, part_at: 0.25 }, create);
-  assert.deepEqual(values(node), ["2", 4, 0.25]);
+  assert.deepEqual(values(node), ["1", 4, 0.25]);
+  const { which } = JSON.parse(readFileSync(new URL("../../locales/en/nodeDefs.json", import.meta.url))).HierDiffVariants.inputs;
+  assert.match(which.tooltip, /the first is 0/); // what the node says that it takes
   const from = (id, input) => graph.links.get(graph.getNodeById(id).inputs[input].link).origin_id;
   assert.deepEqual([from(2, 0), from(5, 0), graph.links.get(node.inputs[0].link).origin_id], [node.id, node.id, 1]);
   assert.deepEqual(source().variants, [node]);
   assert.equal(addVariants(source(), { number: 6, count: 4, part_at: 0.25 }, create), node); // the third prompt, behind four variants
-  assert.deepEqual(values(node), ["2, 3", 4, 0.25]);
-  node.widgets[0].value = "2";
+  assert.deepEqual(values(node), ["1, 2", 4, 0.25]);
+  node.widgets[0].value = "1";
   addVariants(source(), { number: 3, count: 2, part_at: 0.5 }, create); // a variant: of what it is one of
-  assert.deepEqual(values(node), ["2", 2, 0.5]);
+  assert.deepEqual(values(node), ["1", 2, 0.5]);
   const other = addVariants(source(), { number: 4, count: 7, part_at: 0.5 }, create); // the third, behind two variants
-  assert.deepEqual(values(other), ["5", 7, 0.5]);
+  assert.deepEqual(values(other), ["4", 7, 0.5]);
   assert.deepEqual(source().variants, [node, other]);
   assert.equal(addVariants({ node: {}, variants: [] }, { number: 0, count: 1, part_at: 0 }, () => null), null);
 });
