@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 // Where the prompts of a tree come from, and what changes when one is rewritten, doubled, taken out or varied.
 
 import assert from "node:assert/strict";
@@ -189,6 +190,8 @@ test("variants are asked of a node behind the source, which takes more of the sa
   const values = (node) => node.widgets.map(({ value }) => value);
   const node = addVariants(source(), { number: 1, count: 4, part_at: 0.25 }, create);
   assert.deepEqual(values(node), ["1", 4, 0.25]);
+  const { which } = JSON.parse(readFileSync(new URL("../../locales/en/nodeDefs.json", import.meta.url))).HierDiffVariants.inputs;
+  assert.match(which.tooltip, /the first is 0/); // what the node says that it takes
   const from = (id, input) => graph.links.get(graph.getNodeById(id).inputs[input].link).origin_id;
   assert.deepEqual([from(2, 0), from(5, 0), graph.links.get(node.inputs[0].link).origin_id], [node.id, node.id, 1]);
   assert.deepEqual(source().variants, [node]);
