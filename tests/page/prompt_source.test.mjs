@@ -1,7 +1,7 @@
-import { readFileSync } from "node:fs";
 // Where the prompts of a tree come from, and what changes when one is rewritten, doubled, taken out or varied.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { keeperOf } from "../../web/edits_page.js";
 import { addVariants, numbersIn, originalOf, placeOf, whichOf } from "../../web/edits_variants.js";
