@@ -67,7 +67,7 @@ export class EditedTree {
 
   /** From which step on a branch is rerolled if nobody says: where it parts from the others. */
   ownStep(index) {
-    return Math.min(this.tree.branches[index].start, Math.max(this.tree.steps - 2, 0)); // the last adds no noise
+    return this.tree.branches[index].start;
   }
 
   /** The reroll of a branch that is asked for: {step, number, ran: whether the run had it} or null. */
