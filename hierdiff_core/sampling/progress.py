@@ -233,7 +233,8 @@ class RunProgress(Observer):
         -----
         What is left takes as long as the latest evaluations took, for each row and pass. Full sampling takes as long as
         the run took beside its evaluations (loading, compiling), and for each row and pass as long as the larger
-        evaluations of this run: its own are as large or larger, and large ones take less for a row.
+        evaluations of this run: its own are as large or larger, and large ones take less for a row. A run that reused
+        more rows than it evaluated has made too few of them to say.
         """
         elapsed = self.seconds
         done, whole = self.work
@@ -243,6 +244,8 @@ class RunProgress(Observer):
             return Times(elapsed, None if left else 0.0, None, share)
         seconds_left = max(rate * left - (self.began + elapsed - self._latest), 0.0) if left else 0.0
         in_all, beside = elapsed + seconds_left, max(self._latest - self.began - self.pace.measured, 0.0)
+        if self.reused > self.rows:
+            return Times(elapsed, seconds_left, None, share)
         full = beside + large * self._full() if self._full() > done + left else in_all
         return Times(elapsed, seconds_left, max(full, in_all), share)
 

@@ -160,3 +160,14 @@ def test_all_observers_hear_of_a_store():
     both.on_stored([1, 2])
     both.on_reused(3)
     assert heard == [[1, 2], [1, 2], 3, 3]
+
+
+@pytest.mark.parametrize(("reused", "knows"), [(0, True), (5, True), (6, False)])
+def test_run_that_reused_most_of_its_rows_says_nothing_of_full_sampling(reused, knows):
+    clock = iter(np.arange(0.0, 1000.0, 0.5))
+    progress = RunProgress(PLAN, clock=lambda: float(next(clock)))
+    progress.on_reused(reused)
+    for k in range(PLAN.num_steps):
+        progress.on_rows(k, np.arange(PLAN.steps[k].num_clusters))
+    progress.end()
+    assert (progress.times().full is not None) == knows
