@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS
 from ..hierdiff_core.files.names import DEFAULT_CAPTION, DEFAULT_NAME, check_caption, check_name, check_subfolder
 from . import types
 from .host.search import search_words
-from .save_set import QUALITY
 from .saving import Saving
+from .set_inputs import caption_inputs, folder_inputs
 
 
 class SaveAsDrawn(io.ComfyNode):
@@ -28,52 +27,14 @@ class SaveAsDrawn(io.ComfyNode):
                 types.Prompts.Input(
                     "prompts", tooltip="The prompts that the embeddings are made from, in the same order."
                 ),
-                io.String.Input(
-                    "folder",
-                    default="HierDiff set",
-                    tooltip="Folder inside ComfyUI's output folder, created if it does not exist; a/b for subfolders.",
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=list(FORMATS),
-                    default="png",
-                    tooltip=f"png is lossless; webp and jpg have quality {QUALITY}. png and webp contain the workflow.",
-                ),
-                io.Combo.Input(
-                    "captions",
-                    options=list(CAPTIONS),
-                    default="none",
-                    tooltip="txt: the prompt in a .txt file beside each image, for LoRA training. metadata.jsonl: one "
-                    "file with a line per image, for the datasets library.",
-                ),
+                *folder_inputs(),
                 io.String.Input(
                     "name",
                     default=DEFAULT_NAME,
                     tooltip="Name of each file, with the fields of Save Image Set: {index:04d}, {prompt}, {seed}, "
                     "{count}. With {date} or {time} a picture of an earlier run is not found, and saved again.",
                 ),
-                io.String.Input(
-                    "caption",
-                    default=DEFAULT_CAPTION,
-                    optional=True,
-                    tooltip="Text of each caption, such as: ohwx, {prompt}. {prompt} is the prompt, or the caption "
-                    "that a row of a table has; the other fields are those of name.",
-                ),
-                io.Boolean.Input(
-                    "strip_tags",
-                    default=False,
-                    optional=True,
-                    tooltip="Leaves weights such as (red:1.2) and tags such as <lora:name:1> out of captions and "
-                    "names.",
-                ),
-                io.Int.Input(
-                    "start",
-                    default=0,
-                    min=0,
-                    max=1_000_000_000,
-                    optional=True,
-                    tooltip="Number of the first image, where names count.",
-                ),
+                *caption_inputs(),
             ],
             outputs=[
                 types.Saving.Output(display_name="saving", tooltip="For Hierarchical Branching Sampler."),

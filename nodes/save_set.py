@@ -16,7 +16,7 @@ from comfy_api.latest import io
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS, SetTree
+from ..hierdiff_core.files.image_set import SetTree
 from ..hierdiff_core.files.names import (
     DEFAULT_CAPTION,
     DEFAULT_NAME,
@@ -36,6 +36,7 @@ from .host.lists import batches, runs_of
 from .host.search import search_words
 from .host.ui import Progress
 from .host.upstream import negative_before, seed_before
+from .set_inputs import QUALITY, caption_inputs, folder_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +45,6 @@ PICTURES_SHOWN = 256  # in the node, to page through: the page loads them all
 SIZES_SHOWN = 4
 SOURCES = ("images", "latent")
 DECODED_AT_ONCE = 8  # on a GPU; one at a time on a CPU
-QUALITY = 95  # of webp and jpg
 EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F  # where the host's own nodes keep the prompt, and the workflow and below
 OWN = "hierdiff"  # key of what is a picture's own in its file
 LARGEST_EXIF = 60_000  # bytes, of jpg
@@ -63,24 +63,7 @@ class SaveSet(io.ComfyNode):
             is_input_list=True,
             inputs=[
                 types.Prompts.Input("prompts", tooltip="From Prompt Set: one per image, in the same order."),
-                io.String.Input(
-                    "folder",
-                    default="HierDiff set",
-                    tooltip="Folder inside ComfyUI's output folder, created if it does not exist; a/b for subfolders.",
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=list(FORMATS),
-                    default="png",
-                    tooltip=f"png is lossless; webp and jpg have quality {QUALITY}. png and webp contain the workflow.",
-                ),
-                io.Combo.Input(
-                    "captions",
-                    options=list(CAPTIONS),
-                    default="none",
-                    tooltip="txt: the prompt in a .txt file beside each image, for LoRA training. metadata.jsonl: one "
-                    "file with a line per image, for the datasets library.",
-                ),
+                *folder_inputs(),
                 io.String.Input(
                     "name",
                     default=DEFAULT_NAME,
@@ -99,28 +82,7 @@ class SaveSet(io.ComfyNode):
                     tooltip="One latent per prompt, decoded and saved a few at a time. For large sets.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="Decodes the latent."),
-                io.String.Input(
-                    "caption",
-                    default=DEFAULT_CAPTION,
-                    optional=True,
-                    tooltip="Text of each caption, such as: ohwx, {prompt}. {prompt} is the prompt, or the caption "
-                    "that a row of a table has; the other fields are those of name.",
-                ),
-                io.Boolean.Input(
-                    "strip_tags",
-                    default=False,
-                    optional=True,
-                    tooltip="Leaves weights such as (red:1.2) and tags such as <lora:name:1> out of captions and "
-                    "names.",
-                ),
-                io.Int.Input(
-                    "start",
-                    default=0,
-                    min=0,
-                    max=1_000_000_000,
-                    optional=True,
-                    tooltip="Number of the first image, where names count.",
-                ),
+                *caption_inputs(),
             ],
             outputs=[
                 io.String.Output(display_name="folder", tooltip="Full path of the folder."),
