@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..embeddings import PromptEmbeddings
     from ..plan.plan import Plan
     from ..sampling.store import Store
-    from .plan_embeddings import Leaves
+    from .plan_embeddings import Leaves, PlanEmbeddings
 
 
 def missing_rows(
@@ -81,10 +81,43 @@ def missing_rows(
     """
     found = embeddings_for(plan, embeddings, leaves, store.leaves)
     made = make_scheduler(scheduler, decoder.scheduler.config, plan.num_steps)
-    noise = BranchNoise(keyed_noise(seed), plan, found.own.keys)
     way = (guidance, course_of(plan, guidance_interval))
     parts = run_parts(decoder, made, scheduler, width, height, latents, rescale_means, seed, way, found)
-    factors = strengths(plan, guidance, guidance_interval, made)
-    counts = keys_of_run(plan, found, noise, seed, factors, made, parts).missing(store)
+    counts = missing_of(plan, found, store, made, parts, seed, guidance, guidance_interval)
     counts[steps_until(stop_after, plan.num_steps) :] = 0
     return counts
+
+
+def missing_of(
+    plan: Plan,
+    found: PlanEmbeddings,
+    store: Store,
+    made: Any,
+    parts: dict[str, str],
+    seed: int,
+    guidance: float,
+    guidance_interval: Sequence[float],
+) -> np.ndarray:
+    """`missing_rows` of a run of which is known what it is made of: no decoder is looked at.
+
+    Parameters
+    ----------
+    plan : Plan
+    found : PlanEmbeddings
+        Of its prompts.
+    store : Store
+    made : diffusers scheduler
+        With its timesteps set.
+    parts : dict of str to str
+        From `run_parts`.
+    seed, guidance, guidance_interval : any
+        As for `sample`.
+
+    Returns
+    -------
+    rows : (K,) int64 array
+        Of all steps.
+    """
+    noise = BranchNoise(keyed_noise(seed), plan, found.own.keys)
+    factors = strengths(plan, guidance, guidance_interval, made)
+    return keys_of_run(plan, found, noise, seed, factors, made, parts).missing(store)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ...hierdiff_core.kandinsky.guidance import passes_per_row, strengths
+from ...hierdiff_core.kandinsky.guidance import passes_per_row
 from ...hierdiff_core.kandinsky.plan_embeddings import embeddings_for
-from ...hierdiff_core.kandinsky.reuse import keys_of_run, run_parts
+from ...hierdiff_core.kandinsky.price import missing_of
+from ...hierdiff_core.kandinsky.reuse import run_parts
 from ...hierdiff_core.kandinsky.schedulers import make_scheduler
-from ...hierdiff_core.sampling.noise import BranchNoise, keyed_noise
 from ...hierdiff_core.sampling.store import Store, session_store
 from .edited_run import EditedRun, edited_run, owner, told_edits, told_of
-from .prices import offer
+from .prices import offer, rate_of
 
 if TYPE_CHECKING:
     from ...hierdiff_core.embeddings import PromptEmbeddings
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from .live_tree import LiveTree
 
 GONE = "the decoder of this run is no longer loaded: run the workflow again"
-MOST_RATES = 64
-
-_rates: OrderedDict[str, float] = OrderedDict()
 
 
 @dataclass(eq=False)
@@ -70,10 +66,7 @@ class DecoderPrice:
         guided = given["guidance"], given["guidance_interval"]
         found = embeddings_for(plan, self.embeddings, edited.leaves or None, store.leaves)
         made = make_scheduler(given["scheduler"], self.config(), plan.num_steps)
-        noise = BranchNoise(keyed_noise(given["seed"]), plan, found.own.keys)
-        factors = strengths(plan, *guided, made)
-        keys = keys_of_run(plan, found, noise, given["seed"], factors, made, self.parts(made, found))
-        new = keys.missing(store)[: self.steps]
+        new = missing_of(plan, found, store, made, self.parts(made, found), given["seed"], *guided)[: self.steps]
         rows = int(plan.clusters_per_step[: self.steps].sum())
         passes = passes_per_row(plan, *guided)[: self.steps]
         return rows, rows - int(new.sum()), None if self.rate is None else float(self.rate * (new @ passes))
@@ -131,14 +124,4 @@ class DecoderOffer:
             offer(live.run, self.price)
         told = told_edits(self.edited, self.embeddings)
         seconds = None if rate is None else rate * float(run.passes.mean())
-        return told_of(self.edited, told, run.reused, run.reused + run.rows, seconds)
-
-
-def rate_of(owner: str, measured: float | None) -> float | None:
-    """Seconds of a pass: as this run has measured it, or the owner's last one that had something to evaluate."""
-    if measured is not None:
-        _rates[owner] = measured
-        _rates.move_to_end(owner)
-        while len(_rates) > MOST_RATES:
-            _rates.popitem(last=False)
-    return _rates.get(owner)
+        return told_of(self.edited.fresh, told, run, seconds)

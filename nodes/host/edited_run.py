@@ -15,6 +15,7 @@ from .runs import running
 if TYPE_CHECKING:
     from ...hierdiff_core.embeddings import PromptEmbeddings
     from ...hierdiff_core.plan.plan import Plan
+    from ...hierdiff_core.sampling.progress import RunProgress
 
 TOLD = "hierdiff_edits"  # in the node's output
 NOT_KEPT = "⚠ Keep Trunks is connected, but keep is off: nothing was kept or reused"
@@ -109,29 +110,28 @@ def told_edits(edited: EditedRun, embeddings: PromptEmbeddings) -> str:
     return json.dumps(data, separators=(",", ":"))
 
 
-def told_of(edited: EditedRun, told: str, reused: int, rows: int, seconds: float | None) -> dict[str, Any]:
+def told_of(plan: Plan, told: str, run: RunProgress, seconds: float | None) -> dict[str, Any]:
     """What the page is told at the end of a run, as data of the node's output; nothing of a plan without keys.
 
     Parameters
     ----------
-    edited : EditedRun
-        That was drawn.
+    plan : Plan
+        Of the run's prompts, before any edits.
     told : str
         Its edits.
-    reused, rows : int
-        Rows that were there, and rows of the whole run.
+    run : RunProgress
+        That has ended.
     seconds : float or None
         That a row took.
     """
-    plan = edited.fresh
     if plan.prompt_keys is None or plan.one_of is not None:
         return {}
     entry = {
         "edits": told,
         "keys": addresses(plan),
         "names": list(plan.prompts or ()),
-        "reused": reused,
-        "rows": rows,
+        "reused": run.reused,
+        "rows": run.reused + run.rows,
         "seconds_per_row": seconds,
     }
     return {TOLD: [entry]}

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...hierdiff_core.plan.addresses import addresses
-from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from ...hierdiff_core.plan.keeping import remember
 from ...hierdiff_core.sampling.lineage import content
-from ...hierdiff_core.sampling.store import session_store
-from .edited_run import NOT_KEPT, TOLD, owner
+from .edited_run import edited_run, owner, told_of
 from .made_of import CannotTell
 from .plan_rows import KeptRows, keep_rows
+from .prices import rate_of
 from .prompt_digests import common_conditioning, prompt_digests
 from .run_parts import needs_latents, run_parts, why_not
 from .stored_calls import StoredCalls
@@ -29,10 +26,7 @@ if TYPE_CHECKING:
     from ...hierdiff_core.sampling.store import Store
     from .sharing_run import SharingRun
 
-MOST_OWNERS = 64
 UNKNOWN = "of {name} nobody can tell what it is made of"
-
-_seconds: OrderedDict[str, float] = OrderedDict()  # that a row took, by owner: for prices alone
 
 
 def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[Plan, Keeping | None]:
@@ -63,11 +57,8 @@ def kept_plan(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> tuple[
     """
     if plan.one_of is not None:
         return plan, None
-    if not (keep or edits.strip()):
-        return plan, Keeping(notes=() if trunk is None else (NOT_KEPT,), fresh=plan)
-    store = (session_store() if trunk is None else trunk) if keep else None
-    edited = apply_edits(plan, read_edits(edits), keep, None if store is None else store.leaves)
-    return edited.plan, Keeping(store, tuple(edited.notes), edited.told, owner(), plan)
+    edited = edited_run(plan, keep, edits, trunk)
+    return edited.plan, Keeping(edited.store, tuple(edited.notes), edited.told, owner(), plan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +87,7 @@ class Keeping:
 
     def told_of(self, run: SharingRun) -> dict[str, Any]:
         """What the page is told of a run that has ended, by the name of the entry."""
-        progress, plan = run.current.progress, self.fresh or run.plan
-        if plan.prompt_keys is None:
-            return {}
-        entry = {
-            "edits": self.told,
-            "keys": addresses(plan),
-            "names": list(plan.prompts or ()),
-            "reused": progress.reused,
-            "rows": progress.reused + progress.rows,
-            "seconds_per_row": seconds_per_row(run, self.owner),
-        }
-        return {TOLD: [entry]}
+        return told_of(self.fresh or run.plan, self.told, run.current.progress, seconds_per_row(run, self.owner))
 
     @property
     def rows(self) -> KeptRows | None:
@@ -174,9 +154,4 @@ class Keeping:
 def seconds_per_row(run: SharingRun, owner: str) -> float | None:
     """What a row of a run took, or of the owner's run before where it evaluated none; None where nothing is known."""
     seconds = run.current.progress.pace.per_unit
-    if seconds is not None:
-        _seconds[owner] = seconds * float(run.current.progress.passes.max())
-        _seconds.move_to_end(owner)
-        while len(_seconds) > MOST_OWNERS:
-            _seconds.popitem(last=False)
-    return _seconds.get(owner)
+    return rate_of(owner, None if seconds is None else seconds * float(run.current.progress.passes.max()))

@@ -14,11 +14,13 @@ from typing import Any, TypeAlias
 from aiohttp import web
 
 MOST_KEPT = 32  # runs
+MOST_RATES = 64  # nodes
 LONGEST_ERROR = 500
 UNKNOWN = "this run is no longer known: run the workflow again"
 Price: TypeAlias = Callable[[str], tuple[int, int, "float | None"]]  # edits -> rows, of these reused, seconds
 
 _prices: OrderedDict[str, Price] = OrderedDict()
+_rates: OrderedDict[str, float] = OrderedDict()
 _lock = threading.Lock()
 _one_at_a_time = threading.Lock()  # they are only asked, and the run that goes on matters more
 
@@ -39,6 +41,17 @@ def offer(run: str, price: Price) -> None:
         _prices.move_to_end(run)
         while len(_prices) > MOST_KEPT:
             _prices.popitem(last=False)
+
+
+def rate_of(owner: str, measured: float | None) -> float | None:
+    """Seconds of a unit of work: as a run has measured it, or the owner's last one that had something to evaluate."""
+    with _lock:
+        if measured is not None:
+            _rates[owner] = measured
+            _rates.move_to_end(owner)
+            while len(_rates) > MOST_RATES:
+                _rates.popitem(last=False)
+        return _rates.get(owner)
 
 
 def priced(asked: Any) -> dict[str, Any]:
