@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
-from ..hierdiff_core.files.names import DEFAULT_CAPTION, DEFAULT_NAME, check_caption, check_name, check_subfolder
+from ..hierdiff_core.files.names import DEFAULT_CAPTION, DEFAULT_NAME, check_subfolder
 from . import types
 from .host.search import search_words
 from .saving import Saving
-from .set_inputs import caption_inputs, folder_inputs
+from .set_inputs import caption_inputs, folder_inputs, names_hold
 
 
 class SaveAsDrawn(io.ComfyNode):
@@ -43,13 +43,7 @@ class SaveAsDrawn(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder: str, name: str, caption: str) -> bool | str:
-        try:
-            for check, value in ((check_subfolder, folder), (check_name, name), (check_caption, caption)):
-                if value is not None:  # linked: not known yet
-                    check(value)
-        except ValueError as error:
-            return str(error)
-        return True
+        return names_hold([folder], [name], [caption])
 
     @classmethod
     def execute(

@@ -36,7 +36,7 @@ from .host.lists import batches, runs_of
 from .host.search import search_words
 from .host.ui import Progress
 from .host.upstream import negative_before, seed_before
-from .set_inputs import QUALITY, caption_inputs, folder_inputs
+from .set_inputs import QUALITY, caption_inputs, folder_inputs, names_hold
 
 if TYPE_CHECKING:
     import torch
@@ -93,14 +93,7 @@ class SaveSet(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, folder: str, name: str, caption: str) -> bool | str:
-        try:
-            for check, values in ((check_subfolder, folder), (check_name, name), (check_caption, caption)):
-                for value in values or ():
-                    if value is not None:  # linked: not known yet
-                        check(value)
-        except ValueError as error:
-            return str(error)
-        return True
+        return names_hold(folder, name, caption)
 
     @classmethod
     def execute(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io
 
 from ..hierdiff_core.files.image_set import CAPTIONS, FORMATS
-from ..hierdiff_core.files.names import DEFAULT_CAPTION
+from ..hierdiff_core.files.names import DEFAULT_CAPTION, check_caption, check_name, check_subfolder
 
 QUALITY = 95  # of webp and jpg
 
@@ -59,3 +61,17 @@ def caption_inputs() -> list[io.Input]:
             tooltip="Number of the first image, where names count.",
         ),
     ]
+
+
+def names_hold(
+    folders: Sequence[str | None] | None, names: Sequence[str | None] | None, captions: Sequence[str | None] | None
+) -> bool | str:
+    """True, or what is wrong with folders, names or captions: what a host asks for before anything runs."""
+    try:
+        for check, values in ((check_subfolder, folders), (check_name, names), (check_caption, captions)):
+            for value in values or ():
+                if value is not None:  # linked: not known yet
+                    check(value)
+    except ValueError as error:
+        return str(error)
+    return True
