@@ -48,12 +48,19 @@ export class Editing {
    */
   constructor({ app, api, results, root, changed, refresh }) {
     Object.assign(this, { app, api, results, root, changed, refresh });
+    this.running = null; // id of the run that goes on
     this.outputs = new Map(); // runs -> what was queued, or a promise of it
     this.values = new WeakMap(); // trees -> values of their prompts' node before it was changed here
     this.prices = new Prices((asked) => this.post(asked));
     this.kept = new KeptTrees({ toldOf: (node) => this.toldOf(node), promptOf: (run) => this.queued(run) });
     wrapGraphToPrompt(app, (made, graph) => this.kept.work(made, graph));
     results.listeners.add((result) => result.data.hierdiff_edits && this.heard(result));
+  }
+
+  /** A run has begun (null: none goes on): a tree is drawn before its node has told what it is. */
+  began(run) {
+    this.running = run;
+    this.refresh();
   }
 
   async post(asked) {
@@ -136,10 +143,10 @@ export class Editing {
     const told = this.toldFor(keeper, tree);
     const words = widgetOf(keeper, "edits")?.value ?? "";
     const edits = keeper ? readEdits(words) : null;
-    const problem = this.problemOf(keeper, edits, told, root);
+    const problem = this.problemOf(keeper, edits, told, tree);
     const source = sourceOf(node, tree.prompts, root);
     const state = { tree, keeper, told, edits, text: words, problem, source, edited: problem ? null : this.editedOf(tree, told) };
-    state.ran = this.ranOf(told?.promptId ?? tree.promptIds[0]);
+    state.ran = this.ranOf(problem === "finishing" ? tree.promptIds.at(-1) : (told?.promptId ?? tree.promptIds[0]));
     state.before = source.problem ? undefined : this.valueBefore(state);
     state.written = source.problem ? NOTHING : writtenSince(source, tree.prompts, state.before);
     state.noVariants = !globalThis.LiteGraph?.registered_node_types?.[VARIANTS_NODE];
@@ -149,11 +156,12 @@ export class Editing {
     return state;
   }
 
-  problemOf(keeper, edits, told, root) {
+  problemOf(keeper, edits, told, tree) {
     if (!keeper) return "no_edits";
     if (isLinked(keeper, "edits") || isLinked(keeper, "keep")) return "linked";
-    if (idsOf(root, keeper).length > 1) return "twice";
+    if (idsOf(this.root(), keeper).length > 1) return "twice";
     if (!edits) return "foreign";
+    if (this.running && tree.promptIds.at(-1) === this.running && !tree.promptIds.includes(told?.promptId)) return "finishing";
     return told ? "" : "not_told";
   }
 

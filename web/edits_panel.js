@@ -3,9 +3,11 @@
 
 import { countOf, difference } from "./edits.js";
 import { drawMarks, handleAt, stepAt } from "./edits_drawing.js";
+import { keyOf, labelOf, menuItems, shortened } from "./edits_items.js";
 import { marksOf, numberOf, offers, problemOf } from "./edits_menu.js";
 import { askText, closeMenu, openMenu, PendingLine, showKeys } from "./edits_popup.js";
 import { priceText, wholePrice } from "./edits_price.js";
+import { offerAgain } from "./lightbox.js";
 import { text } from "./texts.js";
 import { countOf as promptsText } from "./tree_items.js";
 import { hitAt, READABLE_ROW, textLeft, xOf, yOf } from "./tree_layout.js";
@@ -14,9 +16,7 @@ import { hideTip } from "./tree_tip.js";
 const DRAGGED = 3; // pixels from which a press on a handle moves it
 const WAIT = 150; // milliseconds after the last change before a price is asked for
 const SAID = 6000; // milliseconds that an answer stays
-const MOST_VARIANTS = 64;
 const NARROWEST_INPUT = 240; // pixels
-const LONGEST_TITLE = 90; // letters
 
 /** What a tree's panel has for editing; `memory` is what edits_page.js gives for the node. */
 export class TreeEdits {
@@ -43,10 +43,21 @@ export class TreeEdits {
   refresh() {
     const { tree } = this.panel;
     this.state = tree?.leaves ? this.memory.state(tree) : null;
+    this.holdOn();
     this.marks = this.state ? marksOf(this.state) : new Map();
     this.texts = new Map([...this.marks].filter(([, { text: words }]) => words).map(([index, { text: words }]) => [index, words]));
+    this.panel.root.dataset.told = this.state?.edited ? (this.state.told.promptId ?? "") : "";
     this.tell();
+    this.renew();
     this.panel.redraw();
+  }
+
+  /** A handle that is held stays where it was dragged to, if its tree is there still. */
+  holdOn() {
+    const { held, state } = this;
+    if (!held) return;
+    if (!state?.edited || state.tree !== held.tree) this.held = null;
+    else if (held.moved) this.state = this.memory.tried(state, this.dragged(held.step));
   }
 
   /** How many changes no run has had yet. */
@@ -65,7 +76,7 @@ export class TreeEdits {
     const show = (price, title) => this.line.show([this.said, count && [words, price].filter(Boolean).join(", ")].filter(Boolean).join(" · "), title, count > 0);
     if (!count) return show("", "");
     if (!asked) return show(text("edits.price_unknown"), "");
-    const name = this.state.text;
+    const name = `${this.state.told?.promptId} ${this.state.text}`; // a run's price is known when it has told
     if (this.priced?.name !== name) {
       this.priced = { name, price: undefined };
       clearTimeout(this.timer);
@@ -262,61 +273,22 @@ export class TreeEdits {
     const { prompts } = this.state.tree;
     const leaf = this.state.tree.branches[index].stop === this.state.tree.steps;
     const name = leaf ? prompts[numberOf(this.state, index)] : text("edits.branch", { count: promptsText(this.panel.tree.promptsOf(index).length) });
-    const items = [...offers(this.state, index).map((offer) => this.item(offer, index, leaf)), null, this.anewItem(), this.helpItem(index)];
-    openMenu(shortened(name), items, point, (focus) => focus && this.back(index));
+    const open = { index, tree: this.state.tree, chosen: {} };
+    open.menu = openMenu(shortened(name), menuItems(this, index, open.chosen), point, (focus) => {
+      if (this.open === open) this.open = null;
+      if (focus) this.back(index);
+    });
+    this.open = open;
   }
 
-  item({ id, key, on, problem }, index, leaf) {
-    const note = problem && text(`edits.why_${problem}`);
-    const shown = key === "Delete" ? "Del" : key.toUpperCase();
-    const item = { label: labelOf(id, on, leaf, this.count), key: shown, note, run: () => this.do(id, index) };
-    if (note) return item;
-    if (id === "reroll") return this.rerollItem(item, index, leaf);
-    if (id === "variants") return this.variantsItem(item, index);
-    if (["earlier", "later", "hold"].includes(id)) item.price = () => this.priceOf(this.after(id, index));
-    if (["edit", "duplicate"].includes(id)) item.price = async () => ({ words: text("edits.price_unknown"), whole: "" });
-    return item;
-  }
-
-  rerollItem(item, index, leaf) {
-    const { edited, edits, tree } = this.state;
-    const asked = edited.rerollOf(edits, index);
-    if (asked && !asked.ran) return item; // it is taken back
-    let step = asked?.step ?? edited.ownStep(index);
-    const words = () => `${labelOf("reroll", false, leaf)} ${text("edits.from_step", { step: step + 1 })}`;
-    const move = (by) => (step = Math.min(Math.max(step + by, 0), tree.steps - 1));
-    const price = () => this.priceOf(edited.reroll(edits, index, step));
-    return { ...item, stepper: { words, move }, price, run: () => this.do("reroll", index, { step }) };
-  }
-
-  variantsItem(item, index) {
-    let { count } = this;
-    const step = this.variantStep(index);
-    const words = () => `${text("edits.variants", { count })} ${text("edits.from_step", { step: step + 1 })}`;
-    const move = (by) => (count = Math.min(Math.max(count + by, 1), MOST_VARIANTS));
-    const price = async () => ({ words: text("edits.price_unknown"), whole: "" });
-    return { ...item, stepper: { words, move }, price, run: () => this.do("variants", index, { count, step }) };
-  }
-
-  anewItem() {
-    const problem = this.state.problem || (this.state.kept ? "" : "fresh");
-    return { label: text("edits.anew"), note: problem && text(`edits.why_${problem}`), run: () => this.anew() };
-  }
-
-  helpItem(index) {
-    return { label: text("edits.keys"), key: "?", note: "", run: () => this.help(index) };
-  }
-
-  /** Edits after one more step of a split, or after a branch is held. */
-  after(id, index) {
-    const { edited, edits } = this.state;
-    if (id === "hold") return edited.hold(edits, index);
-    return edited.moveSplit(edits, index, edited.splitStep(edits, index) + (id === "later" ? 1 : -1));
-  }
-
-  async priceOf(edits) {
-    const price = await this.memory.price(this.state, edits);
-    return { words: priceText(price), whole: wholePrice(price) };
+  /** The menu that is open and the buttons of the lightbox say what can be done: again where that has changed. */
+  renew() {
+    const before = this.known;
+    this.known = knownOf(this.state);
+    if (before && before.length === this.known.length && before.every((each, i) => each === this.known[i])) return;
+    if (this.open && this.open.tree !== this.state?.tree) closeMenu(this.open.menu.hasFocus);
+    else this.open?.menu.renew(menuItems(this, this.open.index, this.open.chosen));
+    offerAgain();
   }
 
   // --- handles ---
@@ -327,7 +299,7 @@ export class TreeEdits {
     const { panel } = this;
     const { x, y } = panel.pointOf(event);
     const on = handleAt(panel.seen, panel.place, this.marks, x, y + panel.view.scrollTop) ?? this.splitUnder(x, y + panel.view.scrollTop);
-    if (on) this.held = { ...on, x, moved: false, edits: this.state.edits, pointer: event.pointerId };
+    if (on) this.held = { ...on, x, moved: false, edits: this.state.edits, tree: this.state.tree, pointer: event.pointerId };
   }
 
   splitUnder(x, y) {
@@ -345,7 +317,8 @@ export class TreeEdits {
     if (!held.moved && Math.abs(x - held.x) <= DRAGGED) return false;
     if (!held.moved) panel.view.setPointerCapture?.(held.pointer);
     held.moved = true;
-    this.state = this.memory.tried(this.state, this.dragged(stepAt(panel.seen, panel.place, x)));
+    held.step = stepAt(panel.seen, panel.place, x);
+    this.state = this.memory.tried(this.state, this.dragged(held.step));
     this.marks = marksOf(this.state);
     this.tell();
     hideTip(panel);
@@ -382,7 +355,7 @@ export class TreeEdits {
     const leaf = this.state.tree.branches[index].stop === this.state.tree.steps;
     return offers(this.state, index).filter(({ problem }) => !problem).map(({ id, key, on }) => ({
       label: labelOf(id, on, leaf, this.count),
-      key: key === "Delete" ? "Del" : key.toUpperCase(),
+      key: keyOf(id),
       pressed: key,
       run: (item, lightbox) => this.inLightbox(id, index, lightbox),
     }));
@@ -393,7 +366,6 @@ export class TreeEdits {
     if (asksText) lightbox.close(); // the input is in the tree
     this.do(id, index);
     if (asksText) return;
-    lightbox.showButtons();
     const { said } = this;
     lightbox.say(said);
     if (!this.pending().asked) return;
@@ -401,18 +373,15 @@ export class TreeEdits {
   }
 }
 
-function shortened(words) {
-  return words.length > LONGEST_TITLE ? `${words.slice(0, LONGEST_TITLE - 1)}…` : words;
-}
-
 function problemsAll(state, index) {
   return offers(state, index).every(({ problem }) => problem);
 }
 
-function labelOf(id, on, leaf, count) {
-  if (id === "reroll" && !on) return text(leaf ? "edits.reroll" : "edits.reroll_below");
-  const names = { pin: "unpin", reroll: "not_reroll", hold: "not_hold" };
-  return text(`edits.${on ? names[id] : id}`, { count });
+/** All that the menu and the buttons depend on. */
+function knownOf(state) {
+  if (!state) return [];
+  const { tree, told, problem, text: words, source, before, more, kept, noVariants } = state;
+  return [tree.run, tree.state, told?.promptId, problem, words, source.problem, source.widget?.value, before, more, kept, noVariants];
 }
 
 /** What was changed, in words. */

@@ -6,7 +6,7 @@ import { text } from "./texts.js";
 const AT_ONCE = 2;
 const MOST_KEPT = 256;
 
-/** Asks for prices; each is asked for once. */
+/** Asks for prices; each that is told is asked for once. */
 export class Prices {
   /** @param post  function: {run, edits} -> a promise of {rows, reused, seconds} or {error}; null where nobody answers */
   constructor(post) {
@@ -31,7 +31,7 @@ export class Prices {
     const answer = await Promise.resolve(this.post({ run, edits })).catch(() => null);
     this.busy--;
     const price = checked(answer);
-    if (!price) this.known.delete(`${run} ${edits}`); // it may be known later
+    if (!price || price.error) this.known.delete(`${run} ${edits}`); // it may be known later
     done(price);
     this.next();
   }

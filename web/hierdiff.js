@@ -365,10 +365,14 @@ api.addEventListener("execution_cached", ({ detail: { nodes, prompt_id } }) => {
   fetchResults({ prompt_id });
 });
 
+api.addEventListener("execution_start", ({ detail }) => editing.began(detail?.prompt_id ?? null));
+api.addEventListener("reconnected", () => editing.began(null)); // its end may have been missed
+
 for (const ending of ["execution_success", "execution_error", "execution_interrupted"]) {
   api.addEventListener(ending, ({ detail }) => {
     results.end(detail?.prompt_id);
     picks.end(detail?.prompt_id);
+    editing.began(null);
     for (const [node, panel] of panels) if (panel.tree?.promptIds.includes(detail?.prompt_id)) findPictures(node);
   });
 }

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { changeOf, countOf, difference, editsText, held, notRerolled, pinned, pinnedOf, plannedAnew, readEdits, rerolled, splitMoved, splitOf, withTreeOf } from "../../web/edits.js";
 import { marksOf, offers, problemOf } from "../../web/edits_menu.js";
-import { priceText } from "../../web/edits_price.js";
+import { Prices, priceText } from "../../web/edits_price.js";
 import { EditedTree } from "../../web/edits_tree.js";
 import { Tree } from "../../web/tree.js";
 import { BEGIN, fan } from "./a_tree.mjs";
@@ -207,4 +207,15 @@ test("a reroll that has run is rerolled once more, one that has not is taken bac
   const asked = new EditedTree(tree, keys, []).reroll(NONE, leaf, 1);
   const onIn = (before) => offers({ tree, edited: new EditedTree(tree, keys, before), edits: asked, source: { problem: "source_linked" } }, leaf).find(({ id }) => id === "reroll").on;
   assert.deepEqual([onIn([]), onIn(asked.changes)], [true, false]);
+});
+
+test("a price that is told is asked for once, and one that is refused or not known again", async () => {
+  const asked = [];
+  const answers = [null, { error: "this run is no longer known" }, { rows: 5, reused: 2, seconds: 1 }];
+  const prices = new Prices(({ run, edits }) => (asked.push(`${run} ${edits}`), answers.shift()));
+  assert.equal(await prices.of("r", "e"), null);
+  assert.match((await prices.of("r", "e")).error, /no longer/);
+  assert.equal((await prices.of("r", "e")).rows, 5);
+  assert.equal((await prices.of("r", "e")).rows, 5);
+  assert.deepEqual(asked, ["r e", "r e", "r e"]);
 });
