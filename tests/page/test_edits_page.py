@@ -4,9 +4,8 @@ import json
 import uuid
 
 import pytest
-from comfyui_host import REPO_ROOT, ComfyServer
+from comfyui_host import REPO_ROOT
 from comfyui_page import TREE_PANEL as TREE
-from comfyui_page import newest_front_end
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
@@ -15,14 +14,9 @@ PROMPTS = ["cat face", "tiger face", "red apple", "<b>green</b> apple"]
 LINE, MENU = f"{TREE} .hierdiff-pending-words", ".hierdiff-menu"
 
 
-@pytest.fixture(scope="module", params=["installed", "newest"])
-def server(request, tmp_path_factory):
-    """With each front end."""
-    extra = ("--front-end-root", str(newest_front_end())) if request.param == "newest" else ()
-    folder = tmp_path_factory.mktemp(request.param)
-    with ComfyServer(base_dir=folder, extra_args=extra, env={"OMP_NUM_THREADS": "1"}) as running:
-        running.front_end = request.param
-        yield running
+@pytest.fixture(scope="module")
+def server(web):
+    return web
 
 
 def workflow():

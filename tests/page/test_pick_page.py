@@ -4,8 +4,7 @@ import json
 import uuid
 
 import pytest
-from comfyui_host import ComfyServer, PromptFailed
-from comfyui_page import newest_front_end
+from comfyui_host import PromptFailed
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
@@ -14,14 +13,9 @@ PLAIN = {"properties": {}, "flags": {}, "order": 0, "mode": 0}
 TEXTS = ["cat <b>one</b>", "dog", "owl", "fox", "hen"]
 
 
-@pytest.fixture(scope="module", params=["installed", "newest"])
-def server(request, tmp_path_factory):
-    """With each front end."""
-    extra = ("--front-end-root", str(newest_front_end())) if request.param == "newest" else ()
-    folder = tmp_path_factory.mktemp(request.param)
-    with ComfyServer(base_dir=folder, extra_args=extra, env={"OMP_NUM_THREADS": "1"}) as running:
-        running.front_end = request.param
-        yield running
+@pytest.fixture(scope="module")
+def server(web):
+    return web
 
 
 def pick_workflow():
@@ -117,7 +111,7 @@ def test_a_question_outlives_a_reload_and_a_cancelled_run(open_page):
     page.show()
     prompt_id = page.queue()
     asked(page, 0)
-    page.page.wait_for_timeout(700)  # the page keeps the workflow a moment later
+    page.settle(700)  # the page keeps the workflow a moment later
     page.page.reload()
     panel = asked(page, 0)
     assert page.evaluate(FACTS)[0]["texts"] == TEXTS
