@@ -1,7 +1,7 @@
 """`sample` on many workers: parts of the plan are drawn by other processes, on this machine or on others.
 
-The driver, which is this process, plans and hands out; it makes no call of the UNet. Noise is a function of seed, branch
-and step, and what a scheduler remembers goes along with a branch, so that it does not matter who draws what.
+The driver, which is this process, plans and hands out; it makes no call of the UNet. Noise is a function of seed,
+branch and step, and what a scheduler remembers goes along with a branch, so that it does not matter who draws what.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..plan.part import whole
-from ..sampling.executor import Done, Executor, Failure, NoWorkers, Task, Told, Workers
+from ..plan.part import Part, whole
+from ..sampling.executor import Done, Executor, Failure, Job, NoWorkers, Task, Told, Workers
 from ..sampling.executor_cut import Lost, Piece, Pieces, on_its_own, without
 from ..sampling.executor_plain import Begin, plain_part
 from ..sampling.finite import MOST_NAMED, latents_not_finite
@@ -118,7 +118,7 @@ def sample_on(
         device=device,
     )
     if on_pictures is not None:
-        run = replace(run, setup={**run.setup, "pictures": {}}, marks=dict.fromkeys(range(plan.num_prompts), {}))
+        run = replace(run, setup={**run.setup, "pictures": {}}, marks={i: {} for i in range(plan.num_prompts)})
     latents = torch.full((plan.num_prompts, *run.first.shape[1:]), float("nan"))
 
     def on_done(done: Mapping[str, Any]) -> None:
@@ -130,6 +130,7 @@ def sample_on(
             on_pictures(done["pictures"], torch.from_numpy(done["pixels"]).float() / 255)
 
     with executor_for(workers, run) as executor:
+        make_ready(executor, run)
         lost = run_on(executor, run, on_done, observer)
     told = None if lost else latents_not_finite(latents, run.found.own.prompts, NOT_FINITE)
     if lost and sum(len(own.prompts) for own in lost) == plan.num_prompts:
@@ -254,6 +255,11 @@ def executor_for(workers: Workers | Executor, run: Run) -> AbstractContextManage
     return RayExecutor(workers, run.setup["device"])
 
 
+def make_ready(executor: Executor, run: Run) -> None:
+    """Have an executor make its workers for a run; `ValueError` where one cannot be made."""
+    executor.begin(Job(ENTRY, run.setup, lambda: run.make(run.setup)))
+
+
 def run_on(
     executor: Executor,
     run: Run,
@@ -266,7 +272,7 @@ def run_on(
     Parameters
     ----------
     executor : Executor
-        Entered already.
+        With its workers made for the run, by `make_ready`.
     run : Run
     on_done : callable
         ``on_done(done)`` as prompts are finished: a dict of "prompts", "not_finite" among them, perhaps "latents", and
@@ -283,16 +289,10 @@ def run_on(
 
     Raises
     ------
-    ValueError
-        If no worker can be made.
     OSError
         If a worker cannot write.
     """
-    from ..sampling.executor import Job
-
-    executor.begin(Job(ENTRY, run.setup, lambda: run.make(run.setup)))
-    part = whole(run.plan, run.found.known)
-    part = part if drawn is None else without(part, drawn)
+    part = part_to_draw(run, drawn)
     batch = GPU_BATCH if run.setup["device"] != "cpu" else 1
     pieces = Pieces(part, Begin(run.first), executor.count, batch)
     heard = Heard(run, pieces, on_done, observer)
@@ -302,6 +302,12 @@ def run_on(
     except NoWorkers as gone:
         pieces.give_up(str(gone))
     return pieces.lost
+
+
+def part_to_draw(run: Run, drawn: np.ndarray | None = None) -> Part:
+    """What is drawn of a run, when some of its prompts, (N,) bool, are there already."""
+    part = whole(run.plan, run.found.known)
+    return part if drawn is None else without(part, drawn)
 
 
 class Heard:

@@ -1,10 +1,10 @@
 """How a plan is cut into pieces of work for many workers. Numbers alone: what a piece begins with is handed through.
 
-A piece is a part of the plan, or the head of one: its steps up to where it splits, after which what is below begins from
-the head's latents. The longest piece is handed out first. What is left is dealt out finer and finer, each piece at most
-half of a worker's share of it (guided self-scheduling: Polychronopoulos and Kuck 1987), so that all workers end at
-nearly the same time, whatever their speed. Pieces are no smaller than a GPU's batches need: quarters of a share lose more
-in small batches than they gain at the end.
+A piece is a part of the plan, or the head of one: its steps up to where it splits, after which what is below begins
+from the head's latents. The longest piece is handed out first. What is left is dealt out finer and finer, each piece at
+most half of a worker's share of it (guided self-scheduling: Polychronopoulos and Kuck 1987), so that all workers end at
+nearly the same time, whatever their speed. Pieces are no smaller than a GPU's batches need: quarters of a share lose
+more in small batches than they gain at the end.
 """
 
 from __future__ import annotations
@@ -226,11 +226,10 @@ def first_split(part: Part) -> int:
 
 def rows_below(part: Part, i: int) -> np.ndarray:
     """Rows of each branch of a step and of all that is below it, (C,) int64; the step is number `start + i`."""
-    rows = np.ones(len(part.steps[-1].parents), dtype=np.int64)
+    rows = np.ones(len(part.steps[-1].parents))
     for step, above in zip(reversed(part.steps[i + 1 :]), reversed(part.steps[i:-1]), strict=True):
-        sums = np.bincount(step.parents, weights=rows, minlength=len(above.parents))
-        rows = 1 + sums.astype(np.int64)
-    return rows
+        rows = 1 + np.bincount(step.parents, weights=rows, minlength=len(above.parents))
+    return rows.astype(np.int64)
 
 
 def dealt(part: Part, i: int, most: float) -> Iterator[np.ndarray]:
@@ -251,12 +250,12 @@ def dealt(part: Part, i: int, most: float) -> Iterator[np.ndarray]:
     """
     rows = rows_below(part, i)
     groups: list[list[int]] = []
-    room: list[float] = []
+    room: list[int] = []
     for branch in np.argsort(-rows, kind="stable").tolist():
         place = next((g for g, free in enumerate(room) if free >= rows[branch]), None)
         if place is None:
             groups.append([])
-            room.append(most)
+            room.append(int(most))
             place = len(groups) - 1
         groups[place].append(branch)
         room[place] -= rows[branch]
@@ -311,8 +310,8 @@ def without(part: Part, gone: np.ndarray) -> Part:
     >>> from hierdiff_core import build_plan
     >>> from hierdiff_core.plan.part import whole
     >>> part = without(whole(build_plan([[0, 1, 0.1, 2]], [0.2, 0.0])), np.array([True, False]))
-    >>> part.prompts.tolist(), [step.counts.tolist() for step in part.steps], [part.means_of(i)[0].tolist() for i in (0, 1)]
-    ([1], [[2], [1]], [[0, 1], [1]])
+    >>> part.prompts.tolist(), [part.means_of(i)[0].tolist() for i in (0, 1)]
+    ([1], [[0, 1], [1]])
     """
     if not gone.any():
         return part
