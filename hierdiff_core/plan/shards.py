@@ -111,6 +111,12 @@ def shared_out(plan: Plan, count: int) -> list[np.ndarray]:
     return [np.flatnonzero(shards == number) for number in range(count)]
 
 
+def rows_of_shards(plan: Plan, count: int) -> list[int]:
+    """UNet rows of each shard of a plan; `ValueError` as for `shared_out`."""
+    shards = shared_out(plan, count) if count > 1 else [np.arange(plan.num_prompts)]
+    return [sum(len(np.unique(step.labels[own])) for step in plan.steps) for own in shards]
+
+
 def balanced(apart: np.ndarray, steps: int, count: int) -> list[int]:
     """Where to cut a row of pictures so that the largest run of them costs as little as possible.
 
