@@ -19,6 +19,8 @@ from .in_set import numbers_in_set
 from .plan import Plan
 from .replanning import frozen_tree, needed
 
+MOST_SHARDS = 10_000
+
 
 def shard_of(plan: Plan, index: int, count: int) -> Plan:
     """The plan of one of several balanced shares of a set's prompts.
