@@ -150,9 +150,9 @@ class Saver(Observer):
 
 @contextlib.contextmanager
 def saving_as_drawn(
-    saving: Saving | None, decoder: Any, prompts: Sequence[str], width: int, height: int, rows: int
+    saving: Saving | None, decoder: Any, prompts: Sequence[str], width: int, height: int, rows: int, here: bool = True
 ) -> Iterator[list[Saver]]:
-    """What saves during the run of the `with` block: one observer, or none.
+    """What saves during the run of the `with` block: one observer, or none; `here`: the decoder samples beside it.
 
     Raises
     ------
@@ -163,8 +163,8 @@ def saving_as_drawn(
         yield []
         return
     check_prompts_of(saving, prompts)
-    at_once = load_beside(decoder, width, height, rows)
-    saver = Saver(saving, lambda latents: decoded_beside(decoder, latents), at_once)
+    at_once = load_beside(decoder, width, height, rows) if here else True
+    saver = Saver(saving, (lambda latents: decoded_beside(decoder, latents)) if here else decoder.vae.decode, at_once)
     try:
         yield [saver]
     except BaseException:

@@ -82,8 +82,8 @@ def embeddings_for(
     rows[:, torch.from_numpy(present)], known[present] = own.stacked(), True
     of_set = rows_in_set(plan, embeddings.keys)
     for leaf in np.flatnonzero(~known).tolist():
-        there = of_set is not None and of_set[leaf] >= 0
-        pair = embeddings.stacked()[:, of_set[leaf]] if there else gone_leaf(keys[leaf], embeddings, leaves, kept)
+        row = -1 if of_set is None else int(of_set[leaf])
+        pair = embeddings.stacked()[:, row] if row >= 0 else gone_leaf(keys[leaf], embeddings, leaves, kept)
         if pair is not None and pair.shape == (2, own.width) and bool(torch.isfinite(pair).all()):
             rows[:, leaf], known[leaf] = pair.detach().to("cpu", torch.float32), True
     return PlanEmbeddings(own, rows, known, tuple(notes_on_lost(plan, known)))

@@ -19,6 +19,8 @@ from .in_set import numbers_in_set
 from .plan import Plan
 from .replanning import frozen_tree, needed
 
+MOST_SHARDS = 10_000
+
 
 def shard_of(plan: Plan, index: int, count: int) -> Plan:
     """The plan of one of several balanced shares of a set's prompts.
@@ -109,6 +111,12 @@ def shared_out(plan: Plan, count: int) -> list[np.ndarray]:
         shard_of_picture[order[start:stop]] = number
     shards = shard_of_picture[last.labels]
     return [np.flatnonzero(shards == number) for number in range(count)]
+
+
+def rows_of_shards(plan: Plan, count: int) -> list[int]:
+    """UNet rows of each shard of a plan; `ValueError` as for `shared_out`."""
+    shards = shared_out(plan, count) if count > 1 else [np.arange(plan.num_prompts)]
+    return [sum(len(np.unique(step.labels[own])) for step in plan.steps) for own in shards]
 
 
 def balanced(apart: np.ndarray, steps: int, count: int) -> list[int]:
