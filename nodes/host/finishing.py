@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .sharing_run import SharingRun
 
 UNFINISHED = "⚠ nothing was saved: the sampler stops before its end, so that there are no pictures yet"
+IN_GROUPS = "drawn in {count} groups of subtrees, each saved before the next was begun"
 ALL_AT_ONCE = "⚠ pictures were saved when all were drawn, not as they were finished: {reason}"
 
 
@@ -117,6 +118,7 @@ def saved_as_finished(drawing: Drawing, saving: Saving) -> tuple[torch.Tensor, l
         finishing = Finishing(drawing.run, saver, saving.vae)
         if groups is not None:
             samples = groups.drawn(finishing)
+            notes.append(IN_GROUPS.format(count=len(groups.groups)))
         else:
             samples = drawing.one_batch()
             finishing.all(samples)

@@ -100,7 +100,7 @@ def clusters_of(plan: Plan, groups: Sequence[np.ndarray]) -> list[set[int]]:
     return [set(step.labels[some].tolist()) for step in plan.steps]
 
 
-def why_one_run(run: SharingRun, stored: StoredCalls, guider: comfy.samplers.CFGGuider, has_own: bool) -> str:
+def why_one_run(run: SharingRun, stored: StoredCalls, guider: comfy.samplers.CFGGuider, takes_first: bool) -> str:
     """Why a run has to be one batch; "" where it can be several.
 
     Parameters
@@ -110,14 +110,14 @@ def why_one_run(run: SharingRun, stored: StoredCalls, guider: comfy.samplers.CFG
         Of the run.
     guider : CFGGuider
         Of the run, with its conditioning.
-    has_own : bool
-        Whether prompts have inputs of their own.
+    takes_first : bool
+        Whether clusters take an input of their first prompt.
     """
     if run.guidance is not None:
         return GUIDED
     if stored.by_latents:
         return BY_LATENTS
-    if run.takes_first and has_own:
+    if takes_first:
         return FIRST_OF_CLUSTER
     if any(APPLIES in entry for entries in guider.conds.values() for entry in entries):
         return FOR_SOME
@@ -176,8 +176,8 @@ class Drawing:
         The run's.
     conds : dict of list of dict
         Its conditioning, not encoded yet, with rows for prompts that are gone.
-    has_own : bool
-        Whether prompts have inputs of their own.
+    takes_first : bool
+        Whether clusters take an input of their first prompt.
     """
 
     executor: Any
@@ -185,7 +185,7 @@ class Drawing:
     inputs: Inputs
     sampler: Any
     conds: dict[str, list[dict]]
-    has_own: bool
+    takes_first: bool
 
     def one_batch(self) -> torch.Tensor:
         """(N, ...) samples of all prompts at once."""
@@ -214,7 +214,7 @@ class Drawing:
             known = given.sampler, given.sigmas, given.rows, self.conds, given.seed
             stored, _ = stored_calls(run, guider, *known, store)
             stored.wanted = lambda k, prompt: True  # of each group what later ones need
-        reason = why_one_run(run, stored, guider, self.has_own)
+        reason = why_one_run(run, stored, guider, self.takes_first)
         if reason:
             raise CannotTell(reason)
         return GroupRuns(self, groups, stored)

@@ -178,7 +178,9 @@ class Sharing:
         rows = rows._replace(noise=noise)
         plain = {side: list(entries) for side, entries in leaves.conds.items()}
         inputs = Inputs(rows, sampler, sigmas, disable_pbar, host_options, callback, seed)
-        drawing = Drawing(executor, run, inputs, run.sampler(sampler), plain, bool(plans.telling))
+        drawing = Drawing(
+            executor, run, inputs, run.sampler(sampler), plain, takes_first and self._has_own(conds, rows)
+        )
         run.rows_alone = mark_rows(guider.conds, {self.plan.num_prompts, run.current.rows})
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
@@ -203,6 +205,10 @@ class Sharing:
             run.offer_price(price_of(run, self.keeping))
         self.tell("\n".join([report, *measured, *pictures, *saved, *notes]), **data)
         return samples
+
+    def _has_own(self, conds, rows: Rows) -> bool:
+        """Whether prompts have inputs of their own."""
+        return bool(own_inputs(conds, {START: rows.latents, "noise masks": rows.mask}, self.plan.num_prompts))
 
     def _guide(self, run: SharingRun, guider, sigmas) -> None:
         """Let a run obey the plan's course of guidance, if there is one."""
