@@ -2,9 +2,10 @@
 // hands of `memory` (edits_page.js).
 
 import { countOf, difference } from "./edits.js";
+import { boundOf, together } from "./edits_bound.js";
 import { drawMarks, handleAt, stepAt } from "./edits_drawing.js";
-import { keyOf, labelOf, menuItems, shortened } from "./edits_items.js";
-import { marksOf, numberOf, offers, problemOf } from "./edits_menu.js";
+import { alsoOf, keyOf, labelOf, menuItems, saidOf, shortened } from "./edits_items.js";
+import { knownOf, marksOf, numberOf, offers, problemOf } from "./edits_menu.js";
 import { askText, closeMenu, openMenu, PendingLine, showKeys } from "./edits_popup.js";
 import { priceText, wholePrice } from "./edits_price.js";
 import { offerAgain } from "./lightbox.js";
@@ -60,23 +61,24 @@ export class TreeEdits {
     else if (held.moved) this.state = this.memory.tried(state, this.dragged(held.step));
   }
 
-  /** How many changes no run has had yet. */
+  /** How many changes no run has had yet: of branches, and of texts and variants. */
   pending() {
-    const { edits, edited, written, more } = this.state;
+    const { edits, edited, written, varied, isAnew } = this.state;
     const asked = edits && edited ? countOf(edits, edited.before) : 0;
-    return { asked, written: written.changed.size + written.removed.size + written.added + more };
+    return { asked: asked + Number(isAnew), texts: written.changed.size + written.removed.size + written.added + varied.length };
   }
 
   /** Show how much is asked for, and what it costs. */
   tell() {
     const running = !this.state || this.state.tree.state === "running";
-    const { asked, written } = running ? { asked: 0, written: 0 } : this.pending();
-    const count = asked + written;
+    const { asked, texts } = running ? { asked: 0, texts: 0 } : this.pending();
+    const count = asked + texts;
     const words = count === 1 ? text("edits.changes_one") : text("edits.changes", { count });
     const show = (price, title) => this.line.show([this.said, count && [words, price].filter(Boolean).join(", ")].filter(Boolean).join(" · "), title, count > 0);
     if (!count) return show("", "");
-    if (!asked) return show(text("edits.price_unknown"), "");
-    const name = `${this.state.told?.promptId} ${this.state.text}`; // a run's price is known when it has told
+    const { told, text: asks, source, varied } = this.state;
+    // a run's price is known when it has told
+    const name = JSON.stringify([told?.promptId, asks, texts, source.widget?.value, varied.map(({ now }) => now)]);
     if (this.priced?.name !== name) {
       this.priced = { name, price: undefined };
       clearTimeout(this.timer);
@@ -84,15 +86,26 @@ export class TreeEdits {
     }
     const { price } = this.priced;
     const known = price === undefined ? text("edits.price_asked") : price?.error ? shortened(wholePrice(price)) : priceText(price);
-    show(written && price ? `${known} ${text("edits.price_written")}` : known, price ? wholePrice(price) : "");
+    show(known, price ? wholePrice(price) : "");
   }
 
   async ask(name) {
-    const price = await this.memory.price(this.state, this.state?.edits);
+    const price = await this.total();
     if (this.priced?.name !== name) return;
     this.priced.price = price;
     this.tell();
     if (price) this.announce(wholePrice(price));
+  }
+
+  /** What all that is asked for costs: at most so much where texts or variants are among it; null: it is not known. */
+  async total() {
+    const { state } = this;
+    if (!state) return null;
+    const { asked, texts } = this.pending();
+    const bound = texts && !state.isAnew ? boundOf(state) : null;
+    if (!asked) return bound;
+    const price = await this.memory.price(state, state.edits);
+    return texts ? together(price, bound) : price;
   }
 
   announce(words) {
@@ -122,11 +135,11 @@ export class TreeEdits {
     const { edited, edits, tree } = this.state;
     const split = edited && ["earlier", "later"].includes(id) && edited.splitStep(edits, index);
     const asks = {
-      pin: () => this.write(edited.pin(edits, index), text(edited.isPinned(edits, index) ? "edits.done_unpin" : "edits.done_pin")),
-      reroll: () => this.write(this.rerolled(index, options.step), ""),
-      earlier: () => this.moveSplit(index, split - 1),
-      later: () => this.moveSplit(index, split + 1),
-      hold: () => this.write(edited.hold(edits, index), ""),
+      pin: () => this.write("pin", index, edited.pin(edits, index)),
+      reroll: () => this.write("reroll", index, this.rerolled(index, options.step)),
+      earlier: () => this.write(id, index, edited.moveSplit(edits, index, split - 1)),
+      later: () => this.write(id, index, edited.moveSplit(edits, index, split + 1)),
+      hold: () => this.write(id, index, edited.hold(edits, index)),
       edit: () => this.askText(index, false),
       duplicate: () => this.askText(index, true),
       variants: () => this.vary(index, options.count ?? this.count, options.step ?? this.variantStep(index)),
@@ -141,16 +154,16 @@ export class TreeEdits {
     return step === undefined ? edited.toggleReroll(edits, index) : edited.reroll(edits, index, step);
   }
 
-  moveSplit(index, step) {
-    this.write(this.state.edited.moveSplit(this.state.edits, index, step), "");
-  }
-
-  /** Keep changes, and say what they are: by default what stands at the branch then. */
-  write(edits, words) {
-    const { added, removed } = difference(edits, this.state.edits.changes);
+  /** Keep changes, and say what they are and what else they take back. */
+  write(id, index, edits) {
+    const before = this.state.edits;
+    const { added, removed } = difference(edits, before.changes);
+    const also = alsoOf(this.state, id, index, edits);
     this.memory.write(this.state, edits);
     this.refresh();
-    this.say(words || saidOf(this.state, added.at(-1), removed.at(-1)));
+    const pinned = id === "pin" && text(this.state.edited?.isPinned(edits, index) ? "edits.done_pin" : "edits.done_unpin");
+    const done = pinned || saidOf(this.state, added.at(-1), removed.at(-1));
+    this.say([done, also].filter(Boolean).join(" · "));
   }
 
   writeText(number, words, after, done) {
@@ -169,8 +182,9 @@ export class TreeEdits {
 
   /** Where variants of a leaf part if nobody says: where it parts from the others, but while there is noise to be other. */
   variantStep(index) {
-    const { branches, steps } = this.state.tree;
-    return Math.max(Math.min(branches[index].start, Math.floor(steps / 2)), 1);
+    const { tree, edited } = this.state;
+    const { branches, steps } = tree;
+    return Math.max(Math.min(branches[index].start, Math.floor(steps / 2), edited?.last ?? steps), Math.min(1, steps - 1));
   }
 
   undo() {
@@ -305,8 +319,13 @@ export class TreeEdits {
   splitUnder(x, y) {
     const { seen, place, shown } = this.panel;
     const hit = hitAt(seen, place, x, y, shown);
-    const free = hit?.kind === "split" && !seen.branches[hit.index].folded && !problemOf(this.state, "hold", hit.index);
+    const free = hit?.kind === "split" && !seen.branches[hit.index].folded && this.canMove(hit.index);
     return free ? hit : null;
+  }
+
+  canMove(index) {
+    const { edited, edits, problem } = this.state;
+    return !problem && edited.canMoveSplit(edits, index);
   }
 
   /** Move what is held with the pointer; true while it is. */
@@ -340,7 +359,8 @@ export class TreeEdits {
     if (!held?.moved) return;
     const { edits } = this.state;
     this.refresh();
-    this.write(edits, "");
+    if (!this.state?.edited) return;
+    this.write(held.kind === "split" ? "earlier" : "reroll", held.index, edits);
   }
 
   draw(context, colors) {
@@ -368,28 +388,11 @@ export class TreeEdits {
     if (asksText) return;
     const { said } = this;
     lightbox.say(said);
-    if (!this.pending().asked) return;
-    this.memory.price(this.state, this.state.edits).then((price) => lightbox.say([said, priceText(price)].join(" · ")));
+    const { asked, texts } = this.pending();
+    if (asked + texts) this.total().then((price) => lightbox.say([said, priceText(price)].join(" · ")));
   }
 }
 
 function problemsAll(state, index) {
   return offers(state, index).every(({ problem }) => problem);
-}
-
-/** All that the menu and the buttons depend on. */
-function knownOf(state) {
-  if (!state) return [];
-  const { tree, told, problem, text: words, source, before, more, kept, noVariants } = state;
-  return [tree.run, tree.state, told?.promptId, problem, words, source.problem, source.widget?.value, before, more, kept, noVariants];
-}
-
-/** What was changed, in words. */
-function saidOf({ edited }, added, removed) {
-  const change = added ?? removed;
-  if (!change) return "";
-  if (!added) return text({ reroll: "edits.done_not_reroll", hold: "edits.done_not_hold" }[change.do] ?? "edits.done_undo");
-  const step = edited.stepHere(change);
-  if (change.do === "reroll") return text("edits.done_reroll", { step: step + 1 });
-  return text(change.do === "hold" ? "edits.done_hold" : "edits.done_split", { step });
 }

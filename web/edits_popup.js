@@ -17,8 +17,8 @@ export function closeMenu(focus = false) {
  * Open a menu over the page.
  *
  * @param title   what it is about
- * @param items   {name, label, key, note: why it cannot be chosen or "", run(), price: a promise of a text and a title, or
- *                null, stepper: {words(), move(by)} for what has a number}; null for a line between two
+ * @param items   {name, label, key, note: why it cannot be chosen or "", run(), hint(): what else it does, price: a
+ *                promise of a text and a title, or null, stepper: {words(), move(by)} for what has a number}; null for a line between two
  * @param point   {x, y} of the window
  * @param onClose called when it is gone; true where the focus goes back
  */
@@ -92,7 +92,10 @@ class Menu {
       made.setAttribute("aria-disabled", "true");
       element("small", "", made).textContent = item.note;
     } else if (item.stepper) this.addStepper(row, made, label, item, price);
-    if (!item.note) this.showPrice(item, price);
+    if (!item.note) {
+      if (item.hint) price.hint = element("small", "hierdiff-menu-hint", made);
+      this.showPrice(item, price);
+    }
     made.addEventListener("click", () => this.choose(item));
     made.addEventListener("pointerenter", () => made.focus({ preventScroll: true }));
   }
@@ -124,6 +127,7 @@ class Menu {
   }
 
   async showPrice(item, place) {
+    if (place.hint) place.hint.textContent = item.hint();
     if (!item.price) return;
     const asked = item.price();
     place.asked = asked;
