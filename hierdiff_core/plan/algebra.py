@@ -237,6 +237,40 @@ def removed(plan: Plan, i: int) -> Plan:
     return replanned(plan, replace(frozen, present=np.delete(frozen.present, i)), vectors)
 
 
+def only(plan: Plan, prompts: Iterable[int]) -> Plan:
+    """A plan of some of its prompts: as if all others were `removed`.
+
+    Parameters
+    ----------
+    plan : Plan
+        Made by `plan_for` or `build_plan`, with keys.
+    prompts : iterable of int
+        Those to keep, each once, in the order that they are to have.
+
+    Returns
+    -------
+    plan : Plan
+        The prompts keep their branches, and these their keys and means.
+
+    Raises
+    ------
+    ValueError
+        If the plan was made by hand or has no keys, or there is no such prompt, or none is named.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.algebra import only
+    >>> plan = build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], [0.6, 0.4, 0], prompt_keys=[7, 8, 9])
+    >>> smaller = only(plan, [1, 2])
+    >>> smaller.prompt_keys, smaller.branch_keys(0)
+    ((8, 9), [7])
+    """
+    rows = [check_prompt(plan, i) for i in prompts]
+    frozen, vectors = frozen_tree(plan), None if plan.vectors is None else plan.vectors[rows]
+    return replanned(plan, replace(frozen, present=frozen.present[rows]), vectors)
+
+
 def edited(
     plan: Plan,
     i: int,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...hierdiff_core.plan.addresses import addresses
 from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from ...hierdiff_core.plan.keeping import remember
+from ...hierdiff_core.plan.shards import same_part, set_of_shard
 from ...hierdiff_core.sampling.store import Store, session_store
 from .runs import running
 
@@ -77,8 +78,8 @@ def edited_run(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> Edite
         return EditedRun(plan, plan, notes=notes)
     store = (session_store() if trunk is None else trunk) if keep else None
     given = read_edits(edits)
-    edited = apply_edits(plan, given, keep, None if store is None else store.leaves)
-    return EditedRun(plan, edited.plan, store, list(edited.notes), edited.told, digests_in(edits))
+    edited = apply_edits(set_of_shard(plan), given, keep, None if store is None else store.leaves)
+    return EditedRun(plan, same_part(plan, edited.plan), store, list(edited.notes), edited.told, digests_in(edits))
 
 
 def digests_in(edits: str) -> dict[int, bytes]:

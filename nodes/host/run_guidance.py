@@ -19,7 +19,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...hierdiff_core.devices import on_device
-from ...hierdiff_core.plan.guidance import NEVER, since_splits
+from ...hierdiff_core.plan.guidance import NEVER, since_parted
 from .attachments import cfg_functions_of, is_ours, module_of, name_of, names_of
 from .plan_texts import course_lines, passes_line
 
@@ -272,7 +272,7 @@ class RunGuidance:
 
 def beginnings(current: CurrentClusters) -> np.ndarray:
     """The plan's step at which each of the current clusters has split off, (C,) int64; `NEVER`: none."""
-    since = since_splits(current.plan.steps)[current.k][current.plan.steps[current.k].labels[current.clusters.first]]
+    since = since_parted(current.plan)[current.k][current.plan.steps[current.k].labels[current.clusters.first]]
     return np.where(since == NEVER, NEVER, current.k - since)
 
 
