@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..sampling.pace import in_words
 from .board import Board
 from .client import Refused, Server, ServerGone
 from .folder import Liar, SetFolder
@@ -152,8 +153,9 @@ class ShardRun:
                 self.tell(f"shard {shard} from {name}: {count} files in {seconds:.0f} s; {self._rest()}")
 
     def _rest(self) -> str:
-        done, count = len(self.board.done), self.board.count
-        return f"{done} of {count} shards done"
+        done, count, seconds = len(self.board.done), self.board.count, self.board.seconds
+        left = sum(seconds) / len(seconds) * (count - done) / max(len(self.board.servers), 1) if seconds else 0.0
+        return f"{done} of {count} shards done" + (f", about {in_words(left)} left" if left else "")
 
     def _queue(self, server: Server, shard: int) -> dict[str, Any]:
         """Queue a shard; a server that refuses it at once cannot run the workflow."""
