@@ -90,7 +90,7 @@ class ShardRun:
             thread.start()
         try:
             while any(thread.is_alive() for thread in threads):
-                threads[0].join(0.1) if threads[0].is_alive() else time.sleep(0.05)
+                self._pause()
         except BaseException:
             self.stop.set()
             for thread in threads:
@@ -99,6 +99,10 @@ class ShardRun:
         if self.crashed:
             raise self.crashed[0]
         return self.board.lost()
+
+    def _pause(self) -> None:
+        """Wait for the threads; here the user's Ctrl-C arrives."""
+        self.stop.wait(SOONEST)
 
     def _adopted(self) -> dict[str, list[dict[str, Any]]]:
         """What an earlier start has queued, by server; nobody else takes these shards before it is known."""
