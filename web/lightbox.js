@@ -32,6 +32,11 @@ export function openLightbox(items, index = 0, options = {}) {
   return lightbox;
 }
 
+/** What is offered for the picture that is open has changed. */
+export function offerAgain() {
+  lightbox?.showButtons();
+}
+
 class Lightbox {
   constructor(items, index, options) {
     this.options = options;
@@ -135,7 +140,9 @@ class Lightbox {
       { label: text("lightbox.copy"), key: "C", run: () => this.copy() },
       { label: text("lightbox.close"), key: "Esc", run: () => this.close() },
     ];
+    const at = [...this.buttons.children].indexOf(document.activeElement);
     this.buttons.replaceChildren(...own.map((action) => this.button(action)));
+    if (at >= 0) this.buttons.children[Math.min(at, own.length - 1)].focus();
   }
 
   button({ label, key, run }) {

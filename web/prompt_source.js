@@ -208,13 +208,14 @@ function withRow(value, place, text, after) {
 
 /**
  * What has been written since a run: {changed: Map of prompt number -> new text, entries: Map of these numbers -> the
- * entry that they stand in now, removed: Set of numbers, added: how many prompts are new}.
+ * entry that they stand in now, removed: Set of numbers, added: how many prompts are new, open: whether a new entry
+ * stands for who knows how many}.
  *
  * @param texts   prompts of the run's tree
  * @param before  the source's value in that run
  */
 export function writtenSince(source, texts, before) {
-  const written = { changed: new Map(), entries: new Map(), removed: new Set(), added: 0 };
+  const written = { changed: new Map(), entries: new Map(), removed: new Set(), added: 0, open: false };
   if (before === undefined || before === source.widget.value) return written;
   const old = entriesOf(source, before);
   const numbers = numbersOf(old, texts);
@@ -227,6 +228,7 @@ export function writtenSince(source, texts, before) {
       }
     });
     written.added += come.length - kept;
+    written.open ||= come.some(({ text, one }) => text === null || one === false);
   }
   return written;
 }

@@ -132,6 +132,8 @@ class CurrentClusters:
         Where clusters have split since the call before: the row that each of them had then.
     begins_anew : bool
         Whether a sampler forgets at the present call what it remembers.
+    whole : CurrentClusters or None
+        Of the run that this one draws a part of.
 
     Raises
     ------
@@ -155,6 +157,7 @@ class CurrentClusters:
         self.followers: list[Callable[[np.ndarray], None]] = []
         self.parents: np.ndarray | None = None
         self.begins_anew = False
+        self.whole: CurrentClusters | None = None
         self._advanced = 0  # the call that `parents` is of
         self._use(first_step)
 

@@ -150,6 +150,14 @@ class SharingRun:
             stored.guided = self.guidance.strengths
         self.model_calls.stored = stored
 
+    def of_part(self, plan: Plan, leaf_rows: np.ndarray) -> SharingRun:
+        """A run of some of the prompts with the same settings; `leaf_rows` (L,) as in `CurrentClusters`."""
+        current = self.current
+        settings = self.model_calls.micro_batch, self.noise.seed, current.first_step, self.takes_first
+        part = SharingRun(plan, current.sigmas, *settings, leaf_rows)
+        part.current.whole, part.decorations = current, self.decorations
+        return part
+
     def offer_price(self, price: Callable[[str], tuple[int, int, float | None]] | None) -> None:
         """Let the page ask what this run would cost with other edits."""
         if self._live is not None and price is not None:
@@ -307,6 +315,25 @@ class SharingRun:
         told = self.decorations.attempt(FINAL_PICTURES, self._pictures.decoded, model, samples, otherwise={})
         took = [f"decoding the pictures for the tree took {time.monotonic() - began:.1f} s"] if told else []
         return told, [*took, *self.decorations.notes[noted:]]
+
+    def tell_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
+        """Show what some clusters (C,) of step k are heading for, where a run draws one group after another."""
+        progress = self.current.progress
+        if self._live is not None:
+            self._live.step(k, x0, progress.rows, progress.standard_rows, clusters, progress.reused)
+        if self._pictures is not None:
+            self._pictures.on_rows(k, clusters, x0)
+
+    def add_pictures(self, prompts: np.ndarray, samples: torch.Tensor) -> None:
+        """Decode the final latents (P, ...) of some prompts for the tree, while others are not drawn yet."""
+        if self._pictures is not None:
+            self.decorations.attempt(FINAL_PICTURES, self._pictures.add, prompts, samples)
+
+    def take_warnings(self, part: SharingRun) -> None:
+        """Take over what a run of some of the prompts has to warn of."""
+        self.noise.notes += [note for note in part.noise.notes if note not in self.noise.notes]
+        if part._parted is not None:
+            self._parted = part._parted if self._parted is None else self._parted | part._parted
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""
