@@ -1,4 +1,4 @@
-"""``hierdiff shard`` on two real servers, one of which is killed in mid-run: the set is whole, and as one server draws it."""
+"""``hierdiff shard`` on two real servers, one of which is killed: the set is whole, and as one server draws it."""
 
 import json
 import os
