@@ -8,12 +8,8 @@ from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, s
 from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, passes_per_row
 from ..hierdiff_core.kandinsky.model_folder import DECODER_CLASS
 from ..hierdiff_core.kandinsky.plan_embeddings import own_embeddings
-<<<<<<< HEAD
-from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
-from ..hierdiff_core.kandinsky.workers import sample_on
-=======
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS, last_reroll, make_scheduler
->>>>>>> host-22
+from ..hierdiff_core.kandinsky.workers import sample_on
 from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import LARGEST_KEPT, BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.sampling.finite import latents_not_finite
