@@ -20,7 +20,17 @@ LAYERS = {
     "pictures": {"plan"},
     "sampling": {"files", "plan", "devices"},
     "measure": {"files", "plan", "sampling", "devices", "embeddings"},
-    "kandinsky": {"prompts", "files", "plan", "sampling", "measure", "devices", "embeddings", "host_memory", "previews"},
+    "kandinsky": {
+        "prompts",
+        "files",
+        "plan",
+        "sampling",
+        "measure",
+        "devices",
+        "embeddings",
+        "host_memory",
+        "previews",
+    },
 }
 CORE_FILES = sorted((ROOT / "hierdiff_core").rglob("*.py"))
 NODE_FILES = sorted((ROOT / "nodes").rglob("*.py"))
