@@ -177,7 +177,7 @@ def command_run(
         rescale_means=options.rescale_means,
         acceleration=options.acceleration,
         guidance_interval=options.guidance_interval,
-        folder=options.decoder,
+        folder=options.decoder.absolute(),
         device=options.device.partition(":")[0],
     )
     written = {} if options.collect else {"folder": str(drawn.folder.absolute())}

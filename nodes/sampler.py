@@ -8,7 +8,7 @@ from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, s
 from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, passes_per_row
 from ..hierdiff_core.kandinsky.model_folder import DECODER_CLASS
 from ..hierdiff_core.kandinsky.plan_embeddings import own_embeddings
-from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
+from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS, last_reroll, make_scheduler
 from ..hierdiff_core.kandinsky.workers import sample_on
 from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import LARGEST_KEPT, BranchLatents, latents_to_rgb, to_pictures
@@ -169,7 +169,8 @@ class BranchingSampler(io.ComfyNode):
     ):
         interval = guidance_start, guidance_end
         embeddings = embeddings.of_prompt(plan)
-        edited = edited_run(plan, keep, edits, trunk)
+        last = last_reroll(make_scheduler(scheduler, decoder.pipeline.scheduler.config, plan.num_steps))
+        edited = edited_run(plan, keep, edits, trunk, last, scheduler)
         plan, steps = edited.plan, steps_until(stop_after, plan.num_steps)
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance, interval)
         check_workers(workers, edited.store, steps < plan.num_steps)

@@ -202,7 +202,7 @@ def run_of(
     Raises
     ------
     ValueError
-        If the inputs do not fit each other, or the decoder's folder is not known.
+        If the inputs do not fit each other.
     """
     check_sample_inputs(decoder, embeddings, plan, width, height, micro_batch, guidance, guidance_interval)
     found = embeddings_for(plan, embeddings, leaves, None)
@@ -210,7 +210,7 @@ def run_of(
     noise = BranchNoise(keyed_noise(seed), plan, found.own.keys)
     factors = strengths(plan, guidance, guidance_interval, made)
     setup = {
-        "folder": str(folder_of(decoder) if folder is None else Path(folder).absolute()),
+        "folder": str(folder or folder_of(decoder) or ""),
         "fingerprint": decoder_fingerprint(decoder),
         "dtype": str(decoder.unet.dtype).removeprefix("torch."),
         "device": device or decoder.unet.device.type,
@@ -237,19 +237,19 @@ def run_of(
     return Run(plan, found, first, setup, make, {})
 
 
-def folder_of(decoder: KandinskyV22Pipeline) -> Path:
-    """Where a decoder was loaded from; `ValueError` where it does not say so."""
-    named = decoder.unet.config.get("_name_or_path")
+def folder_of(decoder: KandinskyV22Pipeline) -> Path | None:
+    """Where a decoder was loaded from; None where it does not say so."""
+    named = getattr(decoder.unet, "config", {}).get("_name_or_path")
     folder = Path(named).absolute().parent if named else None
-    if folder is None or not (folder / "model_index.json").exists():
-        raise ValueError("workers load the decoder by themselves, and this one does not say from which folder: name it")
-    return folder
+    return folder if folder is not None and (folder / "model_index.json").exists() else None
 
 
 def executor_for(workers: Workers | Executor, run: Run) -> AbstractContextManager[Executor]:
     """The executor that is meant: of `Workers` one that begins and ends with the run, others are entered already."""
     if not isinstance(workers, Workers):
         return contextlib.nullcontext(workers)
+    if not run.setup["folder"]:
+        raise ValueError("workers load the decoder by themselves, and this one does not say from which folder: name it")
     from ..sampling.ray_executor import RayExecutor
 
     return RayExecutor(workers, run.setup["device"])

@@ -369,6 +369,43 @@ def rerolled(plan: Plan, rerolls: Iterable[Reroll]) -> Plan:
     return replanned(replace(plan, rerolls=found), frozen_tree(plan), plan.vectors)
 
 
+def rerolled_until(plan: Plan, last: int) -> tuple[Plan, list[int]]:
+    """A plan whose rerolls all make another picture: samplers that draw noise draw none in their last step.
+
+    Parameters
+    ----------
+    plan : Plan
+    last : int
+        The last step from which other noise makes another picture. Later rerolls begin there.
+
+    Returns
+    -------
+    plan : Plan
+        The same where no reroll is later.
+    prompts : list of int
+        Whose rerolls were moved: numbers of the plan's prompts.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.algebra import rerolled, rerolled_until
+    >>> from hierdiff_core.plan.rerolls import Reroll
+    >>> plan = rerolled(build_plan([[0, 1, 0.5, 2]], [0.6, 0, 0], prompt_keys=[7, 8]), [Reroll(1, 2, 1)])
+    >>> moved, prompts = rerolled_until(plan, 1)
+    >>> moved.rerolls[0].step, prompts
+    (1, [1])
+    """
+    late = {own.prompt for own in plan.rerolls if own.step > last}
+    if not late:
+        return plan, []
+    moved = checked_rerolls(
+        (replace(own, step=min(own.step, last)) for own in plan.rerolls), plan.num_leaves, plan.num_steps
+    )
+    leaves = range(plan.num_prompts) if plan.frozen is None else plan.frozen.present.tolist()
+    prompts = [i for i, leaf in enumerate(leaves) if leaf in late]
+    return replanned(replace(plan, rerolls=moved), frozen_tree(plan), plan.vectors), prompts
+
+
 def with_variants(plan: Plan, variants: Sequence[tuple[int, float] | None]) -> Plan:
     """A plan whose variants of prompts have other noise from their share of the steps on (`PromptRow.variant`)."""
     last = plan.num_steps - 1

@@ -2,9 +2,8 @@
 
 A piece is a part of the plan, or the head of one: its steps up to where it splits, after which what is below begins
 from the head's latents. The longest piece is handed out first. What is left is dealt out finer and finer, each piece at
-most half of a worker's share of it (guided self-scheduling: Polychronopoulos and Kuck 1987), so that all workers end at
-nearly the same time, whatever their speed. Pieces are no smaller than a GPU's batches need: quarters of a share lose
-more in small batches than they gain at the end.
+most a quarter of a worker's share of it (guided self-scheduling: Polychronopoulos and Kuck 1987), so that all workers
+end at nearly the same time, whatever their speed. GPUs, which need rows for their batches, get half of a share at most.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ import numpy as np
 
 from ..plan.part import Part, PartStep, below
 
-PER_WORKER = 2  # pieces that what is left makes for each worker: over a run more than four, the last of them small
+PER_WORKER = 4  # pieces that what is left makes for each worker, at least, while a part can be split
+PER_GPU = 2  # the same where rows in a batch cost less: smaller pieces lose more than they gain at the end
 LEAST_LEAVES = 2  # a piece of no more rows than so many whole pictures is not cut for balance
 TRIES = 2  # of a piece, before it is cut in two to find what fails in it
 LAST_TRIES = 4  # of a piece that cannot be cut
@@ -181,7 +181,8 @@ class Pieces:
 
     def _largest(self, steps: int, more: int = 0) -> float:
         """Rows that a piece may have now, and no fewer than so many whole pictures have."""
-        return max((self.left + more) / (PER_WORKER * self.workers), self.batch * LEAST_LEAVES * steps)
+        pieces = self.workers * (PER_WORKER if self.batch == 1 else PER_GPU)
+        return max((self.left + more) / pieces, self.batch * LEAST_LEAVES * steps)
 
     def _stop(self, part: Part, most: float) -> int:
         """Steps after which a part that is too large is dealt out: as few rows as a batch takes are best kept together.

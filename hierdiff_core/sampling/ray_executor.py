@@ -19,6 +19,8 @@ PACKAGE = Path(__file__).parents[1]
 PATIENCE = 120.0  # seconds that workers which are there wait for those that are not
 ALONE = 600.0  # seconds without any worker, while others are started, until a run gives up
 MOST_DEATHS = 3  # of a worker, one after the other without a task done, until it is not replaced any more
+MOST_FAILURES = 3  # of a worker, one after the other, until it is made anew
+REST, LONGEST_REST = 0.5, 30.0  # seconds: others may have what one has failed at, which would be idle first each time
 
 
 class Slot:
@@ -34,8 +36,12 @@ class Slot:
         What it does.
     ready : bool
         Whether it was made.
-    deaths : int
+    pid : int or None
+        Of its process.
+    deaths, failures : int
         One after the other.
+    rests : float
+        Until when it is given nothing, by the clock.
     """
 
     def __init__(self) -> None:
@@ -43,7 +49,9 @@ class Slot:
         self.ref: Any = None
         self.task: int | None = None
         self.ready = False
-        self.deaths = 0
+        self.pid: int | None = None
+        self.deaths = self.failures = 0
+        self.rests = 0.0
 
 
 class RayExecutor:
@@ -108,7 +116,7 @@ class RayExecutor:
         self.job = self.ray.put([job.entry, job.setup])
         self.slots = self.slots or [Slot() for _ in range(self.count)]
         for slot in self.slots:
-            slot.task, slot.deaths = None, 0
+            slot.task, slot.deaths, slot.failures, slot.rests = None, 0, 0, 0.0
             if slot.actor is not None and not slot.ready:
                 self._end(slot)
             self._begin(slot)
@@ -140,23 +148,31 @@ class RayExecutor:
         """
         alone = time.monotonic()
         while True:
-            for slot in self.slots:
-                if slot.ready and slot.task is None and (task := take()) is not None:
-                    slot.task = task[0]
-                    slot.ref = slot.actor.work.remote(task[1])
-            if not any(slot.task is not None for slot in self.slots):
-                if any(slot.ready for slot in self.slots):
-                    return
-                if not any(slot.actor for slot in self.slots):
-                    raise NoWorkers(f"no worker is left: {self.reason}")
-                if time.monotonic() - alone > ALONE:
-                    raise NoWorkers("no worker is left, and none could be made in its place")
-            else:
+            if self._hand_out(take):
+                return
+            if any(slot.ready for slot in self.slots):
                 alone = time.monotonic()
+            elif not any(slot.actor for slot in self.slots):
+                raise NoWorkers(f"no worker is left: {self.reason}")
+            elif time.monotonic() - alone > ALONE:
+                raise NoWorkers("no worker is left, and none could be made in its place")
             asked = [slot for slot in self.slots if slot.actor and (slot.task is not None or not slot.ready)]
             heard: list[tuple[int, Said]] = []
             self._wait(asked, lambda slot, value, heard=heard: heard.extend(self._heard(slot, value)))
             yield from heard or [None]
+
+    def _hand_out(self, take: Callable[[], Task | None]) -> bool:
+        """Give tasks to workers that are idle; whether all is done."""
+        ready = [slot for slot in self.slots if slot.ready]
+        resting = [slot for slot in ready if slot.rests > time.monotonic() and len(ready) > 1]
+        asked = False
+        for slot in ready:
+            if slot.task is None and slot not in resting:
+                task, asked = take(), True
+                if task is None:
+                    break
+                slot.task, slot.ref = task[0], slot.actor.work.remote(task[1])
+        return asked and not any(slot.task is not None for slot in self.slots)
 
     def _begin(self, slot: Slot) -> None:
         """Have a slot's worker made."""
@@ -168,6 +184,9 @@ class RayExecutor:
     def _wait(self, slots: list[Slot], hear: Callable[[Slot, Any], Any]) -> None:
         """Hear what workers were asked, for a moment."""
         by_ref = {slot.ref: slot for slot in slots}
+        if not by_ref:  # all of them rest
+            time.sleep(SECONDS)
+            return
         for ref in self.ray.wait(list(by_ref), num_returns=1, timeout=SECONDS)[0]:
             try:
                 value = self.ray.get(ref)
@@ -182,7 +201,7 @@ class RayExecutor:
         elif value[0] == "refused":
             raise ValueError(f"a worker on {value[1]} cannot begin: {value[2]}")
         else:
-            slot.ready, slot.ref = True, None
+            slot.ready, slot.ref, slot.pid = True, None, value[1]
 
     def _heard(self, slot: Slot, value: Any) -> Iterator[tuple[int, Said]]:
         """Hear of a worker's task, or of a new worker."""
@@ -200,10 +219,22 @@ class RayExecutor:
                 yield number, Told(said)
                 continue
             slot.task, slot.ref = None, None
-            slot.deaths = 0 if kind == "done" else slot.deaths
+            self._ended(slot, kind == "done")
             yield number, Done(said) if kind == "done" else Failure(said, disk=kind == "disk")
         if slot.task is not None:
             slot.ref = slot.actor.more.remote()
+
+    def _ended(self, slot: Slot, well: bool) -> None:
+        """Note how a worker's task ended."""
+        if well:
+            slot.deaths = slot.failures = 0
+            return
+        slot.failures += 1
+        slot.rests = time.monotonic() + min(REST * 2**slot.failures, LONGEST_REST)
+        if slot.failures >= MOST_FAILURES:
+            slot.failures = 0
+            self._end(slot)
+            self._begin(slot)
 
     def _died(self, slot: Slot, error: Exception) -> None:
         """Replace a worker that is gone, unless those before it died, too."""

@@ -16,7 +16,7 @@ from typing import Any
 LARGEST_ANSWER = 256 * 2**20  # bytes of JSON
 LARGEST_FILE = 2**36
 CHUNK = 2**20
-SECONDS = 30.0  # until a request has failed
+SECONDS = 20.0  # until a request has failed
 LONGEST_WORDS = 500  # characters of what a server says that are shown
 DIGEST_SIZE = 16  # bytes, as nodes/host/shard_files.py has them
 
@@ -85,21 +85,29 @@ class Server:
 
     def _asked(self, request: urllib.request.Request) -> bytes:
         with self._opened(request) as response:
-            data = response.read(LARGEST_ANSWER + 1)
+            data = self._read(response, LARGEST_ANSWER + 1)
             if len(data) > LARGEST_ANSWER:
                 raise ServerGone(f"{self.name} answers with more than {LARGEST_ANSWER >> 20} MB")
             return data
 
-    @contextlib.contextmanager
     def _opened(self, request: urllib.request.Request) -> Any:
         try:
-            with OPENER.open(request, timeout=SECONDS) as response:
-                yield response
+            return OPENER.open(request, timeout=SECONDS)
         except urllib.error.HTTPError as error:
             with error:
                 raise Refused(said(error)) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ServerGone(f"{self.name} does not answer ({words(str(error) or type(error).__name__)})") from None
+            raise self._gone(error) from None
+
+    def _read(self, response: Any, most: int) -> bytes:
+        """Bytes of an answer; apart from whatever is done with them, so that a full disk is not the server's fault."""
+        try:
+            return response.read(most)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._gone(error) from None
+
+    def _gone(self, error: Exception) -> ServerGone:
+        return ServerGone(f"{self.name} does not answer ({words(str(error) or type(error).__name__)})")
 
     def queue(self, prompt: dict[str, Any], prompt_id: str, extra: dict[str, Any] | None = None) -> str:
         """Queue a prompt in API format; the id that it got, which old servers choose by themselves.
@@ -153,7 +161,7 @@ class Server:
         request = urllib.request.Request(f"{self.url}/view?{urllib.parse.urlencode(query)}")
         hashed, left = hashlib.blake2b(digest_size=DIGEST_SIZE), size
         with self._opened(request) as response, open(path, "xb") as file:
-            while data := response.read(min(CHUNK, left + 1)):
+            while data := self._read(response, min(CHUNK, left + 1)):
                 left -= len(data)
                 if left < 0:
                     break

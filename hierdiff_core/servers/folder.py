@@ -24,36 +24,9 @@ from .workflow import FOLDER, OTHER_FILES, SET_FILES
 
 STATE, STAGE = "shards.json", ".hierdiff-shards"
 FORMAT = "hierdiff-shards-1"
-ENDINGS = frozenset(
-    [
-        "png",
-        "webp",
-        "jpg",
-        "jpeg",
-        "gif",
-        "bmp",
-        "tif",
-        "tiff",
-        "exr",
-        "mp4",
-        "webm",
-        "mkv",
-        "mov",
-        "wav",
-        "flac",
-        "mp3",
-        "opus",
-        "ogg",
-        "txt",
-        "json",
-        "jsonl",
-        "csv",
-        "latent",
-        "glb",
-        "safetensors",
-        "svg",
-    ]
-)
+PICTURES = ("png", "webp", "jpg", "jpeg", "gif", "bmp", "tif", "tiff", "exr", "svg")
+MEDIA = ("mp4", "webm", "mkv", "mov", "wav", "flac", "mp3", "opus", "ogg", "glb")
+ENDINGS = frozenset((*PICTURES, *MEDIA, "txt", "json", "jsonl", "csv", "latent", "safetensors"))
 MOST_FILES, DEEPEST, LONGEST_PATH, LARGEST_METADATA = 200_000, 16, 1000, 1 << 28
 DIGEST = re.compile(rf"[0-9a-f]{{{2 * DIGEST_SIZE}}}")
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..sampling.pace import in_words
 from .board import Board
 from .client import Refused, Server, ServerGone
 from .folder import Liar, SetFolder
@@ -89,7 +90,7 @@ class ShardRun:
             thread.start()
         try:
             while any(thread.is_alive() for thread in threads):
-                threads[0].join(0.1) if threads[0].is_alive() else time.sleep(0.05)
+                self._pause()
         except BaseException:
             self.stop.set()
             for thread in threads:
@@ -98,6 +99,10 @@ class ShardRun:
         if self.crashed:
             raise self.crashed[0]
         return self.board.lost()
+
+    def _pause(self) -> None:
+        """Wait for the threads; here the user's Ctrl-C arrives."""
+        self.stop.wait(SOONEST)
 
     def _adopted(self) -> dict[str, list[dict[str, Any]]]:
         """What an earlier start has queued, by server; nobody else takes these shards before it is known."""
@@ -152,8 +157,9 @@ class ShardRun:
                 self.tell(f"shard {shard} from {name}: {count} files in {seconds:.0f} s; {self._rest()}")
 
     def _rest(self) -> str:
-        done, count = len(self.board.done), self.board.count
-        return f"{done} of {count} shards done"
+        done, count, seconds = len(self.board.done), self.board.count, self.board.seconds
+        left = sum(seconds) / len(seconds) * (count - done) / max(len(self.board.servers), 1) if seconds else 0.0
+        return f"{done} of {count} shards done" + (f", about {in_words(left)} left" if left else "")
 
     def _queue(self, server: Server, shard: int) -> dict[str, Any]:
         """Queue a shard; a server that refuses it at once cannot run the workflow."""

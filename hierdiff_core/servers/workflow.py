@@ -15,7 +15,7 @@ AT_WORK = "HierDiffSaveAsDrawn"  # it is connected to a sampler, and not behind 
 FOLDER = "hierdiff_shards"  # below a server's output folder; nodes/host/shard_files.py lists what is in it
 SET_FILES, OTHER_FILES = "set", "other"
 MOST_NODES = 10_000
-HOW_TO_EXPORT = "in ComfyUI, save it by Workflow > Export (API) (older pages: Save (API Format), once Dev mode is on in the settings)"
+HOW_TO_EXPORT = "in ComfyUI, save it by Workflow > Export (API), which older pages have once Dev mode is on"
 
 Prompt = dict[str, dict[str, Any]]
 Infos = Mapping[str, Mapping[str, Any]]
@@ -141,8 +141,8 @@ def with_shard(prompt: Prompt, infos: Infos) -> tuple[Prompt, str]:
         )
     if len(drawn) > 1:
         raise ValueError(
-            f"the workflow draws {len(drawn)} plans (of nodes {', '.join(sorted(source for source, _ in drawn))}): put a "
-            "Plan Shard behind the one that is to be split"
+            f"the workflow draws {len(drawn)} plans (of nodes {', '.join(sorted(source for source, _ in drawn))}): put "
+            "a Plan Shard behind the one that is to be split"
         )
     (source,) = drawn
     made, number = copy.deepcopy(prompt), free_number(prompt)

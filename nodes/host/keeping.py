@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,7 +88,12 @@ class Keeping:
 
     def told_of(self, run: SharingRun) -> dict[str, Any]:
         """What the page is told of a run that has ended, by the name of the entry."""
-        return told_of(self.fresh or run.plan, self.told, run.current.progress, seconds_per_row(run, self.owner))
+        known = run.current.progress, seconds_per_row(run, self.owner), run.last_reroll
+        return told_of(self.fresh or run.plan, self.told, *known)
+
+    def kept_safe(self) -> contextlib.AbstractContextManager[None]:
+        """A context around a run: what it evaluates is where it is kept when it ends, also by an error or a cancel."""
+        return contextlib.nullcontext() if self.store is None else self.store.kept_safe()
 
     @property
     def rows(self) -> KeptRows | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from .clusters import CurrentClusters, rows_of_leaves
+from .edited_run import in_time
 from .keeping import Keeping, seconds_per_row
 from .stored_calls import Call, PromptDigests, StoredCalls
 
@@ -45,7 +46,7 @@ def price_of(run: SharingRun, keeping: Keeping) -> Callable[[str], tuple[int, in
     rows = dict(zip(run.plan.leaf_keys or (), current.leaf_rows.tolist(), strict=True))
     known = PricedRun(
         fresh, stored.store, stored.fingerprint, stored.prompts, current.sigmas, current.first_step, rows,
-        tuple(stored.calls), seconds_per_row(run, keeping.owner),
+        tuple(stored.calls), seconds_per_row(run, keeping.owner), run.last_reroll,
     )  # fmt: skip
     return known.price
 
@@ -68,6 +69,8 @@ class PricedRun:
     calls : tuple of Call
     seconds : float or None
         That a row took.
+    last_reroll : int or None
+        Of the run: later rerolls begin there.
     """
 
     fresh: Plan
@@ -79,6 +82,7 @@ class PricedRun:
     rows: dict[int, int]
     calls: tuple[Call, ...]
     seconds: float | None
+    last_reroll: int | None = None
 
     def price(self, edits: str) -> tuple[int, int, float | None]:
         """Rows of a run with these edits, of these reused, and its seconds.
@@ -89,6 +93,7 @@ class PricedRun:
             If the edits are none, or cannot be drawn.
         """
         plan = apply_edits(self.fresh, read_edits(edits), True, self.store.leaves).plan
+        plan, _ = in_time(plan, self.last_reroll, "")
         current = CurrentClusters(plan, self.sigmas, self.first_step, self._leaf_rows(plan))
         stored = StoredCalls(current, self.store, self.fingerprint, self.prompts)
         rows = reused = 0

@@ -7,6 +7,7 @@ sampler's history is right by construction.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,15 @@ from .block_samplers import check_block_sampler
 from .clusters import WHOLE_RUN, part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
+from .dry_run import sampler_name
+from .edited_run import in_time
 from .encode_set import name_of
 from .finishing import saved_as_finished
 from .fresh_noise import rerolled_noise
 from .group_runs import Drawing, Inputs
 from .guard import RUN_KEY
 from .keeping import Keeping
+from .late_rerolls import last_reroll
 from .measured import verdict_on_run
 from .noise_levels import noise_levels
 from .one_prompt import conds_of_prompt, row_of_prompt
@@ -165,13 +169,14 @@ class Sharing:
             check_guider(guider, self.plan.guidance)
         guider.conds = assigned(guider.conds, self.plan)
         rows = self._rows(noise, latent_image, denoise_mask, guider.model_patcher.load_device)
-        plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
+        plans, first_step, last, notes = self._plans_of_run(guider, sampler, sigmas, rows)
         conds = {side: list(entries) for side, entries in guider.conds.items()}  # the host encodes its own
         leaves = with_leaves(conds, given, found, plans.run, self.keeping and self.keeping.rows)
         guider.conds = leaves.conds
         notes += leaves.notes
         takes_first = self.per_prompt != SHARE_IF_EQUAL
         run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, takes_first, leaves.rows)
+        run.last_reroll = last
         run.current.equal_inputs = functools.cache(lambda: equal_inputs(conds, plans.telling, self.plan.num_prompts))
         noise = rerolled_noise(rows.noise, plans.run, seed or 0) if first_step == 0 else rows.noise
         noise = run.current.all_rows(noise, "the noise", "use Shared Noise")
@@ -191,7 +196,8 @@ class Sharing:
         known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
         vae = self.vae if self.saving is None else self.saving.vae
-        with run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told, vae):
+        safe = contextlib.nullcontext() if self.keeping is None else self.keeping.kept_safe()
+        with safe, run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told, vae):
             if self.saving is None:
                 samples, saved = drawing.one_batch(), []
             else:
@@ -247,8 +253,11 @@ class Sharing:
         draws.undo()
         return rows_of_seeds(rows.clone(), own, with_own_seeds)
 
-    def _plans_of_run(self, guider, sampler, sigmas, rows: Rows) -> tuple[Plans, int, list[str]]:
-        """The plan for a run of these sigmas, as it is and as it can be run; its step to begin with; and warnings."""
+    def _plans_of_run(self, guider, sampler, sigmas, rows: Rows) -> tuple[Plans, int, int | None, list[str]]:
+        """The plan for a run of these sigmas, as it is and as it can be run; its step to begin with; warnings.
+
+        Before these the last step from which a reroll changes a picture; None where nobody knows or asks.
+        """
         conds, sigma_max = guider.conds, float(guider.model_patcher.get_model_object("model_sampling").sigma_max)
         for name, entries in conds.items():
             check_conds(entries, name, self.plan.num_prompts)
@@ -260,9 +269,12 @@ class Sharing:
             plan, first_step = self.plan.resampled(len(sigmas) - 1), 0
         else:
             plan, first_step = part_of_plan(self.plan, sigmas, sigma_max)
+        last = last_reroll(guider, sampler, sigmas, rows.latents) if self.keeping or plan.rerolls else None
+        last = None if last is None else first_step + last
+        plan, late = in_time(plan, last, sampler_name(sampler.sampler_function) if plan.rerolls else "")
         groups, goes_on = picture_groups(conds, [rows.latents, rows.mask], plan), not bool(rows.noise.any())
         takes_first = self.per_prompt != SHARE_IF_EQUAL
-        return Plans.of(plan, groups, own, first_step, takes_first, goes_on), first_step, notes
+        return Plans.of(plan, groups, own, first_step, takes_first, goes_on), first_step, last, [*notes, *late]
 
     def _report(self, run, plans: Plans, rows: Rows, conds, samples):
         """What was spent, with warnings.

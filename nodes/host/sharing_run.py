@@ -126,6 +126,7 @@ class SharingRun:
         self.rows_alone: list[RowsAlone] = []  # of conditioning that the model gets without padding
         self.guidance: RunGuidance | None = None  # where the plan says anything of it
         self.decorations = Decorations()
+        self.last_reroll: int | None = None  # the last step from which other noise makes another picture
         self.is_shown = False  # by something that hears of each step
         self._guidance_checked = False  # once, while rows are shared
         self._live: LiveTree | None = None
