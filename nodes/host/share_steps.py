@@ -270,8 +270,10 @@ class Sharing:
         else:
             plan, first_step = part_of_plan(self.plan, sigmas, sigma_max)
         last = last_reroll(guider, sampler, sigmas, rows.latents) if self.keeping or plan.rerolls else None
-        last = None if last is None else first_step + last
-        plan, late = in_time(plan, last, sampler_name(sampler.sampler_function) if plan.rerolls else "")
+        late: list[str] = []
+        if last is not None:
+            last += first_step
+            plan, late = in_time(plan, last, sampler_name(sampler.sampler_function))
         groups, goes_on = picture_groups(conds, [rows.latents, rows.mask], plan), not bool(rows.noise.any())
         takes_first = self.per_prompt != SHARE_IF_EQUAL
         return Plans.of(plan, groups, own, first_step, takes_first, goes_on), first_step, last, [*notes, *late]
