@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .sharing_run import SharingRun
     from .stored_calls import StoredCalls
 
+MOST_GROUPS = 64  # each goes through all steps of the sampler, and makes a plan of its own
 PICTURES, PICTURES_ON_CPU = 8, 4  # of a group: a useful batch for a GPU; on a CPU each is evaluated by itself anyway
 MOST_TRUNK = 4 * 2**30  # bytes of memory for what groups share, where a run keeps nothing
 GUIDED = "Plan Guidance looks at all splits of the plan"
@@ -53,51 +54,44 @@ class Group:
     ----------
     prompts : (P,) int64
         Their numbers in the run, rising.
-    part : PlanPart
-        Their plan.
     labels : K (P,) int64
         The clusters of the whole plan's steps that they are in.
-    before, after : K sets of int
-        Those of these clusters that groups before this one have drawn, and that later ones need.
+    drawn, wanted : K (P,) bool
+        Whether a group before this one has drawn that cluster, and whether later ones need it.
     """
 
     prompts: np.ndarray
-    part: PlanPart
     labels: list[np.ndarray]
-    before: list[set[int]]
-    after: list[set[int]]
-
-    def wanted(self, k: int, prompt: int) -> bool:
-        """Whether later groups need the row of the cluster that a prompt of this group is in at a step."""
-        return int(self.labels[k][prompt]) in self.after[k]
+    drawn: list[np.ndarray]
+    wanted: list[np.ndarray]
 
 
-def size_of_groups(micro_batch: int, device: torch.device) -> int:
-    """Pictures that a group should have."""
-    return PICTURES_ON_CPU if device.type == "cpu" else micro_batch or PICTURES
+def size_of_groups(plan: Plan, micro_batch: int, device: torch.device) -> int:
+    """Pictures that a group should have: more in a set so large that there would be too many groups."""
+    size = PICTURES_ON_CPU if device.type == "cpu" else micro_batch or PICTURES
+    return max(size, -(-plan.num_distinct // MOST_GROUPS))
 
 
 def groups_of(plan: Plan, size: int, steps: range) -> list[Group]:
-    """The groups of a run, in their order; `ValueError` for a plan that cannot be taken apart."""
+    """The groups of a run, in their order; none where there would be one."""
     found = groups_in_order(plan, size, steps)
     if len(found) < 2:
         return []
-    return [
-        Group(
-            prompts,
-            part_of(plan, prompts),
-            [step.labels[prompts] for step in plan.steps],
-            clusters_of(plan, found[:i]),
-            clusters_of(plan, found[i + 1 :]),
-        )
-        for i, prompts in enumerate(found)
-    ]
-
-
-def clusters_of(plan: Plan, groups: Sequence[np.ndarray]) -> list[set[int]]:
-    """The clusters of each step that some groups of prompts are in."""
-    some = np.concatenate([np.empty(0, dtype=np.int64), *groups])
-    return [set(step.labels[some].tolist()) for step in plan.steps]
+    number = np.empty(plan.num_prompts, dtype=np.int64)  # of each prompt's group
+    for i, prompts in enumerate(found):
+        number[prompts] = i
+    first, last = [], []
+    for step in plan.steps:
+        first.append(np.full(step.num_clusters, len(found)))
+        last.append(np.full(step.num_clusters, -1))
+        np.minimum.at(first[-1], step.labels, number)
+        np.maximum.at(last[-1], step.labels, number)
+    groups = []
+    for i, prompts in enumerate(found):
+        labels = [step.labels[prompts] for step in plan.steps]
+        drawn = [first[k][own] < i for k, own in enumerate(labels)]
+        groups.append(Group(prompts, labels, drawn, [last[k][own] > i for k, own in enumerate(labels)]))
+    return groups
 
 
 def why_one_run(run: SharingRun, stored: StoredCalls, guider: comfy.samplers.CFGGuider, takes_first: bool) -> str:
@@ -200,13 +194,14 @@ class Drawing:
             With the reason why it has to be one.
         """
         run, guider, given = self.run, self.executor.class_obj, self.inputs
-        size = size_of_groups(run.model_calls.micro_batch, guider.model_patcher.load_device)
-        try:
-            groups = groups_of(run.plan, size, range(run.current.first_step, run.current.last_step + 1))
-        except ValueError as error:
-            raise CannotTell(NO_TREE) from error
+        size = size_of_groups(run.plan, run.model_calls.micro_batch, guider.model_patcher.load_device)
+        groups = groups_of(run.plan, size, range(run.current.first_step, run.current.last_step + 1))
         if not groups:
             return None
+        try:
+            part_of(run.plan, np.arange(run.plan.num_prompts))
+        except ValueError as error:
+            raise CannotTell(NO_TREE) from error
         stored = run.stored
         if stored is None or (stored.store.budget <= 0 and stored.store.folder is None):
             store = Store(MOST_TRUNK)
@@ -253,13 +248,14 @@ class GroupRuns:
 
     def _drawn(self, group: Group, guider: comfy.samplers.CFGGuider, callback: Callable | None) -> torch.Tensor:
         run, given = self.drawing.run, self.drawing.inputs
-        rows, leaf_rows = rows_of_part(group, run.current.leaf_rows)
-        own = run.of_part(group.part.plan, leaf_rows)
-        own.current.progress = GroupProgress(group, run.current.progress)
+        part = part_of(run.plan, group.prompts)
+        rows, leaf_rows = rows_of_part(group.prompts, part, run.current.leaf_rows)
+        own = run.of_part(part.plan, leaf_rows)
+        own.current.progress = GroupProgress(part.plan, group, run.current.progress)
         own.observer = shown = ShownPart(run, own, group)
         own.is_shown = run.is_shown
         stored = self.stored.of_part(own.current, group.prompts.tolist(), rows)
-        stored.wanted = None if self.stored.wanted is None else group.wanted
+        stored.wanted = None if self.stored.wanted is None else lambda k, prompt: bool(group.wanted[k][prompt])
         own.keep(stored)
         count, conds = run.current.rows, self.drawing.conds
         guider.conds = {side: [entry_of_rows(one, rows, count) for one in conds[side]] for side in conds}
@@ -286,10 +282,10 @@ class GroupRuns:
             self.stored.refuse(stored.reason)
 
 
-def rows_of_part(group: Group, leaf_rows: np.ndarray) -> tuple[list[int], np.ndarray]:
+def rows_of_part(prompts: np.ndarray, part: PlanPart, leaf_rows: np.ndarray) -> tuple[list[int], np.ndarray]:
     """The rows of the whole run's conditioning that a group needs, and which of these each leaf of its plan has."""
-    whole = leaf_rows[group.part.leaves]
-    own = {int(prompt): place for place, prompt in enumerate(group.prompts)}
+    whole = leaf_rows[part.leaves]
+    own = {int(prompt): place for place, prompt in enumerate(prompts)}
     rows = [*own]
     places = np.full(len(whole), -1, dtype=np.int64)
     for leaf, row in enumerate(whole.tolist()):

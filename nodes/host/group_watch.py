@@ -18,6 +18,7 @@ from .device import stop_if_cancelled
 from .ui import moves_bar
 
 if TYPE_CHECKING:
+    from ...hierdiff_core.plan.plan import Plan
     from .group_runs import Group
     from .sharing_run import SharingRun
 
@@ -27,16 +28,18 @@ class GroupProgress(RunProgress):
 
     Parameters
     ----------
+    plan : Plan
+        Of the group.
     group : Group
     whole : RunProgress
         Of the run.
     """
 
-    def __init__(self, group: Group, whole: RunProgress):
-        super().__init__(group.part.plan)
+    def __init__(self, plan: Plan, group: Group, whole: RunProgress):
+        super().__init__(plan)
         self.whole = whole
-        pairs = zip(group.labels, group.before, strict=True)
-        self._again = [len(before.intersection(labels.tolist())) for labels, before in pairs]
+        pairs = zip(group.labels, group.drawn, strict=True)
+        self._again = [len(np.unique(labels[drawn])) for labels, drawn in pairs]
         self._call: tuple[int, int] | None = None  # step and rows of the call that is under way
         self._found = 0  # of its rows, in a store
 
@@ -90,10 +93,11 @@ class ShownPart(Observer):
 
     def on_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
         """Show a step, and those before it that the sampler did not tell of."""
-        steps = self.group.part.plan.steps
+        steps = self.own.plan.steps
         for j in range(self._next, k + 1):
-            labels, rows = self.group.labels[j][steps[j].first], steps[k].labels[steps[j].first]
-            new = [c for c in np.argsort(labels).tolist() if int(labels[c]) not in self.group.before[j]]
+            first = steps[j].first
+            labels, rows = self.group.labels[j][first], steps[k].labels[first]
+            new = [c for c in np.argsort(labels).tolist() if not self.group.drawn[j][first[c]]]
             if new:
                 self.run.tell_rows(j, labels[new], x0[torch.from_numpy(rows[new]).to(x0.device)])
         self._next = max(self._next, k + 1)
@@ -102,7 +106,7 @@ class ShownPart(Observer):
         """Show what came after the last step that was told."""
         k = self.own.current.last_step
         if self.run.is_shown and self._next <= k:
-            first = self.group.part.plan.steps[k].first
+            first = self.own.plan.steps[k].first
             latents = model.process_latent_in(samples[torch.from_numpy(first).to(samples.device)])
             self.run.decorations.attempt(LIVE_TREE, self.on_rows, k, np.arange(len(first)), latents)
 

@@ -183,9 +183,8 @@ class Sharing:
         rows = rows._replace(noise=noise)
         plain = {side: list(entries) for side, entries in leaves.conds.items()}
         inputs = Inputs(rows, sampler, sigmas, disable_pbar, host_options, callback, seed)
-        drawing = Drawing(
-            executor, run, inputs, run.sampler(sampler), plain, takes_first and self._has_own(conds, rows)
-        )
+        by_first = takes_first and self._has_own(conds, rows)
+        drawing = Drawing(executor, run, inputs, run.sampler(sampler), plain, by_first)
         run.rows_alone = mark_rows(guider.conds, {self.plan.num_prompts, run.current.rows})
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
@@ -193,24 +192,33 @@ class Sharing:
         if self.keeping is not None:
             notes += self.keeping.begin(run, guider, sampler, sigmas, rows, leaves.conds, seed)
         run.caches.witness.watch(guider.model_options)
-        known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
+        samples, report, data = self._drawn(drawing, plans)
+        self.tell("\n".join([report, *notes]), **data)
+        return samples
+
+    def _drawn(self, drawing: Drawing, plans: Plans) -> tuple[torch.Tensor, str, dict[str, Any]]:
+        """What a run makes, its report, and data for the page."""
+        run, given, guider = drawing.run, drawing.inputs, drawing.executor.class_obj
+        model = guider.model_patcher.model
+        known = self.plan, plans.run, guider, given.sampler, given.sigmas, given.rows.latents.shape
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
         vae = self.vae if self.saving is None else self.saving.vae
         safe = contextlib.nullcontext() if self.keeping is None else self.keeping.kept_safe()
-        with safe, run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told, vae):
+        with safe, run.tree(model.latent_format, self.show_tree, verdict and verdict.told, vae):
             if self.saving is None:
                 samples, saved = drawing.one_batch(), []
             else:
                 samples, saved = saved_as_finished(drawing, self.saving)
-            run.finish(guider.model_patcher.model, samples)
+            run.finish(model, samples)
         measured = [verdict.line] if verdict else []
-        report = self._report(run, plans, rows, guider.conds, samples)  # first: its time is that of the sampling
-        data, pictures = run.final_pictures(guider.model_patcher.model, samples)
+        report = self._report(run, plans, given.rows, guider.conds, samples)  # first: its time is that of the sampling
+        data, pictures = run.final_pictures(model, samples)
+        if self.saving is not None:
+            self.saving.vae.forget()
         if self.keeping is not None:
             data = {**data, **self.keeping.told_of(run)}
             run.offer_price(price_of(run, self.keeping))
-        self.tell("\n".join([report, *measured, *pictures, *saved, *notes]), **data)
-        return samples
+        return samples, "\n".join([report, *measured, *pictures, *saved]), data
 
     def _has_own(self, conds, rows: Rows) -> bool:
         """Whether prompts have inputs of their own."""
@@ -270,8 +278,10 @@ class Sharing:
         else:
             plan, first_step = part_of_plan(self.plan, sigmas, sigma_max)
         last = last_reroll(guider, sampler, sigmas, rows.latents) if self.keeping or plan.rerolls else None
-        last = None if last is None else first_step + last
-        plan, late = in_time(plan, last, sampler_name(sampler.sampler_function) if plan.rerolls else "")
+        late: list[str] = []
+        if last is not None:
+            last += first_step
+            plan, late = in_time(plan, last, sampler_name(sampler.sampler_function))
         groups, goes_on = picture_groups(conds, [rows.latents, rows.mask], plan), not bool(rows.noise.any())
         takes_first = self.per_prompt != SHARE_IF_EQUAL
         return Plans.of(plan, groups, own, first_step, takes_first, goes_on), first_step, last, [*notes, *late]

@@ -45,9 +45,7 @@ def drawn(host, model, plan, sampler, store=None):
     return ksampler(host, patched, positive_of(VECTORS), one_negative(), sampler), told
 
 
-@pytest.mark.parametrize(
-    ("sampler", "last"), [("euler", K - 1), ("euler_ancestral", K - 2), ("dpmpp_sde", K - 2), ("dpmpp_2m_sde", K - 2)]
-)
+@pytest.mark.parametrize(("sampler", "last"), [("euler", K - 1), ("euler_ancestral", K - 2), ("dpmpp_2m_sde", K - 2)])
 def test_a_reroll_at_the_end_makes_another_picture_in_any_case(host, model, plan, sampler, last, monkeypatch):
     before, told = drawn(host, model, plan, sampler)
     assert told.last_reroll == last

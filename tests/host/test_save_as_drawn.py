@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,9 @@ import torch
 from comfyui_host import ComfyServer, PromptFailed
 from graphs import node, small_graph
 from PIL import Image
+
+from hierdiff_core.plan.algebra import alone
+from hierdiff_core.plan.one_prompt import one_unshared
 
 PROMPTS = ("an apple", "a pear", "a plum")
 SAVING = {"folder": "drawn", "format": "png", "captions": "txt", "name": "{index:04d}_{prompt}"}
@@ -117,6 +121,38 @@ def test_other_prompts_are_refused_before_anything_is_drawn(pack):
         module.check_prompts_of(saving, PROMPTS[:2])
     with pytest.raises(ValueError, match="the run for 3, which are others"):
         module.check_prompts_of(saving, ("x", *PROMPTS[1:]))
+
+
+def test_any_model_saves_the_pictures_of_its_plan_with_a_vae(pack):
+    """Checked by the node before anything is drawn; a prompt that is drawn alone is no set."""
+    module = sys.modules[f"{pack.__name__}.nodes.saving"]
+    saving, vae = SimpleNamespace(prompts=PROMPTS), SimpleNamespace()
+    plan = replace(alone(3, 2), prompts=PROMPTS)
+    assert module.saving_in_run(None, vae, plan) is None
+    assert module.saving_in_run(saving, vae, plan).vae.vae is vae
+    assert module.saving_in_run(saving, vae, alone(3, 2)) is not None  # a plan without texts
+    assert module.saving_in_run(saving, vae, one_unshared(plan, 1)) is None
+    with pytest.raises(ValueError, match="saving needs a vae: connect the one that decodes the images"):
+        module.saving_in_run(saving, None, plan)
+    with pytest.raises(ValueError, match="saving is for 3 prompts and the run for 2"):
+        module.saving_in_run(saving, vae, alone(2, 2))
+    with pytest.raises(ValueError, match="the run for 3, which are others"):
+        module.saving_in_run(saving, vae, replace(plan, prompts=("x", *PROMPTS[1:])))
+
+
+def test_an_image_is_decoded_once_for_the_tree_and_for_its_file(pack, saver, latents, tmp_path):
+    """Also where it is needed in other company; whatever was decoded is given up afterwards."""
+    decoded = []
+    vae = SimpleNamespace(decode=lambda latents: decoded.append(len(latents)) or latents.movedim(1, -1)[..., :3])
+    once = sys.modules[f"{pack.__name__}.nodes.host.finishing"].DecodedOnce(vae)
+    first = once.decode(latents[[0, 2]])
+    assert torch.equal(once.decode(latents)[[0, 2]], first)
+    assert decoded == [1, 1, 1]
+    once.forget()
+    made = saver()
+    made.decode = once.decode
+    assert "3 of 3" in saved(made, latents, [0, 1, 2])
+    assert sum(decoded) == 6
 
 
 @pytest.mark.parametrize(
