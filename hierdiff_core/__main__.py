@@ -68,6 +68,8 @@ from .set_note import (
     set_note,
 )
 from .set_trunk import SetTrunk
+from .shard_command import SHARD, shard
+from .workers_command import device_here, draw_on_workers, load_for_workers, workers_of, workers_words
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ def make_plan(
     embeddings: PromptEmbeddings, profile: Profile, advice: Advice | None, decoder: Any, options: argparse.Namespace
 ) -> Plan:
     """The plan of a set; as much is saved as can be, and a saving that was asked for and is out of reach is told."""
-    tree = PromptTree.of(embeddings.positive, options.metric, embeddings.prompts, device=options.device)
+    tree = PromptTree.of(embeddings.positive, options.metric, embeddings.prompts, device=device_here(options))
     if advice is not None:
         return advised_plan(advice, tree, decoder, options)
     budgets = {"tau": options.tau, "root share": options.root_share, "saving": options.saving}
@@ -123,8 +125,9 @@ def make_plan(
 def checked_prompts(options: argparse.Namespace) -> tuple[str, ...]:
     """The prompts; numbers, device and model folders are looked at before anything is loaded."""
     check_limits(options)
+    workers = workers_of(options)
     prompts = read_prompts(options)
-    check_device(options.device)
+    check_device(device_here(options) if workers else options.device)
     check_folder(options.prior, PRIOR_CLASS)
     check_folder(options.decoder, DECODER_CLASS)
     return prompts
@@ -135,7 +138,7 @@ def embed(prompts: Sequence[str], options: argparse.Namespace) -> PromptEmbeddin
 
     A seed is the prior's and the decoder's here, so that of a prompt of its own is too.
     """
-    prior, rows = load_prior(options.prior, device=options.device), as_rows(prompts).rows
+    prior, rows = load_prior(options.prior, device=device_here(options)), as_rows(prompts).rows
     settings = {
         "negative_prompt": options.negative_prompt,
         "num_steps": options.prior_steps,
@@ -175,10 +178,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if options.grow:
             trunk.take_over(options.grow, read_set(options.grow / REPORT) or {})
         embeddings = trunk.embeddings(prompts, lambda prompts: embed(prompts, options))
-        decoder = load_decoder(options.decoder, device=options.device)
+        workers = workers_of(options)
+        load = load_decoder if workers is None else load_for_workers
+        decoder = load(options.decoder, device=options.device)
         plan = make_plan(embeddings, profile, advice, decoder, options)
         plan = trunk.plan(plan, options.keep, options.grown_from is not None)
-        drawing = draw(decoder, embeddings, plan, drawn, options, there, trunk.store)
+        if workers is None:
+            drawing = draw(decoder, embeddings, plan, drawn, options, there, trunk.store)
+        else:
+            drawing = draw_on_workers(workers, decoder, embeddings, plan, drawn, options, there, tell)
         draw_figures(drawn, drawing, decoder, plan, prompts)
         report = {**note, **make_report(options, prompts, plan, drawing.files, time.monotonic() - began)}
         report["not_finite"], report["reused"], times = drawing.not_finite, drawing.reused, drawing.times
@@ -225,7 +233,7 @@ def drawn_set(
         note=note,
         finished=there,
         images=images_of(prompts),
-        go_on=f"{options.prog} --resume --out {shlex.quote(str(options.out))}",
+        go_on=f"{options.prog} --resume --out {shlex.quote(str(options.out))}{workers_words(options)}",
         resume=options.resume,
     )
 
@@ -307,6 +315,9 @@ def make_report(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: all is drawn; 1: refused, or it could not be written; 2: wrong usage; 130: interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == [SHARD]:
+        return shard(words[1:])
     try:
         options = parse_arguments(arguments)
         if options.advise:

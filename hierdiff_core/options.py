@@ -25,7 +25,20 @@ from .set_note import note_path, noted_settings, read_set
 
 TRUNK_GB = 4.0
 # Options that a report does not list among its settings
-NO_SETTINGS = ("prompts", "budget_given", "advise", "resume", "grow", "keep", "trunk_gb", "prog", "grown_from")
+NO_SETTINGS = (
+    "prompts",
+    "budget_given",
+    "advise",
+    "resume",
+    "grow",
+    "keep",
+    "trunk_gb",
+    "prog",
+    "grown_from",
+    "workers",
+    "ray",
+    "collect",
+)
 ADVISE = "advise"  # the first argument, where what pays is to be measured
 SENSITIVITY = "sensitivity.json"  # a decoder may carry this file beside its model_index.json
 
@@ -180,8 +193,40 @@ def drawing_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--acceleration", choices=ACCELERATIONS, default=ACCELERATIONS[0], help="of the UNet, on a CUDA device"
     )
+    add_workers(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Who draws."""
+    parser.add_argument(
+        "--workers",
+        type=count_of_workers,
+        metavar="auto|N",
+        help="draw on N processes, one on each GPU, by Ray; auto: one for each GPU of this machine, or of the cluster; "
+        "without a GPU, one for every two cores",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="of a running Ray cluster whose workers draw: host:6379, ray://host:10001, or auto for the one that this "
+        "machine belongs to; the decoder's folder must have the same name on each machine",
+    )
+    parser.add_argument(
+        "--collect",
+        action="store_true",
+        help="pictures are sent here to be written, where workers do not share the folder's disk",
+    )
+
+
+def count_of_workers(text: str) -> int:
+    """How many workers, 0 for auto."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be auto or a number of 1 or more; got {text[:80]!r}")
+    return int(text)
 
 
 def add_folder_options(parser: argparse.ArgumentParser) -> None:

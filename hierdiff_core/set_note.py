@@ -39,6 +39,9 @@ CALL = (
     "advise",
     "budget_given",
     "prog",
+    "workers",
+    "ray",
+    "collect",
 )
 OWN = ("negative", "seed", "caption")
 

@@ -175,6 +175,15 @@ class DrawnSet:
                 raise
             return self._begun().add(f"{index:04d}", "png", data, self.prompts[index])
 
+    def begin(self) -> None:
+        """Let an earlier set make room, and write the note, since others are about to write pictures."""
+        self._begun()
+
+    def note_written(self, index: int) -> str:
+        """Count the picture of a prompt that another process has written. Returns the file's name."""
+        self._begun().files.append(file_name(index))
+        return file_name(index)
+
     def add_file(self, name: str, data: bytes) -> None:
         """Write a file beside the pictures."""
         self._begun().add_file(name, data)

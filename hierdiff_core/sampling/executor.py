@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from queue import Empty, Queue
+from typing import Any, Protocol, TypeAlias
 
 from ..plan.checks import shown, whole_number
 
 MOST_WORKERS = 10_000
+SECONDS = 0.2  # until a run says that nothing has happened, so that it can be stopped
+MOST_REASON = 500  # characters
 NO_RAY = "Workers need Ray: pip install hierdiff[ray]"
 ADDRESS = re.compile(r"(ray://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.\-]*):\d{1,5}")
 
@@ -57,3 +62,214 @@ class Workers:
             )
         object.__setattr__(self, "count", count)
         object.__setattr__(self, "address", address)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker says in the middle of a task: finished prompts, say.
+
+    Attributes
+    ----------
+    value : any
+        Plain data.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a task has come to.
+
+    Attributes
+    ----------
+    value : any
+        Plain data.
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task was not done.
+
+    Attributes
+    ----------
+    reason : str
+        For a user.
+    disk : bool
+        Whether a file could not be written: no other worker would do better.
+    """
+
+    reason: str
+    disk: bool = False
+
+
+Said: TypeAlias = "Told | Done | Failure"
+# task's number and its data
+Task: TypeAlias = "tuple[int, Any]"
+# work(task, tell) -> result; tell(value) says something in the middle
+Work: TypeAlias = "Callable[[Any, Callable[[Any], None]], Any]"
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a worker is made that does the tasks of a run.
+
+    Attributes
+    ----------
+    entry : str
+        ``module:name`` below this package, of a callable that is given `setup` and gives a `Work`: in another process.
+    setup : dict
+        Plain data: text, numbers, numpy arrays, lists and dicts of them.
+    here : callable
+        ``here() -> Work`` in this process.
+    """
+
+    entry: str
+    setup: dict[str, Any]
+    here: Callable[[], Work]
+
+
+class NoWorkers(RuntimeError):
+    """Nobody is left to do what waits."""
+
+
+class Executor(Protocol):
+    """What runs tasks. A context manager: leaving it ends whatever is still in work.
+
+    Attributes
+    ----------
+    count : int
+        Tasks that it does at a time.
+    """
+
+    count: int
+
+    def __enter__(self) -> Any:
+        """Begin."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        ...
+
+    def begin(self, job: Job) -> None:
+        """Make the workers.
+
+        Parameters
+        ----------
+        job : Job
+            How.
+
+        Raises
+        ------
+        ValueError
+            If a worker cannot be made; nothing was computed then.
+        """
+        ...
+
+    def run(self, take: Callable[[], Task | None]) -> Iterator[tuple[int, Said] | None]:
+        """Do tasks until there are none.
+
+        Parameters
+        ----------
+        take : callable
+            Asked for the next task whenever a worker is idle; None where none waits now. What is yielded may bring
+            new ones.
+
+        Yields
+        ------
+        said : (int, Told or Done or Failure), or None
+            The number of a task, and what its worker says; None several times a second, where nobody says anything.
+        """
+        ...
+
+
+class Here:
+    """Tasks one after the other in this thread; what they say is heard when they are done."""
+
+    count = 1
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin(self, job: Job) -> None:
+        """As in `Executor`."""
+        self.work = job.here()
+
+    def run(self, take: Callable[[], Task | None]) -> Iterator[tuple[int, Said] | None]:
+        """As in `Executor`."""
+        while (task := take()) is not None:
+            number, data = task
+            said: list[Said] = []
+            said.append(attempt(self.work, data, lambda value, said=said: said.append(Told(value))))
+            yield from ((number, one) for one in said)
+
+
+class Threads:
+    """Tasks in threads of this process.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    """
+
+    def __init__(self, count: int):
+        self.count = whole_number("count of threads", count, 1)
+        self.closed = False
+
+    def __enter__(self) -> Threads:
+        self.pool = ThreadPoolExecutor(self.count, "HierDiff worker")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+        self.pool.shutdown(cancel_futures=True)
+
+    def begin(self, job: Job) -> None:
+        """As in `Executor`."""
+        self.idle = [job.here() for _ in range(self.count)]
+
+    def run(self, take: Callable[[], Task | None]) -> Iterator[tuple[int, Said] | None]:
+        """As in `Executor`."""
+        heard: Queue[tuple[int, Said]] = Queue()
+        working: dict[int, Work] = {}
+        while True:
+            while self.idle and (task := take()) is not None:
+                number, data = task
+                working[number] = self.idle.pop()
+                self.pool.submit(self._do, working[number], number, data, heard)
+            if not working:
+                return
+            try:
+                number, said = heard.get(timeout=SECONDS)
+            except Empty:
+                yield None
+                continue
+            if not isinstance(said, Told):
+                self.idle.append(working.pop(number))
+            yield number, said
+
+    def _do(self, work: Work, number: int, data: Any, heard: Queue[tuple[int, Said]]) -> None:
+        def tell(value: Any) -> None:
+            if self.closed:
+                raise RuntimeError("the run has ended")
+            heard.put((number, Told(value)))
+
+        heard.put((number, attempt(work, data, tell)))
+
+
+def attempt(work: Work, data: Any, tell: Callable[[Any], None]) -> Done | Failure:
+    """Do a task; what it raises is its failure."""
+    try:
+        return Done(work(data, tell))
+    except OSError as error:
+        return Failure(str(error), disk=True)
+    except Exception as error:
+        return Failure(f"{type(error).__name__}: {str(error)[:MOST_REASON]}")
