@@ -16,6 +16,14 @@ function hide(widget, hidden) {
   else delete widget.computeSize;
 }
 
+/** Front end 1.32.9 never takes a row away again that it has shown in a node that is an element. */
+function hideRow(node, name, hidden) {
+  const index = (node.inputs ?? []).findIndex((input) => input.widget?.name === name);
+  const slot = document.querySelector(`.lg-node-widget [data-slot-key="${node.id}-in-${index}"]`);
+  const row = slot?.closest(".lg-node-widget");
+  if (row) row.style.display = hidden ? "none" : "";
+}
+
 export function showDraws(node) {
   if (node.comfyClass !== "HierDiffPromptSet") return;
   const widgetOf = (name) => node.widgets?.find((widget) => widget.name === name);
@@ -29,8 +37,10 @@ export function showDraws(node) {
     node.widgets.push(node.widgets.pop()); // where nodes are elements the page has a copy, and takes another
     node.setDirtyCanvas?.(true, true);
   };
+  const showRows = () => OF_DRAWS.forEach((name) => hideRow(node, name, draw.value !== RANDOM));
   after(draw, "callback", () => {
     show();
+    showRows();
     const height = node.computeSize?.()[1] ?? 0;
     if (height > node.size?.[1]) node.setSize([node.size[0], height]);
   });

@@ -112,11 +112,16 @@ export function changeOf({ changes }, does, keys) {
   return changes.findLast((change) => change.do === does && sameKeys(change.prompts, keys)) ?? null;
 }
 
-/** Pin prompts, or give them free. What was asked of a pinned prompt is taken back: the two would contradict. */
-export function pinned(edits, keys, on) {
+/**
+ * Pin prompts as they are, or give them free. What no run has drawn of them yet is taken back.
+ *
+ * @param before  changes of the run that is seen
+ */
+export function pinned(edits, keys, on, before = []) {
   const free = edits.changes.flatMap((change) => (change.do === "pin" ? less(change, keys) : [change]));
   if (!on) return with_(edits, free);
   const rest = free.flatMap((change) => {
+    if (before.some((each) => alike(each, change))) return [change];
     if (change.do === "reroll") return less(change, keys);
     return ["split", "hold"].includes(change.do) && shares(change.prompts, keys) ? [] : [change];
   });
@@ -163,9 +168,10 @@ export function notRerolled(edits, keys, before = []) {
  */
 export function splitMoved(edits, parts, step, of, at, fixed = false) {
   const all = parts.flat();
+  const own = fixed ? parts.slice(0, -1) : parts;
   const rest = edits.changes.filter((change) => {
     if (change.do === "hold") return !sameKeys(change.prompts, all);
-    return change.do !== "split" || !parts.some((part) => sameKeys(change.prompts, part));
+    return change.do !== "split" || !own.some((part) => sameKeys(change.prompts, part));
   });
   if (step === at) return with_(edits, rest);
   if (step > at && !fixed) return held(with_(edits, rest), all, Math.min(step, of - 1), of);

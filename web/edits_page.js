@@ -3,10 +3,10 @@
 import { countOf, editsText, plannedAnew, readEdits, reported } from "./edits.js";
 import { Prices } from "./edits_price.js";
 import { EditedTree } from "./edits_tree.js";
-import { addVariants, removed, settingsOf } from "./edits_variants.js";
+import { addVariants, removed, settingsOf, shifted } from "./edits_variants.js";
 import { idsOf, nodeOf } from "./graphs.js";
 import { ANEW, closureOf, digestOf, KeptTrees, TOLD, wrapGraphToPrompt } from "./kept_tree.js";
-import { entryOf, holdersOf, sourceOf, upstreamOf, VARIANTS_NODE, withEntry, writtenSince } from "./prompt_source.js";
+import { entriesOf, entryOf, holdersOf, sourceOf, upstreamOf, VARIANTS_NODE, withEntry, writtenSince } from "./prompt_source.js";
 
 const MODELS = ["MODEL", "GUIDER", "*"]; // what a sampler of the host takes from our node
 const MOST_RUNS = 32;
@@ -231,7 +231,10 @@ export class Editing {
     const { entry } = entryOf(source, tree.prompts, number, written);
     if (!entry) return;
     if (state.before === undefined) this.values.set(tree, source.widget.value);
-    this.change(state, () => set(source.widget, withEntry(source, entry, text, after)));
+    this.change(state, () => {
+      if (source.variants?.length && (after || text === null)) shifted(source, entriesOf(source), entry, after);
+      set(source.widget, withEntry(source, entry, text, after));
+    });
   }
 
   vary(state, asked) {

@@ -107,7 +107,7 @@ export class EditedTree {
   // --- changes: edits in, edits out ---
 
   pin(edits, index) {
-    return pinned(edits, this.keysOf(index), !this.isPinned(edits, index));
+    return pinned(edits, this.keysOf(index), !this.isPinned(edits, index), this.before);
   }
 
   reroll(edits, index, step = this.ownStep(index)) {
@@ -140,7 +140,8 @@ export class EditedTree {
 
   /** Whether the split of a branch can be moved while what is pinned stays as it is: by moving the others. */
   canMoveSplit(edits, index) {
-    return this.fixedParts(edits, index).length < 2;
+    const { length } = this.fixedParts(edits, index);
+    return length === 0 || (length === 1 && !changeOf(edits, "hold", this.keysOf(index)));
   }
 
   /** How late a branch may split: beside what is pinned one other part goes along, up to its own next split. */

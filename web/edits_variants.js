@@ -104,6 +104,30 @@ function renumber(nodes, before, from) {
   }
 }
 
+/**
+ * Let nodes Variants mean the prompts that they meant, when a prompt before all of them comes or goes.
+ *
+ * @param source  of `sourceOf`, not changed yet
+ * @param entry   the prompt's, or the one that it comes after
+ * @param comes   whether it comes
+ */
+export function shifted({ variants: nodes }, entries, entry, comes) {
+  const at = entries.findIndex(({ place }) => place === entry.place);
+  if (entries.slice(0, at + 1).some(({ text, one }) => text === null || one === false)) return; // who knows its number
+  const to = (number) => (number <= at ? (number === at && !comes ? null : number) : number + (comes ? 1 : -1));
+  const before = nodes.map(settingsOf);
+  const chosen = before.map(({ which }) => numbersIn(which));
+  const meant = chosen.map((numbers, i) => {
+    const all = numbers?.length ? behind(before.slice(0, i), Math.max(...numbers) + 1) : [];
+    return (numbers ?? []).flatMap((number) => (all[number].variant ? [] : [to(all[number].of)])).filter((number) => number !== null);
+  });
+  nodes.forEach((node, i) => {
+    const now = nodes.slice(0, i).filter((_, j) => !chosen[j]?.length || meant[j].length).map(settingsOf);
+    if (chosen[i]?.length && meant[i].length) set(node, "which", whichOf(meant[i].map((number) => placeOf(now, number))));
+  });
+  nodes.filter((_, i) => chosen[i]?.length && !meant[i].length).forEach((node) => removed(node, null));
+}
+
 /** A node Variants right behind another: all that took the other's prompts takes its. */
 function inserted(source, settings, create) {
   const node = create(VARIANTS_NODE);

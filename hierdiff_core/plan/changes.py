@@ -49,7 +49,7 @@ def apply_changes(
     changes : sequence of Change
         Of several of one kind and branch, the last counts.
     pinned : collection of str
-        Addresses of prompts that no change touches.
+        Addresses of prompts that no change touches which comes after their pin.
     known : Plan, optional
         Has the texts of prompts that are gone.
 
@@ -71,11 +71,12 @@ def apply_changes(
     leaves = range(plan.num_prompts) if plan.frozen is None else plan.frozen.present.tolist()
     today = {names[leaf]: i for i, leaf in enumerate(leaves)}
     due, notes = [], []
-    for change in last_words([in_steps(change, plan.num_steps) for change in changes if change.do != "pin"]):
+    asked = [(in_steps(change, plan.num_steps), fixed) for change, fixed in with_pins(changes, pinned)]
+    for change, fixed in last_words(asked):
         gone = [name for name in change.prompts if name not in today]
         if gone and not change.said:
             notes.append(gone_in_words(change, gone, plan if known is None else known))
-        found = unpinned(plan, change, [name for name in change.prompts if name in today], pinned)
+        found = unpinned(plan, change, [name for name in change.prompts if name in today], fixed)
         ghosts = [name for name in gone if name in names] if change.do == "reroll" else []
         if found or ghosts:
             due.append(replace(change, prompts=(*found, *ghosts)))
@@ -110,13 +111,25 @@ def in_steps(change: Change, num_steps: int) -> Change:
     return replace(change, step=moved_step(change.step, change.of, num_steps), of=num_steps)
 
 
-def last_words(changes: Sequence[Change]) -> list[Change]:
-    """Of changes of one kind to the same prompts the last; rerolls of several steps are several."""
-    found: dict[tuple, Change] = {}
+def with_pins(changes: Sequence[Change], pinned: Collection[str]) -> list[tuple[Change, frozenset[str]]]:
+    """Each change with those of its prompts that were pinned before it: a pin keeps what was changed before."""
+    fixed: set[str] = set()
+    found = []
     for change in changes:
-        key = (change.do, frozenset(change.prompts), change.step if change.do == "reroll" else None)
+        if change.do == "pin":
+            fixed.update(name for name in change.prompts if name in pinned)
+        else:
+            found.append((change, frozenset(name for name in change.prompts if name in fixed)))
+    return found
+
+
+def last_words(changes: Sequence[tuple[Change, frozenset[str]]]) -> list[tuple[Change, frozenset[str]]]:
+    """Of changes of one kind to the same free prompts the last; rerolls of several steps are several."""
+    found: dict[tuple, tuple[Change, frozenset[str]]] = {}
+    for change, fixed in changes:
+        key = (change.do, frozenset(change.prompts) - fixed, change.step if change.do == "reroll" else None)
         found.pop(key, None)
-        found[key] = change
+        found[key] = change, fixed
     return list(found.values())
 
 

@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { showDraws } from "../../web/draws.js";
 
+globalThis.document ??= { querySelector: () => null };
+
 function promptSet(heard = []) {
   const widgets = ["text", "draw", "count", "draw_seed"].map((name) => ({ name, value: "", hidden: undefined }));
   widgets[1].callback = (value) => heard.push(value);

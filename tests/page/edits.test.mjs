@@ -64,6 +64,20 @@ test("what is pinned takes back what would touch it, and only that", () => {
   assert.deepEqual(pinned(fixed, [A], false).changes.map(({ do: does }) => does), ["reroll", "reroll"]);
 });
 
+test("what a run has drawn of a prompt stays when it is pinned", () => {
+  const ran = splitMoved(rerolled(NONE, [A, B], 2, 10), [[A], [C]], 3, 10, 5);
+  const fixed = pinned(rerolled(ran, [A], 4, 10, ran.changes), [A], true, ran.changes);
+  assert.deepEqual(fixed.changes, [...ran.changes, { do: "pin", prompts: [A] }]);
+  assert.equal(takenBack("pin", [A], ran, pinned(ran, [A], true, ran.changes)), "");
+  const whole = edited(ran.changes);
+  assert.deepEqual(whole.pin(ran, 3).changes, fixed.changes);
+  const moved = splitMoved(fixed, [[C], [A]], 2, 10, 3, true);
+  assert.deepEqual(moved.changes.at(-1), { do: "split", prompts: [C], step: 2, of: 10 });
+  assert.deepEqual(moved.changes.slice(0, 3), fixed.changes); // its own split is how it was drawn
+  const together = held(NONE, [A, B], 6, 10);
+  assert.equal(edited(together.changes).canMoveSplit(edited(together.changes).pin(together, 3), 2), false);
+});
+
 test("a split goes earlier by parting, later by holding, and back to nothing", () => {
   const parts = [[A], [B, C]];
   const earlier = splitMoved(NONE, parts, 2, 10, 5);

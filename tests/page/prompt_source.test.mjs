@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { keeperOf } from "../../web/edits_page.js";
-import { addVariants, numbersIn, originalOf, placeOf, whichOf } from "../../web/edits_variants.js";
+import { addVariants, numbersIn, originalOf, placeOf, shifted, whichOf } from "../../web/edits_variants.js";
 import { entriesOf, entryOf, escaped, sourceOf, withEntry, writtenSince } from "../../web/prompt_source.js";
 import { blankRow, rowsOfText, tableText } from "../../web/prompt_table_text.js";
 
@@ -206,4 +206,28 @@ test("variants are asked of a node behind the source, which takes more of the sa
   assert.equal(addVariants(source(), { number: 1, count: 5, part_at: 0.5 }, create), node);
   assert.deepEqual([values(node), values(other)], [["1", 5, 0.5], ["7", 7, 0.5]]); // still the third
   assert.equal(addVariants({ node: {}, variants: [] }, { number: 0, count: 1, part_at: 0 }, () => null), null);
+});
+
+test("nodes Variants mean the same prompts when one before comes or goes", () => {
+  const shiftedBy = (whichs, at, comes, lines = "a\nb\nc\nd") => {
+    const graph = chain(lines);
+    const create = (type) => graph.make({ type, inputs: { prompts: null }, widgets: { which: "", count: 2, part_at: 0.5 } });
+    graph.remove = (node) => (graph.nodes = graph.nodes.filter((other) => other !== node));
+    const source = () => sourceOf(graph.getNodeById(4), ["a", "b", "c", "d"], graph);
+    addVariants(source(), { number: 0, count: 2, part_at: 0.5 }, create);
+    const made = whichs.length > 1 ? addVariants(source(), { number: 4, count: 3, part_at: 0.5 }, create) : null;
+    source().variants.forEach((node, i) => (node.widgets[0].value = whichs[i]));
+    const entries = entriesOf(source());
+    shifted(source(), entries, entries[at], comes);
+    return source().variants.map((node) => node.widgets[0].value);
+  };
+  assert.deepEqual(shiftedBy(["2"], 0, true), ["3"]);
+  assert.deepEqual(shiftedBy(["2"], 2, true), ["2"]); // it comes after the one that is varied
+  assert.deepEqual(shiftedBy(["1, 3"], 0, false), ["0, 2"]);
+  assert.deepEqual(shiftedBy(["1, 3"], 1, false), ["2"]);
+  assert.deepEqual(shiftedBy([""], 1, false), [""]); // all of them
+  assert.deepEqual(shiftedBy(["1"], 1, false), []); // nothing is left of it
+  assert.deepEqual(shiftedBy(["1", "4"], 0, true), ["2", "5"]); // the third, behind two variants of the second
+  assert.deepEqual(shiftedBy(["1", "4"], 1, false), ["1"]);
+  assert.deepEqual(shiftedBy(["2"], 1, true, "{a|b}\nc\nd\ne"), ["2"]); // nobody knows the numbers
 });

@@ -413,6 +413,19 @@ def test_no_change_touches_a_pinned_prompt():
     assert after[WORDS[1]] != before[WORDS[1]]
 
 
+def test_a_pin_keeps_what_was_changed_before_it():
+    studio, prompts = Studio(5), WORDS[:6]
+    changes = reroll(WORDS[:2], 3), split(WORDS[:1], 2)
+    before = courses(studio.run(prompts, *changes).plan)
+    after = courses(studio.run(prompts, pin(WORDS[0])).plan)
+    assert after == before
+    assert any(salt for _, _, salt in after[WORDS[0]])
+    for step in (3, 1):
+        later = courses(studio.run(prompts, reroll(WORDS[:2], step, number=2)).plan)
+        assert later[WORDS[0]] == before[WORDS[0]]
+        assert later[WORDS[1]] != before[WORDS[1]]
+
+
 def split_in_two(plan):
     """(prompt, the others, step) of splits of which one of two parts is one prompt, and the other stays a branch."""
     for i, word in enumerate(plan.prompts):
