@@ -24,7 +24,7 @@ from .files.picture_marks import whole_picture
 from .files.set_folder import file_name
 from .kandinsky.guidance import passes_per_row
 from .kandinsky.loading import load_decoder
-from .kandinsky.workers import Run, lost_in_words, make_ready, part_to_draw, run_of, run_on
+from .kandinsky.workers_run import Run, lost_in_words, make_ready, part_to_draw, run_of, run_on
 from .picture_files import PictureFiles, raise_first, writing
 from .previews import BranchLatents
 from .sampling.executor import NO_RAY, Workers

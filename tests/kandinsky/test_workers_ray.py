@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-import hierdiff_core.kandinsky.workers as workers_module
+import hierdiff_core.kandinsky.workers_run as workers_run
 import hierdiff_core.sampling.ray_executor as ray_executor
 import hierdiff_core.workers_command as workers_command
 from hierdiff_core import (
@@ -184,7 +184,7 @@ def test_a_worker_that_stands_still(executor, decoder, embeddings, plan, expecte
     class Watching(Meddling):
         def before_call(self):
             others = [slot for slot in executor.slots if slot not in stopped]
-            if stopped and all(slot.task is None for slot in others) and self.finished:
+            if stopped and all(slot.task is None for slot in others):
                 if wakes:
                     psutil.Process(stopped[0].pid).resume()
                 stopped[0].heard -= 0 if wakes else 1000
@@ -206,7 +206,7 @@ def test_a_worker_that_stands_still(executor, decoder, embeddings, plan, expecte
 def test_a_poisoned_part_is_named_and_the_rest_is_drawn(
     executor, decoder, embeddings, plan, expected, monkeypatch, caplog
 ):
-    task_of = workers_module.task_of
+    task_of = workers_run.task_of
 
     def poisoned(piece, run):
         task = task_of(piece, run)
@@ -214,7 +214,7 @@ def test_a_poisoned_part_is_named_and_the_rest_is_drawn(
             task["embeddings"] = task["embeddings"][:, :, :-1]
         return task
 
-    monkeypatch.setattr(workers_module, "task_of", poisoned)
+    monkeypatch.setattr(workers_run, "task_of", poisoned)
     monkeypatch.setattr(ray_executor, "REST", 0.01)
     monkeypatch.setattr(ray_executor, "MOST_FAILURES", 100)  # a new process would not do better
     latents = sample_on(executor, decoder, embeddings, plan, **SMALL)
