@@ -244,7 +244,7 @@ def shared_token(drawn: DrawnSet, run: Run) -> Iterator[None]:
         yield
         return
     token = secrets.token_hex(8)
-    path = drawn.folder / f"{whole_files.BEFORE}{token}{whole_files.AFTER}"
+    path = drawn.folder / f"{whole_files.BEFORE}{drawn.note['set']}{whole_files.AFTER}"  # one, whoever is killed
     path.write_text(token, encoding="utf-8")
     run.setup["pictures"].update(token_file=path.name, token=token)
     try:
