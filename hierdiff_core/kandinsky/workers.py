@@ -111,6 +111,8 @@ def sample_on(
         folder=folder,
         device=device,
     )
+    if observer is None:  # nobody looks at clean latents
+        run = replace(run, setup={**run.setup, "ends": [np.zeros(step.num_clusters, bool) for step in plan.steps]})
     if on_pictures is not None:
         run = replace(run, setup={**run.setup, "pictures": {}}, marks={i: {} for i in range(plan.num_prompts)})
     latents = torch.full((plan.num_prompts, *run.first.shape[1:]), float("nan"))
