@@ -239,15 +239,13 @@ def command_run(
 
 @contextlib.contextmanager
 def shared_token(drawn: DrawnSet, run: Run) -> Iterator[None]:
-    """A hidden file in the set's folder, by which workers see that they have the same folder."""
-    if "folder" not in run.setup["pictures"]:
-        yield
-        return
-    token = secrets.token_hex(8)
+    """A hidden file in the set's folder, by which workers that write there see that they have the same folder."""
     path = drawn.folder / f"{whole_files.BEFORE}{drawn.note['set']}{whole_files.AFTER}"  # one, whoever is killed
-    path.write_text(token, encoding="utf-8")
-    run.setup["pictures"].update(token_file=path.name, token=token)
+    token = secrets.token_hex(8)
     try:
+        if "folder" in run.setup["pictures"]:
+            path.write_text(token, encoding="utf-8")
+            run.setup["pictures"].update(token_file=path.name, token=token)
         yield
     finally:
         with contextlib.suppress(OSError):
