@@ -68,6 +68,7 @@ from .set_note import (
     set_note,
 )
 from .set_trunk import SetTrunk
+from .shard_command import SHARD, shard
 from .workers_command import device_here, draw_on_workers, load_for_workers, workers_of, workers_words
 
 
@@ -314,6 +315,9 @@ def make_report(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: all is drawn; 1: refused, or it could not be written; 2: wrong usage; 130: interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == [SHARD]:
+        return shard(words[1:])
     try:
         options = parse_arguments(arguments)
         if options.advise:

@@ -15,6 +15,7 @@ from .linkage import WardLinkage
 from .native_model import KandinskyModel
 from .pick import Pick
 from .plan_guidance import PlanGuidance
+from .plan_shard import PlanShard
 from .prior import PriorEmbedding, PriorLoader
 from .prompt_table import PromptTable
 from .prompts import PromptSet
@@ -32,6 +33,7 @@ from .sheet import ContactSheet
 from .table_page import table_of_file, table_of_text
 from .trunk import KeepTrunks
 from .variants import Variants
+from .workers import SetWorkers
 
 NODES: list[type[io.ComfyNode]] = [
     PromptSet,
@@ -66,6 +68,8 @@ NODES: list[type[io.ComfyNode]] = [
     KeepTrunks,
     SaveAsDrawn,
     Variants,
+    PlanShard,
+    SetWorkers,
 ]
 for node in NODES:
     checked(node)

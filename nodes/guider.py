@@ -14,6 +14,7 @@ from .host.samplers import latents_for, make_guider, previews, sample
 from .host.samplers_by_name import sampler_names, scheduler_names, sigmas_of
 from .host.search import search_words
 from .host.ui import tell
+from .saving import saving_in_run
 
 PLAN_TOOLTIP = "From Threshold Schedule, for the same prompts as the conditioning."
 MICRO_BATCH_TOOLTIP = (
@@ -90,6 +91,15 @@ def keep_inputs():
             tooltip="From Keep Trunks: where what was evaluated is kept. Without it, in memory until ComfyUI ends.",
         ),
     ]
+
+
+def saving_input():
+    return types.Saving.Input(
+        "saving",
+        optional=True,
+        tooltip="From Save Pictures as They Finish: a few images at a time are drawn, decoded by vae and saved, before "
+        "the next ones are begun. The images are the same.",
+    )
 
 
 class Guider(io.ComfyNode):
@@ -192,6 +202,7 @@ class HierarchicalKSampler(io.ComfyNode):
                 per_prompt_input(),
                 vae_input(),
                 *keep_inputs(),
+                saving_input(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -219,6 +230,7 @@ class HierarchicalKSampler(io.ComfyNode):
         keep=False,
         edits="",
         trunk=None,
+        saving=None,
     ):
         others = (model, positive, latent_image, plan, seed, cfg, sampler_name, scheduler, denoise, micro_batch)
         repeated = list_of_negatives(negative, others, plan.num_prompts)
@@ -232,7 +244,8 @@ class HierarchicalKSampler(io.ComfyNode):
             reports.append(report)
             pictures.update(data)
 
-        options = {"per_prompt": per_prompt_inputs, "vae": vae, "keeping": keeping}
+        saved = saving_in_run(saving, vae, plan)
+        options = {"per_prompt": per_prompt_inputs, "vae": vae, "keeping": keeping, "saving": saved}
         guider = make_guider(model, positive, negative, cfg, plan, micro_batch, tell=told, **options)
         tell(cls, f"Moving the model to the device and sampling {plan.num_prompts} prompts …")
         decorations = Decorations()

@@ -6,8 +6,10 @@ from comfy_api.latest import io
 from ..hierdiff_core.kandinsky.acceleration import ACCELERATIONS
 from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, sample, steps_until
 from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, passes_per_row
+from ..hierdiff_core.kandinsky.model_folder import DECODER_CLASS
 from ..hierdiff_core.kandinsky.plan_embeddings import own_embeddings
-from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
+from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS, last_reroll, make_scheduler
+from ..hierdiff_core.kandinsky.workers import sample_on
 from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import LARGEST_KEPT, BranchLatents, latents_to_rgb, to_pictures
 from ..hierdiff_core.sampling.finite import latents_not_finite
@@ -19,10 +21,12 @@ from . import types
 from .guider import keep_inputs
 from .host.decoder_price import DecoderOffer
 from .host.decoration import LIVE_TREE, Decorations
-from .host.device import results_device
+from .host.device import main_device, results_device
 from .host.edited_run import edited_run, owner, reused_in_words
 from .host.live_tree import LiveTree, linear_colours
+from .host.local_workers import check_workers, make_way
 from .host.measured import verdict_on_decoder
+from .host.models import model_folder
 from .host.plan_texts import course_lines, duplicates, passes_line, seeds_in_words
 from .host.search import search_words
 from .host.stopped import until
@@ -30,6 +34,7 @@ from .host.tree_files import TreeFiles
 from .host.ui import Progress, distortion, tell, unsuitable
 from .host.vae import load_unet
 from .saving import saving_as_drawn
+from .workers import where
 
 PREVIEW = "the preview"
 
@@ -123,6 +128,12 @@ class BranchingSampler(io.ComfyNode):
                     tooltip="From Save Pictures as They Finish: each image is saved as soon as it is finished. With "
                     "order depth first that is while others are drawn.",
                 ),
+                types.Workers.Input(
+                    "workers",
+                    optional=True,
+                    tooltip="From Workers: parts of the set are drawn on several GPUs, or on a Ray cluster. Not "
+                    "together with keep, a trunk or stop_after.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="One latent per prompt, in the order of the prompts."),
@@ -154,15 +165,23 @@ class BranchingSampler(io.ComfyNode):
         trunk=None,
         stop_after=1.0,
         saving=None,
+        workers=None,
     ):
         interval = guidance_start, guidance_end
         embeddings = embeddings.of_prompt(plan)
-        edited = edited_run(plan, keep, edits, trunk)
+        last = last_reroll(make_scheduler(scheduler, decoder.pipeline.scheduler.config, plan.num_steps))
+        edited = edited_run(plan, keep, edits, trunk, last, scheduler)
         plan, steps = edited.plan, steps_until(stop_after, plan.num_steps)
         check_sample_inputs(decoder.pipeline, embeddings, plan, width, height, micro_batch, guidance, interval)
+        check_workers(workers, edited.store, steps < plan.num_steps)
         own = own_embeddings(plan, embeddings)
-        tell(cls, "Moving the decoder to the device …")
-        load_unet(decoder, width, height, min(micro_batch or LARGEST_AUTO, plan.num_prompts))
+        rows = min(micro_batch or LARGEST_AUTO, plan.num_prompts)
+        if workers is None:
+            tell(cls, "Moving the decoder to the device …")
+            load_unet(decoder, width, height, rows)
+        else:
+            tell(cls, f"Starting {where(workers)} …")
+            make_way(workers)
         tell(cls, f"Sampling {plan.num_prompts} prompts in {steps} steps …")
         decorations = Decorations()
         known = {"scheduler": scheduler, "guidance": guidance, "width": width, "height": height}
@@ -171,28 +190,23 @@ class BranchingSampler(io.ComfyNode):
         colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
         passes, drawn = passes_per_row(plan, guidance, interval)[:steps], until(plan, steps)
         run = RunProgress(drawn, passes=passes)
-        rows = min(micro_batch or LARGEST_AUTO, plan.num_prompts)
         given = known | {"seed": seed, "rescale_means": rescale_means, "guidance_interval": interval}
         saving = None if steps < plan.num_steps else saving  # there are no pictures yet
         with (
-            saving_as_drawn(saving, decoder, own.prompts, width, height, rows) as savers,
+            saving_as_drawn(saving, decoder, own.prompts, width, height, rows, workers is None) as savers,
             decorations.context(LIVE_TREE, lambda: LiveTree(drawn, colours, told, run.times)) as live,
         ):
             shown = Shown(run, decoder.latent_rgb, live, decorations)
-            latents = sample(
-                decoder.pipeline,
-                embeddings,
-                plan,
-                **given,
-                micro_batch=micro_batch,
-                order=order,
-                acceleration=acceleration,
-                observer=Observers(shown, *savers),
-                store=edited.store,
-                stop_after=stop_after,
-                leaves=edited.leaves or None,
-                owner=owner(),
-            ).to(results_device())
+            more = {"micro_batch": micro_batch, "acceleration": acceleration, "observer": Observers(shown, *savers)}
+            inputs = decoder.pipeline, embeddings, plan
+            if workers is None:
+                kept = {"store": edited.store, "stop_after": stop_after, "owner": owner()}
+                latents = sample(*inputs, **given, **more, **kept, order=order, leaves=edited.leaves or None)
+            else:
+                place = {"folder": model_folder(decoder.name, DECODER_CLASS), "device": main_device().type}
+                latents = sample_on(workers, *inputs, **given, **more, **place, leaves=edited.leaves or None)
+                shown.shrunk = max(latents.shape[2:]) > LARGEST_KEPT  # workers send small ones
+            latents = latents.to(results_device())
             run.end()
             offered = DecoderOffer(decoder.pipeline, edited, embeddings, given, steps)
             more = decorations.attempt("what editing would cost", offered.told, live, run, otherwise={})
@@ -207,7 +221,8 @@ class BranchingSampler(io.ComfyNode):
         problem = latents_not_finite(latents, own.prompts, NOT_FINITE)
         measured = [verdict.line] if verdict else []
         saved = [line for saver in savers for line in saver.lines()]
-        reused = [*reused_in_words(run.reused, run.reused + run.rows, edited.store), *edited.notes]
+        drawers = [f"drawn by {where(workers)}"] if workers is not None else []
+        reused = [*drawers, *reused_in_words(run.reused, run.reused + run.rows, edited.store), *edited.notes]
         report = "\n".join([*lines, *reused, *measured, *saved, *([f"⚠ {problem}"] if problem else [])])
         if drawing is not None:
             decorations.attempt(PREVIEW, shown.bar.finish, drawing)
@@ -255,7 +270,7 @@ class Shown(Observer):
 
     def on_rows(self, k, clusters, x0):
         attempt, run, bar = self.decorations.attempt, self.run, self.bar
-        self.shrunk = max(x0.shape[2:]) > LARGEST_KEPT
+        self.shrunk |= max(x0.shape[2:]) > LARGEST_KEPT
         run.on_rows(k, clusters, x0)
         attempt("keeping the tree's latents", self.branches.on_rows, k, clusters, x0)
         if self.live is not None:

@@ -233,13 +233,15 @@ class Told:
     def picture(self, i: int, strip_tags: bool) -> tuple[Picture, Picture]:
         """What names and captions say of a picture."""
         row, clean = self.rows[i], plain_words if strip_tags else str
-        named = Picture(self.start + i, clean(row.text), row.seed, len(self.rows), self.date, self.time)
+        number, count = row.place or (i, len(self.rows))
+        named = Picture(self.start + number, clean(row.text), row.seed, count, self.date, self.time)
         return named, replace(named, prompt=clean(row.text if row.caption is None else row.caption))
 
     def own(self, i: int) -> list[tuple[str, str]]:
         """(key, JSON) of what is a picture's own, beside the workflow; none if the user wants none."""
         row = self.rows[i]
-        own = {"prompt": row.text, "negative": row.negative, "seed": row.seed, "index": self.start + i}
+        number = i if row.place is None else row.place[0]
+        own = {"prompt": row.text, "negative": row.negative, "seed": row.seed, "index": self.start + number}
         return [(OWN, json.dumps(own))] if writes_metadata() else []
 
 

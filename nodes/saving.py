@@ -19,6 +19,7 @@ from ..hierdiff_core.files.image_set import FORMATS, SetTree
 from ..hierdiff_core.files.names import caption_of, file_parts
 from ..hierdiff_core.prompts.rows import as_rows
 from ..hierdiff_core.sampling.observer import Observer
+from .host import finishing
 from .host.decode_beside import decoded_beside, load_beside
 from .host.decoration import Decorations
 from .host.folders import output_folder, writes_metadata
@@ -28,6 +29,8 @@ from .save_set import EXIF_MAKE, OWN, SOURCES, Told, encode, megabytes, to_pictu
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from ..hierdiff_core.plan.plan import Plan
 
 MOST_OF_A_NAME = 10_000  # files name.png, name_2.png and so on that are looked at
 SAVING = "saving the pictures"
@@ -150,9 +153,9 @@ class Saver(Observer):
 
 @contextlib.contextmanager
 def saving_as_drawn(
-    saving: Saving | None, decoder: Any, prompts: Sequence[str], width: int, height: int, rows: int
+    saving: Saving | None, decoder: Any, prompts: Sequence[str], width: int, height: int, rows: int, here: bool = True
 ) -> Iterator[list[Saver]]:
-    """What saves during the run of the `with` block: one observer, or none.
+    """What saves during the run of the `with` block: one observer, or none; `here`: the decoder samples beside it.
 
     Raises
     ------
@@ -163,8 +166,8 @@ def saving_as_drawn(
         yield []
         return
     check_prompts_of(saving, prompts)
-    at_once = load_beside(decoder, width, height, rows)
-    saver = Saver(saving, lambda latents: decoded_beside(decoder, latents), at_once)
+    at_once = load_beside(decoder, width, height, rows) if here else True
+    saver = Saver(saving, (lambda latents: decoded_beside(decoder, latents)) if here else decoder.vae.decode, at_once)
     try:
         yield [saver]
     except BaseException:
@@ -173,6 +176,41 @@ def saving_as_drawn(
     if not at_once:
         saver.decode = decoder.vae.decode
     saver.end()
+
+
+def saving_in_run(saving: Saving | None, vae: Any, plan: Plan) -> finishing.Saving | None:
+    """How the runs of a MODEL save the pictures of a plan; None where nothing is to be saved.
+
+    Parameters
+    ----------
+    saving : Saving or None
+    vae : the host's VAE or None
+    plan : Plan
+        Of one prompt that is drawn alone nothing is saved: it is no set.
+
+    Raises
+    ------
+    ValueError
+        Before anything is sampled, if there is no VAE, or the prompts are not those of the plan.
+    """
+    if saving is None or plan.one_of is not None:
+        return None
+    if vae is None:
+        raise ValueError("saving needs a vae: connect the one that decodes the images, or leave saving unconnected")
+    if plan.prompts is not None or len(saving.prompts) != plan.num_prompts:
+        check_prompts_of(saving, plan.prompts or [""] * plan.num_prompts)
+    decoded = finishing.DecodedOnce(vae)
+    return finishing.Saving(decoded, lambda: closing(Saver(saving, decoded.decode, True), decoded))
+
+
+@contextlib.contextmanager
+def closing(saver: Saver, decoded: finishing.DecodedOnce) -> Iterator[Saver]:
+    """A context around a run: what was decoded is saved when it ends, also by an error or a cancel."""
+    try:
+        yield saver
+    finally:
+        saver.close()
+        decoded.forget()
 
 
 def check_prompts_of(saving: Saving, prompts: Sequence[str]) -> None:

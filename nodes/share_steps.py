@@ -5,12 +5,13 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from . import types
-from .guider import MICRO_BATCH_TOOLTIP, PLAN_TOOLTIP, keep_inputs, per_prompt_input, vae_input
+from .guider import MICRO_BATCH_TOOLTIP, PLAN_TOOLTIP, keep_inputs, per_prompt_input, saving_input, vae_input
 from .host.keeping import kept_plan
 from .host.per_prompt import SHARE_IF_EQUAL
 from .host.search import search_words
 from .host.share_steps import Sharing, share_steps, shares_steps
 from .host.ui import show
+from .saving import saving_in_run
 
 AGAIN = "⚠ the model shared the steps of another plan already: only this plan counts; remove one of the two Share Steps"
 
@@ -35,6 +36,7 @@ class ShareSteps(io.ComfyNode):
                 per_prompt_input(),
                 vae_input(),
                 *keep_inputs(),
+                saving_input(),
             ],
             outputs=[
                 io.Model.Output(
@@ -57,9 +59,11 @@ class ShareSteps(io.ComfyNode):
         keep: bool = False,
         edits: str = "",
         trunk=None,
+        saving=None,
     ) -> io.NodeOutput:
         """Patch a clone of the model."""
         plan, keeping = kept_plan(plan, keep, edits, trunk)
-        sharing = Sharing(plan, micro_batch, per_prompt=per_prompt_inputs, vae=vae, keeping=keeping)
+        saved = saving_in_run(saving, vae, plan)
+        sharing = Sharing(plan, micro_batch, per_prompt=per_prompt_inputs, vae=vae, keeping=keeping, saving=saved)
         patched = share_steps(model, sharing)
         return io.NodeOutput(patched, ui=show(cls, AGAIN) if shares_steps(model) else None)

@@ -14,6 +14,7 @@ Advice = io.Custom("HIERDIFF_ADVICE")  # hierdiff_core.measure.advice.Advice
 Decoder = io.Custom("HIERDIFF_DECODER")  # models.LoadedModel of a KandinskyV22Pipeline
 Trunk = io.Custom("HIERDIFF_TRUNK")  # hierdiff_core.sampling.store.Store
 Saving = io.Custom("HIERDIFF_SAVING")  # saving.Saving
+Workers = io.Custom("HIERDIFF_WORKERS")  # hierdiff_core.sampling.executor.Workers
 
 
 def rarely_useful(entry: io.WidgetInput) -> io.WidgetInput:

@@ -23,6 +23,7 @@ from typing import Any
 from comfyui_host import CACHE_DIR, ComfyServer
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NO_BROWSER = """No Chromium was found. Install one, for example
@@ -64,6 +65,24 @@ CANVAS_IS_FREE = """() => {
     return shares.every((share) => at(share)?.id === "graph-canvas");
 }"""
 CALLS_KEPT = 32  # asynchronous calls that Chromium remembers below an error
+# Beside the page's own code: its requests that have no answer yet.
+COUNT_REQUESTS = """(() => {
+    const there = window.fetch;
+    window.openRequests = 0;
+    window.fetch = (...asked) => {
+        window.openRequests++;
+        return there.apply(window, asked).finally(() => window.openRequests--);
+    };
+})()"""
+NOTE_ENDINGS = """() => {
+    if (window.endedRuns) return;
+    window.endedRuns = new Set();
+    for (const ending of ["execution_success", "execution_error", "execution_interrupted"]) {
+        app.api.addEventListener(ending, ({ detail }) => window.endedRuns.add(detail.prompt_id));
+    }
+}"""
+FRAMES = "async (count) => { while (count--) await new Promise((next) => requestAnimationFrame(next)); }"
+FRAME = 1000 / 60  # milliseconds
 
 
 def find_chromium(playwright: Playwright) -> str | None:
@@ -125,6 +144,7 @@ def new_window(browser: Browser, **context) -> BrowserContext:
     """A window with a cache and a storage of its own; `context` as for `comfyui_page`."""
     window = browser.new_context(**{"viewport": {"width": 1600, "height": 1000}, **context})
     window.add_init_script("localStorage.setItem('vueNodesBannerDismissed', 'true')")  # a bar above the page
+    window.add_init_script(COUNT_REQUESTS)
     return window
 
 
@@ -235,7 +255,13 @@ class ComfyPage:
             "window.app?.graph && window.app.extensionManager && app.extensions?.some((e) => e.name === 'hierdiff')"
         )
         self.page.wait_for_function("!document.querySelector('#vue-app .p-progressspinner')")
-        self.page.wait_for_timeout(500)  # workflows of the last time are opened a moment later
+        self.settle(500)  # workflows of the last time are opened a moment later
+
+    def settle(self, milliseconds: float = 300.0) -> None:
+        """Wait until the page's requests are answered, then so long by its frames, which a busy machine delays."""
+        with contextlib.suppress(PlaywrightTimeoutError):  # of another pack, or one that waits for something to happen
+            self.page.wait_for_function("!window.openRequests", timeout=10_000)
+        self.evaluate(FRAMES, max(2, round(milliseconds / FRAME)))
 
     def evaluate(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)
@@ -256,7 +282,7 @@ class ComfyPage:
         )
         self.page.dispatch_event("#graph-canvas", "drop", {"dataTransfer": transfer})
         self.page.wait_for_function(f"(before) => {ROOT_GRAPH}.id !== before", arg=before)
-        self.page.wait_for_timeout(300)
+        self.settle()
 
     def drop_workflow(self, path: Path) -> None:
         kind = {".json": "application/json", ".webp": "image/webp", ".png": "image/png"}[path.suffix]
@@ -265,7 +291,7 @@ class ComfyPage:
     def load_graph(self, workflow: dict) -> None:
         """Open a workflow, as the page does with a file."""
         self.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
-        self.page.wait_for_timeout(300)
+        self.settle()
 
     def serialized(self) -> dict:
         return json.loads(self.evaluate(f"JSON.stringify({ROOT_GRAPH}.serialize())"))
@@ -299,6 +325,7 @@ class ComfyPage:
     def queue(self) -> str:
         """Press Run; the id of the prompt that was queued."""
         known = {item[1] for item in self._queue()} | set(self.server.get("/history"))
+        self.evaluate(NOTE_ENDINGS)
         self.evaluate("app.queuePrompt(0)")
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:  # the last few: the whole history grows with every run
@@ -313,9 +340,11 @@ class ComfyPage:
         return queue["queue_running"] + queue["queue_pending"]
 
     def run(self, timeout: float = 300.0) -> dict:
-        """Press Run and wait until the page knows that it has ended; the history's entry."""
-        entry = self.wait(self.queue(), timeout)
-        self.page.wait_for_timeout(300)
+        """Press Run and wait until the page has been told how it has ended; the history's entry."""
+        prompt_id = self.queue()
+        entry = self.wait(prompt_id, timeout)
+        self.page.wait_for_function("(id) => window.endedRuns.has(id)", arg=prompt_id)
+        self.settle()
         return entry
 
     def wait(self, prompt_id: str, timeout: float = 300.0) -> dict:

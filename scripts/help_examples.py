@@ -104,6 +104,20 @@ KEPT = STAGES | {
         "sample",
     ),
 }
+SHARDED = STAGES | {
+    "shard": ("HierDiffPlanShard", [2, 3], {"plan": ("schedule", 0), "prompts": ("prompts", 0)}, "plan"),
+    "sampler": planned_by("shard"),
+    "sheet": ("HierDiffContactSheet", [0, "off"], {"images": ("decode", 0), "prompts": ("shard", 1)}, "sample"),
+}
+WORKING = STAGES | {
+    "workers": ("HierDiffWorkers", [2, ""], {}, "sample"),
+    "sampler": (
+        "HierDiffBranchingSampler",
+        STAGES["sampler"][1],
+        {**STAGES["sampler"][2], "workers": ("workers", 0)},
+        "sample",
+    ),
+}
 VARIED = STAGES | {
     "variants": ("HierDiffVariants", ["0, 4", 2, 0.6], {"prompts": ("prompts", 0)}, "prompts"),
     "embed": (*STAGES["embed"][:2], {**STAGES["embed"][2], "prompts": ("variants", 0)}, *STAGES["embed"][3:]),
@@ -412,6 +426,24 @@ EXAMPLES = {
         KEPT,
         [BEGIN, TREE, {"load_decoder": 102, "schedule": 530, "trunk": 170}, {"sampler": 880}, PICTURES],
         "trunk sampler decode preview",
+        {2: 360, 3: 420},
+    ),
+    "HierDiffPlanShard": Example(
+        SHARDED,
+        [
+            BEGIN,
+            TREE,
+            {"load_decoder": 102, "schedule": 530, "shard": 460},
+            {"sampler": 808},
+            {"decode": 46, "sheet": 594},
+        ],
+        "schedule shard sampler",
+        {2: 400, 3: 420, 4: 400},
+    ),
+    "HierDiffWorkers": Example(
+        WORKING,
+        [BEGIN, TREE, {"load_decoder": 102, "schedule": 530, "workers": 150}, {"sampler": 808}, PICTURES],
+        "workers sampler decode preview",
         {2: 360, 3: 420},
     ),
     "HierDiffPick": Example(

@@ -44,9 +44,9 @@ class _RootIsNoPackage:
 
 
 def dealt_with(nodeid):
-    """What goes to one worker: the tests of a file; in a browser those of one front end, which has a server."""
-    front_end = re.search(r"[\[-](installed|newest)\b", nodeid)
-    return nodeid.split("::")[0] + (f"[{front_end[1]}]" if front_end else "")
+    """What goes to one worker: the tests of a file; of a folder those of one front end, which has a server."""
+    file, front_end = Path(nodeid.split("::")[0]), re.search(r"[\[-](installed|newest)\b", nodeid)
+    return f"{file.parent.as_posix()}[{front_end[1]}]" if front_end else file.as_posix()
 
 
 class _FilesAndFrontEnds:

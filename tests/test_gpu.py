@@ -245,9 +245,12 @@ def test_decoding_in_the_background_that_fails_stops_the_run(embeddings, plan):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("most_tree", [5000, 100], ids=["distances", "chain"])
-def test_clusters_of_the_gpu_are_those_of_scipy(monkeypatch, metric, most_tree):
+@pytest.mark.parametrize(
+    ("most_tree", "most_chain"), [(5000, 50_000), (100, 50_000), (100, 200)], ids=["distances", "chain", "pairs"]
+)
+def test_clusters_of_the_gpu_are_those_of_scipy(monkeypatch, metric, most_tree, most_chain):
     monkeypatch.setattr("hierdiff_core.plan.linkage.MOST_TREE_ON_CPU", most_tree)
+    monkeypatch.setattr("hierdiff_core.plan.linkage.MOST_IN_CHAIN", most_chain)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2000, 64))
     x = np.concatenate([x, x[rng.integers(2000, size=200)]])

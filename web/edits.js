@@ -58,6 +58,20 @@ function isChange(change) {
   return does === "pin" || (Number.isInteger(step) && Number.isInteger(of) && step >= 0 && step < of);
 }
 
+/**
+ * Edits for the next run, which says once of a change that prompts of it are gone. The change itself stays: branches
+ * that such prompts were in are still made of them.
+ *
+ * @param before  changes that the last run had
+ * @param keys    of its prompts
+ */
+export function reported(edits, before, keys) {
+  const known = new Set(keys);
+  const isSaid = (change) => !change.prompts.every((key) => known.has(key)) && before.some((each) => alike(each, change));
+  const changes = edits.changes.map(({ said, ...change }) => (isSaid(change) ? { ...change, said: true } : change));
+  return with_(edits, changes);
+}
+
 /** Two changes that ask for the same. */
 export function alike(a, b) {
   return nameOf(a) === nameOf(b);
@@ -145,15 +159,16 @@ export function notRerolled(edits, keys, before = []) {
  *
  * @param parts  keys of what grows out of it, a list for each
  * @param at     the step at which it splits in the run that is seen; there nothing is asked for
+ * @param fixed  whether the last part must stay what it is: another goes along with it, instead of all being held
  */
-export function splitMoved(edits, parts, step, of, at) {
+export function splitMoved(edits, parts, step, of, at, fixed = false) {
   const all = parts.flat();
   const rest = edits.changes.filter((change) => {
     if (change.do === "hold") return !sameKeys(change.prompts, all);
     return change.do !== "split" || !parts.some((part) => sameKeys(change.prompts, part));
   });
   if (step === at) return with_(edits, rest);
-  if (step > at) return held(with_(edits, rest), all, Math.min(step, of - 1), of);
+  if (step > at && !fixed) return held(with_(edits, rest), all, Math.min(step, of - 1), of);
   // what is apart from all others leaves the last part alone
   const apart = parts.slice(0, -1).map((prompts) => ({ do: "split", prompts, step, of }));
   return with_(edits, [...rest.filter((change) => !apart.some(({ prompts }) => holdsBeyond(change, prompts, step))), ...apart]);
@@ -186,6 +201,19 @@ export function difference(edits, before = []) {
     added: edits.changes.filter((_, i) => !then.includes(now[i])),
     removed: before.filter((_, i) => !now.includes(then[i])),
   };
+}
+
+/**
+ * What a change takes back beside what it is about: "reroll" for rerolls, "apart" for splits and holds; or "".
+ *
+ * @param does  what the change is: "pin", "reroll", "split" or "hold"
+ * @param keys  of the branch that it is about
+ */
+export function takenBack(does, keys, before, after) {
+  const { removed } = difference(after, before.changes);
+  if (does !== "reroll" && removed.some((change) => change.do === "reroll")) return "reroll";
+  const about = ({ prompts }) => (does === "hold" ? sameKeys(prompts, keys) : does === "split" && isWithin(prompts, keys));
+  return removed.some((change) => ["split", "hold"].includes(change.do) && !about(change)) ? "apart" : "";
 }
 
 /** How many changes a person has made: parts of a split that is moved, and another reroll of the same, are one. */

@@ -47,18 +47,21 @@ export function problemOf(state, id, index) {
   if (state.problem) return state.problem;
   const { edited, edits, tree } = state;
   const { start } = tree.branches[index];
-  const fixed = edited.keysOf(index).length - edited.freeKeys(edits, index).length;
   if (id === "reroll" && !edited.freeKeys(edits, index).length) return "pinned";
   if (!["earlier", "later", "hold"].includes(id)) return "";
-  if (fixed) return "pinned_below";
+  const free = id === "hold" ? edited.freeKeys(edits, index).length === edited.keysOf(index).length : edited.canMoveSplit(edits, index);
+  if (!free) return "pinned_below";
   if (id === "earlier" && start >= edited.splitStep(edits, index)) return "earliest";
-  return id === "later" && edited.splitStep(edits, index) >= tree.steps - 1 ? "latest" : "";
+  const latest = edited.latestSplit(edits, index);
+  if (id !== "later" || edited.splitStep(edits, index) < latest) return "";
+  return latest < tree.steps - 1 ? "pinned_below" : "latest";
 }
 
 function promptProblem(state, id, index) {
   const { source, tree } = state;
   if (source.problem) return source.problem;
   const { members } = tree.branches[index];
+  if (id === "variants" && source.alone) return "variants_alone";
   if (id === "variants") return state.noVariants ? "variants_missing" : state.written?.removed.size || state.written?.added ? "unrun" : "";
   if (new Set(members.map((number) => tree.prompts[number])).size > 1) return "several";
   if (["edit", "remove"].includes(id) && state.edited && state.edits && state.edited.isPinned(state.edits, index)) return "pinned";
@@ -100,4 +103,11 @@ function markChange(edited, change, mark) {
     const splits = change.do === "hold" ? edited.branchesOf(change.prompts) : edited.splitsOf(change.prompts);
     for (const index of splits) mark(index, { split: edited.stepHere(change) });
   }
+}
+
+/** All that what is offered depends on, as a list. */
+export function knownOf(state) {
+  if (!state) return [];
+  const { tree, told, problem, text: words, source, before, varied, isAnew, kept, noVariants } = state;
+  return [tree.run, tree.state, told?.promptId, problem, words, source.problem, source.widget?.value, before, varied.length, isAnew, kept, noVariants];
 }

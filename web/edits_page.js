@@ -1,6 +1,6 @@
 // Editing from the tree, wired into ComfyUI's page: where edits are kept, where prompts come from, what a run has told.
 
-import { countOf, editsText, plannedAnew, readEdits } from "./edits.js";
+import { countOf, editsText, plannedAnew, readEdits, reported } from "./edits.js";
 import { Prices } from "./edits_price.js";
 import { EditedTree } from "./edits_tree.js";
 import { addVariants, removed, settingsOf } from "./edits_variants.js";
@@ -11,9 +11,9 @@ import { entryOf, holdersOf, sourceOf, upstreamOf, VARIANTS_NODE, withEntry, wri
 const MODELS = ["MODEL", "GUIDER", "*"]; // what a sampler of the host takes from our node
 const MOST_RUNS = 32;
 const LONGEST_TOLD = 1e6; // characters that a workflow keeps of a run
-const NOTHING = { changed: new Map(), entries: new Map(), removed: new Set(), added: 0 };
+const NOTHING = { changed: new Map(), entries: new Map(), removed: new Set(), added: 0, open: false };
 
-const RUNNING = { keeper: null, told: null, edits: null, edited: null, text: "", problem: "running", source: { problem: "running" }, written: NOTHING, more: 0 };
+const RUNNING = { keeper: null, told: null, edits: null, edited: null, text: "", problem: "running", source: { problem: "running" }, written: NOTHING, varied: [], isAnew: false };
 
 const widgetOf = (node, name) => node?.widgets?.find((widget) => widget.name === name);
 const isLinked = (node, name) => Boolean(node.inputs?.some((input) => (input.widget?.name ?? input.name) === name && input.link != null));
@@ -44,16 +44,24 @@ export class Editing {
    * @param results  Results
    * @param root     function: the root graph
    * @param changed  function: lets the page save and undo what has changed
+   * @param quietly  function: does a work that changes the workflow, and is not undone for itself
    * @param refresh  function: all panels are to look again
    */
-  constructor({ app, api, results, root, changed, refresh }) {
-    Object.assign(this, { app, api, results, root, changed, refresh });
+  constructor({ app, api, results, root, changed, quietly, refresh }) {
+    Object.assign(this, { app, api, results, root, changed, quietly, refresh });
+    this.running = null; // id of the run that goes on
     this.outputs = new Map(); // runs -> what was queued, or a promise of it
     this.values = new WeakMap(); // trees -> values of their prompts' node before it was changed here
     this.prices = new Prices((asked) => this.post(asked));
-    this.kept = new KeptTrees({ toldOf: (node) => this.toldOf(node), promptOf: (run) => this.queued(run) });
+    this.kept = new KeptTrees({ toldOf: (node) => this.toldOf(node), promptOf: (run) => this.queued(run), quietly });
     wrapGraphToPrompt(app, (made, graph) => this.kept.work(made, graph));
     results.listeners.add((result) => result.data.hierdiff_edits && this.heard(result));
+  }
+
+  /** A run has begun (null: none goes on): a tree is drawn before its node has told what it is. */
+  began(run) {
+    this.running = run;
+    this.refresh();
   }
 
   async post(asked) {
@@ -72,7 +80,7 @@ export class Editing {
     const told = this.toldOf(keeper);
     if (!output?.[id] || told?.promptId !== prompt_id || !told.edits || told.edits.length > LONGEST_TOLD) return;
     const digest = digestOf(closureOf(output, id));
-    (keeper.properties ??= {})[TOLD] = { edits: told.edits, promptId: prompt_id, digest };
+    this.quietly(() => ((keeper.properties ??= {})[TOLD] = { edits: told.edits, promptId: prompt_id, digest }));
   }
 
   /** What was queued for a run, of the host's history; null where it is not there (yet). */
@@ -136,24 +144,26 @@ export class Editing {
     const told = this.toldFor(keeper, tree);
     const words = widgetOf(keeper, "edits")?.value ?? "";
     const edits = keeper ? readEdits(words) : null;
-    const problem = this.problemOf(keeper, edits, told, root);
+    const problem = this.problemOf(keeper, edits, told, tree);
     const source = sourceOf(node, tree.prompts, root);
     const state = { tree, keeper, told, edits, text: words, problem, source, edited: problem ? null : this.editedOf(tree, told) };
-    state.ran = this.ranOf(told?.promptId ?? tree.promptIds[0]);
+    state.ran = this.ranOf(problem === "finishing" ? tree.promptIds.at(-1) : (told?.promptId ?? tree.promptIds[0]));
     state.before = source.problem ? undefined : this.valueBefore(state);
     state.written = source.problem ? NOTHING : writtenSince(source, tree.prompts, state.before);
     state.noVariants = !globalThis.LiteGraph?.registered_node_types?.[VARIANTS_NODE];
     const isAnew = Boolean(told && keeper?.properties?.[ANEW] === told.promptId);
-    state.more = this.variantsSince(state).length + Number(isAnew);
+    state.varied = this.variantsSince(state);
+    state.isAnew = isAnew;
     state.kept = Boolean(edits?.kept || (told && !isAnew && widgetOf(keeper, "keep").value));
     return state;
   }
 
-  problemOf(keeper, edits, told, root) {
+  problemOf(keeper, edits, told, tree) {
     if (!keeper) return "no_edits";
     if (isLinked(keeper, "edits") || isLinked(keeper, "keep")) return "linked";
-    if (idsOf(root, keeper).length > 1) return "twice";
+    if (idsOf(this.root(), keeper).length > 1) return "twice";
     if (!edits) return "foreign";
+    if (this.running && tree.promptIds.at(-1) === this.running && !tree.promptIds.includes(told?.promptId)) return "finishing";
     return told ? "" : "not_told";
   }
 
@@ -166,7 +176,7 @@ export class Editing {
   }
 
   editedOf(tree, told) {
-    if (tree.edited?.keys !== told.keys) tree.edited = new EditedTree(tree, told.keys, readEdits(told.edits)?.changes ?? []);
+    if (tree.edited?.keys !== told.keys) tree.edited = new EditedTree(tree, told.keys, readEdits(told.edits)?.changes ?? [], told.last_reroll);
     return tree.edited;
   }
 
@@ -189,12 +199,12 @@ export class Editing {
     return typeof ran === "string" ? ran : this.values.get(state.tree);
   }
 
-  /** Nodes Variants that have changed since the run. */
+  /** Nodes Variants that have changed since the run: {node, now, ran: settings, null for a node that is new}. */
   variantsSince(state) {
     if (!state.ran) return [];
-    return (state.source.variants ?? []).filter((node) => {
-      const ran = this.inputsOf(state, node);
-      return Object.entries(settingsOf(node)).some(([name, value]) => ran?.[name] !== value);
+    return (state.source.variants ?? []).flatMap((node) => {
+      const [now, ran] = [settingsOf(node), this.inputsOf(state, node)];
+      return Object.entries(now).some(([name, value]) => ran?.[name] !== value) ? [{ node, now, ran }] : [];
     });
   }
 
@@ -211,7 +221,9 @@ export class Editing {
   }
 
   write(state, edits) {
-    this.change(state, () => set(widgetOf(state.keeper, "edits"), editsText(edits)));
+    const { edited, told } = state;
+    const value = editsText(edited ? reported(edits, edited.before, told.keys) : edits);
+    this.change(state, () => set(widgetOf(state.keeper, "edits"), value));
   }
 
   writeText(state, number, text, after) {
@@ -243,7 +255,7 @@ export class Editing {
     const ran = keeper && this.inputsOf(state, keeper)?.edits;
     if (edited && typeof ran === "string" && readEdits(ran)) set(widgetOf(keeper, "edits"), ran);
     if (before !== undefined) set(source.widget, before);
-    for (const node of this.variantsSince(state)) removed(node, this.inputsOf(state, node));
+    for (const { node, ran } of this.variantsSince(state)) removed(node, ran);
     this.changed();
     this.app.canvas?.setDirty?.(true, true);
   }

@@ -2,10 +2,13 @@
 // hands of `memory` (edits_page.js).
 
 import { countOf, difference } from "./edits.js";
+import { boundOf, together } from "./edits_bound.js";
 import { drawMarks, handleAt, stepAt } from "./edits_drawing.js";
-import { marksOf, numberOf, offers, problemOf } from "./edits_menu.js";
+import { alsoOf, keyOf, labelOf, menuItems, saidOf, shortened } from "./edits_items.js";
+import { knownOf, marksOf, numberOf, offers, problemOf } from "./edits_menu.js";
 import { askText, closeMenu, openMenu, PendingLine, showKeys } from "./edits_popup.js";
 import { priceText, wholePrice } from "./edits_price.js";
+import { offerAgain } from "./lightbox.js";
 import { text } from "./texts.js";
 import { countOf as promptsText } from "./tree_items.js";
 import { hitAt, READABLE_ROW, textLeft, xOf, yOf } from "./tree_layout.js";
@@ -14,9 +17,7 @@ import { hideTip } from "./tree_tip.js";
 const DRAGGED = 3; // pixels from which a press on a handle moves it
 const WAIT = 150; // milliseconds after the last change before a price is asked for
 const SAID = 6000; // milliseconds that an answer stays
-const MOST_VARIANTS = 64;
 const NARROWEST_INPUT = 240; // pixels
-const LONGEST_TITLE = 90; // letters
 
 /** What a tree's panel has for editing; `memory` is what edits_page.js gives for the node. */
 export class TreeEdits {
@@ -43,29 +44,41 @@ export class TreeEdits {
   refresh() {
     const { tree } = this.panel;
     this.state = tree?.leaves ? this.memory.state(tree) : null;
+    this.holdOn();
     this.marks = this.state ? marksOf(this.state) : new Map();
     this.texts = new Map([...this.marks].filter(([, { text: words }]) => words).map(([index, { text: words }]) => [index, words]));
+    this.panel.root.dataset.told = this.state?.edited ? (this.state.told.promptId ?? "") : "";
     this.tell();
+    this.renew();
     this.panel.redraw();
   }
 
-  /** How many changes no run has had yet. */
+  /** A handle that is held stays where it was dragged to, if its tree is there still. */
+  holdOn() {
+    const { held, state } = this;
+    if (!held) return;
+    if (!state?.edited || state.tree !== held.tree) this.held = null;
+    else if (held.moved) this.state = this.memory.tried(state, this.dragged(held.step));
+  }
+
+  /** How many changes no run has had yet: of branches, and of texts and variants. */
   pending() {
-    const { edits, edited, written, more } = this.state;
+    const { edits, edited, written, varied, isAnew } = this.state;
     const asked = edits && edited ? countOf(edits, edited.before) : 0;
-    return { asked, written: written.changed.size + written.removed.size + written.added + more };
+    return { asked: asked + Number(isAnew), texts: written.changed.size + written.removed.size + written.added + varied.length };
   }
 
   /** Show how much is asked for, and what it costs. */
   tell() {
     const running = !this.state || this.state.tree.state === "running";
-    const { asked, written } = running ? { asked: 0, written: 0 } : this.pending();
-    const count = asked + written;
-    const words = count === 1 ? text("edits.changes_one") : text("edits.changes", { count });
-    const show = (price, title) => this.line.show([this.said, count && [words, price].filter(Boolean).join(", ")].filter(Boolean).join(" · "), title, count > 0);
+    const { asked, texts } = running ? { asked: 0, texts: 0 } : this.pending();
+    const count = asked + texts;
+    const changes = count === 1 ? text("edits.changes_one") : text("edits.changes", { count });
+    const show = (words, title) => this.line.show([this.said, words].filter(Boolean).join(" · "), title, count > 0);
     if (!count) return show("", "");
-    if (!asked) return show(text("edits.price_unknown"), "");
-    const name = this.state.text;
+    const { told, text: asks, source, varied } = this.state;
+    // a run's price is known when it has told
+    const name = JSON.stringify([told?.promptId, asks, texts, source.widget?.value, varied.map(({ now }) => now)]);
     if (this.priced?.name !== name) {
       this.priced = { name, price: undefined };
       clearTimeout(this.timer);
@@ -73,15 +86,26 @@ export class TreeEdits {
     }
     const { price } = this.priced;
     const known = price === undefined ? text("edits.price_asked") : price?.error ? shortened(wholePrice(price)) : priceText(price);
-    show(written && price ? `${known} ${text("edits.price_written")}` : known, price ? wholePrice(price) : "");
+    show(text("edits.changes_cost", { changes, price: known }), price ? wholePrice(price) : "");
   }
 
   async ask(name) {
-    const price = await this.memory.price(this.state, this.state?.edits);
+    const price = await this.total();
     if (this.priced?.name !== name) return;
     this.priced.price = price;
     this.tell();
     if (price) this.announce(wholePrice(price));
+  }
+
+  /** What all that is asked for costs: at most so much where texts or variants are among it; null: it is not known. */
+  async total() {
+    const { state } = this;
+    if (!state) return null;
+    const { asked, texts } = this.pending();
+    const bound = texts && !state.isAnew ? boundOf(state) : null;
+    if (!asked) return bound;
+    const price = await this.memory.price(state, state.edits);
+    return texts ? together(price, bound) : price;
   }
 
   announce(words) {
@@ -111,11 +135,11 @@ export class TreeEdits {
     const { edited, edits, tree } = this.state;
     const split = edited && ["earlier", "later"].includes(id) && edited.splitStep(edits, index);
     const asks = {
-      pin: () => this.write(edited.pin(edits, index), text(edited.isPinned(edits, index) ? "edits.done_unpin" : "edits.done_pin")),
-      reroll: () => this.write(this.rerolled(index, options.step), ""),
-      earlier: () => this.moveSplit(index, split - 1),
-      later: () => this.moveSplit(index, split + 1),
-      hold: () => this.write(edited.hold(edits, index), ""),
+      pin: () => this.write("pin", index, edited.pin(edits, index)),
+      reroll: () => this.write("reroll", index, this.rerolled(index, options.step)),
+      earlier: () => this.write(id, index, edited.moveSplit(edits, index, split - 1)),
+      later: () => this.write(id, index, edited.moveSplit(edits, index, split + 1)),
+      hold: () => this.write(id, index, edited.hold(edits, index)),
       edit: () => this.askText(index, false),
       duplicate: () => this.askText(index, true),
       variants: () => this.vary(index, options.count ?? this.count, options.step ?? this.variantStep(index)),
@@ -130,16 +154,16 @@ export class TreeEdits {
     return step === undefined ? edited.toggleReroll(edits, index) : edited.reroll(edits, index, step);
   }
 
-  moveSplit(index, step) {
-    this.write(this.state.edited.moveSplit(this.state.edits, index, step), "");
-  }
-
-  /** Keep changes, and say what they are: by default what stands at the branch then. */
-  write(edits, words) {
-    const { added, removed } = difference(edits, this.state.edits.changes);
+  /** Keep changes, and say what they are and what else they take back. */
+  write(id, index, edits) {
+    const before = this.state.edits;
+    const { added, removed } = difference(edits, before.changes);
+    const also = alsoOf(this.state, id, index, edits);
     this.memory.write(this.state, edits);
     this.refresh();
-    this.say(words || saidOf(this.state, added.at(-1), removed.at(-1)));
+    const pinned = id === "pin" && text(this.state.edited?.isPinned(edits, index) ? "edits.done_pin" : "edits.done_unpin");
+    const done = pinned || saidOf(this.state, added.at(-1), removed.at(-1));
+    this.say([done, also].filter(Boolean).join(" · "));
   }
 
   writeText(number, words, after, done) {
@@ -158,8 +182,9 @@ export class TreeEdits {
 
   /** Where variants of a leaf part if nobody says: where it parts from the others, but while there is noise to be other. */
   variantStep(index) {
-    const { branches, steps } = this.state.tree;
-    return Math.max(Math.min(branches[index].start, Math.floor(steps / 2)), 1);
+    const { tree, edited } = this.state;
+    const { branches, steps } = tree;
+    return Math.max(Math.min(branches[index].start, Math.floor(steps / 2), edited?.last ?? steps), Math.min(1, steps - 1));
   }
 
   undo() {
@@ -262,61 +287,22 @@ export class TreeEdits {
     const { prompts } = this.state.tree;
     const leaf = this.state.tree.branches[index].stop === this.state.tree.steps;
     const name = leaf ? prompts[numberOf(this.state, index)] : text("edits.branch", { count: promptsText(this.panel.tree.promptsOf(index).length) });
-    const items = [...offers(this.state, index).map((offer) => this.item(offer, index, leaf)), null, this.anewItem(), this.helpItem(index)];
-    openMenu(shortened(name), items, point, (focus) => focus && this.back(index));
+    const open = { index, tree: this.state.tree, chosen: {} };
+    open.menu = openMenu(shortened(name), menuItems(this, index, open.chosen), point, (focus) => {
+      if (this.open === open) this.open = null;
+      if (focus) this.back(index);
+    });
+    this.open = open;
   }
 
-  item({ id, key, on, problem }, index, leaf) {
-    const note = problem && text(`edits.why_${problem}`);
-    const shown = key === "Delete" ? "Del" : key.toUpperCase();
-    const item = { label: labelOf(id, on, leaf, this.count), key: shown, note, run: () => this.do(id, index) };
-    if (note) return item;
-    if (id === "reroll") return this.rerollItem(item, index, leaf);
-    if (id === "variants") return this.variantsItem(item, index);
-    if (["earlier", "later", "hold"].includes(id)) item.price = () => this.priceOf(this.after(id, index));
-    if (["edit", "duplicate"].includes(id)) item.price = async () => ({ words: text("edits.price_unknown"), whole: "" });
-    return item;
-  }
-
-  rerollItem(item, index, leaf) {
-    const { edited, edits, tree } = this.state;
-    const asked = edited.rerollOf(edits, index);
-    if (asked && !asked.ran) return item; // it is taken back
-    let step = asked?.step ?? edited.ownStep(index);
-    const words = () => `${labelOf("reroll", false, leaf)} ${text("edits.from_step", { step: step + 1 })}`;
-    const move = (by) => (step = Math.min(Math.max(step + by, 0), tree.steps - 1));
-    const price = () => this.priceOf(edited.reroll(edits, index, step));
-    return { ...item, stepper: { words, move }, price, run: () => this.do("reroll", index, { step }) };
-  }
-
-  variantsItem(item, index) {
-    let { count } = this;
-    const step = this.variantStep(index);
-    const words = () => `${text("edits.variants", { count })} ${text("edits.from_step", { step: step + 1 })}`;
-    const move = (by) => (count = Math.min(Math.max(count + by, 1), MOST_VARIANTS));
-    const price = async () => ({ words: text("edits.price_unknown"), whole: "" });
-    return { ...item, stepper: { words, move }, price, run: () => this.do("variants", index, { count, step }) };
-  }
-
-  anewItem() {
-    const problem = this.state.problem || (this.state.kept ? "" : "fresh");
-    return { label: text("edits.anew"), note: problem && text(`edits.why_${problem}`), run: () => this.anew() };
-  }
-
-  helpItem(index) {
-    return { label: text("edits.keys"), key: "?", note: "", run: () => this.help(index) };
-  }
-
-  /** Edits after one more step of a split, or after a branch is held. */
-  after(id, index) {
-    const { edited, edits } = this.state;
-    if (id === "hold") return edited.hold(edits, index);
-    return edited.moveSplit(edits, index, edited.splitStep(edits, index) + (id === "later" ? 1 : -1));
-  }
-
-  async priceOf(edits) {
-    const price = await this.memory.price(this.state, edits);
-    return { words: priceText(price), whole: wholePrice(price) };
+  /** The menu that is open and the buttons of the lightbox say what can be done: again where that has changed. */
+  renew() {
+    const before = this.known;
+    this.known = knownOf(this.state);
+    if (before && before.length === this.known.length && before.every((each, i) => each === this.known[i])) return;
+    if (this.open && this.open.tree !== this.state?.tree) closeMenu(this.open.menu.hasFocus);
+    else this.open?.menu.renew(menuItems(this, this.open.index, this.open.chosen));
+    offerAgain();
   }
 
   // --- handles ---
@@ -327,14 +313,19 @@ export class TreeEdits {
     const { panel } = this;
     const { x, y } = panel.pointOf(event);
     const on = handleAt(panel.seen, panel.place, this.marks, x, y + panel.view.scrollTop) ?? this.splitUnder(x, y + panel.view.scrollTop);
-    if (on) this.held = { ...on, x, moved: false, edits: this.state.edits, pointer: event.pointerId };
+    if (on) this.held = { ...on, x, moved: false, edits: this.state.edits, tree: this.state.tree, pointer: event.pointerId };
   }
 
   splitUnder(x, y) {
     const { seen, place, shown } = this.panel;
     const hit = hitAt(seen, place, x, y, shown);
-    const free = hit?.kind === "split" && !seen.branches[hit.index].folded && !problemOf(this.state, "hold", hit.index);
+    const free = hit?.kind === "split" && !seen.branches[hit.index].folded && this.canMove(hit.index);
     return free ? hit : null;
+  }
+
+  canMove(index) {
+    const { edited, edits, problem } = this.state;
+    return !problem && edited.canMoveSplit(edits, index);
   }
 
   /** Move what is held with the pointer; true while it is. */
@@ -345,7 +336,8 @@ export class TreeEdits {
     if (!held.moved && Math.abs(x - held.x) <= DRAGGED) return false;
     if (!held.moved) panel.view.setPointerCapture?.(held.pointer);
     held.moved = true;
-    this.state = this.memory.tried(this.state, this.dragged(stepAt(panel.seen, panel.place, x)));
+    held.step = stepAt(panel.seen, panel.place, x);
+    this.state = this.memory.tried(this.state, this.dragged(held.step));
     this.marks = marksOf(this.state);
     this.tell();
     hideTip(panel);
@@ -367,7 +359,8 @@ export class TreeEdits {
     if (!held?.moved) return;
     const { edits } = this.state;
     this.refresh();
-    this.write(edits, "");
+    if (!this.state?.edited) return;
+    this.write(held.kind === "split" ? "earlier" : "reroll", held.index, edits);
   }
 
   draw(context, colors) {
@@ -382,7 +375,7 @@ export class TreeEdits {
     const leaf = this.state.tree.branches[index].stop === this.state.tree.steps;
     return offers(this.state, index).filter(({ problem }) => !problem).map(({ id, key, on }) => ({
       label: labelOf(id, on, leaf, this.count),
-      key: key === "Delete" ? "Del" : key.toUpperCase(),
+      key: keyOf(id),
       pressed: key,
       run: (item, lightbox) => this.inLightbox(id, index, lightbox),
     }));
@@ -393,34 +386,13 @@ export class TreeEdits {
     if (asksText) lightbox.close(); // the input is in the tree
     this.do(id, index);
     if (asksText) return;
-    lightbox.showButtons();
     const { said } = this;
     lightbox.say(said);
-    if (!this.pending().asked) return;
-    this.memory.price(this.state, this.state.edits).then((price) => lightbox.say([said, priceText(price)].join(" · ")));
+    const { asked, texts } = this.pending();
+    if (asked + texts) this.total().then((price) => lightbox.say([said, priceText(price)].join(" · ")));
   }
-}
-
-function shortened(words) {
-  return words.length > LONGEST_TITLE ? `${words.slice(0, LONGEST_TITLE - 1)}…` : words;
 }
 
 function problemsAll(state, index) {
   return offers(state, index).every(({ problem }) => problem);
-}
-
-function labelOf(id, on, leaf, count) {
-  if (id === "reroll" && !on) return text(leaf ? "edits.reroll" : "edits.reroll_below");
-  const names = { pin: "unpin", reroll: "not_reroll", hold: "not_hold" };
-  return text(`edits.${on ? names[id] : id}`, { count });
-}
-
-/** What was changed, in words. */
-function saidOf({ edited }, added, removed) {
-  const change = added ?? removed;
-  if (!change) return "";
-  if (!added) return text({ reroll: "edits.done_not_reroll", hold: "edits.done_not_hold" }[change.do] ?? "edits.done_undo");
-  const step = edited.stepHere(change);
-  if (change.do === "reroll") return text("edits.done_reroll", { step: step + 1 });
-  return text(change.do === "hold" ? "edits.done_hold" : "edits.done_split", { step });
 }

@@ -17,8 +17,8 @@ export function closeMenu(focus = false) {
  * Open a menu over the page.
  *
  * @param title   what it is about
- * @param items   {label, key, note: why it cannot be chosen or "", run(), price: a promise of a text and a title, or
- *                null, stepper: {words(), move(by)} for what has a number}; null for a line between two
+ * @param items   {name, label, key, note: why it cannot be chosen or "", run(), hint(): what else it does, price: a
+ *                promise of a text and a title, or null, stepper: {words(), move(by)} for what has a number}; null for a line between two
  * @param point   {x, y} of the window
  * @param onClose called when it is gone; true where the focus goes back
  */
@@ -37,9 +37,10 @@ class Menu {
     const head = element("div", "hierdiff-menu-title", this.root);
     head.textContent = title;
     head.title = title;
+    this.list = element("div", "", this.root);
     for (const item of items) this.add(item);
-    const { x, y } = besides(point, this.root.getBoundingClientRect(), { width: innerWidth, height: innerHeight });
-    Object.assign(this.root.style, { left: `${x}px`, top: `${y}px` });
+    this.point = point;
+    this.place();
     this.root.addEventListener("keydown", (event) => this.key(event));
     for (const type of ["keyup", "keypress", "wheel", "pointerdown"]) this.root.addEventListener(type, (event) => event.stopPropagation());
     this.root.addEventListener("contextmenu", (event) => event.preventDefault());
@@ -47,16 +48,41 @@ class Menu {
     window.addEventListener("pointerdown", this.outside, { capture: true });
     window.addEventListener("wheel", this.outside, { capture: true, passive: true });
     window.addEventListener("blur", this.outside);
-    this.root.querySelector("[role=menuitem]")?.focus();
+    this.items[0]?.focus();
+  }
+
+  place() {
+    const { x, y } = besides(this.point, this.root.getBoundingClientRect(), { width: innerWidth, height: innerHeight });
+    Object.assign(this.root.style, { left: `${x}px`, top: `${y}px` });
+  }
+
+  get items() {
+    return [...this.root.querySelectorAll("[role=menuitem]")];
+  }
+
+  get hasFocus() {
+    return this.root.contains(document.activeElement);
+  }
+
+  /** Show other items; the focus stays at the one with the same name, or in the same place. */
+  renew(items) {
+    const [before, at] = [document.activeElement, this.items.indexOf(document.activeElement)];
+    const name = before?.dataset.item;
+    this.list.replaceChildren();
+    for (const item of items) this.add(item);
+    this.place();
+    if (at < 0) return;
+    (this.items.find((made) => name && made.dataset.item === name) ?? this.items[Math.min(at, this.items.length - 1)]).focus();
   }
 
   add(item) {
-    if (!item) return element("hr", "", this.root);
-    const row = element("div", "hierdiff-menu-row", this.root);
+    if (!item) return element("hr", "", this.list);
+    const row = element("div", "hierdiff-menu-row", this.list);
     const made = element("button", "", row);
     made.type = "button";
     made.tabIndex = -1;
     made.setAttribute("role", "menuitem");
+    made.dataset.item = item.name ?? "";
     const label = element("span", "hierdiff-menu-label", made);
     label.textContent = item.label;
     if (item.checked !== undefined) made.dataset.checked = String(item.checked);
@@ -66,7 +92,10 @@ class Menu {
       made.setAttribute("aria-disabled", "true");
       element("small", "", made).textContent = item.note;
     } else if (item.stepper) this.addStepper(row, made, label, item, price);
-    if (!item.note) this.showPrice(item, price);
+    if (!item.note) {
+      if (item.hint) price.hint = element("small", "hierdiff-menu-hint", made);
+      this.showPrice(item, price);
+    }
     made.addEventListener("click", () => this.choose(item));
     made.addEventListener("pointerenter", () => made.focus({ preventScroll: true }));
   }
@@ -98,6 +127,7 @@ class Menu {
   }
 
   async showPrice(item, place) {
+    if (place.hint) place.hint.textContent = item.hint();
     if (!item.price) return;
     const asked = item.price();
     place.asked = asked;
@@ -120,7 +150,7 @@ class Menu {
       event.preventDefault();
       return closeMenu(true);
     }
-    const items = [...this.root.querySelectorAll("[role=menuitem]")];
+    const { items } = this;
     const at = items.indexOf(document.activeElement);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1 }[event.key];
     if (to === undefined) return;

@@ -6,7 +6,7 @@ import { text } from "./texts.js";
 const AT_ONCE = 2;
 const MOST_KEPT = 256;
 
-/** Asks for prices; each is asked for once. */
+/** Asks for prices; each that is told is asked for once. */
 export class Prices {
   /** @param post  function: {run, edits} -> a promise of {rows, reused, seconds} or {error}; null where nobody answers */
   constructor(post) {
@@ -31,7 +31,7 @@ export class Prices {
     const answer = await Promise.resolve(this.post({ run, edits })).catch(() => null);
     this.busy--;
     const price = checked(answer);
-    if (!price) this.known.delete(`${run} ${edits}`); // it may be known later
+    if (!price || price.error) this.known.delete(`${run} ${edits}`); // it may be known later
     done(price);
     this.next();
   }
@@ -44,19 +44,22 @@ function checked(answer) {
   return { rows, reused, seconds: Number.isFinite(seconds) && seconds >= 0 ? seconds : null };
 }
 
-/** A price in a few words: "12 rows, about 4 s". */
+/** A price in a few words: "12 rows, about 4 s"; "at most 8 rows" where it is a bound. */
 export function priceText(price) {
   if (!price) return text("edits.price_unknown");
   if (price.error) return text("edits.price_refused");
   const count = Math.max(price.rows - price.reused, 0);
   const rows = count === 1 ? text("edits.rows_one") : text("edits.rows", { count });
-  return price.seconds === null || count === 0 ? rows : text("edits.price", { rows, time: about(price.seconds) });
+  const words = price.seconds === null || count === 0 ? rows : text("edits.price", { rows, time: about(price.seconds) });
+  if (price.open) return `${words} ${text("edits.price_written")}`;
+  return price.bound && count ? text("edits.price_bound", { price: words }) : words;
 }
 
 /** All that is known of a price: "12 rows, about 4 s; 84 of 96 reused". */
 export function wholePrice(price) {
   if (!price) return text("edits.price_unknown");
   if (price.error) return text("edits.price_error", { error: price.error });
+  if (price.bound) return price.rows ? text("edits.price_bound_whole", { price: priceText(price) }) : priceText(price);
   const reused = text("edits.reused_of", { reused: price.reused, rows: price.rows });
   return text("edits.price_whole", { price: priceText(price), reused });
 }

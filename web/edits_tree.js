@@ -8,10 +8,13 @@ import { changeOf, difference, held, notRerolled, pinned, pinnedOf, rerolled, sa
  * @param tree    Tree
  * @param keys    of its prompts, in their order: 16 hexadecimal digits each
  * @param before  changes that its run had
+ * @param last    the last step at which a reroll changes a picture with this sampler, where the run has told it
  */
 export class EditedTree {
-  constructor(tree, keys, before = []) {
+  constructor(tree, keys, before = [], last = null) {
     Object.assign(this, { tree, keys, before, byBranch: new Map() });
+    const isStep = Number.isInteger(last) && last >= 0 && last < tree.steps;
+    this.last = isStep ? last : Math.max(tree.steps - 2, 0); // many samplers draw no noise in their last step
   }
 
   isLeaf(index) {
@@ -65,9 +68,9 @@ export class EditedTree {
     return this.partsOf(index).length > 1;
   }
 
-  /** From which step on a branch is rerolled if nobody says: where it parts from the others. */
+  /** From which step on a branch is rerolled if nobody says: where it parts from the others, while that has an effect. */
   ownStep(index) {
-    return this.tree.branches[index].start;
+    return Math.min(this.tree.branches[index].start, this.last);
   }
 
   /** The reroll of a branch that is asked for: {step, number, ran: whether the run had it} or null. */
@@ -122,7 +125,33 @@ export class EditedTree {
   moveSplit(edits, index, step) {
     const { tree } = this;
     const { start, stop } = tree.branches[index];
-    return splitMoved(edits, this.partsOf(index), within(step, start, tree.steps - 1), tree.steps, stop);
+    const parts = this.partsOf(index);
+    const fixed = this.fixedParts(edits, index);
+    const others = parts.filter((part) => !fixed.includes(part));
+    const to = within(step, start, this.latestSplit(edits, index));
+    return splitMoved(edits, [...others, ...fixed], to, tree.steps, stop, fixed.length > 0);
+  }
+
+  /** What grows out of a branch and has pinned prompts. */
+  fixedParts(edits, index) {
+    const fixed = pinnedOf(edits);
+    return fixed.size ? this.partsOf(index).filter((part) => part.some((key) => fixed.has(key))) : [];
+  }
+
+  /** Whether the split of a branch can be moved while what is pinned stays as it is: by moving the others. */
+  canMoveSplit(edits, index) {
+    return this.fixedParts(edits, index).length < 2;
+  }
+
+  /** How late a branch may split: beside what is pinned one other part goes along, up to its own next split. */
+  latestSplit(edits, index) {
+    const { branches, steps } = this.tree;
+    const { stop, children } = branches[index];
+    const fixed = this.fixedParts(edits, index);
+    if (!fixed.length) return steps - 1;
+    if (children.length !== 2) return stop;
+    const [other] = this.partsOf(index).flatMap((part, i) => (fixed.includes(part) ? [] : [children[i]]));
+    return Math.max(stop, (branches[other]?.stop ?? stop) - 1);
   }
 
   /** Hold a branch together up to the next split in it, or where there is none half of the way; or let it go again. */

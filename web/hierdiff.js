@@ -28,6 +28,7 @@ import { loadTexts, text } from "./texts.js";
 import { Trees } from "./tree.js";
 import { picturesBehind } from "./tree_pictures.js";
 import { TreePanel, MIN_HEIGHT as TREE_HEIGHT } from "./tree_widget.js";
+import { changed as undoable, quietly } from "./undo.js";
 import { SET, unpacking } from "./unpack.js";
 
 const TREE_NODES = ["HierDiffBranchingSampler", "HierDiffKSampler", SET];
@@ -204,14 +205,11 @@ function editOffer({ source }) {
 
 lightboxActions.push(compareOffer, editOffer);
 
-/** Let the page save what has changed in the workflow, and undo it. */
-function changed() {
-  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
-  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
-}
+const changed = () => undoable(app);
 
 const editing = new Editing({
   ...{ app, api, results, changed, root: rootGraph },
+  quietly: (work) => quietly(app, work),
   refresh: () => panels.forEach((panel) => panel.edits.refresh()),
 });
 
@@ -352,7 +350,9 @@ api.addEventListener("hierdiff.pick", ({ detail }) => picks.receive(detail));
 api.addEventListener("hierdiff.result", ({ detail }) => results.receive(detail));
 
 api.addEventListener("executed", ({ detail }) => {
-  results.receiveOutput(detail.node, detail.prompt_id, detail.output);
+  // the parts of a node that is run as a graph of its own are told of one after the other
+  const node = detail.display_node ?? detail.node;
+  results.receiveOutput(node, detail.prompt_id, detail.output, node !== detail.node);
 });
 
 /** Nodes that the server takes from its cache say nothing: this page may never have heard what they said before. */
@@ -365,10 +365,14 @@ api.addEventListener("execution_cached", ({ detail: { nodes, prompt_id } }) => {
   fetchResults({ prompt_id });
 });
 
+api.addEventListener("execution_start", ({ detail }) => editing.began(detail?.prompt_id ?? null));
+api.addEventListener("reconnected", () => editing.began(null)); // its end may have been missed
+
 for (const ending of ["execution_success", "execution_error", "execution_interrupted"]) {
   api.addEventListener(ending, ({ detail }) => {
     results.end(detail?.prompt_id);
     picks.end(detail?.prompt_id);
+    editing.began(null);
     for (const [node, panel] of panels) if (panel.tree?.promptIds.includes(detail?.prompt_id)) findPictures(node);
   });
 }

@@ -66,9 +66,10 @@ export class KeptTrees {
    * @param toldOf     function: node that has `edits` -> {edits, promptId} of its last run, or null; of a run before the
    *                   server was started again {edits, promptId, digest: of its closure}
    * @param promptOf   function: id of a run -> what was queued (a promise), or null where nobody knows
+   * @param quietly    function: does a work that changes the workflow, and is not to be undone for itself
    */
-  constructor({ toldOf, promptOf }) {
-    Object.assign(this, { toldOf, promptOf });
+  constructor({ toldOf, promptOf, quietly = (work) => work() }) {
+    Object.assign(this, { toldOf, promptOf, quietly });
     this.ran = []; // closures with the edits that they ran with
   }
 
@@ -89,7 +90,8 @@ export class KeptTrees {
     for (const id of keepersIn(output)) {
       const node = nodeOf(root, id);
       const value = node && (await this.valueFor(node, id, output, root));
-      if (typeof value === "string" && value !== output[id].inputs.edits) fill({ workflow, output }, id, node, value);
+      if (typeof value !== "string" || value === output[id].inputs.edits) continue;
+      this.quietly(() => fill({ workflow, output }, id, node, value));
     }
   }
 

@@ -32,6 +32,11 @@ export function openLightbox(items, index = 0, options = {}) {
   return lightbox;
 }
 
+/** What is offered for the picture that is open has changed. */
+export function offerAgain() {
+  lightbox?.showButtons();
+}
+
 class Lightbox {
   constructor(items, index, options) {
     this.options = options;
@@ -121,7 +126,8 @@ class Lightbox {
     const { naturalWidth, naturalHeight, style } = this.picture;
     this.showTitle(`${naturalWidth} × ${naturalHeight}`);
     const factor = Math.max(1, Math.min(LARGEST_FACTOR, Math.floor(PLEASANT / Math.max(naturalWidth, naturalHeight, 1))));
-    style.width = factor > 1 ? `${naturalWidth * factor}px` : "";
+    const highest = (100 * naturalWidth) / Math.max(naturalHeight, 1); // as wide as a picture of the room's height is
+    style.width = factor > 1 ? `min(${naturalWidth * factor}px, ${highest}cqh)` : "";
   }
 
   showButtons() {
@@ -135,7 +141,9 @@ class Lightbox {
       { label: text("lightbox.copy"), key: "C", run: () => this.copy() },
       { label: text("lightbox.close"), key: "Esc", run: () => this.close() },
     ];
+    const at = [...this.buttons.children].indexOf(document.activeElement);
     this.buttons.replaceChildren(...own.map((action) => this.button(action)));
+    if (at >= 0) this.buttons.children[Math.min(at, own.length - 1)].focus();
   }
 
   button({ label, key, run }) {

@@ -26,6 +26,7 @@ export const STAGES = {
     "HierDiffAdvisorKandinsky",
     "HierDiffLoadAdvice",
     "HierDiffSavingPlan",
+    "HierDiffPlanShard",
   ],
   sample: [
     "HierDiffBranchingSampler",
@@ -36,6 +37,7 @@ export const STAGES = {
     "HierDiffUnshared",
     "HierDiffCompare",
     "HierDiffTrunk",
+    "HierDiffWorkers",
     "HierDiffPick",
     "HierDiffContactSheet",
     "HierDiffSaveSet",

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from ..embeddings import PromptEmbeddings
+from ..plan.branching import plan_leaves
+from ..plan.in_set import rows_in_set
 from ..plan.matching import SHORTENED
 from ..prompts.rows import PromptRows
 
@@ -78,8 +80,10 @@ def embeddings_for(
     keys, present = list(plan.leaf_keys or []), plan.frozen.present
     rows, known = torch.zeros(2, len(keys), own.width), np.zeros(len(keys), dtype=bool)
     rows[:, torch.from_numpy(present)], known[present] = own.stacked(), True
+    of_set = rows_in_set(plan, embeddings.keys)
     for leaf in np.flatnonzero(~known).tolist():
-        pair = gone_leaf(keys[leaf], embeddings, leaves, kept)
+        row = -1 if of_set is None else int(of_set[leaf])
+        pair = embeddings.stacked()[:, row] if row >= 0 else gone_leaf(keys[leaf], embeddings, leaves, kept)
         if pair is not None and pair.shape == (2, own.width) and bool(torch.isfinite(pair).all()):
             rows[:, leaf], known[leaf] = pair.detach().to("cpu", torch.float32), True
     return PlanEmbeddings(own, rows, known, tuple(notes_on_lost(plan, known)))
@@ -88,6 +92,9 @@ def embeddings_for(
 def own_embeddings(plan: Plan, embeddings: PromptEmbeddings) -> PromptEmbeddings:
     """Those of a plan's prompts, in its order; `ValueError` where one is not there."""
     keys, given = plan.prompt_keys, embeddings.keys
+    of_set = rows_in_set(plan, given)
+    if of_set is not None:
+        return some_embeddings(embeddings, of_set[plan_leaves(plan)].tolist())
     fits = plan.num_prompts == len(embeddings)
     if fits and (plan.frozen is None or list(keys or ()) == given):
         return embeddings

@@ -109,6 +109,25 @@ def draws_noise(scheduler: Any) -> bool:
     return type(scheduler).__name__ in DRAWING
 
 
+def last_reroll(scheduler: Any) -> int:
+    """The last step from which other noise makes another picture.
+
+    Parameters
+    ----------
+    scheduler : diffusers scheduler
+        With its timesteps set.
+
+    Returns
+    -------
+    k : int
+        The last of all for schedulers that draw none: there a fresh amount is put in. Those that draw some do it at the
+        end of each step, but not where no noise is left.
+    """
+    last = len(scheduler.timesteps) - 1
+    to_the_end = type(scheduler).__name__ == "DDPMScheduler" and int(scheduler.timesteps[-1]) > 0
+    return last if to_the_end or not draws_noise(scheduler) else max(last - 1, 0)
+
+
 def predicted_original(
     scheduler: Any, scaled: torch.Tensor, t: torch.Tensor, noise_prediction: torch.Tensor
 ) -> torch.Tensor:

@@ -237,6 +237,40 @@ def removed(plan: Plan, i: int) -> Plan:
     return replanned(plan, replace(frozen, present=np.delete(frozen.present, i)), vectors)
 
 
+def only(plan: Plan, prompts: Iterable[int]) -> Plan:
+    """A plan of some of its prompts: as if all others were `removed`.
+
+    Parameters
+    ----------
+    plan : Plan
+        Made by `plan_for` or `build_plan`, with keys.
+    prompts : iterable of int
+        Those to keep, each once, in the order that they are to have.
+
+    Returns
+    -------
+    plan : Plan
+        The prompts keep their branches, and these their keys and means.
+
+    Raises
+    ------
+    ValueError
+        If the plan was made by hand or has no keys, or there is no such prompt, or none is named.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.algebra import only
+    >>> plan = build_plan([[0, 1, 0.2, 2], [2, 3, 0.5, 3]], [0.6, 0.4, 0], prompt_keys=[7, 8, 9])
+    >>> smaller = only(plan, [1, 2])
+    >>> smaller.prompt_keys, smaller.branch_keys(0)
+    ((8, 9), [7])
+    """
+    rows = [check_prompt(plan, i) for i in prompts]
+    frozen, vectors = frozen_tree(plan), None if plan.vectors is None else plan.vectors[rows]
+    return replanned(plan, replace(frozen, present=frozen.present[rows]), vectors)
+
+
 def edited(
     plan: Plan,
     i: int,
@@ -333,6 +367,43 @@ def rerolled(plan: Plan, rerolls: Iterable[Reroll]) -> Plan:
     if found == plan.rerolls:
         return plan
     return replanned(replace(plan, rerolls=found), frozen_tree(plan), plan.vectors)
+
+
+def rerolled_until(plan: Plan, last: int) -> tuple[Plan, list[int]]:
+    """A plan whose rerolls all make another picture: samplers that draw noise draw none in their last step.
+
+    Parameters
+    ----------
+    plan : Plan
+    last : int
+        The last step from which other noise makes another picture. Later rerolls begin there.
+
+    Returns
+    -------
+    plan : Plan
+        The same where no reroll is later.
+    prompts : list of int
+        Whose rerolls were moved: numbers of the plan's prompts.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.algebra import rerolled, rerolled_until
+    >>> from hierdiff_core.plan.rerolls import Reroll
+    >>> plan = rerolled(build_plan([[0, 1, 0.5, 2]], [0.6, 0, 0], prompt_keys=[7, 8]), [Reroll(1, 2, 1)])
+    >>> moved, prompts = rerolled_until(plan, 1)
+    >>> moved.rerolls[0].step, prompts
+    (1, [1])
+    """
+    late = {own.prompt for own in plan.rerolls if own.step > last}
+    if not late:
+        return plan, []
+    moved = checked_rerolls(
+        (replace(own, step=min(own.step, last)) for own in plan.rerolls), plan.num_leaves, plan.num_steps
+    )
+    leaves = range(plan.num_prompts) if plan.frozen is None else plan.frozen.present.tolist()
+    prompts = [i for i, leaf in enumerate(leaves) if leaf in late]
+    return replanned(replace(plan, rerolls=moved), frozen_tree(plan), plan.vectors), prompts
 
 
 def with_variants(plan: Plan, variants: Sequence[tuple[int, float] | None]) -> Plan:

@@ -73,7 +73,7 @@ def apply_changes(
     due, notes = [], []
     for change in last_words([in_steps(change, plan.num_steps) for change in changes if change.do != "pin"]):
         gone = [name for name in change.prompts if name not in today]
-        if gone:
+        if gone and not change.said:
             notes.append(gone_in_words(change, gone, plan if known is None else known))
         found = unpinned(plan, change, [name for name in change.prompts if name in today], pinned)
         ghosts = [name for name in gone if name in names] if change.do == "reroll" else []

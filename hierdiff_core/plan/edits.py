@@ -85,27 +85,33 @@ def apply_edits(plan: Plan, edits: Edits, keep: bool = False, leaves: Any = None
     if not keep and not edits.changes:
         return Edited(plan, [], "", tuple(today))
     pinned = pinned_of(edits, today)
-    base, notes = plan, []
+    base, what, notes = plan, "", []
     if keep and edits.kept is not None:
-        base, notes = kept_or_anew(plan, edits, edits.kept, pinned, leaves)
+        base, what, notes = kept_or_anew(plan, edits, edits.kept, pinned, leaves)
     changed, more = apply_changes(base, edits.changes, pinned, None if edits.kept is None else edits.kept.plan)
+    notes = [*compared(plan, base, changed, what), *notes]
     told = told_text(base if keep else None, edits.changes, known_digests(base, edits) if keep else {})
     return Edited(changed, [*notes, *more], told, tuple(today))
 
 
-def kept_or_anew(plan: Plan, edits: Edits, kept: Kept, pinned: frozenset[str], leaves: Any) -> tuple[Plan, list[str]]:
-    """Today's prompts on the kept tree, or planned anew where that cannot be, with pinned prompts where they were."""
+def kept_or_anew(
+    plan: Plan, edits: Edits, kept: Kept, pinned: frozenset[str], leaves: Any
+) -> tuple[Plan, str, list[str]]:
+    """Today's prompts on the kept tree, or planned anew where that cannot be, with pinned prompts where they were.
+
+    The plan, what to call it in a comparison with the fresh one, and notes.
+    """
     why = why_anew(plan, kept)
     if why is None:
         base, notes = on_kept_tree(plan, kept.plan, kept.digests, leaves, rerolls_of(edits, plan.num_steps))
-        return base, [*compared(plan, base), *notes]
+        return base, "the kept tree", notes
     pinned &= frozenset(addresses(kept.plan))
     if not pinned or plan.vectors is None:
-        return plan, [why] if why else []
+        return plan, "", [why] if why else []
     if plan.num_steps != kept.plan.num_steps or other_embeddings(plan, kept.plan):
-        return plan, [why, "⚠ pinned prompts are drawn anew too: what they were drawn with has changed"]
+        return plan, "", [why, "⚠ pinned prompts are drawn anew too: what they were drawn with has changed"]
     base = beside_pinned(plan, kept.plan, pinned)
-    return base, [*([why] if why else []), *compared(plan, base, "the plan with pinned prompts where they were")]
+    return base, "the plan with pinned prompts where they were", [why] if why else []
 
 
 def why_anew(plan: Plan, kept: Kept) -> str | None:
@@ -124,12 +130,23 @@ def why_anew(plan: Plan, kept: Kept) -> str | None:
     return None
 
 
-def compared(plan: Plan, base: Plan, what: str = "the kept tree") -> list[str]:
-    """A line on what a fresh plan would cost, and how far the one that is used is from it."""
+def compared(plan: Plan, base: Plan, changed: Plan, what: str) -> list[str]:
+    """A line on what a fresh plan would cost, and how far the one that is used is from it.
+
+    Parameters
+    ----------
+    plan : Plan
+        The fresh one.
+    base, changed : Plan
+        The one that is used, and with the user's changes, which is what is drawn.
+    what : str
+        What to call it.
+    """
     apart = difference(base, plan)
     if base.nfe == plan.nfe and not apart:
         return []
-    return [f"{what} takes {base.nfe} rows; a plan made anew would take {plan.nfe}, and share {apart:.0%} otherwise"]
+    rows = f"{base.nfe} rows" if changed.nfe == base.nfe else f"{changed.nfe} rows with your changes"
+    return [f"{what} takes {rows}; a plan made anew would take {plan.nfe}, and share {apart:.0%} otherwise"]
 
 
 def known_digests(base: Plan, edits: Edits) -> dict[str, str]:

@@ -37,6 +37,8 @@ class Change:
         At which step of how many; 0 for a pin.
     number : int
         Of a reroll; else 0.
+    said : bool
+        Whether a run has reported that some of its prompts are gone: the next does not say it again.
     """
 
     do: str
@@ -44,6 +46,7 @@ class Change:
     step: int = 0
     of: int = 0
     number: int = 0
+    said: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +152,8 @@ def change_of(data: Any, place: int) -> Change:
             raise ValueError(f"{entry} of {name} ({do}) must be from {least} to {most}; got {shortened(value)}")
     if data["step"] >= data["of"]:
         raise ValueError(f"step of {name} ({do}) must be below its {data['of']} steps; got {shortened(data['step'])}")
-    return Change(do, named, *(int(data.get(entry) or 0) for entry in ("step", "of", "number")))
+    given = (int(data.get(entry) or 0) for entry in ("step", "of", "number"))
+    return Change(do, named, *given, said=data.get("said") is True)
 
 
 def kept_of(data: Any) -> Kept:
@@ -208,4 +212,4 @@ def change_data(change: Change) -> dict[str, Any]:
     data: dict[str, Any] = {"do": change.do, "prompts": list(change.prompts)}
     if change.do != "pin":
         data |= {"step": change.step, "of": change.of}
-    return data | ({"number": change.number} if change.do == "reroll" else {})
+    return data | ({"number": change.number} if change.do == "reroll" else {}) | ({"said": True} if change.said else {})

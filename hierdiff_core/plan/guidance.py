@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .checks import is_finite, shown, whole_number
+from .in_set import numbers_in_set
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -147,9 +148,7 @@ class GuidanceCourse:
         """
         high = self._above(plan.num_steps, levels)
         inside = self.inside(plan.num_steps)
-        return [
-            self.factors_of(since, bool(inside[k]), bool(high[k])) for k, since in enumerate(since_splits(plan.steps))
-        ]
+        return [self.factors_of(since, bool(inside[k]), bool(high[k])) for k, since in enumerate(since_parted(plan))]
 
     def factors_of(self, since: np.ndarray, inside: bool = True, high: bool = True) -> np.ndarray:
         """As `factors`, of the branches of one step.
@@ -180,6 +179,18 @@ class GuidanceCourse:
         if levels.shape != (num_steps,):
             raise ValueError(f"levels must have shape ({num_steps},), one for each step; got {levels.shape}")
         return levels > self.boost_above
+
+
+def since_parted(plan: Plan) -> list[np.ndarray]:
+    """`since_splits` of a plan; those of a shard are of its set, for what parts from it there is in other shards."""
+    own = since_splits(plan.steps)
+    if plan.part_of is None:
+        return own
+    whole, numbers = plan.part_of[0], numbers_in_set(plan)
+    theirs = since_splits(whole.steps)
+    of_set = [theirs[k][whole.steps[k].labels[numbers[step.first]]] for k, step in enumerate(plan.steps)]
+    # the later of the two: what its inputs part in the shard alone, they part in the set too
+    return [np.where((a == NEVER) | ((b != NEVER) & (b < a)), b, a) for a, b in zip(own, of_set, strict=True)]
 
 
 def since_splits(steps: Sequence[Step]) -> list[np.ndarray]:

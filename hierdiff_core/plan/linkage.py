@@ -5,6 +5,7 @@ Legend: N prompts, D embedding width, Z linkage matrix in SciPy's layout.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy.cluster.hierarchy import fcluster, is_valid_linkage, linkage
 
 from .leaves import leaf_numbers, with_equal_rows
-from .linkage_process import tree_seconds, ward_tree
+from .linkage_process import tree_fits, tree_seconds, ward_tree
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,12 @@ SMALLEST_NUMBER, LARGEST_NUMBER = 1e-140, 1e150
 # on a GPU (docs/measurements/performance.md).
 MOST_ON_CPU = 500
 MOST_TREE_ON_CPU = 5000
+# And with more than these, all pairs of nearest neighbours are merged at once: one after the other reads all centroids
+# three times for each prompt.
+MOST_IN_CHAIN = 50_000
+DISTANCES_AT_ONCE = 5 << 28  # bytes, of `ward_torch_pairs.MOST_DISTANCES` and what is computed of them
+# Floating-point operations a second of one core, for a rough estimate.
+CORE_FLOPS = 1.5e10
 
 
 def ward_linkage(
@@ -49,7 +56,7 @@ def ward_linkage(
         comes closer to full sampling (docs/measurements/schedules.md), and the nodes and the command line take it by
         default.
     device : str or torch.device
-        A CUDA device takes over large sets; with any other it is SciPy for every size.
+        A CUDA device takes over large sets; with any other it is SciPy for every size that main memory holds.
     check : callable, optional
         Called many times while a large set is clustered; may raise to stop.
 
@@ -63,12 +70,14 @@ def ward_linkage(
     ------
     ValueError
         If `metric` is unknown, an embedding is missing, not finite, zero or beyond `SMALLEST_NUMBER` and
-        `LARGEST_NUMBER`, or the distances do not fit in the memory that is free.
+        `LARGEST_NUMBER`, or the distances of "cosine" do not fit in the memory that is free.
 
     Notes
     -----
     Beyond `MOST_ON_CPU` prompts a GPU computes the distances, in float64; beyond `MOST_TREE_ON_CPU` it also finds the
-    merges (`ward_torch`). Heights equal SciPy's but for rounding, and so does the tree where no distances tie.
+    merges (`ward_torch`). Beyond `MOST_IN_CHAIN`, and where SciPy's distances do not fit in main memory, those of
+    "chord" are found in pairs, in memory for the embeddings alone (`ward_torch_pairs`). Heights equal SciPy's but for
+    rounding, and so does the tree where no distances tie.
     SciPy takes a process of its own where it takes long (`linkage_process`), with the same result.
 
     Ward's method assumes Euclidean distances. "cosine" is not one; the paper uses it all the same, and the
@@ -89,13 +98,24 @@ def ward_linkage(
     leaf, first = leaf_numbers(vectors)
     if len(first) < len(vectors):
         return with_equal_rows(ward_linkage(vectors[first], metric, device, check), leaf)
+    if in_pairs(*vectors.shape, metric, device):
+        from .ward_torch_pairs import ward_pairs  # here, since planning needs no torch
+
+        return ward_pairs(vectors, SMALLEST_DISTANCE, device, check)
     if not str(device).startswith("cuda") or len(vectors) <= MOST_ON_CPU:
         return ward_tree(vectors, metric, SMALLEST_DISTANCE, check)
-    from . import ward_torch  # here, since planning needs no torch
+    from . import ward_torch
 
     if len(vectors) <= MOST_TREE_ON_CPU:
         return linkage(ward_torch.condensed_distances(vectors, metric, SMALLEST_DISTANCE, device), method="ward")
     return ward_torch.ward_chain(vectors, metric, SMALLEST_DISTANCE, device, check)
+
+
+def in_pairs(num_prompts: int, width: int, metric: str, device: Any) -> bool:
+    """Whether `ward_linkage` merges pairs: of many prompts, and where there is no room for their distances."""
+    if metric != "chord":
+        return False
+    return num_prompts > MOST_IN_CHAIN if str(device).startswith("cuda") else not tree_fits(num_prompts, width)
 
 
 def linkage_bytes(num_prompts: int, width: int, metric: str, device: Any) -> int:
@@ -108,13 +128,17 @@ def linkage_bytes(num_prompts: int, width: int, metric: str, device: Any) -> int
     libraries = 64 * 2**20
     if num_prompts <= MOST_TREE_ON_CPU:
         return 24 * num_prompts**2 + libraries
+    if in_pairs(num_prompts, width, metric, device):
+        return 32 * num_prompts * width + DISTANCES_AT_ONCE + libraries
     return (9 * num_prompts**2 if metric == "cosine" else 64 * num_prompts * width) + libraries
 
 
 def linkage_seconds(num_prompts: int, width: int, metric: str, device: Any) -> float:
-    """About how long `ward_linkage` takes where SciPy does all the work, in seconds; 0 where a GPU does."""
+    """About how long `ward_linkage` takes where a CPU does all the work, in seconds; 0 where a GPU does."""
     if str(device).startswith("cuda") and num_prompts > MOST_ON_CPU:
         return 0.0
+    if in_pairs(num_prompts, width, metric, device):
+        return 6 * width * num_prompts**2 / (CORE_FLOPS * (os.cpu_count() or 1))
     return tree_seconds(num_prompts, width, metric)
 
 
@@ -189,15 +213,17 @@ def merge_errors(Z: ArrayLike, positive: ArrayLike | torch.Tensor) -> np.ndarray
     """
     Z = check_linkage(Z)
     vectors = unit_rows(as_vectors(positive))
-    counts, means = np.ones(2 * len(vectors) - 1), np.concatenate([vectors, np.empty((len(Z), vectors.shape[1]))])
+    means, counts, slots = vectors, [1.0] * len(vectors), list(range(len(vectors)))  # slots: row of each node's mean
     errors = np.empty(len(Z))
-    for j, (a, b) in enumerate(Z[:, :2].astype(np.int64)):
-        node, total = len(vectors) + j, counts[a] + counts[b]
-        if Z[j, 2] == 0:  # a duplicate
-            errors[j], means[node], counts[node] = 0, means[a], counts[a]
+    for j, (a, b, height, _) in enumerate(Z.tolist()):
+        a, b = slots[int(a)], slots[int(b)]
+        slots.append(a)
+        if height == 0:  # a duplicate
+            errors[j] = 0
             continue
+        total = counts[a] + counts[b]
         errors[j] = counts[a] * counts[b] / total * np.square(means[a] - means[b]).sum()
-        means[node], counts[node] = (counts[a] * means[a] + counts[b] * means[b]) / total, total
+        means[a], counts[a] = (counts[a] * means[a] + counts[b] * means[b]) / total, total
     return errors
 
 

@@ -30,6 +30,7 @@ KILLED = -9  # what Linux does to a program that takes more memory than there is
 SECONDS_BETWEEN_CHECKS = 0.1
 # From here on the tree is made in a process: what this one would not answer for longer.
 LONGEST_IN_PROCESS = 2.0
+SMALL_TREE = 2**29  # bytes
 
 
 def tree_seconds(num_prompts: int, width: int, metric: str) -> float:
@@ -59,13 +60,19 @@ def tree_bytes(num_prompts: int, width: int) -> int:
     return 8 * num_prompts**2 * 17 // 16 + 8 * num_prompts * width * 3 + python
 
 
+def tree_fits(num_prompts: int, width: int) -> bool:
+    """Whether the main memory that is free holds a tree's distances; nobody asks it for a small tree."""
+    return tree_bytes(num_prompts, width) <= SMALL_TREE or tree_bytes(num_prompts, width) <= free_host_memory()
+
+
 def check_tree_fits(num_prompts: int, width: int) -> None:
     """`ValueError` if the main memory that is free does not hold a tree's distances."""
     needed, free = tree_bytes(num_prompts, width), free_host_memory()
     if needed > free:
         raise ValueError(
             f"a tree of {num_prompts} prompts takes {gibibytes(needed)} of main memory for their distances, and "
-            f"{gibibytes(free)} are free; close other programs, or split the prompts into two sets"
+            f"{gibibytes(free)} are free; take metric chord, which can do without, close other programs, or split the "
+            "prompts into two sets"
         )
 
 

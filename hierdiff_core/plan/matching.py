@@ -144,19 +144,33 @@ def refined(plan: Plan, groups: ArrayLike) -> Plan:
     Raises
     ------
     ValueError
-        If there are not as many groups as prompts.
+        If there are not as many groups as prompts, or the plan is a shard, whose means would be others than its set's.
     """
     groups = np.asarray(groups)
     if groups.shape != (plan.num_prompts,):
         raise ValueError(f"groups must have shape ({plan.num_prompts},), one for each prompt; got {groups.shape}")
     if all((groups == groups[step.first][step.labels]).all() for step in plan.steps):
         return plan
+    check_no_shard(plan, "data of other nodes")
     if plan.frozen is not None:
         return in_group_trees(plan, plan.frozen, groups)
     steps = linked_steps(crossed(step.labels, groups) for step in plan.steps)
     first = steps[-1].first[~np.isin(np.arange(steps[-1].num_clusters), steps[-1].labels[plan.distinct])]
     differ = np.union1d(plan.distinct, first)
     return replace(plan, steps=steps, Z=None, merge_errors=None, differ=differ, advised=None)
+
+
+def check_no_shard(plan: Plan, names: str) -> None:
+    """`ValueError` for a shard where prompts have more of their own than texts: `names` says what.
+
+    Which prompts of other shards are equal in that is not known: means would be others than in the whole set.
+    """
+    if plan.part_of is not None:
+        raise ValueError(
+            f"{names} differ between the prompts of a shard: only texts, seeds and variants may, or pictures would be "
+            "others than in the whole set. Sample the whole plan, or give all prompts the same; a second pass over "
+            "finished pictures belongs into a workflow of its own"
+        )
 
 
 def in_group_trees(plan: Plan, frozen: FrozenTree, groups: np.ndarray) -> Plan:

@@ -67,6 +67,8 @@ class Plan:
         What the schedule was asked for: tells a changed schedule from changed prompts.
     vectors : (N, D) array or tensor, or None
         The embeddings that were clustered, for `attach`; files do not keep them.
+    part_of : (Plan, (L,) int64), or None
+        For a shard (`shards.shard_of`): the plan of its set, and which leaves of that its own are; not kept by files.
 
     Examples
     --------
@@ -95,6 +97,7 @@ class Plan:
     rerolls: tuple[Reroll, ...] = ()
     made_by: Mapping[str, Any] | None = None
     vectors: Any = None
+    part_of: tuple[Plan, np.ndarray] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -284,7 +287,10 @@ class Plan:
         return self._cut_again(np.interp(places, np.arange(self.num_steps), self.thresholds), made_by)
 
     def _cut_again(self, thresholds: np.ndarray, made_by: Mapping[str, Any] | None = None) -> Plan:
-        return recut(replace(self, made_by=made_by, advised=None), self._known_tree().Z, check_thresholds(thresholds))
+        of = self.part_of
+        part_of = of and (of[0]._cut_again(thresholds, made_by), of[1])
+        own = replace(self, made_by=made_by, advised=None, part_of=part_of)
+        return recut(own, self._known_tree().Z, check_thresholds(thresholds))
 
     def _known_tree(self) -> PromptTree:
         if self.tree is None:

@@ -72,6 +72,7 @@ def replanned(
         seeds=tree.seeds,
         rerolls=rerolls,
         vectors=vectors,
+        part_of=None,
     )
 
 

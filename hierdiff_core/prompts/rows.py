@@ -29,6 +29,8 @@ class PromptRow:
     variant : (int, float) or None
         Of a variant of the prompt: its number, 1 or more, and the share of the steps, 0 ... 1, after which it has other
         noise than the prompt itself.
+    place : (int, int) or None
+        Of a prompt of a shard: its number in the whole set, from 0, and how many prompts that has.
     """
 
     text: str
@@ -37,6 +39,7 @@ class PromptRow:
     caption: str | None = None
     factors: tuple[tuple[str, str], ...] = ()
     variant: tuple[int, float] | None = None
+    place: tuple[int, int] | None = None
 
 
 class PromptRows(tuple[str, ...]):

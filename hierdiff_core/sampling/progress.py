@@ -258,9 +258,10 @@ class RunProgress(Observer):
     def _left(self) -> float:
         """Work that is still to be done, with the evaluation that is under way."""
         work = self.plan.clusters_per_step * self.passes
-        if not self._calls.any() and self._expected is None:
+        if not self._calls.any():  # by branches: each step may be at any of them
+            calls = np.ones(self.plan.num_steps) if self._expected is None else self._expected
             spared = max(self._spared, float((self._stored * self.passes)[self.steps].sum()))
-            return float(max(work[self.steps].sum() - spared - self._done, 0.0))
+            return float(max((calls * work)[self.steps].sum() - spared - self._done, 0.0))
         calls, now = self._calls_per_step(), max(self.step - 1, self.steps.start)
         ahead = calls[now + 1 : self.steps.stop] @ work[now + 1 : self.steps.stop]
         return float(max(calls[now] - self._calls[now], 0.0) * work[now] + ahead + self._pending)
@@ -274,7 +275,8 @@ class RunProgress(Observer):
 
     def _full(self) -> float:
         """Work of full sampling."""
-        calls = self._calls_per_step() if self._calls.any() else np.ones(self.plan.num_steps)
+        known = self._calls.any() or self._expected is not None
+        calls = self._calls_per_step() if known else np.ones(self.plan.num_steps)
         return float(self.plan.num_distinct * self.passes.max() * calls[self.steps].sum())
 
 

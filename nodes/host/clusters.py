@@ -132,6 +132,8 @@ class CurrentClusters:
         Where clusters have split since the call before: the row that each of them had then.
     begins_anew : bool
         Whether a sampler forgets at the present call what it remembers.
+    whole : CurrentClusters or None
+        Of the run that this one draws a part of.
 
     Raises
     ------
@@ -155,6 +157,7 @@ class CurrentClusters:
         self.followers: list[Callable[[np.ndarray], None]] = []
         self.parents: np.ndarray | None = None
         self.begins_anew = False
+        self.whole: CurrentClusters | None = None
         self._advanced = 0  # the call that `parents` is of
         self._use(first_step)
 
@@ -177,12 +180,17 @@ class CurrentClusters:
             self.parents = None
 
     def _use(self, k: int) -> None:
-        step, keys = self.plan.steps[k], self.plan.noise_keys(k)
+        step = self.plan.steps[k]
         order, seeds = np.argsort(step.first), self.plan.branch_seeds(k)
         self.clusters = in_prompt_order(step, self.plan.distinct)._replace(founders=self._founders(k, order))
-        self.keys, self.seeds = [keys[c] for c in order], [seeds[c] for c in order]
+        self.keys, self.seeds = self._keys(k), [seeds[c] for c in order]
         self._indices = {}
         self._members = None
+
+    def _keys(self, k):
+        """What the noise of the clusters of a step is a function of, in prompt order."""
+        keys = self.plan.noise_keys(k)
+        return [keys[c] for c in np.argsort(self.plan.steps[k].first)]
 
     def _founders(self, k, order):
         """Of the clusters of a step in prompt order; None where their members are."""
@@ -236,6 +244,8 @@ class CurrentClusters:
             self.k = k
             if finer:
                 self._split(k)
+            elif self.plan.rerolls:  # a branch of a single prompt may be rerolled, without a split
+                self.keys = self._keys(k)
 
     def _has_other_founders(self, k):
         """Whether means are of others at a step without a split, since somebody who is gone parts there."""

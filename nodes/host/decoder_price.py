@@ -10,7 +10,7 @@ from ...hierdiff_core.kandinsky.guidance import passes_per_row
 from ...hierdiff_core.kandinsky.plan_embeddings import embeddings_for
 from ...hierdiff_core.kandinsky.price import missing_of
 from ...hierdiff_core.kandinsky.reuse import run_parts
-from ...hierdiff_core.kandinsky.schedulers import make_scheduler
+from ...hierdiff_core.kandinsky.schedulers import last_reroll, make_scheduler
 from ...hierdiff_core.sampling.store import Store, session_store
 from .edited_run import EditedRun, edited_run, owner, told_edits, told_of
 from .prices import offer, rate_of
@@ -60,9 +60,10 @@ class DecoderPrice:
 
     def __call__(self, edits: str) -> tuple[int, int, float | None]:
         """Rows, how many of them are there, and the seconds that the others take."""
-        edited = edited_run(self.plan, True, edits, self.store)
-        plan, store = edited.plan, self.store or session_store()
         given = self.settings
+        last = last_reroll(make_scheduler(given["scheduler"], self.config(), self.plan.num_steps))
+        edited = edited_run(self.plan, True, edits, self.store, last)
+        plan, store = edited.plan, self.store or session_store()
         guided = given["guidance"], given["guidance_interval"]
         found = embeddings_for(plan, self.embeddings, edited.leaves or None, store.leaves)
         made = make_scheduler(given["scheduler"], self.config(), plan.num_steps)
@@ -124,4 +125,4 @@ class DecoderOffer:
             offer(live.run, self.price)
         told = told_edits(self.edited, self.embeddings)
         seconds = None if rate is None else rate * float(run.passes.mean())
-        return told_of(self.edited.fresh, told, run, seconds)
+        return told_of(self.edited.fresh, told, run, seconds, self.edited.last_reroll)

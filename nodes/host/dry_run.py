@@ -6,6 +6,7 @@ still until the CPU has launched the next call.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -75,9 +76,9 @@ class DryRun:
         self.extra_args = {**extra_args, "model_options": {}}  # nothing of what other nodes put there is called
         # churn raises the sigma of a call above that of its step, and draws noise
         self.options = {name: value for name, value in options.items() if name != "s_churn"}
-        self._shape, self._noise = [1] * x.ndim, 0.0  # what is drawn
+        self._shape, self._noise, self._from = [1] * x.ndim, 0.0, math.inf  # what is drawn, and from which sigma on
         if "noise_sampler" in options:
-            self.options["noise_sampler"] = lambda sigma, sigma_next: torch.full(self._shape, self._noise)
+            self.options["noise_sampler"] = self._drawn
 
     def __call__(
         self,
@@ -139,6 +140,27 @@ class DryRun:
         for self._noise in (1.0, 0.0):
             passed.append(self(lambda x, sigma, call: 0.0))
         return None not in passed and passed[0].inputs != passed[1].inputs
+
+    def last_draw(self) -> int | None:
+        """The last step whose noise makes a difference; of all steps the last where none is drawn, None if unknown."""
+        last = len(self.sigmas) - 2
+        if self(lambda x, sigma, call: 0.0) is None:
+            return None
+        if not self.draws():
+            return last
+        steps = (k for k in range(last, 0, -1) if self._draws_from(float(self.sigmas[k]) * SAME_SIGMA))
+        return next(steps, 0)
+
+    def _draws_from(self, sigma: float) -> bool:
+        """Whether noise makes a difference that is drawn from a sigma on, down to the last."""
+        passed = []
+        for self._from, self._noise in ((sigma, 1.0), (sigma, 0.0)):
+            passed.append(self(lambda x, sigma, call: 0.0))
+        self._from = math.inf
+        return None not in passed and (passed[0].x, passed[0].inputs) != (passed[1].x, passed[1].inputs)
+
+    def _drawn(self, sigma, sigma_next):
+        return torch.full(self._shape, self._noise if float(sigma) <= self._from else 0.0)
 
     def heeds_model(self, first: int) -> bool:
         """Whether the steps from `first` to the end use what the model predicts: too few of them may not."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...hierdiff_core.plan.addresses import addresses
+from ...hierdiff_core.plan.algebra import rerolled_until
 from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from ...hierdiff_core.plan.keeping import remember
+from ...hierdiff_core.plan.shards import same_part, set_of_shard
 from ...hierdiff_core.sampling.store import Store, session_store
+from .encode_set import name_of
 from .runs import running
 
 if TYPE_CHECKING:
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
 
 TOLD = "hierdiff_edits"  # in the node's output
 NOT_KEPT = "⚠ Keep Trunks is connected, but keep is off: nothing was kept or reused"
+TOO_LATE = (
+    "⚠ {sampler} adds no noise after step {step} of {steps}, so that a later reroll or variant would have changed "
+    "nothing: taken from that step on for {names}"
+)
 EMBEDDINGS = "embeddings"  # of the kept tree: digests of the prompts' embeddings, by the hex digits of their keys
 
 
@@ -38,6 +45,8 @@ class EditedRun:
         The edits that give this plan again; "" where nothing was edited or kept.
     leaves : dict of int to bytes
         Digests of embeddings of prompts that may be gone, by their keys.
+    last_reroll : int or None
+        The last step from which other noise makes another picture; None where that is not known.
     """
 
     fresh: Plan
@@ -46,9 +55,12 @@ class EditedRun:
     notes: list[str] = field(default_factory=list)
     told: str = ""
     leaves: dict[int, bytes] = field(default_factory=dict)
+    last_reroll: int | None = None
 
 
-def edited_run(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> EditedRun:
+def edited_run(
+    plan: Plan, keep: bool, edits: str, trunk: Store | None, last_reroll: int | None = None, sampler: str = ""
+) -> EditedRun:
     """Apply a sampler's edits.
 
     Parameters
@@ -61,6 +73,10 @@ def edited_run(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> Edite
         JSON, see `hierdiff_core.plan.edits`.
     trunk : Store or None
         Of Keep Trunks; the session's where there is none.
+    last_reroll : int, optional
+        The last step from which other noise makes another picture: later rerolls begin there.
+    sampler : str
+        What a report calls that which draws the noise.
 
     Returns
     -------
@@ -74,11 +90,26 @@ def edited_run(plan: Plan, keep: bool, edits: str, trunk: Store | None) -> Edite
     """
     if plan.one_of is not None or not (keep or edits.strip()):
         notes = [NOT_KEPT] if trunk is not None and plan.one_of is None else []
-        return EditedRun(plan, plan, notes=notes)
+        drawn, moved = in_time(plan, last_reroll, sampler)
+        return EditedRun(plan, drawn, notes=[*notes, *moved], last_reroll=last_reroll)
     store = (session_store() if trunk is None else trunk) if keep else None
     given = read_edits(edits)
-    edited = apply_edits(plan, given, keep, None if store is None else store.leaves)
-    return EditedRun(plan, edited.plan, store, list(edited.notes), edited.told, digests_in(edits))
+    edited = apply_edits(set_of_shard(plan), given, keep, None if store is None else store.leaves)
+    drawn, moved = in_time(edited.plan, last_reroll, sampler)
+    drawn, notes = same_part(plan, drawn), [*edited.notes, *moved]
+    return EditedRun(plan, drawn, store, notes, edited.told, digests_in(edits), last_reroll)
+
+
+def in_time(plan: Plan, last_reroll: int | None, sampler: str) -> tuple[Plan, list[str]]:
+    """A plan whose rerolls all make another picture, and what a report says of those that were moved for it."""
+    if last_reroll is None:
+        return plan, []
+    moved, prompts = rerolled_until(plan, last_reroll)
+    if not prompts:
+        return plan, []
+    names = " and ".join(name_of(i, plan.prompts or [""] * plan.num_prompts) for i in prompts[:2])
+    more = f" and {len(prompts) - 2} more" if len(prompts) > 2 else ""
+    return moved, [TOO_LATE.format(names=f"{names}{more}", step=last_reroll + 1, steps=plan.num_steps, sampler=sampler)]
 
 
 def digests_in(edits: str) -> dict[int, bytes]:
@@ -110,7 +141,9 @@ def told_edits(edited: EditedRun, embeddings: PromptEmbeddings) -> str:
     return json.dumps(data, separators=(",", ":"))
 
 
-def told_of(plan: Plan, told: str, run: RunProgress, seconds: float | None) -> dict[str, Any]:
+def told_of(
+    plan: Plan, told: str, run: RunProgress, seconds: float | None, last_reroll: int | None = None
+) -> dict[str, Any]:
     """What the page is told at the end of a run, as data of the node's output; nothing of a plan without keys.
 
     Parameters
@@ -123,6 +156,8 @@ def told_of(plan: Plan, told: str, run: RunProgress, seconds: float | None) -> d
         That has ended.
     seconds : float or None
         That a row took.
+    last_reroll : int or None
+        The last step from which other noise makes another picture, where that is known.
     """
     if plan.prompt_keys is None or plan.one_of is not None:
         return {}
@@ -133,6 +168,7 @@ def told_of(plan: Plan, told: str, run: RunProgress, seconds: float | None) -> d
         "reused": run.reused,
         "rows": run.reused + run.rows,
         "seconds_per_row": seconds,
+        "last_reroll": last_reroll,
     }
     return {TOLD: [entry]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -87,7 +88,12 @@ class Keeping:
 
     def told_of(self, run: SharingRun) -> dict[str, Any]:
         """What the page is told of a run that has ended, by the name of the entry."""
-        return told_of(self.fresh or run.plan, self.told, run.current.progress, seconds_per_row(run, self.owner))
+        known = run.current.progress, seconds_per_row(run, self.owner), run.last_reroll
+        return told_of(self.fresh or run.plan, self.told, *known)
+
+    def kept_safe(self) -> contextlib.AbstractContextManager[None]:
+        """A context around a run: what it evaluates is where it is kept when it ends, also by an error or a cancel."""
+        return contextlib.nullcontext() if self.store is None else self.store.kept_safe()
 
     @property
     def rows(self) -> KeptRows | None:
@@ -130,25 +136,48 @@ class Keeping:
         """
         if self.store is None:
             return [*self.notes]
-        n, count = run.plan.num_prompts, run.current.rows
-        reason = why_not(guider, conds)
-        if reason:
-            return [*self.notes, f"⚠ nothing is kept of this run: {reason}"]
         try:
-            parts = run_parts(guider, sampler, sigmas, rows.latents, seed, run.plan)
-            parts["conditioning of all prompts"] = common_conditioning(conds, n, count)
-            digests = prompt_digests(conds, list(rows), n, count)
+            stored, parts = stored_calls(run, guider, sampler, sigmas, rows, conds, seed, self.store)
         except CannotTell as error:
-            return [*self.notes, f"⚠ nothing is kept of this run: {UNKNOWN.format(name=error)}"]
+            return [*self.notes, f"⚠ nothing is kept of this run: {error}"]
         if self.rows is not None:
             remember(self.fresh or run.plan, self.store.leaves)
-            keep_rows(conds, count, run.plan, self.rows)
-        fingerprint = content(*(f"{name} {value}" for name, value in sorted(parts.items())))
-        stored = StoredCalls(run.current, self.store, fingerprint, digests, needs_latents(guider, sampler))
-        prompts = content(*sorted(digests.texts)).hex()  # some may be what they were: told where none is
+            keep_rows(conds, run.current.rows, run.plan, self.rows)
+        prompts = content(*sorted(stored.prompts.texts)).hex()  # some may be what they were: told where none is
         stored.why = self.store.begin({**parts, "prompts": prompts}, self.owner)
         run.keep(stored)
         return [*self.notes]
+
+
+def stored_calls(
+    run: SharingRun,
+    guider: comfy.samplers.CFGGuider,
+    sampler: comfy.samplers.KSAMPLER,
+    sigmas: torch.Tensor,
+    rows: Any,
+    conds: Mapping[str, list[dict]],
+    seed: int | None,
+    store: Store,
+) -> tuple[StoredCalls, dict[str, str]]:
+    """What a run takes from a store, and what its rows are made of; for the parameters see `Keeping.begin`.
+
+    Raises
+    ------
+    CannotTell
+        With the reason why nothing can be kept.
+    """
+    n, count = run.plan.num_prompts, run.current.rows
+    reason = why_not(guider, conds)
+    if reason:
+        raise CannotTell(reason)
+    try:
+        parts = run_parts(guider, sampler, sigmas, rows.latents, seed, run.plan)
+        parts["conditioning of all prompts"] = common_conditioning(conds, n, count)
+        digests = prompt_digests(conds, list(rows), n, count)
+    except CannotTell as error:
+        raise CannotTell(UNKNOWN.format(name=error)) from error
+    fingerprint = content(*(f"{name} {value}" for name, value in sorted(parts.items())))
+    return StoredCalls(run.current, store, fingerprint, digests, needs_latents(guider, sampler)), parts
 
 
 def seconds_per_row(run: SharingRun, owner: str) -> float | None:

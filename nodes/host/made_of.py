@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+import re
 import types
 import uuid
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .attachments import OURS
 from .fingerprint import holds_something, values_of
 from .step_caches import name_of_code
 
@@ -56,6 +58,13 @@ def made_of(*values: Any) -> bytes:
     return reader.hashed.digest()
 
 
+def lasting_name(value: object) -> str:
+    """Module and name of a function or an object's class, wherever a pack lies: ComfyUI calls packs by their path."""
+    name = name_of_code(value)
+    name = f"hierdiff{name[len(OURS) :]}" if name.startswith(f"{OURS}.") else name
+    return re.split(r"[/\\]", name)[-1]
+
+
 def checksum(tensor: torch.Tensor) -> str:
     """The sum of all bits of a tensor as whole numbers: every value counts, and nothing is copied."""
     if tensor.device.type == "meta" or not tensor.numel():
@@ -88,7 +97,7 @@ class Reader:
         if self._left < 0 or depth > DEEPEST:
             raise CannotTell(name_of_code(value))
         if isinstance(value, enum.Enum):
-            self._say(f"{name_of_code(value)} {value.name}")
+            self._say(f"{lasting_name(value)} {value.name}")
         elif isinstance(value, PLAIN + PLAIN_OF_TORCH):
             self._say(f"{type(value).__name__} {value!r}")
         elif isinstance(value, uuid.UUID):  # made anew for each run
@@ -141,11 +150,11 @@ class Reader:
         elif isinstance(value, types.FunctionType):
             cells = [cell.cell_contents for cell in value.__closure__ or () if holds_something(cell)]
             held = [value.__code__, value.__defaults__, value.__kwdefaults__, cells]
-            self._parts(f"function {name_of_code(value)}", held, depth)
+            self._parts(f"function {lasting_name(value)}", held, depth)
         elif isinstance(value, types.CodeType):
             self._parts("code", [value.co_code, value.co_consts, value.co_names], depth)
         elif isinstance(value, NAMED):
-            self._say(f"named {name_of_code(value)}")
+            self._say(f"named {lasting_name(value)}")
         else:
             self._object(value, depth)
 
@@ -155,7 +164,7 @@ class Reader:
         held = {name: getattr(value, name) for name in slots if name != "__weakref__" and hasattr(value, name)}
         if not hasattr(value, "__dict__") and not slots:
             raise CannotTell(name_of_code(value))
-        self._parts(f"object {name_of_code(value)}", [{**held, **getattr(value, "__dict__", {})}], depth)
+        self._parts(f"object {lasting_name(value)}", [{**held, **getattr(value, "__dict__", {})}], depth)
 
     def _parts(self, name, parts, depth):
         self._say(name)
@@ -163,7 +172,7 @@ class Reader:
             self.feed(part, depth)
 
     def _weights(self, network, state):
-        self._say(f"network {name_of_code(network)}")
+        self._say(f"network {lasting_name(network)}")
         for name in sorted(state):
             self._say(name)
             self._tensor(state[name], whole=False)

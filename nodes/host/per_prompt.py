@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ...hierdiff_core.plan.matching import crossed, refined, separated
+from ...hierdiff_core.plan.matching import check_no_shard, crossed, refined, separated
 from .cond_rows import APPLIES, PICTURES, has_no_mean, tensors_with_rows
 from .control_rows import chain_of, hints_of
 from .prompt_vectors import digest
@@ -151,7 +151,14 @@ class Plans(NamedTuple):
             Clusters use their first prompt's inputs. Not its latent where a run goes on: it has parted from the others.
         goes_on : bool
             Whether no noise is added.
+
+        Raises
+        ------
+        ValueError
+            If the plan is a shard, and prompts have inputs of their own.
         """
+        if own:
+            check_no_shard(plan, " and ".join(dict.fromkeys(each.name for each in own)))
         parting = [each for each in own if not takes_first or (goes_on and each.name == START)]
         telling = parting if takes_first else own
         known = separated(plan, crossed(groups, groups_of(own, plan.num_prompts)))

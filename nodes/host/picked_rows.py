@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ...hierdiff_core.files.whole_files import replace as replace_file
-from ...hierdiff_core.plan.replanning import frozen_tree, replanned
+from ...hierdiff_core.plan.algebra import only
 from ...hierdiff_core.prompts.rows import PromptRows, as_rows
 from .device import stop_if_cancelled
 from .folders import temporary_folder
@@ -63,9 +63,7 @@ def picked_plan(plan: Plan, which: Sequence[int]) -> Plan:
     """
     if len(which) == plan.num_prompts:
         return plan
-    rows = list(which)
-    frozen, vectors = frozen_tree(plan), None if plan.vectors is None else plan.vectors[rows]
-    return replanned(plan, replace(frozen, present=frozen.present[rows]), vectors)
+    return only(plan, which)
 
 
 def shown_files(images: torch.Tensor, name: str) -> list[dict[str, str]]:

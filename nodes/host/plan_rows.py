@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from ...hierdiff_core.plan.branching import plan_leaves
+from ...hierdiff_core.plan.in_set import rows_in_set
 from ...hierdiff_core.plan.keys import hashed, text_key
 from .clusters import rows_of_leaves
 from .cond_rows import APPLIES, PROMPTS
@@ -79,6 +81,9 @@ def plan_rows(positive: Sequence[dict], plan: Plan) -> PlanRows:
         if not torch.is_tensor(rows) or len(texts) != len(rows) or len(texts) < plan.num_prompts:
             continue
         own = [text_key(text) for text in texts]
+        of_set = rows_in_set(plan, own)
+        if of_set is not None:
+            return PlanRows(of_set[plan_leaves(plan)].tolist(), len(own))
         if own == keys or (len(own) == len(keys) and plan.frozen is None):
             continue
         found = places_of(keys, own)
@@ -208,7 +213,10 @@ def given_row(given: Conds, found: PlanRows, plan: Plan, leaf: int) -> dict[str,
         return None
     for entry in given.get("positive", ()):
         texts = entry.get(PROMPTS) or ()
-        places = [i for i, text in enumerate(texts) if i not in found.rows and text_key(text) == keys[leaf]]
+        own = [text_key(text) for text in texts]
+        of_set = rows_in_set(plan, own)
+        places = [i for i, key in enumerate(own) if i not in found.rows and key == keys[leaf]]
+        places = places if of_set is None else [i for i in of_set[leaf : leaf + 1].tolist() if i >= 0]
         if len(texts) == found.given and places:
             return row_values(given, places[0], found.given)
     return None

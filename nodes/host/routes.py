@@ -12,6 +12,7 @@ from .open_folder import open_folder
 from .prices import price_of_run
 from .questions import pick_of_client, picks_of_client
 from .results import results_of_client
+from .shard_files import shards_of_client
 
 
 def add_routes(shape_of_settings: Callable, table_of_text: Callable, table_of_file: Callable) -> None:
@@ -25,5 +26,6 @@ def add_routes(shape_of_settings: Callable, table_of_text: Callable, table_of_fi
     routes.post("/hierdiff/table/file")(table_of_file)
     routes.post("/hierdiff/open")(open_folder)
     routes.post("/hierdiff/price")(price_of_run)
+    routes.get("/hierdiff/shards")(shards_of_client)
     routes.get("/hierdiff/picks")(picks_of_client)
     routes.post("/hierdiff/pick")(pick_of_client)

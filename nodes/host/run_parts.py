@@ -31,7 +31,7 @@ from .attachments import (
 )
 from .dry_run import is_hosts
 from .fingerprint import COSTS_ONLY, SCHEDULE, own_weights, schedule_of, values_of
-from .made_of import CannotTell, made_of
+from .made_of import CannotTell, lasting_name, made_of
 from .run_guidance import DUAL, kind_of
 from .step_caches import OURS, host_cache, name_of_code
 
@@ -104,7 +104,7 @@ def weights_sum(patcher: ModelPatcher) -> str:
         known = _sums.setdefault(patcher.model, {})
         if sampled not in known:
             known.clear()  # a model whose weights were changed in place does not change back
-            known[sampled] = made_of(name_of_code(patcher.model), sampled, [*sums_of(weights)]).hex()
+            known[sampled] = made_of(lasting_name(patcher.model), sampled, [*sums_of(weights)]).hex()
         return known[sampled]
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from ...hierdiff_core.plan.plan import Plan
+    from .finishing import Saving
 
 
 def latents_for(model: ModelPatcher, latents: torch.Tensor) -> torch.Tensor:
@@ -58,9 +59,10 @@ def make_guider(
     per_prompt: str = SHARE_IF_EQUAL,
     vae: Any = None,
     keeping: Keeping | None = None,
+    saving: Saving | None = None,
 ) -> SharingGuider:
     """A GUIDER with shared steps, which takes Shared Noise; for the parameters see `Sharing`."""
-    guider = SharingGuider(model, Sharing(plan, micro_batch, show_tree, tell, True, per_prompt, vae, keeping))
+    guider = SharingGuider(model, Sharing(plan, micro_batch, show_tree, tell, True, per_prompt, vae, keeping, saving))
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider

@@ -7,6 +7,7 @@ sampler's history is right by construction.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,15 @@ from .block_samplers import check_block_sampler
 from .clusters import WHOLE_RUN, part_of_plan, rows_for_all
 from .cond_rows import check_conds, check_prompts, check_rows_differ, picture_groups, prompts_of
 from .decoration import report_in_running_node
+from .dry_run import sampler_name
+from .edited_run import in_time
 from .encode_set import name_of
+from .finishing import saved_as_finished
 from .fresh_noise import rerolled_noise
+from .group_runs import Drawing, Inputs
 from .guard import RUN_KEY
 from .keeping import Keeping
+from .late_rerolls import last_reroll
 from .measured import verdict_on_run
 from .noise_levels import noise_levels
 from .one_prompt import conds_of_prompt, row_of_prompt
@@ -33,6 +39,7 @@ from .partial_entries import assigned
 from .per_prompt import SHARE_IF_EQUAL, START, Plans, equal_inputs, own_inputs, parted_by
 from .plan_rows import plan_rows, with_leaves
 from .rows_alone import HostEncoding, encode_rows, mark_rows
+from .run_checks import check_context_windows, check_no_video, check_one_medium
 from .run_guidance import RunGuidance, check_guider
 from .run_price import price_of
 from .same_draws import SameDraws
@@ -45,6 +52,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from ...hierdiff_core.plan.plan import Plan
+    from .finishing import Saving
 
 KEY = "hierdiff"  # of the wrappers
 ONE_OR_EACH = "give one latent, or one for each prompt"
@@ -105,6 +113,8 @@ class Sharing:
         Decodes the final pictures for the tree.
     keeping : Keeping or None
         Where rows are kept for later runs, and what is told of the plan's edits.
+    saving : Saving or None
+        Saves pictures as they are finished: the run then draws one group of subtrees after another.
     """
 
     plan: Plan
@@ -115,6 +125,7 @@ class Sharing:
     per_prompt: str = SHARE_IF_EQUAL
     vae: Any = None
     keeping: Keeping | None = None
+    saving: Saving | None = None
 
     def outer_sample(
         self,
@@ -138,6 +149,8 @@ class Sharing:
         """
         guider = executor.class_obj
         check_one_medium(host_options.get("latent_shapes"))
+        if self.saving is not None:
+            check_no_video(latent_image)
         given = guider.conds
         found = plan_rows(given.get("positive", []), set_of(self.plan))
         guider.conds = found.of_conds(given)
@@ -156,30 +169,39 @@ class Sharing:
             check_guider(guider, self.plan.guidance)
         guider.conds = assigned(guider.conds, self.plan)
         rows = self._rows(noise, latent_image, denoise_mask, guider.model_patcher.load_device)
-        plans, first_step, notes = self._plans_of_run(guider, sampler, sigmas, rows)
+        plans, first_step, last, notes = self._plans_of_run(guider, sampler, sigmas, rows)
         conds = {side: list(entries) for side, entries in guider.conds.items()}  # the host encodes its own
         leaves = with_leaves(conds, given, found, plans.run, self.keeping and self.keeping.rows)
         guider.conds = leaves.conds
         notes += leaves.notes
         takes_first = self.per_prompt != SHARE_IF_EQUAL
         run = SharingRun(plans.run, sigmas, self.micro_batch, seed or 0, first_step, takes_first, leaves.rows)
+        run.last_reroll = last
         run.current.equal_inputs = functools.cache(lambda: equal_inputs(conds, plans.telling, self.plan.num_prompts))
         noise = rerolled_noise(rows.noise, plans.run, seed or 0) if first_step == 0 else rows.noise
         noise = run.current.all_rows(noise, "the noise", "use Shared Noise")
-        if "latent_shapes" in host_options:
-            host_options["latent_shapes"] = [rows.latents.shape]
-        inputs = noise, rows.latents, run.sampler(sampler), sigmas, rows.mask
+        rows = rows._replace(noise=noise)
+        plain = {side: list(entries) for side, entries in leaves.conds.items()}
+        inputs = Inputs(rows, sampler, sigmas, disable_pbar, host_options, callback, seed)
+        drawing = Drawing(
+            executor, run, inputs, run.sampler(sampler), plain, takes_first and self._has_own(conds, rows)
+        )
         run.rows_alone = mark_rows(guider.conds, {self.plan.num_prompts, run.current.rows})
         guider.model_options.setdefault("transformer_options", {})[RUN_KEY] = run  # the host made a copy for this run
         put_first(guider.model_options, WrappersMP.PREDICT_NOISE)
         self._guide(run, guider, sigmas)
         if self.keeping is not None:
-            notes += self.keeping.begin(run, guider, sampler, sigmas, rows._replace(noise=noise), leaves.conds, seed)
+            notes += self.keeping.begin(run, guider, sampler, sigmas, rows, leaves.conds, seed)
         run.caches.witness.watch(guider.model_options)
         known = self.plan, plans.run, guider, sampler, sigmas, rows.latents.shape
         verdict = run.decorations.attempt("what was measured", verdict_on_run, *known)
-        with run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told, self.vae):
-            samples = executor(*inputs, run.watched(callback), disable_pbar, seed, **host_options)
+        vae = self.vae if self.saving is None else self.saving.vae
+        safe = contextlib.nullcontext() if self.keeping is None else self.keeping.kept_safe()
+        with safe, run.tree(guider.model_patcher.model.latent_format, self.show_tree, verdict and verdict.told, vae):
+            if self.saving is None:
+                samples, saved = drawing.one_batch(), []
+            else:
+                samples, saved = saved_as_finished(drawing, self.saving)
             run.finish(guider.model_patcher.model, samples)
         measured = [verdict.line] if verdict else []
         report = self._report(run, plans, rows, guider.conds, samples)  # first: its time is that of the sampling
@@ -187,8 +209,12 @@ class Sharing:
         if self.keeping is not None:
             data = {**data, **self.keeping.told_of(run)}
             run.offer_price(price_of(run, self.keeping))
-        self.tell("\n".join([report, *measured, *pictures, *notes]), **data)
+        self.tell("\n".join([report, *measured, *pictures, *saved, *notes]), **data)
         return samples
+
+    def _has_own(self, conds, rows: Rows) -> bool:
+        """Whether prompts have inputs of their own."""
+        return bool(own_inputs(conds, {START: rows.latents, "noise masks": rows.mask}, self.plan.num_prompts))
 
     def _guide(self, run: SharingRun, guider, sigmas) -> None:
         """Let a run obey the plan's course of guidance, if there is one."""
@@ -227,8 +253,11 @@ class Sharing:
         draws.undo()
         return rows_of_seeds(rows.clone(), own, with_own_seeds)
 
-    def _plans_of_run(self, guider, sampler, sigmas, rows: Rows) -> tuple[Plans, int, list[str]]:
-        """The plan for a run of these sigmas, as it is and as it can be run; its step to begin with; and warnings."""
+    def _plans_of_run(self, guider, sampler, sigmas, rows: Rows) -> tuple[Plans, int, int | None, list[str]]:
+        """The plan for a run of these sigmas, as it is and as it can be run; its step to begin with; warnings.
+
+        Before these the last step from which a reroll changes a picture; None where nobody knows or asks.
+        """
         conds, sigma_max = guider.conds, float(guider.model_patcher.get_model_object("model_sampling").sigma_max)
         for name, entries in conds.items():
             check_conds(entries, name, self.plan.num_prompts)
@@ -240,9 +269,12 @@ class Sharing:
             plan, first_step = self.plan.resampled(len(sigmas) - 1), 0
         else:
             plan, first_step = part_of_plan(self.plan, sigmas, sigma_max)
+        last = last_reroll(guider, sampler, sigmas, rows.latents) if self.keeping or plan.rerolls else None
+        last = None if last is None else first_step + last
+        plan, late = in_time(plan, last, sampler_name(sampler.sampler_function) if plan.rerolls else "")
         groups, goes_on = picture_groups(conds, [rows.latents, rows.mask], plan), not bool(rows.noise.any())
         takes_first = self.per_prompt != SHARE_IF_EQUAL
-        return Plans.of(plan, groups, own, first_step, takes_first, goes_on), first_step, notes
+        return Plans.of(plan, groups, own, first_step, takes_first, goes_on), first_step, last, [*notes, *late]
 
     def _report(self, run, plans: Plans, rows: Rows, conds, samples):
         """What was spent, with warnings.
@@ -341,38 +373,6 @@ def misplaced(run: SharingRun, rows: Rows) -> list[str]:
         "⚠ the schedule begins below the model's largest sigma, as ddim_uniform does: the run was taken for the last "
         "steps of the plan, where less is shared; give the sampler as many steps as the plan has"
     ]
-
-
-def check_context_windows(model_options: dict, latents: torch.Tensor, num_prompts: int) -> None:
-    """Refuse context windows that are in force: the host takes them for a single row only.
-
-    Raises
-    ------
-    ValueError
-        If there are several prompts.
-    """
-    handler = model_options.get("context_handler")
-    if handler is None or num_prompts == 1:
-        return
-    dim, length = getattr(handler, "dim", None), getattr(handler, "context_length", 0)
-    size = num_prompts if dim == 0 else latents.shape[dim] if isinstance(dim, int) and dim < latents.ndim else None
-    if size is None or size > length:
-        raise ValueError(
-            f"the model has context windows ({type(handler).__name__}), which ComfyUI takes for one latent at a time, "
-            f"not for {num_prompts} prompts; remove them, or make each window at least as long as the latent"
-        )
-
-
-def check_one_medium(latent_shapes: list | None) -> None:
-    """Refuse what the host has packed into one tensor.
-
-    Raises
-    ------
-    ValueError
-        If there are several media.
-    """
-    if latent_shapes is not None and len(latent_shapes) > 1:
-        raise ValueError("the latent batch is a nested latent (several media in one); step sharing takes one medium")
 
 
 def parted_prompts(plan: Plan, parted: Plan, names: Sequence[str]) -> list[str]:

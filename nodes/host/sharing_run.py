@@ -126,6 +126,7 @@ class SharingRun:
         self.rows_alone: list[RowsAlone] = []  # of conditioning that the model gets without padding
         self.guidance: RunGuidance | None = None  # where the plan says anything of it
         self.decorations = Decorations()
+        self.last_reroll: int | None = None  # the last step from which other noise makes another picture
         self.is_shown = False  # by something that hears of each step
         self._guidance_checked = False  # once, while rows are shared
         self._live: LiveTree | None = None
@@ -147,8 +148,16 @@ class SharingRun:
     def keep(self, stored: StoredCalls) -> None:
         """Take rows from a store, and put what is evaluated there."""
         if self.guidance is not None:
-            stored.guided = self.guidance.strengths
+            stored.guided = self.guidance.branches.strengths
         self.model_calls.stored = stored
+
+    def of_part(self, plan: Plan, leaf_rows: np.ndarray) -> SharingRun:
+        """A run of some of the prompts with the same settings; `leaf_rows` (L,) as in `CurrentClusters`."""
+        current = self.current
+        settings = self.model_calls.micro_batch, self.noise.seed, current.first_step, self.takes_first
+        part = SharingRun(plan, current.sigmas, *settings, leaf_rows)
+        part.current.whole, part.decorations = current, self.decorations
+        return part
 
     def offer_price(self, price: Callable[[str], tuple[int, int, float | None]] | None) -> None:
         """Let the page ask what this run would cost with other edits."""
@@ -307,6 +316,25 @@ class SharingRun:
         told = self.decorations.attempt(FINAL_PICTURES, self._pictures.decoded, model, samples, otherwise={})
         took = [f"decoding the pictures for the tree took {time.monotonic() - began:.1f} s"] if told else []
         return told, [*took, *self.decorations.notes[noted:]]
+
+    def tell_rows(self, k: int, clusters: np.ndarray, x0: torch.Tensor) -> None:
+        """Show what some clusters (C,) of step k are heading for, where a run draws one group after another."""
+        progress = self.current.progress
+        if self._live is not None:
+            self._live.step(k, x0, progress.rows, progress.standard_rows, clusters, progress.reused)
+        if self._pictures is not None:
+            self._pictures.on_rows(k, clusters, x0)
+
+    def add_pictures(self, prompts: np.ndarray, samples: torch.Tensor) -> None:
+        """Decode the final latents (P, ...) of some prompts for the tree, while others are not drawn yet."""
+        if self._pictures is not None:
+            self.decorations.attempt(FINAL_PICTURES, self._pictures.add, prompts, samples)
+
+    def take_warnings(self, part: SharingRun) -> None:
+        """Take over what a run of some of the prompts has to warn of."""
+        self.noise.notes += [note for note in part.noise.notes if note not in self.noise.notes]
+        if part._parted is not None:
+            self._parted = part._parted if self._parted is None else self._parted | part._parted
 
     def warnings(self) -> list[str]:
         """What went wrong with the sharing itself, once the run is over."""

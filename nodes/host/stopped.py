@@ -26,4 +26,5 @@ def until(plan: Plan, steps: int) -> Plan:
         frozen=None,
         rerolls=(),
         advised=None,
+        part_of=None,
     )

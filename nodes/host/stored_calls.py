@@ -6,7 +6,7 @@ from call to call is what it would be without a store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -84,6 +84,8 @@ class StoredCalls:
         Gives (C,) numbers, the strength of guidance of the current clusters.
     calls : list of Call
         Those of the run so far.
+    wanted : callable or None
+        ``wanted(k, prompt) -> bool``: whether the row of a prompt's cluster at a step is worth keeping; None: all are.
     """
 
     def __init__(
@@ -99,12 +101,28 @@ class StoredCalls:
         self.calls: list[Call] = []
         self.reason = self.why = ""
         self.guided: Any = None
+        self.wanted: Callable[[int, int], bool] | None = None
         self._place = 0  # of an evaluation in a sampler's call
         self._call = 0
         begin = [content("run", fingerprint)] * len(current.clusters.first)
         self._before, self._digests = begin, begin  # of the call before, and of the present one, for today's clusters
         self._branches = list(begin)  # what is given up together
         current.followers.append(self.follow)
+
+    def of_part(self, current: CurrentClusters, prompts: Sequence[int], rows: Sequence[int]) -> StoredCalls:
+        """What a run of some of the prompts takes from the same store, and puts there, by the keys of the whole run.
+
+        Parameters
+        ----------
+        current : CurrentClusters
+            Of the part.
+        prompts : sequence of int
+            Its prompts, by their numbers in the whole.
+        rows : sequence of int
+            The rows of its conditioning, likewise.
+        """
+        texts, own = [self.prompts.texts[row] for row in rows], [self.prompts.own[i] for i in prompts]
+        return StoredCalls(current, self.store, self.fingerprint, PromptDigests(texts, own), self.by_latents)
 
     def refuse(self, reason: str) -> None:
         """Keep nothing from now on, and take nothing."""
@@ -187,7 +205,12 @@ class StoredCalls:
         if self.reason or not len(outputs):
             return
         rows = outputs if len(found.asked) == outputs.shape[1] else outputs[:, found.asked]
-        self.store.put_rows([found.keys[c] for c in clusters], rows, [self._branches[c] for c in clusters])
+        if self.wanted is not None:
+            first = self.current.clusters.first
+            kept = [i for i, c in enumerate(clusters) if self.wanted(self.current.k, int(first[c]))]
+            clusters, rows = [clusters[i] for i in kept], rows[kept]
+        if len(clusters):
+            self.store.put_rows([found.keys[c] for c in clusters], rows, [self._branches[c] for c in clusters])
 
     def joined(self, found: Found, clusters: Sequence[int], outputs: torch.Tensor, case: Case) -> torch.Tensor:
         """(C, sides, ...) of what was evaluated for some clusters, and of what the store has for the others."""

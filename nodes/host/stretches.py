@@ -159,8 +159,11 @@ def numbered(callback: Callable | None, first: int, bar: tqdm) -> Callable:
 def split_steps(current: CurrentClusters, inputs: np.ndarray | None = None) -> list[int]:
     """The run's own steps, its first being 0, at which clusters split.
 
-    With the prompts' inputs, (N,) numbers: at which what the model gets changes for a prompt.
+    With the prompts' inputs, (N,) numbers: at which what the model gets changes for a prompt. A part of a run begins
+    anew where the whole does, so that its pictures are the same.
     """
+    if current.whole is not None:
+        return split_steps(current.whole, None if inputs is None else current.whole.equal_inputs())
     steps, leaves = steps_that_count(current.plan)
     steps = steps[current.first_step : current.last_step + 1]
     each = -1 - np.arange(len(leaves))  # of those that are gone nobody knows the inputs: they count as different

@@ -76,6 +76,7 @@ class LeafPictures(Observer):
 
     def __init__(self, vae: Any, live: LiveTree) -> None:
         self.vae, self.live = vae, live
+        self.files = TreeFiles(live)
         self._told = 0.0
         self._begin()
 
@@ -101,11 +102,8 @@ class LeafPictures(Observer):
         """
         if not self.live.branches:  # too many prompts for a tree
             return {}
-        files, leaves = TreeFiles(self.live), leaf_branches(self.live.plan)
-        rows = [int(self.live.plan.branches[i].members[0]) for i in leaves]
-        for some in parts(len(leaves), self.at_once):
-            files.add(leaves[some], pictures_of(self.vae, samples[rows[some]]))
-            self._tell()
+        self.add(range(len(samples)), samples)
+        files = self.files
         before = [i for i, latent in enumerate(self.kept.latents) if latent is not None and i not in files.names]
         for some in parts(len(before), self.at_once):
             latents = model.process_latent_out(self.kept.stacked(before[some]))
@@ -114,6 +112,15 @@ class LeafPictures(Observer):
             self._tell()
         self._tell(at_once=True)
         return files.told(whole=True)
+
+    def add(self, prompts: Sequence[int] | np.ndarray, samples: torch.Tensor) -> None:
+        """Show the final pictures of some prompts, (P, ...), but for those that are shown."""
+        row, plan = {int(prompt): row for row, prompt in enumerate(prompts)}, self.live.plan
+        first = {i: int(plan.branches[i].members[0]) for i in leaf_branches(plan)} if self.live.branches else {}
+        leaves = [i for i, prompt in first.items() if prompt in row and i not in self.files.names]
+        for some in parts(len(leaves), self.at_once):
+            self.files.add(leaves[some], pictures_of(self.vae, samples[[row[first[i]] for i in leaves[some]]]))
+            self._tell()
 
     def _tell(self, at_once: bool = False) -> None:
         """Send the page what is decoded, now and then; the run itself is over, and its end was told."""

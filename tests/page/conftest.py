@@ -11,8 +11,8 @@ import re
 import uuid
 
 import pytest
-from comfyui_host import REPO_ROOT
-from comfyui_page import QUIET, chromium, comfyui_page, new_window
+from comfyui_host import REPO_ROOT, ComfyServer
+from comfyui_page import QUIET, chromium, comfyui_page, new_window, newest_front_end
 
 ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
 MOST_KEPT = 2
@@ -78,6 +78,16 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(scope="module")
 def browser():
     with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=["installed", "newest"])
+def web(request, tmp_path_factory):
+    """A server with each front end."""
+    extra = ("--front-end-root", str(newest_front_end())) if request.param == "newest" else ()
+    folder, alone = tmp_path_factory.mktemp(request.param), {"OMP_NUM_THREADS": "1"}  # beside a browser: no waiting
+    with ComfyServer(base_dir=folder, extra_args=extra, env=alone) as running:
+        running.front_end = request.param
         yield running
 
 

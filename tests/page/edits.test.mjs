@@ -2,10 +2,12 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { changeOf, countOf, difference, editsText, held, notRerolled, pinned, pinnedOf, plannedAnew, readEdits, rerolled, splitMoved, splitOf, withTreeOf } from "../../web/edits.js";
+import { changeOf, countOf, difference, editsText, held, notRerolled, pinned, pinnedOf, plannedAnew, readEdits, reported, rerolled, splitMoved, splitOf, takenBack, withTreeOf } from "../../web/edits.js";
+import { atMost, boundOf, together } from "../../web/edits_bound.js";
 import { marksOf, offers, problemOf } from "../../web/edits_menu.js";
-import { priceText } from "../../web/edits_price.js";
+import { Prices, priceText } from "../../web/edits_price.js";
 import { EditedTree } from "../../web/edits_tree.js";
+import { writtenSince } from "../../web/prompt_source.js";
 import { Tree } from "../../web/tree.js";
 import { BEGIN, fan } from "./a_tree.mjs";
 
@@ -142,7 +144,112 @@ test("pinned leaves stay out when a branch is rerolled", () => {
   assert.deepEqual(whole.reroll(fixed, 0).changes.at(-1).prompts, [B, C]);
   assert.deepEqual(whole.pin(fixed, 3).changes, []);
   assert.equal(problemOf({ tree: whole.tree, edited: whole, edits: fixed, problem: "" }, "reroll", 3), "pinned");
-  assert.equal(problemOf({ tree: whole.tree, edited: whole, edits: fixed, problem: "" }, "later", 2), "pinned_below");
+  assert.equal(problemOf({ tree: whole.tree, edited: whole, edits: fixed, problem: "" }, "hold", 2), "pinned_below");
+});
+
+test("a split moves around what is pinned: the other part leaves it earlier, or goes along with it for longer", () => {
+  const whole = edited();
+  for (const [pinned, other] of [[3, B], [4, A]]) {
+    const fixed = whole.pin(NONE, pinned);
+    const problems = (id) => problemOf({ tree: whole.tree, edited: whole, edits: fixed, problem: "" }, id, 2);
+    assert.deepEqual(["earlier", "later"].map(problems), ["", ""]);
+    for (const step of [5, 8]) {
+      const moved = whole.moveSplit(fixed, 2, step);
+      assert.deepEqual(moved.changes.at(-1), { do: "split", prompts: [other], step, of: 10 });
+      assert.equal(whole.splitStep(moved, 2), step);
+      assert.deepEqual(whole.moveSplit(moved, 2, 7).changes, fixed.changes); // where it was
+    }
+  }
+  assert.equal(whole.latestSplit(whole.pin(NONE, 1), 0), 6); // what goes along splits at 7 itself
+  assert.equal(whole.latestSplit(whole.pin(NONE, 3), 0), 9);
+  const both = whole.pin(whole.pin(NONE, 3), 4);
+  const problem = (id) => problemOf({ tree: whole.tree, edited: whole, edits: both, problem: "" }, id, 2);
+  assert.deepEqual(["earlier", "later", "hold"].map(problem), Array(3).fill("pinned_below"));
+  const three = new EditedTree(Object.assign(new Tree(fan(3)), { state: "done" }), [A, B, C]);
+  const one = three.pin(NONE, 1);
+  const { stop } = three.tree.branches[0];
+  assert.deepEqual([three.canMoveSplit(one, 0), three.latestSplit(one, 0)], [true, stop]); // who would go along is not known
+  assert.equal(problemOf({ tree: three.tree, edited: three, edits: one, problem: "" }, "later", 0), "pinned_below");
+  assert.deepEqual(three.moveSplit(one, 0, stop + 1).changes, one.changes);
+});
+
+test("a reroll begins where it has an effect", () => {
+  assert.equal(edited().ownStep(3), 7);
+  assert.equal(new EditedTree(tree(), KEYS, [], 5).ownStep(3), 5);
+  assert.equal(new EditedTree(tree(), KEYS, [], 5).ownStep(2), 4);
+  for (const none of [null, undefined, -1, 10, "5"]) assert.equal(new EditedTree(tree(), KEYS, [], none).last, 8, none);
+  assert.equal(new EditedTree(Object.assign(tree(), { steps: 1 }), KEYS).last, 0);
+});
+
+test("what a change takes back beside what it is about is said", () => {
+  const asked = rerolled(NONE, [A], 2, 10);
+  assert.equal(takenBack("hold", [A, B], asked, held(asked, [A, B], 6, 10)), "reroll");
+  assert.equal(takenBack("hold", [A, B], asked, held(asked, [A, B], 1, 10)), "");
+  assert.equal(takenBack("pin", [A], asked, pinned(asked, [A], true)), "reroll");
+  assert.equal(takenBack("reroll", [A], asked, notRerolled(asked, [A])), "");
+  const together = held(NONE, [A, B], 6, 10);
+  assert.equal(takenBack("reroll", [A], together, rerolled(together, [A], 2, 10)), "apart");
+  assert.equal(takenBack("split", [A, B], together, splitMoved(together, [[A], [B]], 2, 10, 5)), "");
+  assert.equal(takenBack("hold", [A, B], together, held(together, [A, B], 7, 10)), "");
+});
+
+test("that prompts of a change are gone is said by one run, and once more where they come back and go", () => {
+  const before = rerolled(rerolled(NONE, [A, B], 2, 10), [C], 3, 10);
+  const gone = reported(before, before.changes, [B, C]);
+  assert.deepEqual(gone.changes.map(({ said }) => said), [true, undefined]);
+  assert.deepEqual(reported(gone, gone.changes, [B, C]), gone);
+  assert.deepEqual(reported(gone, gone.changes, [A, B, C]), before);
+  assert.deepEqual(reported(before, [], [B, C]), before); // no run has had it
+  assert.equal(countOf(gone, before.changes), 0);
+});
+
+// --- what texts and variants cost ---
+
+const textState = (value, before, variants = []) => {
+  const source = { kind: "HierDiffPromptSet", widget: { name: "text", value }, variants: variants.map(({ node }) => node) };
+  const { prompts } = tree();
+  const written = writtenSince(source, prompts, before);
+  return { tree: tree(), told: { seconds_per_row: 0.5 }, source, written, varied: variants.filter(({ ran, now }) => JSON.stringify(ran) !== JSON.stringify(now)) };
+};
+const variantsNode = (now, ran = null) => ({ node: { widgets: Object.entries(now).map(([name, v]) => ({ name, value: v })) }, now, ran });
+
+test("a new text costs at most all steps, a removed one nothing, and alternatives are not known", () => {
+  const texts = tree().prompts.join("\n");
+  const rowsOf = (value) => boundOf(textState(value, texts))?.rows;
+  assert.equal(rowsOf(texts), 0);
+  assert.equal(rowsOf(`${texts}\na lion`), 10);
+  assert.equal(rowsOf(`${texts}\na lion\na bear`), 20);
+  assert.equal(rowsOf(texts.split("\n").slice(1).join("\n")), 0);
+  assert.equal(rowsOf(`${texts}\na {lion|bear}`), undefined);
+  const { seconds, bound } = boundOf(textState(`${texts}\na lion`, texts));
+  assert.deepEqual([seconds, bound], [5, true]);
+  assert.equal(boundOf({ ...textState(`${texts}\na lion`, texts), told: null }).seconds, null);
+});
+
+test("variants cost at most their steps after they part, each", () => {
+  const texts = tree().prompts.join("\n");
+  const rowsOf = (...nodes) => boundOf(textState(texts, texts, nodes))?.rows;
+  const four = { which: "0", count: 4, part_at: 0.5 };
+  assert.equal(rowsOf(variantsNode(four)), 20);
+  assert.equal(rowsOf(variantsNode(four, four)), 0);
+  assert.equal(rowsOf(variantsNode({ ...four, count: 6 }, four)), 10);
+  assert.equal(rowsOf(variantsNode({ ...four, which: "0, 2" }, four)), 20);
+  assert.equal(rowsOf(variantsNode({ ...four, part_at: 0.8 }, four)), 8);
+  assert.equal(rowsOf(variantsNode({ ...four, part_at: 1 })), 4);
+  assert.equal(rowsOf(variantsNode({ ...four, which: "" })), 80); // of all four prompts
+  assert.equal(rowsOf(variantsNode({ ...four, which: "x" })), undefined);
+  assert.equal(rowsOf(variantsNode({ ...four, count: 5 }, four), variantsNode(four, four)), 45); // the later ones get other numbers
+});
+
+test("a bound and a price are one bound", () => {
+  const price = { rows: 12, reused: 8, seconds: 2 };
+  assert.deepEqual(together(price, atMost(10, 0.5)), { rows: 14, reused: 0, seconds: 7, bound: true });
+  assert.equal(together(price, atMost(10, null)).seconds, null);
+  assert.deepEqual(together(price, null), { ...price, open: true });
+  assert.equal(together(null, atMost(1, 1)), null);
+  assert.deepEqual(together({ error: "no" }, atMost(1, 1)), { error: "no" });
+  assert.equal(priceText(atMost(0, null)), priceText({ rows: 3, reused: 3, seconds: 0 }));
+  assert.notEqual(priceText(atMost(3, 1)), priceText({ rows: 3, reused: 0, seconds: 3 }));
 });
 
 test("a branch is held up to the next split, and half of the way where there is none", () => {
@@ -207,4 +314,15 @@ test("a reroll that has run is rerolled once more, one that has not is taken bac
   const asked = new EditedTree(tree, keys, []).reroll(NONE, leaf, 1);
   const onIn = (before) => offers({ tree, edited: new EditedTree(tree, keys, before), edits: asked, source: { problem: "source_linked" } }, leaf).find(({ id }) => id === "reroll").on;
   assert.deepEqual([onIn([]), onIn(asked.changes)], [true, false]);
+});
+
+test("a price that is told is asked for once, and one that is refused or not known again", async () => {
+  const asked = [];
+  const answers = [null, { error: "this run is no longer known" }, { rows: 5, reused: 2, seconds: 1 }];
+  const prices = new Prices(({ run, edits }) => (asked.push(`${run} ${edits}`), answers.shift()));
+  assert.equal(await prices.of("r", "e"), null);
+  assert.match((await prices.of("r", "e")).error, /no longer/);
+  assert.equal((await prices.of("r", "e")).rows, 5);
+  assert.equal((await prices.of("r", "e")).rows, 5);
+  assert.deepEqual(asked, ["r e", "r e", "r e"]);
 });

@@ -13,8 +13,8 @@ from importlib import metadata
 
 import numpy as np
 import pytest
-from comfyui_host import REPO_ROOT, ComfyServer
-from comfyui_page import FRONT_END, QUIET, ROOT_GRAPH, ComfyPage, newest_front_end
+from comfyui_host import REPO_ROOT
+from comfyui_page import FRONT_END, QUIET, ROOT_GRAPH, ComfyPage
 from comfyui_page import PLOT_PANEL as PLOT
 from comfyui_page import TREE_PANEL as TREE
 from trees import synthetic_run
@@ -31,16 +31,6 @@ BUNDLED = "emoji-kandinsky (bundled)"
 
 
 # --- Servers, pages, workflows ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=["installed", "newest"])
-def web(request, tmp_path_factory):
-    """A server with each front end."""
-    extra = ("--front-end-root", str(newest_front_end())) if request.param == "newest" else ()
-    folder, alone = tmp_path_factory.mktemp(request.param), {"OMP_NUM_THREADS": "1"}  # beside a browser: no waiting
-    with ComfyServer(base_dir=folder, extra_args=extra, env=alone) as server:
-        server.front_end = request.param
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +147,7 @@ def show_synthetic(page, leaves, steps=20):
         page.evaluate("(m) => window.comfyAPI.api.api.dispatchCustomEvent('hierdiff.tree', m)", message)
     until(page, "done")
     page.show(page.node_of(SAMPLER), zoom=1.2)
-    page.page.wait_for_timeout(900)
+    page.settle(900)
     return messages
 
 
@@ -169,7 +159,7 @@ def watched(page):
     prompt_id, seen = page.queue(), []
     while not page.server.get(f"/history/{prompt_id}"):
         seen += [int(state["step"]) for state in states(page) if state["state"] == "running"]
-        page.page.wait_for_timeout(60)
+        page.settle(60)
     page.server.wait(prompt_id, 10)
     until(page, "done")
     return seen
@@ -189,7 +179,7 @@ def test_quick_start_grows_a_tree(open_page):
     panel = page.page.locator(TREE)
     assert re.search(r"96 .* 240 .*60\.0 %", panel.inner_text())
     page.show(page.node_of(SAMPLER), page.node_of(SCHEDULE))
-    page.page.wait_for_timeout(800)
+    page.settle(800)
     assert colours_drawn(page, TREE) > 500  # pictures of the branches among them
 
 
@@ -374,7 +364,7 @@ def test_hundreds_of_leaves_are_searched_folded_and_zoomed(open_page):
     keys.down("Alt")
     page.page.mouse.wheel(0, -600)
     keys.up("Alt")
-    page.page.wait_for_timeout(200)
+    page.settle(200)
     assert rows_seen(page) > 2
     assert page.evaluate("app.canvas.ds.scale") == zoom
     before = panel.locator(".hierdiff-view").evaluate("(view) => view.scrollTop")
@@ -433,19 +423,19 @@ def test_rows_scroll_under_the_wheel_and_the_graph_zooms_elsewhere(open_page):
     page = open_page(shared=True)
     show_synthetic(page, leaves=60)
     page.page.locator(f"{TREE} .hierdiff-rows").click()
-    page.page.wait_for_timeout(300)
+    page.settle(300)
     view = page.page.locator(f"{TREE} .hierdiff-view")
     box = view.bounding_box()
     page.page.mouse.move(box["x"] + 100, box["y"] + 60)
     zoom = page.evaluate("app.canvas.ds.scale")
     page.page.mouse.wheel(0, 200)
-    page.page.wait_for_timeout(300)
+    page.settle(300)
     assert view.evaluate("(element) => element.scrollTop") > 50
     assert page.evaluate("app.canvas.ds.scale") == zoom
     page.page.locator(f"{TREE} .hierdiff-rows").click()  # the whole tree: nothing to scroll
     page.page.mouse.move(box["x"] + 100, box["y"] + 60)
     page.page.mouse.wheel(0, 200)
-    page.page.wait_for_timeout(300)
+    page.settle(300)
     assert page.evaluate("app.canvas.ds.scale") != zoom
 
 
@@ -472,7 +462,7 @@ def test_page_that_is_loaded_again_goes_on_with_the_tree(open_page):
     page.queue()
     until_step(page, 2)
     before = int(states(page)[0]["step"])
-    page.page.wait_for_timeout(1500)  # the page saves its workflows now and then
+    page.settle(1500)  # the page saves its workflows now and then
     page.load()
     until_step(page, 1)
     (state,) = states(page)
@@ -529,7 +519,7 @@ def test_two_samplers_have_a_tree_each_and_a_collapsed_one_does_not_mind(open_pa
     until(page, "done")
     page.evaluate("(id) => app.graph.getNodeById(id).collapse()", first)  # opens it again
     page.show(first, second)
-    page.page.wait_for_timeout(800)
+    page.settle(800)
     assert [(state["state"], state["step"]) for state in states(page)] == [("done", "12")] * 2
 
 
@@ -548,7 +538,7 @@ def test_tree_of_a_run_depth_first_grows_subtree_by_subtree(open_page):
     page.run()
     until(page, "done")
     page.show(page.node_of(SAMPLER))
-    page.page.wait_for_timeout(500)
+    page.settle(500)
     begin, *messages, end = page.evaluate("window.heard")
     stops = [stop for _, stop, _, _ in begin["branches"]]
     assert end["reached"] == stops
@@ -572,9 +562,9 @@ def test_sampler_in_a_subgraph_grows_its_tree_inside(open_page):
     page.run()
     page.evaluate("app.canvas.openSubgraph(window.outer.subgraph, window.outer)")
     until(page, "done")
-    page.page.wait_for_timeout(500)
+    page.settle(500)
     page.show()
-    page.page.wait_for_timeout(800)
+    page.settle(800)
     assert {state["step"] for state in states(page) if state["state"] == "done"} == {"12"}
 
 
@@ -588,7 +578,7 @@ def test_sampler_of_the_host_gets_tree_and_report_with_its_first_run(open_page, 
     page.run()
     until(page, "done")
     page.show(page.node_of(sampler))
-    page.page.wait_for_timeout(800)
+    page.settle(800)
     assert colours_drawn(page, TREE) > 300
     assert re.match(r"6 pictures in [\d.]+ s; full sampling: about [\d.]+ s$", said(page)[sampler])
 
@@ -600,7 +590,7 @@ def test_pack_works_without_its_scripts(browser, web):
         page.page.route(re.compile(r"/extensions/HierDiff/.*\.js"), lambda route: route.abort())
         page.page.goto(web.url)
         page.page.wait_for_function("window.app?.graph && window.app.extensionManager")
-        page.page.wait_for_timeout(1500)
+        page.settle(1500)
         page.load_graph(small(seed=8))
         entry = page.run()
         assert len(entry["outputs"][str(page.node_of("SaveImage"))]["images"]) == 6
@@ -631,7 +621,7 @@ def test_texts_with_markup_are_shown_as_they_are(open_page):
     for prompt in HOSTILE:
         assert prompt in text.replace("\n", " ")
     page.show(page.node_of(SAMPLER), zoom=1.2)
-    page.page.wait_for_timeout(500)
+    page.settle(500)
     box = page.page.locator(f"{TREE} .hierdiff-view").bounding_box()
     page.page.mouse.move(box["x"] + 30, box["y"] + box["height"] / 2)
     tip = page.page.locator(".hierdiff-tip")
@@ -644,7 +634,7 @@ def test_texts_with_markup_are_shown_as_they_are(open_page):
     )
     page.set_value("HierDiffPriorLoader", "model", HOSTILE[0])
     page.evaluate("app.queuePrompt(0)")  # refused: the page tells why
-    page.page.wait_for_timeout(1500)
+    page.settle(1500)
     assert page.evaluate("window.hacked") is None
     page.errors.clear()  # the page's own words on the refusal
 
@@ -655,7 +645,7 @@ def test_results_stay_and_come_back(open_page):
     page.load_graph(workflow)
     entry = page.run()
     until(page, "done")
-    page.page.wait_for_timeout(1200)
+    page.settle(1200)
     known = said(page)
     assert set(known) == REPORTING
     report = entry["outputs"][str(page.node_of(SAMPLER))]["text"][0].splitlines()
@@ -664,11 +654,11 @@ def test_results_stay_and_come_back(open_page):
     assert report[0] not in warnings
     assert known[SAMPLER].split("\n") == [*warnings, report[0]]  # folded, warnings first
     page.show(page.node_of(SAMPLER))
-    page.page.wait_for_timeout(300)
+    page.settle(300)
     page.page.locator(f"{TREE} .hierdiff-fold").click()
     assert set(report) == set(said(page)[SAMPLER].split("\n"))
     known = said(page)
-    page.page.wait_for_timeout(1500)  # the page saves its workflows now and then
+    page.settle(1500)  # the page saves its workflows now and then
 
     page.load()
     until(page, "done")
@@ -699,7 +689,7 @@ def to_next_tab(page):
     shown = page.serialized()["id"]
     page.evaluate("app.extensionManager.command.execute('Workspace.NextOpenedWorkflow')")
     page.page.wait_for_function(f"(shown) => {ROOT_GRAPH}.id !== shown", arg=shown)
-    page.page.wait_for_timeout(500)
+    page.settle(500)
     return page.serialized()["id"]
 
 
@@ -708,7 +698,7 @@ def test_template_that_is_opened_twice_knows_nothing_of_the_first(open_page):
     quick_start = "app.extensionManager.command.execute('HierDiff.Open.quickstart')"
     page.evaluate(quick_start)
     page.page.wait_for_selector(TREE)
-    page.page.wait_for_timeout(500)
+    page.settle(500)
     first = page.serialized()["id"]
     page.set_value(SCHEDULE, "steps", 10)
     page.set_value("HierDiffPromptSet", "text", FEW)
@@ -718,7 +708,7 @@ def test_template_that_is_opened_twice_knows_nothing_of_the_first(open_page):
     page.evaluate(quick_start)
     page.page.wait_for_function(f"(other) => {ROOT_GRAPH}.id !== other", arg=other)
     page.page.wait_for_selector(TREE)
-    page.page.wait_for_timeout(1000)
+    page.settle(1000)
     second = page.serialized()["id"]
     assert second not in (first, other)
     assert said(page) == {}
@@ -743,7 +733,7 @@ def test_budget_follows_the_pointer_and_the_next_run_spends_it(open_page):
     (before,) = states(page, PLOT)
     assert int(before["rows"]) == rows_of(entry, node)[0]
     page.show(node, zoom=1.2)
-    page.page.wait_for_timeout(600)
+    page.settle(600)
     box = page.page.locator(f"{PLOT} canvas").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
     page.page.mouse.move(x, y)
@@ -765,7 +755,7 @@ def test_panels_work_in_nodes_2(open_page):
     heights = heights_of_nodes(page)
     page.run()
     until(page, "done")
-    page.page.wait_for_timeout(1000)
+    page.settle(1000)
     pictures = (
         "(id) => [...document.querySelectorAll(`[data-node-id='${id}'] img`)].filter((i) => i.offsetHeight).length"
     )
@@ -774,17 +764,17 @@ def test_panels_work_in_nodes_2(open_page):
     assert set(said(page)) == REPORTING
     assert heights_of_nodes(page) == pytest.approx(heights, abs=8)  # they stay clear of the notes below them
     page.show(page.node_of(SCHEDULE), page.node_of(SAMPLER), zoom=0.8)
-    page.page.wait_for_timeout(1000)
+    page.settle(1000)
     assert colours_drawn(page, TREE) > 300
     # alone: both together fit at a zoom at which the page leaves out details and does not take the mouse
     page.show(page.node_of(SAMPLER), zoom=0.8)
-    page.page.wait_for_timeout(1000)
+    page.settle(1000)
     zoom = page.evaluate("app.canvas.ds.scale")
     page.page.locator(f"{TREE} .hierdiff-view").hover()
     page.page.keyboard.down("Alt")
     page.page.mouse.wheel(0, -600)
     page.page.keyboard.up("Alt")
-    page.page.wait_for_timeout(200)
+    page.settle(200)
     assert rows_seen(page) > 1.5
     assert page.evaluate("app.canvas.ds.scale") == zoom
     page.page.locator(TREE).focus()
@@ -794,7 +784,7 @@ def test_panels_work_in_nodes_2(open_page):
     assert (picture["sides"], picture["strip"], picture["note"]) == ([128, 128], 6, "")
     page.page.keyboard.press("Escape")
     page.show(page.node_of(SCHEDULE), zoom=0.8)
-    page.page.wait_for_timeout(1000)
+    page.settle(1000)
     before, place = float(states(page, PLOT)[0]["saved"]), position(page, SCHEDULE)
     box = page.page.locator(f"{PLOT} canvas").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -819,7 +809,7 @@ def test_plot_counts_the_rows_that_the_plan_has(open_page):
         page.set_value(SCHEDULE, "shape", shape)
         weights = data["weights"] if shape == "calibrated" else None
         falling = falling_shape(15, shape, 2, power=2.0, weights=weights, metric=data["metric"])
-        page.page.wait_for_timeout(500)
+        page.settle(500)
         for mode, value in (("tau", 0.9), ("root share", 0.7), ("saving", 0.5)):
             page.set_value(SCHEDULE, "mode", mode)
             page.set_value(SCHEDULE, "value", value)
@@ -977,7 +967,7 @@ def test_set_is_drawn_by_its_slider_and_unpacked(open_page, nodes_2):
         prompt = page.evaluate("app.graphToPrompt().then(({ output }) => output)")
         assert page.server.run(prompt)["outputs"][str(page.node_of("HierDiffContactSheet"))]["text"] == ["2 images"]
     page.screenshot(ARTIFACTS / f"unpacked_{nodes_2}.png")
-    page.page.wait_for_timeout(300)
+    page.settle(300)
     page.evaluate("app.extensionManager.command.execute('Comfy.Undo')")
     page.page.wait_for_function("(type) => app.graph.nodes.some((node) => node.type === type)", arg=SET)
     assert sorted(n["type"] for n in page.serialized()["nodes"]) == sorted(n["type"] for n in before["nodes"])
@@ -1028,7 +1018,7 @@ def test_tree_of_500_leaves_is_drawn_and_scrolled(open_page):
     view = page.page.locator(f"{TREE} .hierdiff-view")
     assert view.evaluate("(element) => element.scrollHeight / element.clientHeight") > 10
     view.evaluate("(element) => { element.scrollTop = element.scrollHeight / 2 }")
-    page.page.wait_for_timeout(400)
+    page.settle(400)
     assert colours_drawn(page, TREE) > 500
 
 
@@ -1071,7 +1061,7 @@ def open_table(page, text=""):
     )
     page.page.wait_for_selector(f"{TABLE} input[data-column=prompt]", state="attached")
     page.show()
-    page.page.wait_for_timeout(200)
+    page.settle(200)
 
 
 def cell(page, row, column):

@@ -46,7 +46,7 @@ def answer(route, files):
 def errors_of(page, script):
     page.errors.clear()
     page.evaluate(f"() => {{ setTimeout(() => {{ {script} }}); }}")
-    page.page.wait_for_timeout(100)
+    page.settle(100)
     return page.errors
 
 

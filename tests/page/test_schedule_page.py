@@ -67,7 +67,7 @@ def test_plot_warns_of_pictures_that_look_alike_and_tells_what_was_not_run_yet(o
     page.load_graph(small(seed=70 + nodes_2))
     run_plan(page)
     page.show(page.node_of(SCHEDULE), zoom=1.0)
-    page.page.wait_for_timeout(400)
+    page.settle(400)
     status = page.page.locator(f"{PLOT} .hierdiff-status")
     assert (state(page)["alike"], state(page)["changed"]) == ("true", "false")
     grey = status.evaluate("(bar) => getComputedStyle(bar).color")
@@ -138,7 +138,7 @@ def test_templates_open_between_the_pages_bars(open_page, models_of_templates, n
         shipped = json.loads((WORKFLOWS / f"hierdiff_{name}.json").read_text(encoding="utf-8"))
         page.evaluate("(id) => app.extensionManager.command.execute(id)", f"HierDiff.Open.{name}")
         page.page.wait_for_function("(id) => app.graph.id === id", arg=shipped["id"])
-        page.page.wait_for_timeout(1500)
+        page.settle(1500)
         assert page.evaluate(SEEN) == [], name
         assert len(page.evaluate("app.graph.groups.map((group) => group.title)")) == len(shipped["groups"])
         assert "hierdiff_fit" not in page.serialized()["extra"]  # a copy keeps the view that it is saved with

@@ -299,6 +299,10 @@ def test_a_kept_tree_says_what_a_fresh_plan_would_cost():
     fresh = studio.fresh(WORDS[:10])
     assert f"takes {grown.plan.nfe} rows; a plan made anew would take {fresh.nfe}" in grown.notes[0]
     assert studio.run(WORDS[:10]).plan.nfe == grown.plan.nfe
+    for change in (hold(WORDS[:10], 9), reroll(WORDS[:1], 10)):  # what is drawn counts, with its changes
+        changed = studio.run(WORDS[:10], change)
+        assert changed.plan.nfe != grown.plan.nfe
+        assert f"the kept tree takes {changed.plan.nfe} rows with your changes; a plan made" in changed.notes[0]
 
 
 def test_another_schedule_and_other_embeddings_plan_anew_and_say_so():
@@ -409,6 +413,33 @@ def test_no_change_touches_a_pinned_prompt():
     assert after[WORDS[1]] != before[WORDS[1]]
 
 
+def split_in_two(plan):
+    """(prompt, the others, step) of splits of which one of two parts is one prompt, and the other stays a branch."""
+    for i, word in enumerate(plan.prompts):
+        at = next((k for k, step in enumerate(plan.steps) if step.counts[step.labels[i]] == 1), 0)
+        beside = np.flatnonzero(plan.steps[at - 1].labels == plan.steps[at - 1].labels[i]) if at else np.array([])
+        others = [int(j) for j in beside if j != i]
+        later = plan.steps[min(at + 1, plan.num_steps - 1)].labels
+        if len({int(later[j]) for j in others}) == 1 and 1 < at < plan.num_steps - 1:
+            yield word, [plan.prompts[j] for j in others], at
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_a_split_moves_around_a_pinned_prompt(seed):
+    """As the page asks for it: the other part leaves the pinned one earlier, or goes along with it for longer."""
+    studio = Studio(seed)
+    prompts = WORDS[:12]
+    first = studio.run(prompts).plan
+    before, found = courses(first), list(split_in_two(first))
+    assert found
+    for fixed, others, at in found:
+        for step in (at - 1, at + 1):
+            edits = replace(studio.before, changes=(pin(fixed), split(others, step)))
+            plan = apply_edits(studio.fresh(prompts), edits, True, studio.memory).plan
+            assert parted(plan, [fixed], others) == step
+            assert courses(plan)[fixed] == before[fixed]
+
+
 # --- what is refused
 
 
@@ -436,7 +467,14 @@ def test_a_pinned_prompt_that_was_removed_is_refused_and_branches_that_are_gone_
     studio = Studio(5)
     studio.run(WORDS[:6], reroll([WORDS[1]], 3))
     gone = studio.run(WORDS[2:6])
-    assert '⚠ "prompt 1", rerolled at step 3, is not in the set any more' in gone.notes
+    said = '⚠ "prompt 1", rerolled at step 3, is not in the set any more'
+    assert said in gone.notes
+    # once: the page marks it in the next run, in which other branches are made of it as before
+    studio.changes = tuple(replace(change, said=True) for change in studio.changes)
+    again = studio.run(WORDS[2:6])
+    assert said not in again.notes
+    assert courses(again.plan) == courses(gone.plan)
+    assert read_edits(studio.text).changes == studio.changes
     studio.run(WORDS[2:6], pin(WORDS[2]))
     with pytest.raises(ValueError, match='the pinned prompt "prompt 2" was removed: put it back'):
         studio.run(WORDS[3:6])

@@ -1,6 +1,7 @@
 """Parts of a plan: renumbered, but the same clusters, parents and means."""
 
 import pickle
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from hierdiff_core import Plan, Step, build_plan, linear_thresholds, ward_linkage
 from hierdiff_core.plan.algebra import attach, edited, removed
-from hierdiff_core.plan.part import below, whole
+from hierdiff_core.plan.part import below, below_each, whole
 
 settings.register_profile("core", deadline=None, max_examples=60)
 settings.load_profile("core")
@@ -122,3 +123,34 @@ def test_clusters_may_be_numbered_in_any_order():
 def test_a_part_travels_as_plain_numbers():
     plan = build_plan(np.array([[0, 1, 0.1, 2], [2, 3, 0.2, 2], [4, 5, 0.3, 4]]), [0.25, 0.15, 0])
     check(pickle.loads(pickle.dumps(below(whole(plan), 1, np.array([1, 2])))), plan)
+
+
+def assert_same_part(part, other):
+    assert (part.start, part.guidance) == (other.start, other.guidance)
+    for own, theirs in [(part, other), *zip(part.steps, other.steps, strict=True)]:
+        for field in fields(own):
+            value, expected = getattr(own, field.name), getattr(theirs, field.name)
+            if isinstance(expected, np.ndarray):
+                np.testing.assert_array_equal(value, expected)
+                assert value.dtype == expected.dtype
+            elif field.name != "steps":
+                assert value == expected
+
+
+@given(plans(), st.data())
+def test_groups_of_a_step_are_dealt_out_at_once_as_one_by_one(plan, data):
+    if plan.num_prompts > 2 and data.draw(st.booleans()):
+        plan = removed(replace(plan, prompt_keys=tuple(range(plan.num_prompts))), 1)  # its means have founders
+    part = whole(plan)
+    for _ in range(2):  # of the whole, then of a part
+        i = data.draw(st.integers(0, len(part.steps) - 1))
+        count = len(part.steps[i].parents)
+        group = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
+        groups = [own for own in (np.flatnonzero(group == g) for g in range(3)) if len(own)]  # the fourth is left out
+        found = below_each(part, i, groups)
+        assert len(found) == len(groups)
+        for own, clusters in zip(found, groups, strict=True):
+            assert_same_part(own, below(part, i, clusters))
+        if not found:
+            return
+        part = found[-1]

@@ -133,11 +133,11 @@ def test_each_part_of_the_core_imports_those_below_it(path):
 
 @pytest.mark.parametrize("folder", ["plan", "pictures", "prompts", "files"])
 def test_planning_pictures_and_texts_need_no_torch(folder):
-    """All of them together, imported in a fresh process; `ward_torch` is for sets that a GPU clusters."""
+    """All of them together, imported in a fresh process; `ward_torch` and `ward_torch_pairs` are for large sets."""
     modules = [
         f"hierdiff_core.{folder}.{path.stem}"
         for path in CORE_FILES
-        if path.parent.name == folder and path.stem not in ("__init__", "ward_torch")
+        if path.parent.name == folder and path.stem not in ("__init__", "ward_torch", "ward_torch_pairs")
     ]
     code = f"import sys, importlib; [importlib.import_module(m) for m in {modules}]; {LOADED}"
     assert said_by(code) == "[]"

@@ -16,6 +16,7 @@ def test_every_folder_of_tests_is_quick_or_imports_the_host(repo_root):
 
 def test_a_file_goes_to_one_worker_and_each_front_end_to_its_own():
     assert dealt_with(f"{PAGE}[installed-zh]") == dealt_with(f"{PAGE}_move[installed]")
+    assert dealt_with(f"{PAGE}[installed]") == dealt_with("tests/page/test_pick_page.py::test_pick[installed-True]")
     assert dealt_with(f"{PAGE}[newest-zh]") != dealt_with(f"{PAGE}[installed-zh]")
     assert dealt_with("tests/plan/test_plan.py::test_cuts[chord]") == "tests/plan/test_plan.py"
     assert dealt_with("tests/plan/test_plan.py::test_cuts[reinstalled]") == "tests/plan/test_plan.py"

@@ -1,0 +1,122 @@
+"""Any MODEL in a real ComfyUI: pictures are saved while others are drawn; a server that was killed, a run that was
+cancelled, and another sampler node go on from there."""
+
+import os
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from comfyui_host import ComfyServer, PromptFailed
+from graphs import native_graph, node
+from PIL import Image
+
+pytestmark = pytest.mark.host
+
+TEXT = "{cat face|tiger face|red apple|dog|owl|car}, {noto|flat} style"
+SAVING = {"folder": "drawn", "format": "png", "captions": "none", "name": "{index:04d}"}
+COUNT, STEPS = 12, 10
+
+
+def graph_of(**changes):
+    """Twelve prompts, kept under a name, saved as they are finished."""
+    graph = native_graph(**{"set.text": TEXT, "plan.steps": STEPS})
+    del graph["decode"], graph["save"]
+    graph["saving"] = node("HierDiffSaveAsDrawn", prompts=["set", 0], **SAVING)
+    graph["trunk"] = node("HierDiffTrunk", name="killed", memory_gb=1.0, disk_gb=1.0)
+    own = {"saving": ["saving", 0], "vae": ["load_decoder", 1], "keep": True, "trunk": ["trunk", 0]}
+    graph["sample"]["inputs"] |= own
+    graph["text"] = node("PreviewAny", source=["sample", 1])
+    for place, value in changes.items():
+        name, key = place.split(".")
+        graph[name]["inputs"][key] = value
+    return graph
+
+
+def behind_share_steps(**changes):
+    """The same by an ordinary KSampler behind Share Steps, which keeps nothing."""
+    graph = graph_of(**changes)
+    del graph["text"]
+    graph["preview"] = node("PreviewImage", images=["decoded", 0])
+    graph["decoded"] = node("VAEDecode", samples=["sample", 0], vae=["load_decoder", 1])
+    own = graph.pop("sample")["inputs"]
+    names = ("plan", "saving", "vae")
+    graph["shared"] = node("HierDiffShareSteps", model=["model", 0], **{name: own[name] for name in names})
+    given = {name: own[name] for name in ("positive", "negative", "latent_image", "seed", "cfg", "sampler_name")}
+    graph["sample"] = node("KSampler", model=["shared", 0], steps=STEPS, scheduler="normal", denoise=1.0, **given)
+    return graph
+
+
+def pixels(folder):
+    return {path.name: np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))}
+
+
+def until(condition, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def report_of(server, graph):
+    return server.run(graph)["outputs"]["sample"]["text"][0]
+
+
+def rows_in(report):
+    """Rows that were reused, of how many."""
+    found = re.search(r"reused (\d+) of (\d+) rows", report)
+    return tuple(map(int, found.groups())) if found else (0, 0)
+
+
+def test_a_killed_server_and_a_cancelled_run_lose_nothing_that_was_finished(comfyui, tmp_path):
+    with ComfyServer(base_dir=tmp_path) as server:
+        killed = tmp_path / "output" / "drawn"
+        trunks = tmp_path / "user" / "hierdiff" / "trunks" / "killed"
+        server.queue(graph_of())
+        until(lambda: len(list(killed.glob("*.png"))) >= 1 and list(trunks.glob("*.safetensors")))
+        os.kill(server.pid, signal.SIGKILL)
+    before = {path.name: path.read_bytes() for path in killed.glob("*.png")}
+    assert 0 < len(before) < COUNT
+    assert len(pixels(killed)) == len(before)  # none is damaged
+
+    folder = comfyui.base_dir / "output" / "drawn"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(killed, folder)
+    shutil.copytree(trunks, comfyui.base_dir / "user" / "hierdiff" / "trunks" / "killed")
+    graph = graph_of()
+    after = {**SAVING, "folder": "after"}
+    graph["saved"] = node("HierDiffSaveSet", prompts=["set", 0], latent=["sample", 0], vae=["load_decoder", 1], **after)
+    report = report_of(comfyui, graph)
+    reused, rows = rows_in(report)
+    assert 0 < reused < rows
+    assert f"saved in output/drawn: {COUNT - len(before)} of {COUNT}" in report
+    assert f"{len(before)} were saved already" in report
+    assert re.search(r"drawn in \d groups of subtrees, each saved before the next was begun", report)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    found, others = pixels(folder), pixels(folder.with_name("after"))
+    assert len(found) == COUNT
+    assert found.keys() == others.keys()
+    assert all(np.array_equal(found[name], others[name]) for name in found)
+
+    other = {"sample.seed": 2, "sample.sampler_name": "euler_ancestral"}
+    prompt_id = comfyui.queue(graph_of(**other))
+    until(lambda: len(list(folder.glob("*_2.png"))) >= 2)
+    comfyui.interrupt()
+    with pytest.raises(PromptFailed, match="interrupted"):
+        comfyui.wait(prompt_id)
+    finished = len(list(folder.glob("*_2.png")))
+    report = report_of(comfyui, graph_of(**other))
+    reused, rows = rows_in(report)
+    assert 0 < reused < rows
+    assert f"{finished} were saved already" in report
+    assert len(list(folder.glob("*_2.png"))) == COUNT
+
+    told = comfyui.wait(comfyui.queue(behind_share_steps(), "saving"))
+    texts = [
+        result["text"] for result in comfyui.get("/hierdiff/results?clientId=saving") if result["node"] == "sample"
+    ]
+    assert f"saved in output/drawn: 0 of {COUNT}" in texts[-1]  # the pictures are the same
+    assert f"{COUNT} were saved already" in texts[-1]
+    assert told["status"]["status_str"] == "success"
