@@ -24,7 +24,7 @@ from .files.picture_marks import whole_picture
 from .files.set_folder import file_name
 from .kandinsky.guidance import passes_per_row
 from .kandinsky.loading import load_decoder
-from .kandinsky.workers import Run, lost_in_words, make_ready, part_to_draw, run_of, run_on
+from .kandinsky.workers_run import Run, lost_in_words, make_ready, part_to_draw, run_of, run_on
 from .picture_files import PictureFiles, raise_first, writing
 from .previews import BranchLatents
 from .sampling.executor import NO_RAY, Workers
@@ -239,15 +239,13 @@ def command_run(
 
 @contextlib.contextmanager
 def shared_token(drawn: DrawnSet, run: Run) -> Iterator[None]:
-    """A hidden file in the set's folder, by which workers see that they have the same folder."""
-    if "folder" not in run.setup["pictures"]:
-        yield
-        return
+    """A hidden file in the set's folder, by which workers that write there see that they have the same folder."""
+    path = drawn.folder / f"{whole_files.BEFORE}{drawn.note['set']}{whole_files.AFTER}"  # one, whoever is killed
     token = secrets.token_hex(8)
-    path = drawn.folder / f"{whole_files.BEFORE}{token}{whole_files.AFTER}"
-    path.write_text(token, encoding="utf-8")
-    run.setup["pictures"].update(token_file=path.name, token=token)
     try:
+        if "folder" in run.setup["pictures"]:
+            path.write_text(token, encoding="utf-8")
+            run.setup["pictures"].update(token_file=path.name, token=token)
         yield
     finally:
         with contextlib.suppress(OSError):

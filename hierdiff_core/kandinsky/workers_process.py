@@ -45,7 +45,7 @@ def make_worker(setup: dict[str, Any]) -> DecoderWorker:
     Parameters
     ----------
     setup : dict
-        From `workers.setup_of`.
+        From `workers_run.run_of`.
 
     Returns
     -------
@@ -83,7 +83,10 @@ def check_shared(pictures: dict[str, Any] | None) -> None:
     except OSError:
         seen = ""
     if seen != pictures["token"]:
-        raise ValueError(f"{pictures['folder']} is not seen from here")
+        raise ValueError(
+            f"{pictures['folder']} is not seen from here; add --collect, and pictures are sent to the machine that "
+            "the command runs on"
+        )
 
 
 class DecoderWorker:
@@ -94,7 +97,7 @@ class DecoderWorker:
     decoder : KandinskyV22Pipeline
         On its device.
     setup : dict
-        From `workers.setup_of`.
+        From `workers_run.run_of`.
     """
 
     def __init__(self, decoder: KandinskyV22Pipeline, setup: dict[str, Any]):
@@ -111,7 +114,7 @@ class DecoderWorker:
         Parameters
         ----------
         task : dict
-            From `workers.task_of`.
+            From `workers_run.task_of`.
         tell : callable
             Told what was done: rows of a step, finished prompts.
 
@@ -194,7 +197,7 @@ class Finishing:
     ----------
     decoder : KandinskyV22Pipeline
     setup : dict
-        From `workers.setup_of`.
+        From `workers_run.run_of`.
     marks : dict of int to dict
         Prompts of the part whose pictures are wanted, and what these say of themselves.
     teller : Teller

@@ -249,10 +249,10 @@ def dealt(part: Part, i: int, most: float) -> Iterator[np.ndarray]:
     branches : (B,) int64 array
         Ascending.
     """
-    rows = rows_below(part, i)
+    rows: list[int] = rows_below(part, i).tolist()
     groups: list[list[int]] = []
     room: list[int] = []
-    for branch in np.argsort(-rows, kind="stable").tolist():
+    for branch in sorted(range(len(rows)), key=lambda branch: -rows[branch]):
         place = next((g for g, free in enumerate(room) if free >= rows[branch]), None)
         if place is None:
             groups.append([])

@@ -11,10 +11,12 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from .executor import NO_RAY
 
+FOLDER = "hdray-"  # what the names of Ray's folders begin with
 STORE = 2**28  # bytes of Ray's shared memory: what waits to be read; more than that goes to the disk
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -58,7 +60,8 @@ def begun_here(ray: Any, count: int, gpus: bool) -> Iterator[int]:
     if ray.is_initialized():  # somebody else's in this process: it is used, and left
         yield counted(ray, count, gpus)
         return
-    folder = tempfile.mkdtemp(prefix="hd-", dir=short_folder())
+    remove_old(Path(short_folder()))
+    folder = tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-", dir=short_folder())
     own = {"num_gpus": count} if gpus else {}
     try:
         with started(ray, address="local", num_cpus=count, object_store_memory=STORE, _temp_dir=folder, **own):
@@ -170,6 +173,16 @@ def is_loopback(address: str) -> bool:
     found = ipaddress.ip_address(address)
     mapped = getattr(found, "ipv4_mapped", None)
     return (mapped or found).is_loopback
+
+
+def remove_old(folder: Path) -> None:
+    """Remove Ray's files of processes that were killed."""
+    import psutil
+
+    for path in folder.glob(f"{FOLDER}*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def on_loopback(address: str) -> bool:

@@ -7,6 +7,7 @@ plain data. Retries are `executor_cut`'s, not Ray's. A worker that dies costs th
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +85,7 @@ class RayExecutor:
         self.slots: list[Slot] = []
         self.ray: Any = None
         self.reason = ""  # why the last worker died
+        self.late = False  # whether a run has begun
 
     def __enter__(self) -> RayExecutor:
         self.ray = import_ray()
@@ -114,19 +116,21 @@ class RayExecutor:
         ValueError
             If one cannot be made: it says why.
         """
-        self.job = self.ray.put([job.entry, job.setup])
+        version = sys.modules[__name__.rpartition(".sampling")[0]].__version__
+        self.job, self.late = self.ray.put([job.entry, job.setup, version]), False
         self.slots = self.slots or [Slot() for _ in range(self.count)]
         for slot in self.slots:
             slot.task, slot.deaths, slot.failures, slot.rests = None, 0, 0, 0.0
             self._begin(slot)
         began = time.monotonic()
-        while waiting := [slot for slot in self.slots if not slot.ready]:
+        while waiting := [slot for slot in self.slots if slot.actor and not slot.ready]:
             if len(waiting) < len(self.slots) and time.monotonic() - began > PATIENCE:
                 self.tell(f"{len(waiting)} of {len(self.slots)} workers are not there yet; the others begin")
                 break
             self._wait(waiting, self._made)
-            if not any(slot.actor for slot in self.slots):
-                raise ValueError(f"no worker could be made: {self.reason}")
+        self.late = True
+        if not any(slot.actor for slot in self.slots):
+            raise ValueError(f"no worker could be made: {self.reason}")
 
     def run(self, take: Callable[[], Task | None]) -> Iterator[tuple[int, Said] | None]:
         """As in `Executor`; workers that are late join, and those that die are replaced.
@@ -199,7 +203,12 @@ class RayExecutor:
         if isinstance(value, Exception):
             self._died(slot, value)
         elif value[0] == "refused":
-            raise ValueError(f"a worker on {value[1]} cannot begin: {value[2]}")
+            reason = f"a worker on {value[1]} cannot begin: {value[2]}"
+            if not self.late:
+                raise ValueError(reason)
+            self.tell(reason)
+            self.reason = reason
+            self._end(slot)
         else:
             slot.ready, slot.ref, slot.pid = True, None, value[1]
 
@@ -287,7 +296,10 @@ def actor_class(ray: Any) -> Any:
                     )
                     sys.modules[name] = importlib.util.module_from_spec(spec)
                     spec.loader.exec_module(sys.modules[name])
-                entry, setup = job
+                entry, setup, version = job
+                found = importlib.import_module(name).__version__
+                if found != version:
+                    raise ValueError(f"{name} is {found} here and {version} where the set is drawn from")
                 module, _, function = entry.partition(":")
                 self.work_of = getattr(importlib.import_module(f"{name}.{module}"), function)(setup)
             except Exception as error:

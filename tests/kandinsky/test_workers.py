@@ -12,8 +12,9 @@ from toy_decoders import STEPS, embeddings_of, planned, toy_decoder
 
 from hierdiff_core import GuidanceCourse, Observer, PromptEmbeddings, sample
 from hierdiff_core.kandinsky.schedulers import SCHEDULERS
-from hierdiff_core.kandinsky.workers import make_ready, part_to_draw, run_of, run_on, sample_on, task_of
+from hierdiff_core.kandinsky.workers import sample_on
 from hierdiff_core.kandinsky.workers_process import check_shared
+from hierdiff_core.kandinsky.workers_run import make_ready, part_to_draw, run_of, run_on, task_of
 from hierdiff_core.plan.algebra import attach, removed, rerolled
 from hierdiff_core.plan.rerolls import Reroll
 from hierdiff_core.prompts.rows import PromptRow, PromptRows

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-import hierdiff_core.kandinsky.workers as workers_module
+import hierdiff_core.kandinsky.workers_run as workers_run
 import hierdiff_core.sampling.ray_executor as ray_executor
 import hierdiff_core.workers_command as workers_command
 from hierdiff_core import (
@@ -35,7 +35,7 @@ from hierdiff_core.previews import to_pictures
 from hierdiff_core.sampling.executor import Workers
 from hierdiff_core.sampling.ray_cluster import SETTINGS, environment, loopback, open_ports
 
-ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 PROMPTS = ["{tiger|lion|cat|dog} face, {noto|flat|3d} style"]
 SETTINGS_OF_SET = ["--width", "64", "--height", "64", "--steps", "5", "--prior-steps", "3", "--saving", "0.4"]
@@ -184,10 +184,11 @@ def test_a_worker_that_stands_still(executor, decoder, embeddings, plan, expecte
     class Watching(Meddling):
         def before_call(self):
             others = [slot for slot in executor.slots if slot not in stopped]
-            if stopped and all(slot.task is None for slot in others) and self.finished:
+            if stopped and stopped[0].pid == pids[0] and all(slot.task is None for slot in others):
                 if wakes:
-                    psutil.Process(stopped[0].pid).resume()
-                stopped[0].heard -= 0 if wakes else 1000
+                    psutil.Process(pids[0]).resume()
+                else:
+                    stopped[0].heard = -1e9
 
     def stop():
         stopped.append(next(slot for slot in executor.slots if slot.task is not None))
@@ -206,7 +207,7 @@ def test_a_worker_that_stands_still(executor, decoder, embeddings, plan, expecte
 def test_a_poisoned_part_is_named_and_the_rest_is_drawn(
     executor, decoder, embeddings, plan, expected, monkeypatch, caplog
 ):
-    task_of = workers_module.task_of
+    task_of = workers_run.task_of
 
     def poisoned(piece, run):
         task = task_of(piece, run)
@@ -214,7 +215,7 @@ def test_a_poisoned_part_is_named_and_the_rest_is_drawn(
             task["embeddings"] = task["embeddings"][:, :, :-1]
         return task
 
-    monkeypatch.setattr(workers_module, "task_of", poisoned)
+    monkeypatch.setattr(workers_run, "task_of", poisoned)
     monkeypatch.setattr(ray_executor, "REST", 0.01)
     monkeypatch.setattr(ray_executor, "MOST_FAILURES", 100)  # a new process would not do better
     latents = sample_on(executor, decoder, embeddings, plan, **SMALL)

@@ -1,12 +1,13 @@
 """Who draws: what is refused, and tasks here and in threads."""
 
+import os
 import sys
 import threading
 
 import pytest
 
 from hierdiff_core.sampling.executor import Done, Failure, Here, Job, Threads, Told, Workers
-from hierdiff_core.sampling.ray_cluster import is_loopback, short_folder, workers_here
+from hierdiff_core.sampling.ray_cluster import is_loopback, on_loopback, remove_old, short_folder, workers_here
 from hierdiff_core.sampling.ray_executor import RayExecutor
 
 
@@ -56,11 +57,21 @@ def test_workers_of_this_machine(monkeypatch):
 def test_addresses_of_this_machine_alone():
     assert all(map(is_loopback, ["127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.2", "::ffff:10.0.0.1"]))
+    assert all(map(on_loopback, ["127.0.0.1:6379", "localhost:6379", "[::1]:6379", "ray://127.0.0.1:10001"]))
+    assert not any(map(on_loopback, ["", "auto", "local", "head:6379", "10.0.0.1:6379"]))
 
 
 def test_names_of_sockets_stay_short(monkeypatch):
     monkeypatch.setattr("tempfile.gettempdir", lambda: "/var/folders/" + "x" * 60)
     assert len(short_folder()) <= 40
+
+
+def test_folders_of_killed_processes_are_removed(tmp_path):
+    for name in (f"hdray-{os.getpid()}-a", "hdray-999999999-b", "hdray-c", "other-999999999-d"):
+        (tmp_path / name).mkdir()
+    remove_old(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"hdray-{os.getpid()}-a", "hdray-c", "other-999999999-d"}
 
 
 def squares(value, tell):
