@@ -41,7 +41,10 @@ def branches_of(plan: Plan) -> tuple[Branch, ...]:
 def founders_of(plan: Plan, k: int) -> list[np.ndarray]:
     """`Plan.founders`."""
     if plan.frozen is None:
-        return [np.intersect1d(rows, plan.distinct, assume_unique=True) for rows in plan.steps[k].members]
+        labels, counted = plan.steps[k].labels, np.zeros(plan.num_prompts, dtype=bool)
+        counted[plan.distinct] = True
+        rows = np.argsort(labels, kind="stable")
+        return np.split(rows[counted[rows]], np.cumsum(np.bincount(labels[counted]))[:-1])
     equal = cut(plan.frozen.tree.Z, 0.0)
     return [own[np.sort(np.unique(equal[own], return_index=True)[1])] for own in oldest(plan, k)]
 
