@@ -64,8 +64,16 @@ def assert_whole(folder, count):
 
 
 def test_shards_are_spread_over_the_servers_and_collected(serve, command):
-    servers = [serve(), serve()]
-    code, said = command(servers)
+    servers = [serve(holds=True), serve()]
+
+    def release():
+        servers[1].wait_until_queued()
+        servers[0].release.set()
+
+    helper = threading.Thread(target=release)
+    helper.start()
+    code, said = command(servers, "--slow", "1000000")
+    helper.join()
     assert code == 0, said
     assert_whole(command.out, 6)
     assert sorted(servers[0].drawn + servers[1].drawn) == [1, 2, 3, 4, 5, 6]
