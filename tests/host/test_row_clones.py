@@ -1,4 +1,4 @@
-"""Rows go to all devices of the host's MultiGPU CFG Split: imitated on hosts without it, on its own code where there."""
+"""Rows go to all devices of the host's MultiGPU CFG Split: imitated where it is missing, else on its own code."""
 
 import importlib
 
