@@ -137,7 +137,7 @@ def with_shard(prompt: Prompt, infos: Infos) -> tuple[Prompt, str]:
     if not drawn:
         raise ValueError(
             "the workflow has no plan that can be split: put a Plan Shard between Threshold Schedule and the sampler "
-            "(HierDiff Set makes its plan by itself)"
+            "(HierDiff Set makes its plan by itself: its menu has Unpack into nodes)"
         )
     if len(drawn) > 1:
         raise ValueError(

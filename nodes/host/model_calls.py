@@ -18,6 +18,7 @@ from .control_rows import ControlRows
 from .device import free_memory_beside
 from .guard import Case, Guard
 from .own_rows import alike, rows_of_call
+from .row_clones import PartOfRows, dealt, evaluated
 from .rows_alone import alone_cond, is_alone, taken_cond
 from .same_draws import SameDraws
 from .step_caches import host_cache
@@ -105,7 +106,7 @@ class ModelCalls:
         self._check_alone(model_options)
         cut = CutGuidance(guider, self._readers, model_options)
 
-        def call(sides, x, t):
+        def call(sides, x, t, options=None):
             with cut.first_part(sides):
                 denoised = executor(x, t, model_options, *args, **kwargs)
             return cut.values(denoised)
@@ -147,8 +148,8 @@ class ModelCalls:
             If another node has changed the number of rows, or looks at their places.
         """
 
-        def call(sides, x, t):
-            return torch.stack(executor(model, sides, x, t, model_options, *args, **kwargs), dim=1)
+        def call(sides, x, t, options):
+            return torch.stack(executor(model, sides, x, t, options, *args, **kwargs), dim=1)
 
         if self._inside is not None:
             return executor(model, self._fitting(conds, *self._inside), x_in, timestep, model_options, *args, **kwargs)
@@ -159,7 +160,7 @@ class ModelCalls:
         return list(self._by_cluster(case, call).unbind(dim=1))
 
     def _by_cluster(self, case, call, inside=False):
-        """(N, ...) of ``call(sides, x, t)`` for the rows of the clusters."""
+        """(N, ...) of ``call(sides, x, t, options)`` for the rows of the clusters."""
         while True:
             try:
                 return self._evaluated(case, call, inside)
@@ -179,6 +180,15 @@ class ModelCalls:
         found = None if inside or self.stored is None or self.stored.reason else self.stored.found(case)
         needed = [c for c in range(count) if found is None or c not in found.rows]
 
+        def parts_of(rows):
+            if inside or draws is not None:  # others look at the rows of a call
+                return [PartOfRows(rows, case.options)]
+            return dealt(case.options, rows, sum(len(entries or ()) for entries in sides))
+
+        def of_part(part):
+            own, *tensors = rows_of_call(sides, x, t, part.rows, clusters.first)
+            return call([self._controls.of(side, clusters.first[part.rows]) for side in own], *tensors, part.options)
+
         def evaluate(rows):
             self._ask(case, rows, clusters)
             with contextlib.ExitStack() as stack:
@@ -186,8 +196,7 @@ class ModelCalls:
                     stack.enter_context(context)
                 if inside:
                     stack.enter_context(self._narrowed(rows, count))
-                own, *tensors = rows_of_call(sides, x, t, rows, clusters.first)
-                outputs = call([self._controls.of(side, clusters.first[rows]) for side in own], *tensors)
+                outputs = evaluated(parts_of(rows), of_part)
             self._ask(case, rows, clusters, self._watch.active)
             return outputs
 

@@ -11,6 +11,7 @@ from graphs import small_graph
 from PIL import Image
 
 from hierdiff_core import shard_command
+from hierdiff_core.servers import client
 
 pytestmark = pytest.mark.host
 
@@ -50,6 +51,7 @@ def test_of_two_servers_one_is_killed_and_the_set_is_whole_and_bit_identical(com
             os.killpg(dying.pid, signal.SIGKILL)
 
     monkeypatch.setattr(shard_command, "tell", tell)
+    monkeypatch.setattr(client, "SECONDS", 300.0)  # the other one may be slow to answer
     file = tmp_path / "workflow.json"
     file.write_text(json.dumps(graph()))
     options = ["--servers", f"{dying.url},{comfyui.url}", "--shards", "3", "--patience", "0.5"]

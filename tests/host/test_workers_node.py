@@ -25,10 +25,11 @@ def emoji(pack):
     linkage = nodes.WardLinkage.execute(embeddings, "chord").args[0]
     plan = nodes.ThresholdSchedule.execute(linkage, STEPS, "saving", 0.4, 1).args[0]
 
-    def run(**inputs):
+    def run(plan=plan, **inputs):
         out = nodes.BranchingSampler.execute(decoder, embeddings, plan, 1, 3.0, "DDPM", 64, 64, 0, **inputs)
-        return SimpleNamespace(latents=out.args[0]["samples"], report=out.args[2], ui=out.ui, prompts=prompts)
+        return SimpleNamespace(latents=out.args[0]["samples"], report=out.args[2], ui=out.ui)
 
+    run.plan = plan
     return run
 
 
@@ -113,3 +114,16 @@ def test_addresses_are_checked_when_they_are_queued(pack):
     assert node.validate_inputs(address="ray://cluster:10001") is True
     assert node.validate_inputs(address=None) is True
     assert "address must be empty" in node.validate_inputs(address="somewhere")
+
+
+def test_edits_of_a_set_are_those_of_its_shards(emoji, pack):
+    """A picture that was rerolled, and one that was drawn before: of the whole set and of a shard."""
+    told, whole_plan = emoji().ui["hierdiff_edits"][0], emoji.plan
+    change = {"do": "reroll", "prompts": told["keys"][2:3], "step": 1, "of": STEPS, "number": 1}
+    edits = json.dumps({"version": 1, "kept": None, "changes": [change]})
+    whole = emoji(edits=edits).latents
+    assert not torch.equal(whole, emoji().latents)
+    for index in (1, 2):
+        plan, prompts, *_ = pack.nodes.PlanShard.execute(whole_plan, index, 2).args
+        numbers = [row.place[0] for row in prompts.rows]
+        assert torch.equal(emoji(plan=plan, edits=edits).latents, whole[numbers])

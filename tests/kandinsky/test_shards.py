@@ -49,8 +49,7 @@ def drawn_in_shards(decoder, embeddings, plan, **settings):
     return latents
 
 
-@pytest.mark.parametrize("order", ["breadth first", "depth first"])
-@pytest.mark.parametrize("scheduler", ["DDPM", "DPM++ 2M"])
+@pytest.mark.parametrize(("scheduler", "order"), [("DDPM", "breadth first"), ("DPM++ 2M", "depth first")])
 def test_shards_draw_the_pictures_of_the_whole_plan(decoder, embeddings, scheduler, order):
     plan, settings = planned(embeddings), {"scheduler": scheduler, "order": order}
     whole = sample(decoder, embeddings, plan, **settings, **SMALL)

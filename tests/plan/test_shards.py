@@ -15,7 +15,7 @@ from hierdiff_core.plan.in_set import leaves_in_set, numbers_in_set, rows_in_set
 from hierdiff_core.plan.rerolls import Reroll
 from hierdiff_core.plan.shards import balanced, part_of, same_part, set_of_shard, shard_of, shared_out
 
-settings.register_profile("core", deadline=None, max_examples=60)
+settings.register_profile("core", deadline=None, max_examples=30)
 settings.load_profile("core")
 
 

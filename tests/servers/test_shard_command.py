@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_servers import INFOS, SAMPLER, SAVE, SET, SHARD, FakeServer, a_workflow
 
+from hierdiff_core import shard_command
 from hierdiff_core.__main__ import main
 from hierdiff_core.servers import board, run
 from hierdiff_core.servers.client import Server, words
@@ -63,8 +64,16 @@ def assert_whole(folder, count):
 
 
 def test_shards_are_spread_over_the_servers_and_collected(serve, command):
-    servers = [serve(), serve()]
-    code, said = command(servers)
+    servers = [serve(holds=True), serve()]
+
+    def release():
+        servers[1].wait_until_queued()
+        servers[0].release.set()
+
+    helper = threading.Thread(target=release)
+    helper.start()
+    code, said = command(servers, "--slow", "1000000")
+    helper.join()
     assert code == 0, said
     assert_whole(command.out, 6)
     assert sorted(servers[0].drawn + servers[1].drawn) == [1, 2, 3, 4, 5, 6]
@@ -459,3 +468,36 @@ def test_lines_of_captions_are_put_together_in_order():
         {"file_name": "b.png", "text": "B", "mine": 1},
     ]
     assert merged(merged(one, two), two) == merged(one, two)
+
+
+def test_a_workflow_as_the_page_saves_it_is_converted_where_the_pack_is_checked_out(serve, command, monkeypatch):
+    def node(number, kind, values=(), **slots):
+        inputs = [{"name": name, "type": "*", "link": link} for name, link in slots.items()]
+        return {"id": number, "type": kind, "widgets_values": list(values), "inputs": inputs, "outputs": []}
+
+    links = [[1, 1, 0, 2, 0, "*"], [2, 2, 0, 3, 0, "*"], [3, 3, 0, 4, 0, "*"], [4, 4, 0, 5, 0, "*"]]
+    links += [[5, 2, 0, 5, 1, "*"], [6, 5, 0, 6, 0, "*"], [7, 1, 0, 6, 1, "*"]]
+    nodes = [
+        node(1, SET, ["a cat\na dog"]),
+        node(2, "HierDiffPriorEmbedding", prompts=1),
+        node(3, "HierDiffWardLinkage", embeddings=2),
+        node(4, "HierDiffThresholdSchedule", linkage=3),
+        node(5, SAMPLER, ["DDPM"], plan=4, embeddings=5),
+        node(6, SAVE, ["cats"], images=6, prompts=7),
+    ]
+    server, saved = serve(), {"nodes": nodes, "links": links, "version": 0.4}
+    code, said = command([server], "--shards", "2", workflow=saved)
+    assert code == 0, said
+    assert_whole(command.out, 2)
+    monkeypatch.setattr(shard_command, "CONVERTER", Path("nowhere.py"))
+    code, said = command([server], workflow=saved, out="other")
+    assert code == 1
+    assert "not in API format: in ComfyUI, save it by Workflow > Export (API)" in said
+
+
+def test_a_file_that_is_no_workflow_says_so(command, tmp_path, capsys):
+    (tmp_path / "broken.json").write_text("{")
+    assert main(["shard", str(tmp_path / "broken.json"), "--servers", "a"]) == 1
+    assert "is no JSON" in capsys.readouterr().err
+    assert main(["shard", str(tmp_path / "missing.json"), "--servers", "a"]) == 1
+    assert "missing.json" in capsys.readouterr().err
