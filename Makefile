@@ -35,7 +35,7 @@ train: $(STAMP)  ## train the bundled model again, on a GPU: training/README.md
 	$(BIN)/python training/train.py $(ARGS)
 
 # Fast folders first. No server, no browser, no import of ComfyUI (tests/host), no training.
-QUICK := plan prompts sampling measure pictures files page repository training kandinsky
+QUICK := plan prompts sampling measure pictures files page servers repository training kandinsky
 
 quick: $(STAMP)  ## run the quick tests: a minute
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not host and not browser and not gpu and not slow" $(QUICK:%=tests/%) $(ARGS)

@@ -28,6 +28,7 @@ from .kandinsky.workers import Run, lost_in_words, make_ready, part_to_draw, run
 from .picture_files import PictureFiles, raise_first, writing
 from .previews import BranchLatents
 from .sampling.executor import NO_RAY, Workers
+from .sampling.executor_cut import Lost
 from .sampling.observer import Observers
 from .sampling.progress import RunProgress, left_in_words
 from .set_trunk import digest_of
@@ -116,42 +117,92 @@ def draw_on_workers(
     OSError
         If some prompts could not be drawn, once all others are; or a picture not written.
     """
-    from .sampling.ray_executor import RayExecutor
-
     branches = KeptBranches(plan, drawn.trunk, drawn.note["set"], tell)
-    finished = np.array([i in there for i in range(plan.num_prompts)]) & branches.covered
+    there_already = np.array([i in there for i in range(plan.num_prompts)]) & branches.covered
     run = command_run(decoder, embeddings, plan, drawn, options, there, branches)
-    steps = part_to_draw(run, finished).steps if not finished.all() else ()
-    spared = plan.clusters_per_step - [len(step.parents) for step in steps] if steps else plan.clusters_per_step
-    bad: set[int] = set()
-    tell("starting the workers")
-    with RayExecutor(workers, run.setup["device"], tell) as executor, shared_token(drawn, run), writing() as writers:
-        make_ready(executor, run)
-        drawn.begin()
+    spared = plan.clusters_per_step - [len(step.parents) for step in part_to_draw(run, there_already).steps]
+
+    def begin() -> RunProgress:
         progress = RunProgress(plan, passes=passes_per_row(plan, options.guidance, options.guidance_interval))
         progress.on_stored(spared)
-        pictures = PictureFiles(drawn, writers, plan.num_prompts, there)
+        return progress
 
-        def on_done(done: Mapping[str, Any]) -> None:
-            bad.update(done["not_finite"].tolist())
-            if done["pixels"] is not None:
-                pictures.add(done["pictures"], torch.from_numpy(done["pixels"]).float() / 255)
-            else:
-                for i in done["pictures"].tolist():
-                    pictures.files[i] = drawn.note_written(i)
-            branches.keep()
-
-        with tqdm(total=round(progress.work[1]), desc="sampling", bar_format=BAR) as bar:
-            watching = Observers(branches, progress, WorkersBar(bar, progress, executor.count))
-            lost = run_on(executor, run, on_done, watching, finished)
+    with writing() as writers:
+        finished = Finished(drawn, PictureFiles(drawn, writers, plan.num_prompts, there), branches)
+        if there_already.all():
+            lost, progress = [], begin()
+        else:
+            lost, progress = draw_rest(workers, run, finished, begin, there_already, tell)
         progress.end()
-    raise_first(pictures.failures)
+    raise_first(finished.pictures.failures)
     if lost:
         count = f"{drawn.count} of {plan.num_prompts} pictures are in {drawn.folder}"
         raise OSError(f"{lost_in_words(lost, embeddings.prompts)}; {count}")
     for_figures(decoder, device_here(options))
-    images = [whole_picture(drawn.folder / file_name(i)) or there[i] for i in range(plan.num_prompts)]
-    return Drawing(images, pictures.files, branches, sorted(bad), progress.times(), int(np.sum(spared)))
+    images = [whole_picture(drawn.folder / file_name(i)) for i in range(plan.num_prompts)]
+    found: list[Any] = [image or there[i] for i, image in enumerate(images)]
+    bad = sorted(finished.not_finite)
+    return Drawing(found, finished.pictures.files, branches, bad, progress.times(), int(spared.sum()))
+
+
+def draw_rest(
+    workers: Workers,
+    run: Run,
+    finished: Finished,
+    begin: Callable[[], RunProgress],
+    there: np.ndarray,
+    tell: Callable[[str], Any],
+) -> tuple[list[Lost], RunProgress]:
+    """Have workers draw the prompts that are not there; those that cannot be drawn, and what `begin` has made."""
+    from .sampling.ray_executor import RayExecutor
+
+    tell("starting the workers")
+    with RayExecutor(workers, run.setup["device"], tell) as executor, shared_token(finished.drawn, run):
+        make_ready(executor, run)
+        finished.drawn.begin()
+        progress = begin()
+        with tqdm(total=round(progress.work[1]), desc="sampling", bar_format=BAR) as bar:
+            watching = Observers(finished.branches, progress, WorkersBar(bar, progress, executor.count))
+            return run_on(executor, run, finished, watching, there), progress
+
+
+class Finished:
+    """Hears of finished prompts: their pictures are counted, or written here.
+
+    Parameters
+    ----------
+    drawn : DrawnSet
+        Where pictures go.
+    pictures : PictureFiles
+        Writes those that are sent.
+    branches : KeptBranches
+        Of the run.
+
+    Attributes
+    ----------
+    not_finite : set of int
+        Prompts whose latents hold NaN or infinity.
+    """
+
+    def __init__(self, drawn: DrawnSet, pictures: PictureFiles, branches: KeptBranches):
+        self.drawn, self.pictures, self.branches = drawn, pictures, branches
+        self.not_finite: set[int] = set()
+
+    def __call__(self, done: Mapping[str, Any]) -> None:
+        """Hear of some.
+
+        Parameters
+        ----------
+        done : mapping
+            As in `run_on`.
+        """
+        self.not_finite.update(done["not_finite"].tolist())
+        if done["pixels"] is not None:
+            self.pictures.add(done["pictures"], torch.from_numpy(done["pixels"]).float() / 255)
+        else:
+            for i in done["pictures"].tolist():
+                self.pictures.files[i] = self.drawn.note_written(i)
+        self.branches.keep()
 
 
 def command_run(

@@ -106,9 +106,6 @@ class PlanShard(io.ComfyNode):
 
 def check_index(index: int | None, count: int | None) -> bool | str:
     """True, or what is wrong; None for what comes through a link and is not known yet."""
-    for name, value, least in (("index", index, 0), ("count", count, 1)):
-        if value is not None and not least <= value <= MOST_SHARDS:
-            return f"{name} must be from {least} to {MOST_SHARDS}; got {value}"
     if index is not None and count is not None and index > count:
         return f"index must be at most count, which is {count}; got {index}"
     return True

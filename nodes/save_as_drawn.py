@@ -37,7 +37,9 @@ class SaveAsDrawn(io.ComfyNode):
                 *caption_inputs(),
             ],
             outputs=[
-                types.Saving.Output(display_name="saving", tooltip="For Hierarchical Branching Sampler."),
+                types.Saving.Output(
+                    display_name="saving", tooltip="For Branching Sampler, Hierarchical KSampler or Share Steps."
+                ),
             ],
         )
 

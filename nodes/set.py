@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import types
-from .guider import MICRO_BATCH_TOOLTIP, cfg_input
+from .guider import MICRO_BATCH_TOOLTIP, cfg_input, keep_inputs
 from .host.expansion import expanded
 from .host.samplers_by_name import sampler_names, scheduler_names
 from .host.search import search_words
@@ -100,6 +100,7 @@ class Set(io.ComfyNode):
                     )
                 ),
                 saving_input(),
+                *keep_inputs()[:2],
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="One image per prompt, in the order of the prompts."),
@@ -141,6 +142,8 @@ class Set(io.ComfyNode):
         denoise: float = 1.0,
         micro_batch: int = 0,
         saving: float = 1.0,
+        keep: bool = False,
+        edits: str = "",
     ) -> io.NodeOutput:
         """Hand the inputs on to the nodes that do the work."""
         given = {name: value for name, value in locals().items() if name != "cls"}

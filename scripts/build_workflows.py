@@ -56,7 +56,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
     if sensitivity:
         plan_links["sensitivity"] = ("sensitivity", 0)
         calibrated = {
-            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 380, "load"),
+            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 350, "load"),
             "note_sensitivity": ("MarkdownNote", [NOTES["sensitivity"]], {}, 3, 150, None),
         }
     return {
@@ -73,9 +73,9 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
         ),
         "note_prior": ("MarkdownNote", [NOTES["prior"]], {}, 1, 150, None),
         "load_decoder": ("HierDiffDecoderLoader", [decoder, "auto"], {}, 1, 130, "load"),
-        "linkage": ("HierDiffWardLinkage", [metric], {"embeddings": ("embed", 0)}, 2, 510, "plan"),
+        "linkage": ("HierDiffWardLinkage", [metric], {"embeddings": ("embed", 0)}, 2, 450, "plan"),
         "note_linkage": ("MarkdownNote", [NOTES["linkage"]], {}, 2, 150, None),
-        "schedule": ("HierDiffThresholdSchedule", schedule, plan_links, 3, 680, "plan"),
+        "schedule": ("HierDiffThresholdSchedule", schedule, plan_links, 3, 650, "plan"),
         "note_schedule": ("MarkdownNote", [NOTES["schedule"]], {}, 3, 150, None),
         **calibrated,
         "sampler": (
@@ -93,7 +93,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
             [0, "automatic"],
             {"images": ("decode", 0), "prompts": ("prompts", 0)},
             5,
-            530,
+            480,
             "sample",
         ),
         "save": ("SaveImage", ["HierDiff"], {"images": ("decode", 0)}, 5, 420, "sample"),

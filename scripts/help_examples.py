@@ -433,7 +433,7 @@ EXAMPLES = {
         [
             BEGIN,
             TREE,
-            {"load_decoder": 102, "schedule": 530, "shard": 560},
+            {"load_decoder": 102, "schedule": 530, "shard": 460},
             {"sampler": 808},
             {"decode": 46, "sheet": 594},
         ],

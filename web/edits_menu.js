@@ -61,6 +61,7 @@ function promptProblem(state, id, index) {
   const { source, tree } = state;
   if (source.problem) return source.problem;
   const { members } = tree.branches[index];
+  if (id === "variants" && source.alone) return "variants_alone";
   if (id === "variants") return state.noVariants ? "variants_missing" : state.written?.removed.size || state.written?.added ? "unrun" : "";
   if (new Set(members.map((number) => tree.prompts[number])).size > 1) return "several";
   if (["edit", "remove"].includes(id) && state.edited && state.edits && state.edited.isPinned(state.edits, index)) return "pinned";

@@ -73,8 +73,8 @@ export class TreeEdits {
     const running = !this.state || this.state.tree.state === "running";
     const { asked, texts } = running ? { asked: 0, texts: 0 } : this.pending();
     const count = asked + texts;
-    const words = count === 1 ? text("edits.changes_one") : text("edits.changes", { count });
-    const show = (price, title) => this.line.show([this.said, count && [words, price].filter(Boolean).join(", ")].filter(Boolean).join(" · "), title, count > 0);
+    const changes = count === 1 ? text("edits.changes_one") : text("edits.changes", { count });
+    const show = (words, title) => this.line.show([this.said, words].filter(Boolean).join(" · "), title, count > 0);
     if (!count) return show("", "");
     const { told, text: asks, source, varied } = this.state;
     // a run's price is known when it has told
@@ -86,7 +86,7 @@ export class TreeEdits {
     }
     const { price } = this.priced;
     const known = price === undefined ? text("edits.price_asked") : price?.error ? shortened(wholePrice(price)) : priceText(price);
-    show(known, price ? wholePrice(price) : "");
+    show(text("edits.changes_cost", { changes, price: known }), price ? wholePrice(price) : "");
   }
 
   async ask(name) {

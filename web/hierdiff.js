@@ -350,7 +350,9 @@ api.addEventListener("hierdiff.pick", ({ detail }) => picks.receive(detail));
 api.addEventListener("hierdiff.result", ({ detail }) => results.receive(detail));
 
 api.addEventListener("executed", ({ detail }) => {
-  results.receiveOutput(detail.node, detail.prompt_id, detail.output);
+  // the parts of a node that is run as a graph of its own are told of one after the other
+  const node = detail.display_node ?? detail.node;
+  results.receiveOutput(node, detail.prompt_id, detail.output, node !== detail.node);
 });
 
 /** Nodes that the server takes from its cache say nothing: this page may never have heard what they said before. */

@@ -126,7 +126,8 @@ class Lightbox {
     const { naturalWidth, naturalHeight, style } = this.picture;
     this.showTitle(`${naturalWidth} × ${naturalHeight}`);
     const factor = Math.max(1, Math.min(LARGEST_FACTOR, Math.floor(PLEASANT / Math.max(naturalWidth, naturalHeight, 1))));
-    style.width = factor > 1 ? `${naturalWidth * factor}px` : "";
+    const highest = (100 * naturalWidth) / Math.max(naturalHeight, 1); // as wide as a picture of the room's height is
+    style.width = factor > 1 ? `min(${naturalWidth * factor}px, ${highest}cqh)` : "";
   }
 
   showButtons() {

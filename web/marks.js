@@ -29,10 +29,12 @@ export class MarksPanel {
     this.root = element("div", "hierdiff-marks");
     this.root.setAttribute("role", "group");
     this.root.setAttribute("aria-label", text("marks.label"));
+    const slider = sliderOf(node);
+    if (node.widgets.at(-1) !== slider) element("span", "", this.root).textContent = slider.label ?? slider.name; // others lie between
     this.buttons = MARKS.map((name, mark) => this.button(name, mark));
     passToGraph(this.root, app);
     for (const hook of ["onConfigure", "onConnectionsChange"]) after(node, hook, () => this.refresh());
-    after(sliderOf(node), "callback", () => this.refresh());
+    after(slider, "callback", () => this.refresh());
     this.refresh();
   }
 

@@ -6,6 +6,7 @@ import { blankRow, isBlank, isOn, rowsOfText, tableText } from "./prompt_table_t
 export const SET_NODE = "HierDiffPromptSet";
 export const TABLE_NODE = "HierDiffPromptTable";
 export const VARIANTS_NODE = "HierDiffVariants";
+const WHOLE_NODE = "HierDiffSet"; // it has lines of its own, unless a set is connected
 const WIDGETS = { [SET_NODE]: "text", [TABLE_NODE]: "table" };
 const LINES = /\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]/; // as Python's splitlines has them
 const LINES_WITH_ENDS = /(\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029])/;
@@ -82,11 +83,12 @@ export function upstreamOf(node, holders, follows = () => true) {
 
 /**
  * Where the prompts of a tree come from: {node, widget, kind, variants: the nodes Variants behind it, in their order} or
- * {problem: key of a text}.
+ * {problem: key of a text}. `alone`: it is the tree's node itself, and no other can stand behind it.
  *
  * @param texts  prompts of the tree; of several nodes the one that has most of them
  */
 export function sourceOf(node, texts, root) {
+  if (node.comfyClass === WHOLE_NODE && !isLinked(node, "prompts")) return { ...describe(node, "text"), alone: true };
   const upstream = upstreamOf(node, holdersOf(root));
   const makers = upstream.filter(({ node: { comfyClass } }) => comfyClass in WIDGETS);
   if (!makers.length) return { problem: "source_none" };
@@ -103,12 +105,12 @@ function comesFrom(node, source, root) {
   return upstreamOf(node, holdersOf(root)).some((maker) => maker.node === source);
 }
 
-function describe(node) {
-  const name = WIDGETS[node.comfyClass];
+const isLinked = (node, name) => Boolean(node.inputs?.some((input) => (input.widget?.name ?? input.name) === name && input.link != null));
+
+function describe(node, name = WIDGETS[node.comfyClass]) {
   const widget = node.widgets?.find((each) => each.name === name);
-  const linked = node.inputs?.some((input) => (input.widget?.name ?? input.name) === name && input.link != null);
-  if (!widget || linked) return { problem: "source_linked" };
-  return { node, widget, kind: node.comfyClass };
+  if (!widget || isLinked(node, name)) return { problem: "source_linked" };
+  return { node, widget, kind: name === "table" ? TABLE_NODE : SET_NODE };
 }
 
 // --- its entries: what stands for one prompt each ---

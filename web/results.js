@@ -56,11 +56,14 @@ export class Results {
     this.tell(result);
   }
 
-  /** Take what the host sends of a node's output: it does not say of which workflow, the node's own text did. */
-  receiveOutput(node, prompt_id, output) {
+  /**
+   * Take what the host sends of a node's output: it does not say of which workflow, the node's own text did. `part`: it
+   * is of a part of the node, which has others.
+   */
+  receiveOutput(node, prompt_id, output, part = false) {
     for (const result of this.results.values()) {
       if (result.node !== String(node) || result.prompt_id !== prompt_id || !prompt_id) continue;
-      result.data = ours(output);
+      result.data = { ...(part ? result.data : {}), ...ours(output) };
       this.tell(result);
     }
   }

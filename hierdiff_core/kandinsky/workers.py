@@ -73,13 +73,17 @@ def sample_on(
     decoder : KandinskyV22Pipeline
         From `load_decoder`. It makes no call: each worker loads the folder that it came from, and the weights are
         compared.
-    embeddings, plan, seed, guidance, scheduler, width, height, micro_batch, rescale_means, acceleration
+    embeddings, plan : PromptEmbeddings, Plan
         As in `sample`.
-    guidance_interval, leaves
+    seed, guidance, scheduler, width, height, micro_batch, rescale_means : int, float, str, int, int, int, bool
+        As in `sample`.
+    acceleration, guidance_interval : str, (float, float)
         As in `sample`.
     observer : Observer
         Hears of the run in this process: `before_call` several times a second, where it may raise to stop the run,
         `on_rows` with clean latents of at most 32 a side, once for each row, and `on_finished` as subtrees end.
+    leaves : PromptEmbeddings or mapping
+        As in `sample`.
     on_pictures : callable
         ``on_pictures(prompts, images)``: pictures that the workers have decoded as subtrees ended, (M,) int64 indices
         and (M, H, W, 3) float32 images on the CPU.
@@ -189,9 +193,13 @@ def run_of(
 
     Parameters
     ----------
-    decoder, embeddings, plan, seed, guidance, scheduler, width, height, micro_batch, rescale_means, acceleration
+    decoder, embeddings, plan : KandinskyV22Pipeline, PromptEmbeddings, Plan
         As in `sample_on`.
-    guidance_interval, leaves, folder, device
+    seed, guidance, scheduler, width, height, micro_batch, rescale_means : int, float, str, int, int, int, bool
+        As in `sample_on`.
+    acceleration, guidance_interval, leaves : str, (float, float), PromptEmbeddings or mapping
+        As in `sample_on`.
+    folder, device : str, str
         As in `sample_on`.
 
     Returns

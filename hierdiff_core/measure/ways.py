@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..plan.algebra import with_variants
 from ..plan.checks import is_finite, shown
 from ..plan.guidance import GuidanceCourse
+from ..plan.keys import hashed
 from ..plan.plan import Plan, build_plan
 from ..plan.sensitivity import LONGEST_TEXT, array_of, is_number, shortened
 from ..plan.tree import PromptTree
@@ -117,7 +119,25 @@ class Way:
         """
         thresholds = tree.within(self.thresholds(tree))
         plan = build_plan(tree.Z, thresholds, tree.keys, tree.errors, prompts=tree.prompts, seeds=tree.seeds)
-        return replace(plan, metric=tree.metric, guidance=self.guidance)
+        known = {"metric": tree.metric, "vectors": tree.vectors, "made_by": self.asked(tree)}
+        return with_variants(replace(plan, guidance=self.guidance, **known), tree.variants or ())
+
+    def asked(self, tree: PromptTree) -> dict[str, Any]:
+        """What this way was asked for, as JSON's types: two plans with the same are of one schedule (`Plan.made_by`).
+
+        Parameters
+        ----------
+        tree : PromptTree
+            What is to be drawn.
+
+        Returns
+        -------
+        asked : dict
+            Of numbers and short texts.
+        """
+        numbers = {"noise levels": self.levels, "sharing": [value for pair in self.sharing for value in pair]}
+        digests = {name: f"{hashed(np.round(values, 6).tobytes()):016x}" for name, values in numbers.items()}
+        return {"steps": self.steps, "trunk": round(self.trunk, 6), **digests, "metric": tree.metric}
 
     def passes(self, tree: PromptTree, guided: bool = True) -> float:
         """Passes for each picture, of prompts that differ: a guided step of a latent is two, any other one.

@@ -99,7 +99,7 @@ class Pieces:
     >>> plan = build_plan([[0, 1, 0.1, 2], [2, 3, 0.2, 2], [4, 5, 0.3, 4]], [0.25, 0.25, 0.0])
     >>> pieces = Pieces(whole(plan), "noise", workers=2)
     >>> [(piece.part.prompts.tolist(), piece.stop) for piece in (pieces.take(), pieces.take())]
-    [([0, 1], 2), ([2, 3], 2)]
+    [([0, 1], None), ([2, 3], None)]
     """
 
     def __init__(self, part: Part, begin: Any, workers: int, batch: int = 1):

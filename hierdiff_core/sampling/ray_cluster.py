@@ -103,13 +103,14 @@ def connected(ray: Any, address: str, count: int, gpus: bool) -> Iterator[int]:
 def started(ray: Any, address: str, **options: Any) -> Iterator[None]:
     """`ray.init` and `ray.shutdown`, which leave this process as it was."""
     local = address == "local"
-    with quiet(), kept_handler(), environment(SETTINGS if local else {}), loopback(local):
+    here = local or on_loopback(address)
+    with quiet(), kept_handler(), environment(SETTINGS if local else {}), loopback(here):
         try:
             ray.init(
                 address=address,
                 include_dashboard=False if local else None,
                 log_to_driver=False,
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,
                 **options,
             )
         except Exception as error:
@@ -120,10 +121,10 @@ def started(ray: Any, address: str, **options: Any) -> Iterator[None]:
         except BaseException:
             ray.shutdown()
             raise
-    try:
-        yield
-    finally:
-        with quiet():
+    with quiet():  # it tells of each worker that dies
+        try:
+            yield
+        finally:
             ray.shutdown()
 
 
@@ -169,6 +170,15 @@ def is_loopback(address: str) -> bool:
     found = ipaddress.ip_address(address)
     mapped = getattr(found, "ipv4_mapped", None)
     return (mapped or found).is_loopback
+
+
+def on_loopback(address: str) -> bool:
+    """Whether the address of a cluster is one of this machine alone."""
+    host = address.rpartition(":")[0].removeprefix("ray://").strip("[]")
+    try:
+        return host == "localhost" or is_loopback(host)
+    except ValueError:  # a name
+        return False
 
 
 def short_folder() -> str:
@@ -226,7 +236,7 @@ def quiet() -> Iterator[None]:
     """Nothing of Ray in the terminal: its errors are raised."""
     logger = logging.getLogger("ray")
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from .ray_cluster import begun_here, connected, import_ray
 PACKAGE = Path(__file__).parents[1]
 PATIENCE = 120.0  # seconds that workers which are there wait for those that are not
 ALONE = 600.0  # seconds without any worker, while others are started, until a run gives up
+SILENCE = 120.0  # seconds without an answer, where one comes every second, until a worker counts as dead
 MOST_DEATHS = 3  # of a worker, one after the other without a task done, until it is not replaced any more
 MOST_FAILURES = 3  # of a worker, one after the other, until it is made anew
 REST, LONGEST_REST = 0.5, 30.0  # seconds: others may have what one has failed at, which would be idle first each time
@@ -40,8 +41,8 @@ class Slot:
         Of its process.
     deaths, failures : int
         One after the other.
-    rests : float
-        Until when it is given nothing, by the clock.
+    rests, heard : float
+        By the clock: until when it is given nothing, and when it was asked or has answered last.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class Slot:
         self.ready = False
         self.pid: int | None = None
         self.deaths = self.failures = 0
-        self.rests = 0.0
+        self.rests = self.heard = 0.0
 
 
 class RayExecutor:
@@ -117,8 +118,6 @@ class RayExecutor:
         self.slots = self.slots or [Slot() for _ in range(self.count)]
         for slot in self.slots:
             slot.task, slot.deaths, slot.failures, slot.rests = None, 0, 0, 0.0
-            if slot.actor is not None and not slot.ready:
-                self._end(slot)
             self._begin(slot)
         began = time.monotonic()
         while waiting := [slot for slot in self.slots if not slot.ready]:
@@ -159,6 +158,7 @@ class RayExecutor:
             asked = [slot for slot in self.slots if slot.actor and (slot.task is not None or not slot.ready)]
             heard: list[tuple[int, Said]] = []
             self._wait(asked, lambda slot, value, heard=heard: heard.extend(self._heard(slot, value)))
+            heard += [said for slot in asked for said in self._silent(slot)]
             yield from heard or [None]
 
     def _hand_out(self, take: Callable[[], Task | None]) -> bool:
@@ -171,7 +171,7 @@ class RayExecutor:
                 task, asked = take(), True
                 if task is None:
                     break
-                slot.task, slot.ref = task[0], slot.actor.work.remote(task[1])
+                slot.task, slot.ref, slot.heard = task[0], slot.actor.work.remote(task[1]), time.monotonic()
         return asked and not any(slot.task is not None for slot in self.slots)
 
     def _begin(self, slot: Slot) -> None:
@@ -222,7 +222,12 @@ class RayExecutor:
             self._ended(slot, kind == "done")
             yield number, Done(said) if kind == "done" else Failure(said, disk=kind == "disk")
         if slot.task is not None:
-            slot.ref = slot.actor.more.remote()
+            slot.ref, slot.heard = slot.actor.more.remote(), time.monotonic()
+
+    def _silent(self, slot: Slot) -> Iterator[tuple[int, Said]]:
+        """Take a worker that does not answer any more for dead."""
+        if slot.task is not None and time.monotonic() - slot.heard > SILENCE:
+            yield from self._heard(slot, TimeoutError(f"no answer for {SILENCE:.0f} s"))
 
     def _ended(self, slot: Slot, well: bool) -> None:
         """Note how a worker's task ended."""

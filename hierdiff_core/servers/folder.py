@@ -181,7 +181,7 @@ class SetFolder:
         ------
         Liar
             If the server names files that nobody would write: nothing of the shard is kept.
-        ServerGone, Refused
+        ServerGone
             If a file does not come.
         """
         files = checked_files(server.get("/hierdiff/shards", run=run))

@@ -20,6 +20,7 @@ from .live_tree import tree_of_client
 from .runs import COPIES, is_link, signature
 
 PLAN, LATENT, IMAGE, VAE = "HIERDIFF_PLAN", "LATENT", "IMAGE", "VAE"
+SAVES = "HierDiffSaveAsDrawn"
 SAMPLES = ("MODEL", "GUIDER", "CONDITIONING", "SAMPLER")  # inputs of nodes that sample once more
 PREFIX = COPIES  # without a colon, which would be a place in a subgraph
 LAST = f"{PREFIX}compare"
@@ -63,6 +64,7 @@ def comparison(prompt: Prompt, sampler: str, i: int) -> Prompt:
         inputs = {
             key: unshared(made, value, i) if is_plan(prompt, value) else linked(value, copied, "alone")
             for key, value in prompt[name]["inputs"].items()
+            if not (is_link(value) and prompt.get(value[0], {}).get("class_type") == SAVES)  # a picture alone is no set
         }
         made[copy_of(name, "alone")] = {**prompt[name], "inputs": inputs}
     one = {"samples": [sampler, way.slot], "batch_index": i, "length": 1}

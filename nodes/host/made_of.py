@@ -59,7 +59,7 @@ def made_of(*values: Any) -> bytes:
 
 
 def lasting_name(value: object) -> str:
-    """Module and name of a function or of an object's class, wherever a pack lies: to ComfyUI its path is its name."""
+    """Module and name of a function or an object's class, wherever a pack lies: ComfyUI calls packs by their path."""
     name = name_of_code(value)
     name = f"hierdiff{name[len(OURS) :]}" if name.startswith(f"{OURS}.") else name
     return re.split(r"[/\\]", name)[-1]

@@ -89,6 +89,49 @@ def is_guided(guider: comfy.samplers.CFGGuider) -> bool:
     return bool(guider.conds.get("negative")) and not math.isclose(guider.cfg, 1.0)
 
 
+class BranchGuidance:
+    """How strongly the current clusters of a run are guided.
+
+    Parameters
+    ----------
+    course : GuidanceCourse
+        Which cuts or boosts.
+    current : CurrentClusters
+        Of the run.
+    levels : (S,) float
+        Noise levels of the run's steps.
+    is_guided : bool
+        Whether the run takes more than the conditional pass.
+    """
+
+    def __init__(
+        self, course: GuidanceCourse, current: CurrentClusters, levels: Sequence[float] | np.ndarray, is_guided: bool
+    ):
+        self.course, self.current, self.levels, self.is_guided = course, current, levels, is_guided
+        self.inside = course.inside(current.plan.num_steps)
+        self._high = np.asarray(levels) > course.boost_above
+        self._began = beginnings(current)
+        current.followers.append(self._follow)
+
+    def _follow(self, rows: np.ndarray) -> None:
+        split = np.bincount(rows)[rows] > 1
+        k = self.current.k
+        # before anything was evaluated nothing has split, whatever was found to differ
+        self._began = np.where(split & (k > self.current.first_step), k, self._began[rows])
+
+    def factors(self) -> np.ndarray:
+        """(C,) for the current clusters what their guidance is multiplied by in a step that is guided."""
+        k = self.current.k
+        since = np.where(self._began == NEVER, NEVER, k - self._began)
+        return self.course.factors_of(since, high=bool(self._high[k - self.current.first_step]))
+
+    def strengths(self) -> np.ndarray:
+        """(C,) for the current clusters what their guidance is multiplied by; 0 where there is none."""
+        if not self.is_guided or not self.inside[self.current.k]:
+            return np.zeros(len(self._began))
+        return self.factors()
+
+
 class RunGuidance:
     """The guidance of one run, by the course of its plan.
 
@@ -123,15 +166,12 @@ class RunGuidance:
         self.current = current
         self.rows_inside = rows_inside
         self.is_guided = is_guided(guider)
+        self.branches = BranchGuidance(course, current, levels, self.is_guided)
         self.passes = 0
         self._sides = sum(bool(side) for side in guider.conds.values())
         self._most_per_row = 0.0  # of a call
-        self._inside = course.inside(current.plan.num_steps)
-        self._high = np.asarray(levels) > course.boost_above
-        self._began = beginnings(current)
         if self.is_guided:
-            current.progress.passes = np.where(self._inside, float(self._sides), 1.0)
-        current.followers.append(self._follow)
+            current.progress.passes = np.where(self.branches.inside, float(self._sides), 1.0)
         self._answers: list[Answer] | None = None  # of the model, while a guider combines them once more
         self._place = 0
         self._checked = False
@@ -147,12 +187,6 @@ class RunGuidance:
         calls.clear()
         calls.update({KEY: [self.calc_cond_batch], **others})
 
-    def _follow(self, rows: np.ndarray) -> None:
-        split = np.bincount(rows)[rows] > 1
-        k = self.current.k
-        # before anything was evaluated nothing has split, whatever was found to differ
-        self._began = np.where(split & (k > self.current.first_step), k, self._began[rows])
-
     def predict_noise(self, executor, x: torch.Tensor, timestep, model_options=None, *args, **kwargs) -> torch.Tensor:
         """A PREDICT_NOISE wrapper, the innermost: the guider combines its passes at the strength of each row."""
         guider, options = executor.class_obj, {} if model_options is None else model_options
@@ -162,7 +196,7 @@ class RunGuidance:
 
         if not self.is_guided:
             return combined()
-        if not self._inside[self.current.k]:
+        if not self.branches.inside[self.current.k]:
             return self._unguided(guider, x, timestep, options, *args, **kwargs)
         factors = self._factors()
         if (factors == factors[0]).all():
@@ -184,19 +218,8 @@ class RunGuidance:
 
     def _factors(self) -> np.ndarray:
         """What to multiply the strength by: (R,) for the rows that the guider is called with."""
-        own, rows = self._of_clusters(), self.rows_inside()
+        own, rows = self.branches.factors(), self.rows_inside()
         return own[self.current.clusters.labels] if rows is None else own[rows]
-
-    def _of_clusters(self):
-        k = self.current.k
-        since = np.where(self._began == NEVER, NEVER, k - self._began)
-        return self.course.factors_of(since, high=bool(self._high[k - self.current.first_step]))
-
-    def strengths(self) -> np.ndarray:
-        """(C,) for the current clusters what their guidance is multiplied by; 0 where there is none."""
-        if not self.is_guided or not self._inside[self.current.k]:
-            return np.zeros(len(self._began))
-        return self._of_clusters()
 
     def _by_strength(self, guider, factors, combined):
         # a strength of 1 last: for it the host leaves the negative out, for others it has been evaluated then

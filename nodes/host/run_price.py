@@ -12,6 +12,7 @@ from ...hierdiff_core.plan.edits import apply_edits, read_edits
 from .clusters import CurrentClusters, rows_of_leaves
 from .edited_run import in_time
 from .keeping import Keeping, seconds_per_row
+from .run_guidance import BranchGuidance
 from .stored_calls import Call, PromptDigests, StoredCalls
 
 if TYPE_CHECKING:
@@ -35,18 +36,20 @@ def price_of(run: SharingRun, keeping: Keeping) -> Callable[[str], tuple[int, in
     -------
     price : callable or None
         ``price(edits) -> (rows, reused, seconds)``. None where keys cannot be known before: nothing was kept, rows are
-        known by their latents, guidance follows the splits, or prompts have inputs of their own.
+        known by their latents, or prompts have inputs of their own.
     """
     stored, fresh = run.stored, keeping.fresh
-    if stored is None or stored.reason or stored.by_latents or run.guidance is not None or fresh is None:
+    if stored is None or stored.reason or stored.by_latents or fresh is None:
         return None
     if not stored.calls or run.plan.num_steps != fresh.num_steps:
         return None
-    current = run.current
+    current, guided = run.current, None
+    if run.guidance is not None:
+        guided = np.asarray(run.guidance.branches.levels), run.guidance.is_guided
     rows = dict(zip(run.plan.leaf_keys or (), current.leaf_rows.tolist(), strict=True))
     known = PricedRun(
         fresh, stored.store, stored.fingerprint, stored.prompts, current.sigmas, current.first_step, rows,
-        tuple(stored.calls), seconds_per_row(run, keeping.owner), run.last_reroll,
+        tuple(stored.calls), seconds_per_row(run, keeping.owner), run.last_reroll, guided, current.progress.passes,
     )  # fmt: skip
     return known.price
 
@@ -71,6 +74,10 @@ class PricedRun:
         That a row took.
     last_reroll : int or None
         Of the run: later rerolls begin there.
+    guided : (array, bool) or None
+        Where the plan says how to guide: noise levels of the steps, and whether the run is guided at all.
+    passes : (K,) numbers, or None
+        Evaluations that a row of each step takes; None where each takes as many.
     """
 
     fresh: Plan
@@ -83,6 +90,8 @@ class PricedRun:
     calls: tuple[Call, ...]
     seconds: float | None
     last_reroll: int | None = None
+    guided: tuple[np.ndarray, bool] | None = None
+    passes: np.ndarray | None = None
 
     def price(self, edits: str) -> tuple[int, int, float | None]:
         """Rows of a run with these edits, of these reused, and its seconds.
@@ -96,14 +105,18 @@ class PricedRun:
         plan, _ = in_time(plan, self.last_reroll, "")
         current = CurrentClusters(plan, self.sigmas, self.first_step, self._leaf_rows(plan))
         stored = StoredCalls(current, self.store, self.fingerprint, self.prompts)
-        rows = reused = 0
+        if self.guided is not None and plan.guidance is not None:
+            stored.guided = BranchGuidance(plan.guidance, current, *self.guided).strengths
+        shares = np.ones(plan.num_steps) if self.passes is None else self.passes / self.passes.max()
+        rows, reused, work = 0, 0, 0.0
         for call in self.calls:
             current.go_to(call.k)
             current.calls, current.begins_anew = current.calls + 1, call.begins_anew
             stored.begin_call()
             keys = stored.keys_of(call.what)
-            rows, reused = rows + len(keys), reused + len(keys) - len(self.store.missing(keys))
-        return rows, reused, None if self.seconds is None else (rows - reused) * self.seconds
+            new = len(self.store.missing(keys))
+            rows, reused, work = rows + len(keys), reused + len(keys) - new, work + new * shares[call.k]
+        return rows, reused, None if self.seconds is None else float(work * self.seconds)
 
     def _leaf_rows(self, plan: Plan) -> np.ndarray:
         rows, keys = rows_of_leaves(plan), list(plan.leaf_keys or ())

@@ -148,7 +148,7 @@ class SharingRun:
     def keep(self, stored: StoredCalls) -> None:
         """Take rows from a store, and put what is evaluated there."""
         if self.guidance is not None:
-            stored.guided = self.guidance.strengths
+            stored.guided = self.guidance.branches.strengths
         self.model_calls.stored = stored
 
     def of_part(self, plan: Plan, leaf_rows: np.ndarray) -> SharingRun:

@@ -126,6 +126,16 @@ def test_without_vae_decode_a_vae_of_the_set_decodes(comparison):
         comparison.comparison(graph, "sample", I)
 
 
+def test_what_saves_pictures_as_they_finish_is_for_the_set(comparison):
+    graph = native_graph()
+    graph["saving"] = node("HierDiffSaveAsDrawn", prompts=["set", 0])
+    graph["sample"]["inputs"] |= {"saving": ["saving", 0], "vae": ["load_decoder", 1]}
+    made = comparison.comparison(graph, "sample", I)
+    assert "saving" in made["sample"]["inputs"]
+    assert "saving" not in made["hierdiff-sample-alone"]["inputs"]
+    assert "vae" in made["hierdiff-sample-alone"]["inputs"]
+
+
 def test_a_second_pass_is_not_taken_for_decoding(comparison):
     """Two passes: latents of the first go through an upscaler into a second sampler, which has rows for all prompts."""
     graph = native_graph()

@@ -11,6 +11,7 @@ from shared_runs import K, ksampler, modules_of, one_negative, positive_of, sigm
 
 from hierdiff_core import Budget, Profile, PromptTree, build_plan, linear_thresholds, plan_for, ward_linkage
 from hierdiff_core.plan.algebra import attach, edited, removed, rerolled
+from hierdiff_core.plan.guidance import GuidanceCourse
 from hierdiff_core.plan.keys import text_key
 from hierdiff_core.plan.rerolls import Reroll
 from hierdiff_core.sampling.store import Store
@@ -302,6 +303,26 @@ def test_the_price_of_edits_is_what_they_cost(host, model, monkeypatch):
             told = run(host, model, other, store, sampler=sampler, fresh=plan)[1]
             assert (rows, reused) == (told.rows, told.reused)
             assert (seconds > 0) == (reused < rows)  # known of the run before where one evaluated nothing
+
+
+def test_the_price_knows_where_the_plan_guides_and_how_strongly(host, model, monkeypatch):
+    """A split that moves changes the guidance after it, and a step without guidance costs half."""
+    plan = replace(plan_of(), guidance=GuidanceCourse(end=0.8, boost=1.5, boost_steps=2))
+    monkeypatch.setattr(host.run_price, "apply_edits", lambda fresh, edits, keep, leaves: SimpleNamespace(plan=edits))
+    monkeypatch.setattr(host.run_price, "read_edits", lambda edits: edits)
+    prices = []
+    made = host.run_price.price_of
+    monkeypatch.setattr(host.sharing, "price_of", lambda *args: prices.append(made(*args)))
+    store = Store(2**24)
+    run(host, model, plan, store, fresh=plan)
+    for step in (3, K - 1):
+        other = rerolled(plan, [Reroll(0, step, 1)])
+        known = prices[-1].__self__
+        rows, reused, seconds = known.price(other)
+        told = run(host, model, other, store, fresh=plan)[1]
+        assert (rows, reused) == (told.rows, told.reused)
+    assert rows - reused == 1
+    assert seconds == pytest.approx(known.seconds / 2)
 
 
 # --- The nodes -------------------------------------------------------------------------------------------------------

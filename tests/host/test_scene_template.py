@@ -217,3 +217,25 @@ def test_a_set_refuses_bad_prompts_when_it_is_queued(server):
     errors = failure.value.body["node_errors"]["set"]["errors"]
     assert errors
     assert all("'{' is not closed" in error["details"] for error in errors)
+
+
+def test_a_set_that_is_kept_draws_only_what_is_new(server):
+    def drawn(text, edits=""):
+        entry = server.run(set_graph(text=text, keep=True, edits=edits))
+        (told,) = [told for output in entry["outputs"].values() for told in output.get("hierdiff_edits", [])]
+        return pictures(server, entry, "save"), told
+
+    before, told = drawn("a red cat, a bus\na green cat, a bus\na koala, a teapot")
+    after, now = drawn("a red cat, a bus\na green cat, a bus\na rocket, a teapot", told["edits"])
+    assert told["reused"] == 0
+    assert 0 < now["rows"] - now["reused"] <= TINY["steps"]
+    assert np.array_equal(before[:2], after[:2])
+    assert not np.array_equal(before[2], after[2])
+
+
+def test_a_set_draws_variants(server):
+    prompts = {"prompts": node("HierDiffPromptSet", text="a red cat\na bus", seed=0, count=8)}
+    varied = {"varied": node("HierDiffVariants", prompts=["prompts", 0], which="0", count=2, part_at=0.4)}
+    made = pictures(server, server.run(set_graph(prompts=["varied", 0]) | prompts | varied), "save")
+    assert len(made) == 4
+    assert len({picture.tobytes() for picture in made}) == 4

@@ -1,6 +1,7 @@
 // What of a template is seen when it is opened.
 
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { around, freeRoom, viewOf } from "../../web/fit.js";
 
@@ -30,4 +31,17 @@ test("bars at the sides take no more room than they cover", () => {
   assert.deepEqual(bars.filter(covered), []);
   assert.ok(width > 1100 && height > 500);
   assert.deepEqual(freeRoom([1280, 720], () => true), [12, 12, 1256, 696]);
+});
+
+test("templates open at a zoom at which nodes that are elements show their texts, in a window of 1600 x 1000", () => {
+  const [room, larger, texts] = [[64, 88, 1510, 838], 1.2, 8 / 14]; // of ComfyUI 0.3.75, which also enlarges such nodes
+  const folder = new URL("../../workflows/", import.meta.url);
+  const files = readdirSync(folder).filter((name) => name.endsWith(".json"));
+  assert.ok(files.length > 4);
+  for (const name of files) {
+    const { nodes, groups } = JSON.parse(readFileSync(new URL(name, folder)));
+    const boxes = [...nodes.map(({ pos, size }) => [...pos, ...size]), ...groups.map(({ bounding }) => bounding)];
+    const { scale } = viewOf(around(boxes.map((box) => box.map((value) => larger * value))), room);
+    assert.ok(scale > texts, `${name}: ${scale}`);
+  }
 });

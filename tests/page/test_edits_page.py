@@ -43,7 +43,7 @@ def selected(page):
     return page.page.locator(f"{TREE} [aria-live]").inner_text().split(": ")[1]
 
 
-def wait_until_told(page, before=""):
+def wait_until_told(page, before="", kind=SAMPLER):
     """Wait until the panel shows the tree of another run than `before`, and this run has told what its edits were."""
     page.page.wait_for_function(
         """([tree, type, before]) => {
@@ -51,7 +51,7 @@ def wait_until_told(page, before=""):
             const { id } = app.graph.nodes.find((node) => node.type === type);
             return state === "done" && run !== before && told && app.nodeOutputs[id]?.hierdiff_edits;
         }""",
-        arg=[TREE, SAMPLER, before],
+        arg=[TREE, kind, before],
         timeout=60_000,
     )
 
@@ -64,22 +64,22 @@ def run_of(page):
     return page.page.locator(TREE).get_attribute("data-run")
 
 
-def run_and_wait(page):
+def run_and_wait(page, kind=SAMPLER):
     """Run as the line's button does; what the bar says then."""
     before = run_of(page)
     page.page.locator(f"{TREE} [data-action='run']").click()
-    wait_until_told(page, before)
+    wait_until_told(page, before, kind)
     page.page.locator(LINE).wait_for(state="hidden")
     return page.page.locator(f"{TREE} .hierdiff-status").inner_text()
 
 
-def run_kept(page):
+def run_kept(page, kind=SAMPLER):
     """Run a set that keeps its tree, and show its sampler."""
-    page.set_value(SAMPLER, "keep", True)
+    page.set_value(kind, "keep", True)
     before = run_of(page) or ""
     page.queue()
-    wait_until_told(page, before)
-    page.show(page.node_of(SAMPLER))
+    wait_until_told(page, before, kind)
+    page.show(page.node_of(kind))
 
 
 @pytest.mark.parametrize("nodes_2", [False, True])
@@ -234,3 +234,33 @@ def test_a_menu_that_is_open_before_the_run_has_told_is_made_again(open_page):
     (change,) = edits(page)["changes"]
     assert change["do"] == "reroll"
     line_says(page, r"1 change, \d+ rows?")
+
+
+def test_a_whole_set_is_edited_from_its_tree(open_page):
+    page, kind = open_page(shared=True), "HierDiffSet"
+    made = json.loads((REPO_ROOT / "workflows" / "hierdiff_lora_set.json").read_text(encoding="utf-8"))
+    made.update(id=str(uuid.uuid4()), extra={}, groups=[])
+    made["nodes"] = [node for node in made["nodes"] if node["type"] != "HierDiffSaveSet"]
+    (node,) = [node for node in made["nodes"] if node["type"] == kind]
+    node["widgets_values"][:5] = ["\n".join(PROMPTS), "", 64, 64, 6]
+    node["size"] = [480, 1000]
+    links = {link for other in made["nodes"] for each in other.get("inputs", []) if (link := each.get("link"))}
+    made["links"] = [link for link in made["links"] if link[0] in links]
+    page.load_graph(made)
+    run_kept(page, kind)
+    panel, keys = page.page.locator(TREE), page.page.keyboard
+    panel.focus()
+    keys.press("Home")
+    keys.press("End")
+    number = PROMPTS.index(selected(page))
+    keys.press("v")
+    line_says(page, "Variants need a Prompt Set")
+    keys.press("e")
+    page.page.locator(".hierdiff-inplace").fill("a wolf")
+    keys.press("Enter")
+    now = [*PROMPTS[:number], "a wolf", *PROMPTS[number + 1 :]]
+    assert page.value_of(kind, "text") == "\n".join(now)
+    line_says(page, "1 change, at most 6 rows")
+    assert "reused " in run_and_wait(page, kind)
+    assert json.loads(page.value_of(kind, "edits"))["kept"]["plan"]
+    page.screenshot(REPO_ROOT / "test_artifacts" / "browser" / "edits_whole_set.png")

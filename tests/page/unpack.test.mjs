@@ -23,6 +23,8 @@ const WIDGETS = {
   denoise: 0.5,
   micro_batch: 2,
   saving: 1.5,
+  keep: true,
+  edits: "{}",
 };
 
 class Graph {
@@ -101,7 +103,7 @@ test("all parts that the images need stand in the node's place, with its values 
   assert.deepEqual(["width", "height", "batch_size"].map((name) => value(made.get("latent"), name)), [128, 64, 1]);
   assert.equal(value(made.get("plan"), "saving"), 1.5);
   assert.equal(value(made.get("sampler"), "control_after_generate"), "randomize");
-  for (const name of ["cfg", "sampler_name", "scheduler", "seed", "denoise", "micro_batch"]) {
+  for (const name of ["cfg", "sampler_name", "scheduler", "seed", "denoise", "micro_batch", "keep", "edits"]) {
     assert.equal(value(made.get("sampler"), name), WIDGETS[name], name);
   }
   assert.deepEqual(sourceOf(graph, made.get("sampler"), "model"), [loader, 0]);

@@ -299,6 +299,10 @@ def test_a_kept_tree_says_what_a_fresh_plan_would_cost():
     fresh = studio.fresh(WORDS[:10])
     assert f"takes {grown.plan.nfe} rows; a plan made anew would take {fresh.nfe}" in grown.notes[0]
     assert studio.run(WORDS[:10]).plan.nfe == grown.plan.nfe
+    for change in (hold(WORDS[:10], 9), reroll(WORDS[:1], 10)):  # what is drawn counts, with its changes
+        changed = studio.run(WORDS[:10], change)
+        assert changed.plan.nfe != grown.plan.nfe
+        assert f"the kept tree takes {changed.plan.nfe} rows with your changes; a plan made" in changed.notes[0]
 
 
 def test_another_schedule_and_other_embeddings_plan_anew_and_say_so():
