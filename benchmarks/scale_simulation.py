@@ -79,6 +79,20 @@ def main():
     tree = tree_of(options.prompts, DEEP, options.seed)
     by_workers(tree, options, simulated)
     trouble(tree, options, simulated)
+    few(options, simulated)
+
+
+def few(options, simulated):
+    """What scale.py should find on one machine."""
+    sets = [(prompts, kind) for prompts in (256, 2000) for kind in (DEEP, FLAT)]
+    trees = {f"{prompts} prompts, {kind}": tree_of(prompts, kind, options.seed) for prompts, kind in sets}
+    worlds = [World(workers, seed=options.seed) for workers in (2, 4, 8)]
+    rows = (
+        (f"{name}, {world.workers} workers", simulated(tree, WARM, world))
+        for name, tree in trees.items()
+        for world in worlds
+    )
+    table(f"Few prompts, few workers, {WARM.name}", rows)
 
 
 def by_workers(tree, options, simulated):
