@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
-from scale_simulation import DEEP, STEPS, tree_of
+from scale_model import DEEP, STEPS, tree_of
 
 from hierdiff_core.plan.part import whole
 from hierdiff_core.plan.plan import Plan

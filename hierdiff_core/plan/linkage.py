@@ -98,7 +98,7 @@ def ward_linkage(
     leaf, first = leaf_numbers(vectors)
     if len(first) < len(vectors):
         return with_equal_rows(ward_linkage(vectors[first], metric, device, check), leaf)
-    if in_pairs(*vectors.shape, metric, device):
+    if in_pairs(len(vectors), vectors.shape[1], metric, device):
         from .ward_torch_pairs import ward_pairs  # here, since planning needs no torch
 
         return ward_pairs(vectors, SMALLEST_DISTANCE, device, check)
