@@ -208,12 +208,16 @@ def loopback(wanted: bool) -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = before and not wanted
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    if before is None or not wanted:  # a version without it is told by `open_ports`
+        yield
+        return
+    constants: Any = ray_constants
+    constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager
