@@ -18,23 +18,23 @@ export function boundOf({ tree, told, source, written, varied }) {
   for (const node of nodes.slice(first)) {
     // one before others may number their variants anew
     const ran = first === nodes.length - 1 ? varied[0].ran : null;
-    rows += variantRows(tree, settingsOf(node), ran);
+    rows += variantRows(tree, settingsOf(node), ran, told?.last_reroll);
   }
   return Number.isNaN(rows) ? null : atMost(rows, told?.seconds_per_row);
 }
 
 /** Rows of the variants that a node Variants asks for and that have not run; NaN where its numbers are none. */
-function variantRows(tree, { which, count, part_at }, ran) {
+function variantRows(tree, { which, count, part_at }, ran, last) {
   const all = tree.prompts.map((_, number) => number);
   const [now, before] = [numbersIn(which), ran?.part_at === part_at ? numbersIn(ran.which) : []];
   if (now === undefined) return NaN;
   const had = new Set(before ?? all);
   const more = (now ?? all).reduce((sum, number) => sum + Math.max(count - (had.has(number) ? ran.count : 0), 0), 0);
-  return more * partRows(tree.steps, part_at);
+  return more * partRows(tree.steps, part_at, last);
 }
 
-/** Rows of a variant that parts at a share of the steps. */
-const partRows = (steps, share) => steps - Math.min(Math.floor(share * steps + 0.5), steps - 1);
+/** Rows of a variant that parts at a share of the steps: at the last step with an effect, if that is before. */
+const partRows = (steps, share, last) => steps - Math.min(Math.floor(share * steps + 0.5), last ?? steps - 1, steps - 1);
 
 /** What one new text in the place of a prompt costs at most: of an entry that several prompts come from, each. */
 export function boundOfText({ tree, told }, entries, number) {

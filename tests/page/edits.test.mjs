@@ -250,6 +250,8 @@ test("variants cost at most their steps after they part, each", () => {
   assert.equal(rowsOf(variantsNode({ ...four, which: "0, 2" }, four)), 20);
   assert.equal(rowsOf(variantsNode({ ...four, part_at: 0.8 }, four)), 8);
   assert.equal(rowsOf(variantsNode({ ...four, part_at: 1 })), 4);
+  const late = textState(texts, texts, [variantsNode({ ...four, part_at: 1 })]);
+  assert.equal(boundOf({ ...late, told: { ...late.told, last_reroll: 6 } }).rows, 16); // they begin where they have an effect
   assert.equal(rowsOf(variantsNode({ ...four, which: "" })), 80); // of all four prompts
   assert.equal(rowsOf(variantsNode({ ...four, which: "x" })), undefined);
   assert.equal(rowsOf(variantsNode({ ...four, count: 5 }, four), variantsNode(four, four)), 45); // the later ones get other numbers
