@@ -46,7 +46,10 @@ def founders_of(plan: Plan, k: int) -> list[np.ndarray]:
         rows = np.argsort(labels, kind="stable")
         return np.split(rows[counted[rows]], np.cumsum(np.bincount(labels[counted]))[:-1])
     equal = cut(plan.frozen.tree.Z, 0.0)
-    return [own[np.sort(np.unique(equal[own], return_index=True)[1])] for own in oldest(plan, k)]
+    found = oldest(plan, k)
+    leaves, clusters = np.concatenate(found), np.repeat(np.arange(len(found)), [len(own) for own in found])
+    kept = np.sort(np.unique(clusters * len(equal) + equal[leaves], return_index=True)[1])  # of equal ones the first
+    return np.split(leaves[kept], np.cumsum(np.bincount(clusters[kept], minlength=len(found)))[:-1])
 
 
 def oldest(plan: Plan, k: int) -> list[np.ndarray]:

@@ -99,22 +99,43 @@ class FrozenTree:
             only a part of that one (`matching.separated`), the oldest of its own.
         """
         whole = cut(self.tree.Z, threshold)
-        leaves = np.split(np.argsort(whole, kind="stable"), np.cumsum(np.bincount(whole))[:-1])
-        present = np.zeros(self.tree.num_prompts, dtype=bool)
-        present[self.present] = True
-        own = np.split(self.present[np.argsort(labels, kind="stable")], np.cumsum(np.bincount(labels))[:-1])
-        found = []
-        for members in own:
-            pool = everyone = leaves[whole[members[0]]]
-            if rerolls is not None:
-                mine = rerolls[members[0]]
-                pool = np.array([leaf for leaf in everyone if rerolls[leaf][: len(mine)] == mine])
-                everyone = np.array([leaf for leaf in pool if rerolls[leaf] == mine])
-            if np.count_nonzero(present[everyone]) != len(members):
-                pool = np.sort(members)
-            ages = self.generations[pool]
-            found.append(pool[ages == ages.min()])
+        home = np.full(whole.max() + 1, -1)  # cluster that each cluster of the whole tree is, if it is one
+        present, count = np.bincount(whole[self.present]), labels.max() + 1
+        first = np.unique(labels, return_index=True)[1]
+        same = present[whole[self.present[first]]] == np.bincount(labels)
+        home[whole[self.present[first[same]]]] = np.flatnonzero(same)
+        apart = np.flatnonzero(~same[labels])
+        leaves = np.concatenate([np.flatnonzero(home[whole] >= 0), self.present[apart]])
+        clusters = np.concatenate([home[whole][home[whole] >= 0], labels[apart]])
+        found = self._oldest(leaves, clusters, count)
+        if rerolls is None or not any(rerolls):
+            return found
+        rerolled = np.zeros(len(home), dtype=bool)
+        rerolled[whole[[bool(own) for own in rerolls]]] = True
+        for c in np.flatnonzero(rerolled[whole[self.present[first]]]).tolist():
+            found[c] = self._of_rerolled(whole, np.sort(self.present[labels == c]), rerolls)
         return found
+
+    def _oldest(self, leaves: np.ndarray, clusters: np.ndarray, count: int) -> list[np.ndarray]:
+        """Of the leaves of each cluster the oldest, rising."""
+        ages = self.generations[leaves]
+        least = np.full(count, ages.max(initial=0))
+        np.minimum.at(least, clusters, ages)
+        kept = ages == least[clusters]
+        leaves, clusters = leaves[kept], clusters[kept]
+        order = np.lexsort((leaves, clusters))
+        return np.split(leaves[order], np.cumsum(np.bincount(clusters, minlength=count))[:-1])
+
+    def _of_rerolled(self, whole: np.ndarray, members: np.ndarray, rerolls: Sequence[History]) -> np.ndarray:
+        """The founders of the cluster of some leaves, where leaves of its cluster in the whole tree were rerolled."""
+        leaves = np.flatnonzero(whole == whole[members[0]])
+        mine = rerolls[members[0]]
+        pool = np.array([leaf for leaf in leaves if rerolls[leaf][: len(mine)] == mine])
+        everyone = np.array([leaf for leaf in pool if rerolls[leaf] == mine])
+        if np.count_nonzero(np.isin(everyone, self.present)) != len(members):
+            pool = members
+        ages = self.generations[pool]
+        return pool[ages == ages.min()]
 
     def hung(
         self,
