@@ -198,13 +198,14 @@ class BranchingSampler(io.ComfyNode):
         ):
             shown = Shown(run, decoder.latent_rgb, live, decorations)
             more = {"micro_batch": micro_batch, "acceleration": acceleration, "observer": Observers(shown, *savers)}
-            inputs = decoder.pipeline, embeddings, plan
+            inputs, lost = (decoder.pipeline, embeddings, plan), []
             if workers is None:
                 kept = {"store": edited.store, "stop_after": stop_after, "owner": owner()}
                 latents = sample(*inputs, **given, **more, **kept, order=order, leaves=edited.leaves or None)
             else:
                 place = {"folder": model_folder(decoder.name, DECODER_CLASS), "device": main_device().type}
-                latents = sample_on(workers, *inputs, **given, **more, **place, leaves=edited.leaves or None)
+                place |= {"leaves": edited.leaves or None, "on_lost": lost.append}
+                latents = sample_on(workers, *inputs, **given, **more, **place)
                 shown.shrunk = max(latents.shape[2:]) > LARGEST_KEPT  # workers send small ones
             latents = latents.to(results_device())
             run.end()
@@ -218,7 +219,7 @@ class BranchingSampler(io.ComfyNode):
             lambda: notes(decoder, run, plan, scheduler, interval, settings),
             otherwise=[f"{plan.num_prompts} pictures"],
         )
-        problem = latents_not_finite(latents, own.prompts, NOT_FINITE)
+        problem = lost[0] if lost else latents_not_finite(latents, own.prompts, NOT_FINITE)
         measured = [verdict.line] if verdict else []
         saved = [line for saver in savers for line in saver.lines()]
         drawers = [f"drawn by {where(workers)}"] if workers is not None else []

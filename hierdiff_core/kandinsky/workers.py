@@ -51,6 +51,7 @@ def sample_on(
     observer: Observer | None = None,
     leaves: Leaves | None = None,
     on_pictures: Callable[[np.ndarray, torch.Tensor], Any] | None = None,
+    on_lost: Callable[[str], Any] | None = None,
     folder: str | Path | None = None,
     device: str | None = None,
 ) -> torch.Tensor:
@@ -77,6 +78,8 @@ def sample_on(
     on_pictures : callable
         ``on_pictures(prompts, images)``: pictures that the workers have decoded as subtrees ended, (M,) int64 indices
         and (M, H, W, 3) float32 images on the CPU.
+    on_lost : callable
+        ``on_lost(text)`` names prompts that could not be drawn, and says why.
     folder : str or Path
         Of the decoder, by the same name on each machine; where `decoder` was loaded from when None.
     device : str
@@ -131,7 +134,10 @@ def sample_on(
     told = None if lost else latents_not_finite(latents, run.found.own.prompts, NOT_FINITE)
     if lost and sum(len(own.prompts) for own in lost) == plan.num_prompts:
         raise ValueError(lost_in_words(lost, run.found.own.prompts))
-    for note in filter(None, [told, lost and lost_in_words(lost, run.found.own.prompts), *run.found.notes]):
+    missing = lost_in_words(lost, run.found.own.prompts) if lost else None
+    if missing and on_lost is not None:
+        on_lost(missing)
+    for note in filter(None, [told, missing, *run.found.notes]):
         logging.warning("HierDiff: %s", note)
     return latents.to(decoder.unet.device)
 

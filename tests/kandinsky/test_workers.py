@@ -179,11 +179,13 @@ def test_a_prompt_that_always_fails_is_named_and_the_rest_is_drawn(threads, capl
     poison = EMBEDDINGS.positive[[6]]
     decoder = failing(toy_decoder(), lambda means: (means == poison).all(dim=1).any(), RuntimeError("poisoned"))
     expected = sample(toy_decoder(), EMBEDDINGS, PLAN, **SMALL)
-    latents = sample_on(threads, decoder, EMBEDDINGS, PLAN, **SMALL)
+    lost = []
+    latents = sample_on(threads, decoder, EMBEDDINGS, PLAN, **SMALL, on_lost=lost.append)
     others = [i for i in range(len(NAMES)) if i != 6]
     assert torch.equal(latents[others], expected[others])
     assert torch.isnan(latents[6]).all()
-    assert f'prompt 6 ("{NAMES[6]}") could not be drawn: RuntimeError: poisoned' in caplog.text
+    assert f'prompt 6 ("{NAMES[6]}") could not be drawn: RuntimeError: poisoned' in lost[0]
+    assert lost[0] in caplog.text
 
 
 def test_a_run_of_which_nothing_can_be_drawn_is_an_error(threads):
