@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from .kandinsky.loading import load_decoder, load_prior
     from .kandinsky.prior import embed_prompts
     from .plan.budget import Budget, reachable_saving, tau_for_root_share, tau_for_saving
+    from .plan.building import build_plan, plan_for
     from .plan.guidance import GuidanceCourse
     from .plan.linkage import flat_clusters, merge_errors, ward_linkage
-    from .plan.plan import Plan, build_plan, plan_for
+    from .plan.plan import Plan
     from .plan.plan_file import read_plan, write_plan
     from .plan.profile import Profile, falling_shape, linear_thresholds, thresholds_at
     from .plan.sensitivity import Sensitivity, read_sensitivity, write_sensitivity
@@ -41,7 +42,7 @@ _MODULES = {
     "Step": "plan.steps",
     "Store": "sampling.store",
     "TrunkFolder": "sampling.trunk_files",
-    "build_plan": "plan.plan",
+    "build_plan": "plan.building",
     "calibrate": "kandinsky.calibration",
     "decode": "kandinsky.decoding",
     "embed_prompts": "kandinsky.prior",
@@ -51,7 +52,7 @@ _MODULES = {
     "load_decoder": "kandinsky.loading",
     "load_prior": "kandinsky.loading",
     "merge_errors": "plan.linkage",
-    "plan_for": "plan.plan",
+    "plan_for": "plan.building",
     "reachable_saving": "plan.budget",
     "read_plan": "plan.plan_file",
     "read_sensitivity": "plan.sensitivity",

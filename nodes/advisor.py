@@ -12,7 +12,7 @@ from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS
 from ..hierdiff_core.measure.advice import GOALS, MEASURES, advise, most_passes
 from ..hierdiff_core.measure.trials import trials_path
 from ..hierdiff_core.plan.budget import Budget
-from ..hierdiff_core.plan.plan import plan_for
+from ..hierdiff_core.plan.building import plan_for
 from ..hierdiff_core.plan.profile import Profile
 from . import types
 from .advice import found_again, key_of, new_file, outputs, saved, shown, trials_folder

@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..hierdiff_core.pictures.schedule import draw_schedule
 from ..hierdiff_core.plan.budget import UNITS, Budget, reachable_saving
+from ..hierdiff_core.plan.building import plan_for
 from ..hierdiff_core.plan.noise_levels import levels_of_sigmas, unshared_steps
-from ..hierdiff_core.plan.plan import plan_for
 from ..hierdiff_core.plan.profile import SHAPES, Profile
 from . import types
 from .host.decoration import Decorations

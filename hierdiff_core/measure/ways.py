@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..plan.algebra import with_variants
+from ..plan.building import build_plan
 from ..plan.checks import is_finite, shown
 from ..plan.guidance import GuidanceCourse
 from ..plan.keys import hashed
-from ..plan.plan import Plan, build_plan
+from ..plan.plan import Plan
 from ..plan.sensitivity import LONGEST_TEXT, array_of, is_number, shortened
 from ..plan.tree import PromptTree
 

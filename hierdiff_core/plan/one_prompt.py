@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from .building import build_plan
 from .checks import whole_number
-from .plan import Plan, build_plan
+from .plan import Plan
 
 
 def one_unshared(plan: Plan, i: int) -> Plan:

@@ -26,8 +26,8 @@ from hierdiff_core.pictures.dendrogram import draw_dendrogram
 from hierdiff_core.pictures.schedule import draw_schedule
 from hierdiff_core.pictures.sensitivity import draw_sensitivity
 from hierdiff_core.pictures.tree import draw_tree
+from hierdiff_core.plan.building import build_plan
 from hierdiff_core.plan.linkage import flat_clusters, ward_linkage
-from hierdiff_core.plan.plan import build_plan
 from hierdiff_core.plan.profile import linear_thresholds
 from hierdiff_core.plan.sensitivity import Sensitivity
 
