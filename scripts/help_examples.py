@@ -586,7 +586,7 @@ EXAMPLES = {
             BEGIN,
             FROM_DECODER,
             {"model": 155, "schedule": 570},
-            {"share": 166, "empty": 106},
+            {"share": 186, "empty": 106},
             {"sampler": 640},
             PICTURES,
         ],
