@@ -128,7 +128,7 @@ class FrozenTree:
 
     def _of_rerolled(self, whole: np.ndarray, members: np.ndarray, rerolls: Sequence[History]) -> np.ndarray:
         """The founders of the cluster of some leaves, where leaves of its cluster in the whole tree were rerolled."""
-        leaves = np.flatnonzero(whole == whole[members[0]])
+        leaves = np.flatnonzero(whole == whole[members[0]]).tolist()
         mine = rerolls[members[0]]
         pool = np.array([leaf for leaf in leaves if rerolls[leaf][: len(mine)] == mine])
         everyone = np.array([leaf for leaf in pool if rerolls[leaf] == mine])
