@@ -56,7 +56,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
     if sensitivity:
         plan_links["sensitivity"] = ("sensitivity", 0)
         calibrated = {
-            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 350, "load"),
+            "sensitivity": ("HierDiffSensitivityLoader", [sensitivity], {}, 2, 366, "load"),
             "note_sensitivity": ("MarkdownNote", [NOTES["sensitivity"]], {}, 3, 150, None),
         }
     return {
@@ -93,10 +93,10 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
             [0, "automatic"],
             {"images": ("decode", 0), "prompts": ("prompts", 0)},
             5,
-            480,
+            530,
             "sample",
         ),
-        "save": ("SaveImage", ["HierDiff"], {"images": ("decode", 0)}, 5, 420, "sample"),
+        "save": ("SaveImage", ["HierDiff"], {"images": ("decode", 0)}, 5, 380, "sample"),
     }
 
 
