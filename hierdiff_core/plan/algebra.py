@@ -232,9 +232,7 @@ def removed(plan: Plan, i: int) -> Plan:
     i = check_prompt(plan, i)
     if plan.num_prompts == 1:
         raise ValueError("the only prompt of a plan cannot be removed")
-    frozen = frozen_tree(plan)
-    vectors = None if plan.vectors is None else np.delete(as_vectors(plan.vectors), i, axis=0)
-    return replanned(plan, replace(frozen, present=np.delete(frozen.present, i)), vectors)
+    return only(plan, np.delete(np.arange(plan.num_prompts), i).tolist())
 
 
 def only(plan: Plan, prompts: Iterable[int]) -> Plan:
@@ -267,7 +265,7 @@ def only(plan: Plan, prompts: Iterable[int]) -> Plan:
     ((8, 9), [7])
     """
     rows = [check_prompt(plan, i) for i in prompts]
-    frozen, vectors = frozen_tree(plan), None if plan.vectors is None else plan.vectors[rows]
+    frozen, vectors = frozen_tree(plan), None if plan.vectors is None else as_vectors(plan.vectors)[rows]
     return replanned(plan, replace(frozen, present=frozen.present[rows]), vectors)
 
 

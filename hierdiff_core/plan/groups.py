@@ -6,13 +6,13 @@ Legend: N prompts of a plan, L leaves (`Plan.leaf_keys`): these prompts, and tho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .algebra import only
 from .checks import whole_number
-from .replanning import frozen_tree, needed, replanned
+from .replanning import leaves_of
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -117,10 +117,8 @@ def part_of(plan: Plan, prompts: Sequence[int] | np.ndarray) -> PlanPart:
     >>> part.plan.prompt_keys, part.plan.branch_keys(0), part.leaves.tolist()
     ((8, 9), [7], [0, 1, 2])
     """
-    rows, whole = np.asarray(prompts, dtype=np.int64), frozen_tree(plan)
-    frozen = replace(whole, present=whole.present[rows])
-    leaves, _ = needed(frozen, plan.rerolls)
-    part = replanned(plan, frozen)
+    rows = np.asarray(prompts, dtype=np.int64)
+    leaves, part = leaves_of(plan, rows), only(plan, rows.tolist())
     for step, own in zip(plan.steps, part.steps, strict=True):
         pairs = set(zip(step.labels[rows].tolist(), own.labels.tolist(), strict=True))
         if not len(pairs) == own.num_clusters == len(np.unique(step.labels[rows])):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -87,6 +87,12 @@ def needed(frozen: FrozenTree, rerolls: Iterable[Reroll]) -> tuple[np.ndarray, d
     alive = {first[leaf] for leaf in frozen.present.tolist() if leaf in first}
     leaves = np.union1d(frozen.needed(), np.array([i for i, own in first.items() if own in alive], dtype=np.int64))
     return leaves, {leaf: place for place, leaf in enumerate(leaves.tolist())}
+
+
+def leaves_of(plan: Plan, prompts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Which of its leaves, (L,) int64, a plan keeps that has some of its prompts alone."""
+    frozen = frozen_tree(plan)
+    return needed(replace(frozen, present=frozen.present[prompts]), plan.rerolls)[0]
 
 
 def check_texts(plan: Plan, name: str, given: bool) -> None:

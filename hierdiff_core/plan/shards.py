@@ -17,7 +17,7 @@ from .algebra import only
 from .checks import whole_number
 from .in_set import numbers_in_set
 from .plan import Plan
-from .replanning import frozen_tree, needed
+from .replanning import leaves_of
 
 MOST_SHARDS = 10_000
 
@@ -69,8 +69,8 @@ def shard_of(plan: Plan, index: int, count: int) -> Plan:
 
 def part_of(plan: Plan, prompts: np.ndarray | Sequence[int]) -> Plan:
     """The plan of some of a set's prompts that remembers the set; see `shard_of`."""
-    rows, frozen = list(prompts), frozen_tree(plan)
-    leaves = needed(replace(frozen, present=frozen.present[rows]), plan.rerolls)[0]
+    rows = list(prompts)
+    leaves = leaves_of(plan, rows)
     whole = (plan, leaves) if plan.part_of is None else (plan.part_of[0], plan.part_of[1][leaves])
     return replace(only(plan, rows), part_of=whole)
 
