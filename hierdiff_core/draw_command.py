@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from .plan.plan import Plan
     from .sampling.store import Store
 
+# Of sampling, by the names that `sample` and `workers_run.run_of` have for them
+SETTINGS = (
+    *("seed", "guidance", "scheduler", "width", "height", "micro_batch", "rescale_means", "acceleration"),
+    "guidance_interval",
+)
 # Seconds by the work that is left, in place of tqdm's own by their number
 BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} passes{postfix}"
 
@@ -99,16 +104,8 @@ def draw(
                 decoder,
                 embeddings,
                 plan,
-                seed=options.seed,
-                guidance=options.guidance,
-                scheduler=options.scheduler,
-                width=options.width,
-                height=options.height,
-                micro_batch=options.micro_batch,
-                rescale_means=options.rescale_means,
+                **sampling_settings(options),
                 order=options.order,
-                acceleration=options.acceleration,
-                guidance_interval=options.guidance_interval,
                 observer=Observers(
                     branches, progress, Bar(bar, progress), Callbacks(on_finished=pictures.missing(decoded))
                 ),
@@ -118,6 +115,11 @@ def draw(
             progress.end()
     raise_first(pictures.failures)
     return Drawing(pictures.images, pictures.files, branches, not_finite, progress.times(), progress.reused)
+
+
+def sampling_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of sampling, by the names that `sample` and `workers_run.run_of` have for it."""
+    return {name: getattr(options, name) for name in SETTINGS}
 
 
 class Bar(Observer):

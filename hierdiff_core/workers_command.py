@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .draw_command import BAR, Bar, Drawing
+from .draw_command import BAR, Bar, Drawing, sampling_settings
 from .files import whole_files
 from .files.picture_marks import whole_picture
 from .files.set_folder import file_name
@@ -219,15 +219,7 @@ def command_run(
         decoder,
         embeddings,
         plan,
-        seed=options.seed,
-        guidance=options.guidance,
-        scheduler=options.scheduler,
-        width=options.width,
-        height=options.height,
-        micro_batch=options.micro_batch,
-        rescale_means=options.rescale_means,
-        acceleration=options.acceleration,
-        guidance_interval=options.guidance_interval,
+        **sampling_settings(options),
         folder=options.decoder.absolute(),
         device=options.device.partition(":")[0],
     )
