@@ -16,18 +16,22 @@ from PIL import Image
 pytestmark = pytest.mark.host
 
 TEXT = "{cat face|tiger face|red apple|dog|owl|car}, {noto|flat} style"
-SAVING = {"folder": "drawn", "format": "png", "captions": "none", "name": "{index:04d}"}
+SAVING = {"format": "png", "captions": "none", "name": "{index:04d}"}
 COUNT, STEPS = 12, 8
 
 
-def graph_of(**changes):
+def graph_of(own, **changes):
     """Twelve prompts, kept under a name, saved as they are finished."""
     graph = native_graph(**{"set.text": TEXT, "plan.steps": STEPS})
     del graph["decode"], graph["save"]
-    graph["saving"] = node("HierDiffSaveAsDrawn", prompts=["set", 0], **SAVING)
-    graph["trunk"] = node("HierDiffTrunk", name="killed", memory_gb=1.0, disk_gb=1.0)
-    own = {"saving": ["saving", 0], "vae": ["load_decoder", 1], "keep": True, "trunk": ["trunk", 0]}
-    graph["sample"]["inputs"] |= own
+    graph["saving"] = node("HierDiffSaveAsDrawn", prompts=["set", 0], **SAVING, folder=f"{own}/drawn")
+    graph["trunk"] = node("HierDiffTrunk", name=own, memory_gb=1.0, disk_gb=1.0)
+    graph["sample"]["inputs"] |= {
+        "saving": ["saving", 0],
+        "vae": ["load_decoder", 1],
+        "keep": True,
+        "trunk": ["trunk", 0],
+    }
     graph["text"] = node("PreviewAny", source=["sample", 1])
     for place, value in changes.items():
         name, key = place.split(".")
@@ -35,16 +39,16 @@ def graph_of(**changes):
     return graph
 
 
-def behind_share_steps(**changes):
+def behind_share_steps(own, **changes):
     """The same by an ordinary KSampler behind Share Steps."""
-    graph = graph_of(**changes)
+    graph = graph_of(own, **changes)
     del graph["text"]
     graph["preview"] = node("PreviewImage", images=["decoded", 0])
     graph["decoded"] = node("VAEDecode", samples=["sample", 0], vae=["load_decoder", 1])
-    own = graph.pop("sample")["inputs"]
+    inputs = graph.pop("sample")["inputs"]
     names = ("plan", "saving", "vae", "keep", "trunk")
-    graph["shared"] = node("HierDiffShareSteps", model=["model", 0], **{name: own[name] for name in names})
-    given = {name: own[name] for name in ("positive", "negative", "latent_image", "seed", "cfg", "sampler_name")}
+    graph["shared"] = node("HierDiffShareSteps", model=["model", 0], **{name: inputs[name] for name in names})
+    given = {name: inputs[name] for name in ("positive", "negative", "latent_image", "seed", "cfg", "sampler_name")}
     graph["sample"] = node("KSampler", model=["shared", 0], steps=STEPS, scheduler="normal", denoise=1.0, **given)
     return graph
 
@@ -71,27 +75,27 @@ def rows_in(report):
 
 
 def test_a_killed_server_and_a_cancelled_run_lose_nothing_that_was_finished(comfyui, tmp_path):
+    own = tmp_path.name  # other tests save in the server's folder too
     with ComfyServer(base_dir=tmp_path) as server:
-        killed = tmp_path / "output" / "drawn"
-        trunks = tmp_path / "user" / "hierdiff" / "trunks" / "killed"
-        server.queue(graph_of())
+        killed = tmp_path / "output" / own / "drawn"
+        trunks = tmp_path / "user" / "hierdiff" / "trunks" / own
+        server.queue(graph_of(own))
         until(lambda: len(list(killed.glob("*.png"))) >= 1 and list(trunks.glob("*.safetensors")))
         os.kill(server.pid, signal.SIGKILL)
     before = {path.name: path.read_bytes() for path in killed.glob("*.png")}
     assert 0 < len(before) < COUNT
     assert len(pixels(killed)) == len(before)  # none is damaged
 
-    folder = comfyui.base_dir / "output" / "drawn"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = comfyui.base_dir / "output" / own / "drawn"
     shutil.copytree(killed, folder)
-    shutil.copytree(trunks, comfyui.base_dir / "user" / "hierdiff" / "trunks" / "killed")
-    graph = graph_of()
-    after = {**SAVING, "folder": "after"}
+    shutil.copytree(trunks, comfyui.base_dir / "user" / "hierdiff" / "trunks" / own)
+    graph = graph_of(own)
+    after = {**SAVING, "folder": f"{own}/after"}
     graph["saved"] = node("HierDiffSaveSet", prompts=["set", 0], latent=["sample", 0], vae=["load_decoder", 1], **after)
     report = report_of(comfyui, graph)
     reused, rows = rows_in(report)
     assert 0 < reused < rows
-    assert f"saved in output/drawn: {COUNT - len(before)} of {COUNT}" in report
+    assert f"saved in output/{own}/drawn: {COUNT - len(before)} of {COUNT}" in report
     assert re.search(rf"^{len(before)} (was|were) saved already", report, re.MULTILINE)
     assert re.search(r"drawn in \d groups of subtrees, each saved before the next was begun", report)
     assert {name: (folder / name).read_bytes() for name in before} == before
@@ -100,7 +104,7 @@ def test_a_killed_server_and_a_cancelled_run_lose_nothing_that_was_finished(comf
     assert found.keys() == others.keys()
     assert all(np.array_equal(found[name], others[name]) for name in found)
 
-    graph = behind_share_steps(**{"sample.seed": 2, "sample.sampler_name": "euler_ancestral"})
+    graph = behind_share_steps(own, **{"sample.seed": 2, "sample.sampler_name": "euler_ancestral"})
     prompt_id = comfyui.queue(graph, "saving")
     until(lambda: len(list(folder.glob("*_2.png"))) >= 2)
     comfyui.interrupt()

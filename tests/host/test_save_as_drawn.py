@@ -178,17 +178,20 @@ def test_files_of_others_say_nothing(pack, tmp_path, made):
 # --- a real server
 
 
-def drawn_graph(**changes):
+def drawn_graph(folder, **changes):
     """Few prompts depth first, saved as they finish, and the same by Save Image Set after all are drawn."""
+    saving = {**SAVING, "folder": f"{folder}/drawn"}
     graph = small_graph(
         **{"set.text": "{cat face|tiger face|red apple|dog|owl|car|bus|sun|moon|key}, {noto|flat} style"}
     )
-    graph["saving"] = node("HierDiffSaveAsDrawn", prompts=["set", 0], **SAVING)
+    graph["saving"] = node("HierDiffSaveAsDrawn", prompts=["set", 0], **saving)
     graph["sample"]["inputs"] |= {"saving": ["saving", 0], "order": "depth first"}
     for name in ("sheet", "save", "decode"):
         del graph[name]
     latent, vae = {"latent": ["sample", 0]}, {"vae": ["load_decoder", 1]}
-    graph["saved"] = node("HierDiffSaveSet", prompts=["set", 0], **SAVING | {"folder": "after"}, **latent, **vae)
+    graph["saved"] = node(
+        "HierDiffSaveSet", prompts=["set", 0], **saving | {"folder": f"{folder}/after"}, **latent, **vae
+    )
     for place, value in changes.items():
         name, key = place.split(".")
         graph[name]["inputs"][key] = value
@@ -202,9 +205,10 @@ def whole_pictures(folder):
 
 @pytest.mark.host
 def test_killed_server_leaves_whole_pictures_and_the_next_run_saves_the_others(comfyui, tmp_path):
+    own = tmp_path.name  # other tests save in the server's folder too
     with ComfyServer(base_dir=tmp_path) as server:
-        killed = tmp_path / "output" / "drawn"
-        server.queue(drawn_graph())
+        killed = tmp_path / "output" / own / "drawn"
+        server.queue(drawn_graph(own))
         until(lambda: len(list(killed.glob("*.png"))) >= 3)
         os.kill(server.pid, signal.SIGKILL)
     before = {path.name: path.read_bytes() for path in killed.glob("*.png")}
@@ -212,18 +216,18 @@ def test_killed_server_leaves_whole_pictures_and_the_next_run_saves_the_others(c
     assert len(whole_pictures(killed)) == len(before)
     assert {path.stem for path in killed.glob("*.txt")} >= {name.removesuffix(".png") for name in before}
 
-    folder, graph = comfyui.base_dir / "output" / "drawn", drawn_graph()
+    folder, graph = comfyui.base_dir / "output" / own / "drawn", drawn_graph(own)
     shutil.copytree(killed, folder)
     graph["text"] = node("PreviewAny", source=["sample", 2])
     text = comfyui.run(graph)["outputs"]["text"]["text"][0]
-    assert f"saved in output/drawn: {20 - len(before)} of 20" in text
+    assert f"saved in output/{own}/drawn: {20 - len(before)} of 20" in text
     assert f"{len(before)} were saved already" in text
     assert {name: (folder / name).read_bytes() for name in before} == before
     found, others = whole_pictures(folder), whole_pictures(folder.with_name("after"))
     assert found.keys() == others.keys()
     assert all(np.array_equal(found[name], others[name]) for name in found)
     check_metadata(*(Image.open(place / next(iter(found))).info for place in (folder, folder.with_name("after"))))
-    cancel(comfyui, drawn_graph(**{"sample.seed": 2}), lambda: len(list(folder.glob("*_2.png"))) >= 2)
+    cancel(comfyui, drawn_graph(own, **{"sample.seed": 2}), lambda: len(list(folder.glob("*_2.png"))) >= 2)
     assert 22 <= len(whole_pictures(folder)) < 40
     left = {path.name for path in killed.glob(".hierdiff-*")}  # whoever is killed leaves one; for a while it stays
     assert {path.name for path in folder.glob(".hierdiff-*")} <= left
