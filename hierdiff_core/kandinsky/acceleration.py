@@ -1,21 +1,27 @@
-"""Faster calls of a UNet on a CUDA device: recorded as CUDA graphs, or compiled."""
+"""Faster calls of a UNet on a CUDA device: fused, recorded as CUDA graphs, or compiled."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .fused_kernels import FusedKernels
+from .fused_unet import FusedUNet, has_kernels, why_not_fused, width_of
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-ACCELERATIONS = ("none", "CUDA graphs", "torch.compile")
+ACCELERATIONS = ("auto", "none", "CUDA graphs", "torch.compile")
 
 # Rows of a batch that graphs are recorded for; other numbers are padded. Above, the device is slower than the CPU that
 # feeds it, and a graph gains nothing (docs/measurements/performance.md).
 GRAPH_ROWS = (2, 4, 6, 8, 12, 16)
+# The same for a fused UNet, which has fewer kernels to launch.
+FUSED_GRAPH_ROWS = (2, 4, 6, 8)
 # Branches for each call of a compiled UNet. More gain nothing, and 64 rows, the side of a latent of 512 pixels, would
 # be compiled once more: the compiler tells sizes apart by their numbers.
 LARGEST_COMPILED = 16
@@ -30,26 +36,31 @@ def unet_calls(unet: UNet2DConditionModel, acceleration: str) -> PlainCalls:
     ----------
     unet : UNet2DConditionModel
     acceleration : str
-        One of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device.
+        One of `ACCELERATIONS`; no effect but on a CUDA device. "auto": normalisations fused where this card, precision
+        and network allow it (`why_not_fused`), else "none".
 
     Notes
     -----
-    What was recorded or compiled is kept with the UNet, for later runs. With "torch.compile" its weights are laid out
-    channels last, and stay so until a run without it. Predictions differ from the plain UNet's by rounding. When
-    something fails it is said once, and the UNet is called plainly from then on.
+    What was recorded or compiled is kept with the UNet, for later runs. Fused or with "torch.compile" its weights are
+    laid out channels last, and stay so until a run without it. Predictions differ from the plain UNet's by rounding.
+    When something fails it is said once, and the UNet is called plainly from then on.
     """
     if acceleration not in ACCELERATIONS:
         raise ValueError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
     if unet.device.type != "cuda":
         return PlainCalls(unet)
-    compiled = acceleration == "torch.compile"
+    if acceleration == "auto" and not (has_kernels(unet.device, unet.dtype) and why_not_fused(unet) is None):
+        acceleration = "none"
     kept = unet.__dict__.setdefault(_KEPT, {})
-    if compiled or kept:  # channels last is the faster layout for compiled code, and the slower one for all else
-        lay_out(unet, torch.channels_last if compiled else torch.contiguous_format)
+    last = acceleration in ("auto", "torch.compile")
+    if last or kept:  # channels last is the faster layout for these, and the slower one for all else
+        lay_out(unet, torch.channels_last if last else torch.contiguous_format)
     if acceleration == "none":
         return PlainCalls(unet)
     if acceleration not in kept:
-        kept[acceleration] = GraphedCalls(unet, torch.compile(unet) if compiled else unet)
+        kept[acceleration] = {"auto": FusedCalls, "CUDA graphs": GraphedCalls, "torch.compile": CompiledCalls}[
+            acceleration
+        ](unet)
     kept[acceleration].forget_moved_weights()
     return kept[acceleration]
 
@@ -80,29 +91,20 @@ class PlainCalls:
 
 
 class GraphedCalls(PlainCalls):
-    """Calls of few rows as CUDA graphs, others as they are.
+    """Calls of few rows as CUDA graphs, others as they are."""
 
-    Parameters
-    ----------
-    unet : UNet2DConditionModel
-        For when the faster ways fail.
-    network : callable
-        The same, perhaps compiled.
-    """
+    sizes = GRAPH_ROWS
 
-    def __init__(self, unet: UNet2DConditionModel, network: Callable[..., Any]) -> None:
+    def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__(unet)
-        self.network = network
-        self.compiled = network is not unet
-        self.warm = False
         self.records = True
         self.addresses = None
         self.forget()
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         rows = len(latents)
-        size = next((size for size in GRAPH_ROWS if size >= rows), None)
-        if size is None or not self.records or (self.compiled and not captured_memory_is_known()):
+        size = next((size for size in self.sizes if size >= rows), None)
+        if size is None or not self.may_record():
             return self.direct(latents, t, image_embeds).float()
         key = size, latents.shape[1:], latents.dtype, t.dtype, image_embeds.shape[1:], torch.is_inference_mode_enabled()
         if key not in self.graphs:
@@ -116,27 +118,16 @@ class GraphedCalls(PlainCalls):
         graph.replay()
         return output[:rows].to(torch.float32, copy=True)
 
-    def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        if not self.compiled:
-            return call(self.unet, latents, t, image_embeds)
-        try:
-            if not self.warm:  # the compiler tunes for the first size that it sees
-                self.run_compiled(padded(latents[:1], GRAPH_ROWS[-1]), t, padded(image_embeds[:1], GRAPH_ROWS[-1]))
-                self.warm = True
-            return self.run_compiled(latents, t, image_embeds)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            self.network, self.compiled = self.unet, False
-            self.forget()
-            warn("torch.compile", error)
-            return call(self.unet, latents, t, image_embeds)
+    def may_record(self) -> bool:
+        return self.records
 
-    def run_compiled(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        latents = latents.contiguous(memory_format=torch.channels_last)
-        for tensor in (latents, image_embeds):
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # one compilation for all batch sizes
-        return call(self.network, latents, t, image_embeds)
+    def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        """A call that is not replayed; what fails in the faster way is said, and done the plain way."""
+        return self.faster(latents, t, image_embeds)
+
+    def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        """A call in the way that graphs are recorded of."""
+        return call(self.unet, latents, t, image_embeds)
 
     def record(self, key: tuple[Any, ...], latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> None:
         """Record the graph for a key; when that fails, no more are recorded."""
@@ -147,11 +138,13 @@ class GraphedCalls(PlainCalls):
             for _ in range(2):  # what the first calls set up must not be in the graph
                 self.direct(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
+        if not self.may_record():
+            return
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads, such as the host's, may go on allocating
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                output = self.run_compiled(*inputs) if self.compiled else call(self.unet, *inputs)
+                output = self.faster(*inputs)
         except RuntimeError as error:
             self.records = False
             self.forget()
@@ -169,6 +162,65 @@ class GraphedCalls(PlainCalls):
     def forget(self) -> None:
         self.graphs = {}  # graph, inputs and output by size and kind of the inputs
         self.pool = torch.cuda.graph_pool_handle()  # one for all, as only one graph runs at a time
+
+
+class QuickCalls(GraphedCalls):
+    """Calls in a faster way than the network's own, with graphs of it; the network's own once that has failed."""
+
+    way = ""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__(unet)
+        self.works = True
+        self.network: Callable[..., Any] | None = None
+
+    def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        if self.works:
+            try:
+                return self.faster(latents, t, image_embeds)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self.works = self.records = False
+                self.network = None
+                self.forget()
+                warn(self.way, error)
+        return call(self.unet, latents, t, image_embeds)
+
+
+class FusedCalls(QuickCalls):
+    """Calls with fused normalisations."""
+
+    sizes = FUSED_GRAPH_ROWS
+    way = "the fused UNet"
+
+    def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        if self.network is None:
+            device, dtype = self.unet.device, self.unet.dtype
+            self.network = FusedUNet(self.unet, FusedKernels(device, dtype, width_of(self.unet) or 1))
+        with torch.cuda.device(latents.device):
+            return call(self.network, latents, t, image_embeds)
+
+
+class CompiledCalls(QuickCalls):
+    """Calls of the compiled network."""
+
+    way = "torch.compile"
+
+    def may_record(self) -> bool:
+        return self.records and captured_memory_is_known()
+
+    def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        if self.network is None:  # the compiler tunes for the first size that it sees
+            self.network = torch.compile(self.unet)
+            self.run(padded(latents[:1], GRAPH_ROWS[-1]), t, padded(image_embeds[:1], GRAPH_ROWS[-1]))
+        return self.run(latents, t, image_embeds)
+
+    def run(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        latents = latents.contiguous(memory_format=torch.channels_last)
+        for tensor in (latents, image_embeds):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # one compilation for all batch sizes
+        return call(self.network, latents, t, image_embeds)
 
 
 def captured_memory_is_known() -> bool:

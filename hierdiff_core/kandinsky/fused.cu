@@ -1,0 +1,183 @@
+// Group normalisation for activations that are channels last (rows, positions, channels), and what comes beside it,
+// in as few passes over memory as it takes. Sums are in float32 and in a fixed order: the same inputs give the same bits,
+// and a row's result does not depend on the rows beside it.
+//
+// Compiled at run time by NVRTC, with these defined:
+//   WIDTH     channels that a thread reads at once; divides the channels of a group
+//   BFLOAT16  1 for bfloat16, 0 for float16
+// Where there are two inputs, they are the first and the last channels of one that is not put together in memory.
+
+typedef unsigned short number;
+
+struct alignas(2 * WIDTH) Numbers {
+    number of[WIDTH];
+};
+
+__device__ __forceinline__ float to_float(number x) {
+#if BFLOAT16
+    return __uint_as_float((unsigned int)x << 16);
+#else
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+#endif
+}
+
+__device__ __forceinline__ number to_number(float x) {
+#if BFLOAT16
+    unsigned int bits = __float_as_uint(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff;  // NaN
+    return (number)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+#else
+    number y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+#endif
+}
+
+// The first channel that a thread reads, in whichever input it lies.
+struct Place {
+    const number *at;
+    int stride;
+};
+
+__device__ __forceinline__ Place place(const number *a, const number *b, int ca, int cb, int positions, int channel) {
+    const size_t row = blockIdx.y;
+    if (channel < ca) return {a + row * positions * ca + channel, ca};
+    return {b + row * positions * cb + (channel - ca), cb};
+}
+
+// A number near the group's others: sums of differences from it lose no digits where the mean is large.
+__device__ __forceinline__ float pivot(
+    const number *a, const number *b, const number *bias, int ca, int cb, int positions, int channel) {
+    const float value = to_float(*place(a, b, ca, cb, positions, channel).at);
+    return bias ? value + to_float(bias[channel]) : value;
+}
+
+// Sums of differences from the pivot and of their squares, for each group of a row, over one chunk of its positions.
+// Grid (chunks, rows); block: channels / WIDTH threads for one position, times as many positions at once; shared: two
+// floats for each thread. moments: (rows, chunks, groups, 2).
+extern "C" __global__ void group_moments(
+    const number *a, const number *b, const number *bias, float *moments,
+    int ca, int cb, int positions, int chunk, int groups) {
+    extern __shared__ float shared[];
+    const int wide = (ca + cb) / WIDTH, at_once = blockDim.x / wide;
+    const int v = threadIdx.x % wide, channel = v * WIDTH, each = wide / groups;
+    const float middle = pivot(a, b, bias, ca, cb, positions, v / each * each * WIDTH);
+    const Place from = place(a, b, ca, cb, positions, channel);
+    float less[WIDTH];
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) less[i] = middle - (bias ? to_float(bias[channel + i]) : 0.0f);
+    float sum = 0.0f, squares = 0.0f;
+    const int begin = blockIdx.x * chunk, end = min(begin + chunk, positions);
+#pragma unroll 4
+    for (int p = begin + threadIdx.x / wide; p < end; p += at_once) {
+        const Numbers x = *(const Numbers *)(from.at + (size_t)p * from.stride);
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            const float d = to_float(x.of[i]) - less[i];
+            sum += d;
+            squares += d * d;
+        }
+    }
+    shared[threadIdx.x] = sum;
+    shared[blockDim.x + threadIdx.x] = squares;
+    __syncthreads();
+    if (threadIdx.x < wide) {
+        for (int r = 1; r < at_once; ++r) {
+            sum += shared[threadIdx.x + r * wide];
+            squares += shared[blockDim.x + threadIdx.x + r * wide];
+        }
+        shared[threadIdx.x] = sum;
+        shared[blockDim.x + threadIdx.x] = squares;
+    }
+    __syncthreads();
+    if (threadIdx.x < groups) {
+        sum = squares = 0.0f;
+        for (int i = 0; i < each; ++i) {
+            sum += shared[threadIdx.x * each + i];
+            squares += shared[blockDim.x + threadIdx.x * each + i];
+        }
+        float *to = moments + (((size_t)blockIdx.y * gridDim.x + blockIdx.x) * groups + threadIdx.x) * 2;
+        to[0] = sum;
+        to[1] = squares;
+    }
+}
+
+// (x + bias - mean) / deviation * weight + offset, then * (1 + scale) + shift for each row, then SiLU.
+// Grid and block as above; shared: 2 * 32 * groups + 2 * groups floats. `scale` and `shift` may be null, and have
+// `modulation` numbers from one row to the next.
+extern "C" __global__ void group_apply(
+    const number *a, const number *b, const number *bias, const float *moments, const number *weight,
+    const number *offset, const number *scale, const number *shift, number *out,
+    int ca, int cb, int positions, int chunk, int groups, int modulation, float epsilon, int silu) {
+    extern __shared__ float shared[];
+    const int wide = (ca + cb) / WIDTH, at_once = blockDim.x / wide;
+    const int v = threadIdx.x % wide, channel = v * WIDTH, each = wide / groups;
+    float *means = shared, *inverses = shared + groups, *parts = shared + 2 * groups;
+    const int lanes = min((int)blockDim.x / groups, 32), lane = threadIdx.x / groups, mine = threadIdx.x % groups;
+    if (lane < lanes) {
+        float sum = 0.0f, squares = 0.0f;
+        for (int i = lane; i < gridDim.x; i += lanes) {
+            const float *from = moments + (((size_t)blockIdx.y * gridDim.x + i) * groups + mine) * 2;
+            sum += from[0];
+            squares += from[1];
+        }
+        parts[(lane * groups + mine) * 2] = sum;
+        parts[(lane * groups + mine) * 2 + 1] = squares;
+    }
+    __syncthreads();
+    if (threadIdx.x < groups) {
+        float sum = 0.0f, squares = 0.0f;
+        for (int i = 0; i < lanes; ++i) {
+            sum += parts[(i * groups + mine) * 2];
+            squares += parts[(i * groups + mine) * 2 + 1];
+        }
+        const float count = (float)each * WIDTH * positions, mean = sum / count;
+        means[mine] = pivot(a, b, bias, ca, cb, positions, mine * each * WIDTH) + mean;
+        inverses[mine] = rsqrtf(fmaxf(squares / count - mean * mean, 0.0f) + epsilon);
+    }
+    __syncthreads();
+    float factor[WIDTH], add[WIDTH];
+    const size_t row = blockIdx.y;
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+        const int c = channel + i;
+        factor[i] = inverses[v / each] * to_float(weight[c]);
+        const float centre = means[v / each] - (bias ? to_float(bias[c]) : 0.0f);
+        add[i] = to_float(offset[c]) - centre * factor[i];
+        if (scale) {
+            const float by = 1.0f + to_float(scale[row * modulation + c]);
+            factor[i] *= by;
+            add[i] = add[i] * by + to_float(shift[row * modulation + c]);
+        }
+    }
+    const Place from = place(a, b, ca, cb, positions, channel);
+    number *to = out + row * positions * (ca + cb) + channel;
+    const int begin = blockIdx.x * chunk, end = min(begin + chunk, positions);
+#pragma unroll 4
+    for (int p = begin + threadIdx.x / wide; p < end; p += at_once) {
+        const Numbers x = *(const Numbers *)(from.at + (size_t)p * from.stride);
+        Numbers y;
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            float value = to_float(x.of[i]) * factor[i] + add[i];
+            if (silu) value = value / (1.0f + __expf(-value));
+            y.of[i] = to_number(value);
+        }
+        *(Numbers *)(to + (size_t)p * (ca + cb)) = y;
+    }
+}
+
+// x += bias + other, in place. `count` in units of WIDTH numbers.
+extern "C" __global__ void add_bias(number *x, const number *bias, const number *other, long long count, int channels) {
+    const int wide = channels / WIDTH;
+    const long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
+        Numbers to = ((const Numbers *)x)[i];
+        const Numbers more = ((const Numbers *)other)[i], b = ((const Numbers *)bias)[i % wide];
+#pragma unroll
+        for (int k = 0; k < WIDTH; ++k) to.of[k] = to_number(to_float(to.of[k]) + to_float(b.of[k]) + to_float(more.of[k]));
+        ((Numbers *)x)[i] = to;
+    }
+}
