@@ -104,16 +104,17 @@ extern "C" __global__ void group_moments(
     }
 }
 
-// (x + bias - mean) / deviation * weight + offset, then * (1 + scale) + shift for each row, then SiLU.
-// Grid and block as above; shared: 2 * 32 * groups + 2 * groups floats. `scale` and `shift` may be null, and have
-// `modulation` numbers from one row to the next.
-extern "C" __global__ void group_apply(
+// What a thread multiplies its channels with, and adds to them, so that their groups are normalised; the same block and
+// shared memory as in `group_apply`.
+struct Affine {
+    float factor[WIDTH], add[WIDTH];
+};
+
+__device__ Affine normalising(
     const number *a, const number *b, const number *bias, const float *moments, const number *weight,
-    const number *offset, const number *scale, const number *shift, number *out,
-    int ca, int cb, int positions, int chunk, int groups, int modulation, float epsilon, int silu) {
+    const number *offset, int ca, int cb, int positions, int groups, float epsilon) {
     extern __shared__ float shared[];
-    const int wide = (ca + cb) / WIDTH, at_once = blockDim.x / wide;
-    const int v = threadIdx.x % wide, channel = v * WIDTH, each = wide / groups;
+    const int wide = (ca + cb) / WIDTH, v = threadIdx.x % wide, each = wide / groups;
     float *means = shared, *inverses = shared + groups, *parts = shared + 2 * groups;
     const int lanes = min((int)blockDim.x / groups, 32), lane = threadIdx.x / groups, mine = threadIdx.x % groups;
     if (lane < lanes) {
@@ -138,18 +139,37 @@ extern "C" __global__ void group_apply(
         inverses[mine] = rsqrtf(fmaxf(squares / count - mean * mean, 0.0f) + epsilon);
     }
     __syncthreads();
-    float factor[WIDTH], add[WIDTH];
-    const size_t row = blockIdx.y;
+    Affine by;
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i) {
-        const int c = channel + i;
-        factor[i] = inverses[v / each] * to_float(weight[c]);
+        const int c = v * WIDTH + i;
+        by.factor[i] = inverses[v / each] * to_float(weight[c]);
         const float centre = means[v / each] - (bias ? to_float(bias[c]) : 0.0f);
-        add[i] = to_float(offset[c]) - centre * factor[i];
-        if (scale) {
-            const float by = 1.0f + to_float(scale[row * modulation + c]);
-            factor[i] *= by;
-            add[i] = add[i] * by + to_float(shift[row * modulation + c]);
+        by.add[i] = to_float(offset[c]) - centre * by.factor[i];
+    }
+    return by;
+}
+
+__device__ __forceinline__ float activated(float x, int silu) {
+    return silu ? x / (1.0f + __expf(-x)) : x;
+}
+
+// (x + bias - mean) / deviation * weight + offset, then * (1 + scale) + shift for each row, then SiLU.
+// Grid and block as above; shared: 2 * groups * (1 + min(threads / groups, 32)) floats. `scale` and `shift` may be null,
+// and have `modulation` numbers from one row to the next.
+extern "C" __global__ void group_apply(
+    const number *a, const number *b, const number *bias, const float *moments, const number *weight,
+    const number *offset, const number *scale, const number *shift, number *out,
+    int ca, int cb, int positions, int chunk, int groups, int modulation, float epsilon, int silu) {
+    const int wide = (ca + cb) / WIDTH, at_once = blockDim.x / wide, channel = threadIdx.x % wide * WIDTH;
+    const size_t row = blockIdx.y;
+    Affine by = normalising(a, b, bias, moments, weight, offset, ca, cb, positions, groups, epsilon);
+    if (scale) {
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            const float more = 1.0f + to_float(scale[row * modulation + channel + i]);
+            by.factor[i] *= more;
+            by.add[i] = by.add[i] * more + to_float(shift[row * modulation + channel + i]);
         }
     }
     const Place from = place(a, b, ca, cb, positions, channel);
@@ -160,12 +180,35 @@ extern "C" __global__ void group_apply(
         const Numbers x = *(const Numbers *)(from.at + (size_t)p * from.stride);
         Numbers y;
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            float value = to_float(x.of[i]) * factor[i] + add[i];
-            if (silu) value = value / (1.0f + __expf(-value));
-            y.of[i] = to_number(value);
-        }
+        for (int i = 0; i < WIDTH; ++i) y.of[i] = to_number(activated(to_float(x.of[i]) * by.factor[i] + by.add[i], silu));
         *(Numbers *)(to + (size_t)p * (ca + cb)) = y;
+    }
+}
+
+// The same with a factor and a summand for each place of a smaller picture (rows, small positions, channels), which is
+// `times` as small in each direction; `across` is the width of the large one.
+extern "C" __global__ void spatial_apply(
+    const number *a, const number *bias, const float *moments, const number *weight, const number *offset,
+    const number *factors, const number *summands, number *out,
+    int channels, int positions, int chunk, int groups, int across, int times, float epsilon, int silu) {
+    const int wide = channels / WIDTH, at_once = blockDim.x / wide, channel = threadIdx.x % wide * WIDTH;
+    const size_t row = blockIdx.y;
+    const Affine by = normalising(a, a, bias, moments, weight, offset, channels, 0, positions, groups, epsilon);
+    const size_t small = row * (positions / (times * times));
+    const int begin = blockIdx.x * chunk, end = min(begin + chunk, positions);
+#pragma unroll 4
+    for (int p = begin + threadIdx.x / wide; p < end; p += at_once) {
+        const size_t at = (row * positions + p) * channels + channel;
+        const size_t place = (small + p / across / times * (across / times) + p % across / times) * channels + channel;
+        const Numbers x = *(const Numbers *)(a + at), f = *(const Numbers *)(factors + place);
+        const Numbers s = *(const Numbers *)(summands + place);
+        Numbers y;
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) {
+            const float normal = to_float(x.of[i]) * by.factor[i] + by.add[i];
+            y.of[i] = to_number(activated(normal * to_float(f.of[i]) + to_float(s.of[i]), silu));
+        }
+        *(Numbers *)(out + at) = y;
     }
 }
 

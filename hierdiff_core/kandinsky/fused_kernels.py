@@ -14,14 +14,19 @@ import torch.nn.functional as F
 from .nvrtc import kernels
 
 SOURCE = Path(__file__).with_name("fused.cu")
-SIGNATURES = {"group_moments": "PPPPiiiii", "group_apply": "PPPPPPPPPiiiiiifi", "add_bias": "PPPqi"}
+SIGNATURES = {
+    "group_moments": "PPPPiiiii",
+    "group_apply": "PPPPPPPPPiiiiiifi",
+    "spatial_apply": "PPPPPPPPiiiiiifi",
+    "add_bias": "PPPqi",
+}
 DTYPES = (torch.float16, torch.bfloat16)
 WIDTHS = (4, 2, 1)  # channels that a thread reads at once
 MOST_THREADS = 1024
 THREADS = 768  # of a block, about
-# Positions are summed up in chunks. Their number depends on the picture's size alone, not on the number of rows: a row's
-# sums are the same whatever rows are beside it.
-MOST_CHUNKS, LEAST_CHUNK = 64, 16
+# Positions are summed up in chunks. Their number depends on the picture's size alone, so that a row's sums do not depend
+# on the number of rows: up to 64, and up to 256 where each has as many positions.
+LEAST_CHUNK = 16
 FLOAT = 4  # bytes
 BLOCKS_TO_ADD = 2048
 
@@ -66,11 +71,42 @@ class TorchKernels:
         if modulation is not None:
             scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
             y = y * (1 + scale) + shift
-        return (F.silu(y) if silu else y).contiguous(memory_format=torch.channels_last)
+        return last(F.silu(y) if silu else y)
+
+    def spatial_norm(
+        self,
+        norm: torch.nn.GroupNorm,
+        x: torch.Tensor,
+        factors: torch.Tensor,
+        summands: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        silu: bool = True,
+    ) -> torch.Tensor:
+        """``silu(group_norm(x + bias) * enlarged(factors) + enlarged(summands))``.
+
+        Parameters
+        ----------
+        norm : torch.nn.GroupNorm
+        x : (N, C, h, w) tensor
+            Channels last.
+        factors, summands : (N, C, h / f, w / f) tensor
+            Channels last.
+        bias : (C,) tensor, optional
+        silu : bool
+
+        Returns
+        -------
+        (N, C, h, w) tensor
+            Channels last.
+        """
+        times = x.shape[2] // factors.shape[2]
+        y = self.group_norm(norm, x, None, bias, silu=False)
+        y = y * enlarged(factors, times) + enlarged(summands, times)
+        return last(F.silu(y) if silu else y)
 
     def add_bias(self, x: torch.Tensor, bias: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """``x + bias + other``, for (N, C, h, w) and (C,) tensors; `x` may be overwritten."""
-        return (x + bias.view(-1, 1, 1) + other).contiguous(memory_format=torch.channels_last)
+        return last(x + bias.view(-1, 1, 1) + other)
 
 
 class FusedKernels(TorchKernels):
@@ -87,8 +123,7 @@ class FusedKernels(TorchKernels):
 
     def __init__(self, device: torch.device, dtype: torch.dtype, width: int) -> None:
         self.width = width
-        made = loaded(device.index or 0, dtype, width)
-        self.moments, self.apply, self.add = (made[name] for name in SIGNATURES)
+        self.kernels = loaded(device.index or 0, dtype, width)
 
     def group_norm(
         self,
@@ -101,29 +136,95 @@ class FusedKernels(TorchKernels):
     ) -> torch.Tensor:
         n, first, h, w = x.shape
         second = 0 if other is None else other.shape[1]
-        channels, positions, groups = first + second, h * w, norm.num_groups
-        chunk = -(-positions // min(MOST_CHUNKS, max(1, positions // LEAST_CHUNK)))
-        chunks = -(-positions // chunk)
-        wide = channels // self.width
-        threads = wide * max(1, min(THREADS // wide, chunk))
+        channels = first + second
         out = torch.empty((n, channels, h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        sums = torch.empty((n, chunks, groups, 2), dtype=torch.float32, device=x.device)
         inputs = x.data_ptr(), address(other), address(bias)
-        sizes = first, second, positions, chunk, groups
-        self.moments((chunks, n), threads, 2 * threads * FLOAT, *inputs, sums.data_ptr(), *sizes)
+        grid, threads, chunk, sums = self.moments(norm, x, inputs, first, second)
         scale = address(modulation)
         shift = scale + channels * x.element_size() if scale else 0
         own = address(norm.weight), address(norm.bias), scale, shift, out.data_ptr()
-        shared = 2 * groups * (1 + min(threads // groups, 32)) * FLOAT
-        row = 2 * channels  # numbers from one row of the modulation to the next
-        self.apply((chunks, n), threads, shared, *inputs, sums.data_ptr(), *own, *sizes, row, norm.eps, int(silu))
+        sizes = (
+            first,
+            second,
+            h * w,
+            chunk,
+            norm.num_groups,
+            2 * channels,
+        )  # the last from one row of scales to the next
+        shared = shared_to_apply(norm, threads)
+        self.kernels["group_apply"](grid, threads, shared, *inputs, sums.data_ptr(), *own, *sizes, norm.eps, int(silu))
+        return out
+
+    def moments(
+        self, norm: torch.nn.GroupNorm, x: torch.Tensor, inputs: tuple[int, int, int], first: int, second: int
+    ) -> tuple[tuple[int, int], int, int, torch.Tensor]:
+        """Sums for each group; returns grid, threads and chunk for the kernel that applies them, and them."""
+        n, positions, wide = len(x), x.shape[2] * x.shape[3], (first + second) // self.width
+        chunk = chunk_of(positions)
+        grid = -(-positions // chunk), n
+        threads = wide * max(1, min(THREADS // wide, chunk))
+        sums = torch.empty((n, grid[0], norm.num_groups, 2), dtype=torch.float32, device=x.device)
+        sizes = first, second, positions, chunk, norm.num_groups
+        self.kernels["group_moments"](grid, threads, 2 * threads * FLOAT, *inputs, sums.data_ptr(), *sizes)
+        return grid, threads, chunk, sums
+
+    def spatial_norm(
+        self,
+        norm: torch.nn.GroupNorm,
+        x: torch.Tensor,
+        factors: torch.Tensor,
+        summands: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        silu: bool = True,
+    ) -> torch.Tensor:
+        channels, h, w = x.shape[1:]
+        out = torch.empty_like(x)
+        grid, threads, chunk, sums = self.moments(norm, x, (x.data_ptr(), 0, address(bias)), channels, 0)
+        inputs = x.data_ptr(), address(bias), sums.data_ptr(), address(norm.weight), address(norm.bias)
+        sizes = channels, h * w, chunk, norm.num_groups, w, w // factors.shape[3]
+        places = factors.data_ptr(), summands.data_ptr(), out.data_ptr()
+        shared = shared_to_apply(norm, threads)
+        self.kernels["spatial_apply"](grid, threads, shared, *inputs, *places, *sizes, norm.eps, int(silu))
         return out
 
     def add_bias(self, x: torch.Tensor, bias: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         count = x.numel() // self.width
         blocks = min(-(-count // 256), BLOCKS_TO_ADD)
-        self.add((blocks, 1), 256, 0, x.data_ptr(), bias.data_ptr(), other.data_ptr(), count, x.shape[1])
+        self.kernels["add_bias"]((blocks, 1), 256, 0, address(x), address(bias), address(other), count, x.shape[1])
         return x
+
+
+def chunk_of(positions: int) -> int:
+    """Positions that one block sums up."""
+    chunks = min(max(64, min(256, positions // 256)), max(1, positions // LEAST_CHUNK))
+    return -(-positions // chunks)
+
+
+def shared_to_apply(norm: torch.nn.GroupNorm, threads: int) -> int:
+    """Bytes of shared memory that `group_apply` and `spatial_apply` take."""
+    return 2 * norm.num_groups * (1 + min(threads // norm.num_groups, 32)) * FLOAT
+
+
+def last(x: torch.Tensor) -> torch.Tensor:
+    """The tensor, channels last."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def positions(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, h, w), channels last -> (N, h w, C), in the same memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def enlarged(x: torch.Tensor, times: int) -> torch.Tensor:
+    """(N, C, h, w) -> (N, C, times h, times w), channels last, each number repeated.
+
+    Notes
+    -----
+    torch's `interpolate` fails for more than 2**31 numbers in this layout.
+    """
+    n, c, h, w = x.shape
+    repeated = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, h, times, w, times, c)
+    return repeated.reshape(n, times * h, times * w, c).permute(0, 3, 1, 2)
 
 
 def address(tensor: torch.Tensor | None) -> int:

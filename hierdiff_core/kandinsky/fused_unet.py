@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from .fused_kernels import DTYPES, TorchKernels, width_for
+from .fused_kernels import DTYPES, TorchKernels, enlarged, last, positions, width_for
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -103,7 +103,7 @@ class FusedUNet:
         """`ResnetBlock2D` for `x` with the channels of `skip` behind its own; `embedded` has been through SiLU."""
         y = self.kernels.group_norm(block.norm1, x, skip)
         if block.upsample is not None:
-            x, y = (last(F.interpolate(part, scale_factor=2.0, mode="nearest")) for part in (x, y))
+            x, y = (enlarged(part, 2) for part in (x, y))
         elif block.downsample is not None:
             x, y = (last(F.avg_pool2d(part, 2)) for part in (x, y))
         y = last(F.conv2d(y, block.conv1.weight, None, padding=1))
@@ -136,18 +136,9 @@ def shortcut(block: Any, x: torch.Tensor, skip: torch.Tensor | None) -> torch.Te
     return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 
 
-def positions(x: torch.Tensor) -> torch.Tensor:
-    """(N, C, h, w), channels last -> (N, h w, C), in the same memory."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
-
-
 def heads(attention: Any, x: torch.Tensor) -> torch.Tensor:
     """(N, T, C) -> (N, heads, T, C / heads), in the same memory."""
     return x.view(*x.shape[:2], attention.heads, -1).transpose(1, 2)
-
-
-def last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def why_not_fused(unet: Any) -> str | None:
