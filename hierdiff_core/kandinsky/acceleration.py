@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .fused_checks import has_kernels, width_of
 from .fused_kernels import FusedKernels
-from .fused_unet import FusedUNet, has_kernels, why_not_fused, width_of
+from .fused_movq import FusedMovq, why_not_fused_movq
+from .fused_unet import FusedUNet, why_not_fused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +22,6 @@ ACCELERATIONS = ("auto", "none", "CUDA graphs", "torch.compile")
 # Rows of a batch that graphs are recorded for; other numbers are padded. Above, the device is slower than the CPU that
 # feeds it, and a graph gains nothing (docs/measurements/performance.md).
 GRAPH_ROWS = (2, 4, 6, 8, 12, 16)
-# The same for a fused UNet, which has fewer kernels to launch.
-FUSED_GRAPH_ROWS = (2, 4, 6, 8)
 # Branches for each call of a compiled UNet. More gain nothing, and 64 rows, the side of a latent of 512 pixels, would
 # be compiled once more: the compiler tells sizes apart by their numbers.
 LARGEST_COMPILED = 16
@@ -51,25 +51,69 @@ def unet_calls(unet: UNet2DConditionModel, acceleration: str) -> PlainCalls:
         return PlainCalls(unet)
     if acceleration == "auto" and not (has_kernels(unet.device, unet.dtype) and why_not_fused(unet) is None):
         acceleration = "none"
-    kept = unet.__dict__.setdefault(_KEPT, {})
+    kept = unet.__dict__.setdefault(_KEPT, Kept())
     last = acceleration in ("auto", "torch.compile")
     if last or kept:  # channels last is the faster layout for these, and the slower one for all else
         lay_out(unet, torch.channels_last if last else torch.contiguous_format)
     if acceleration == "none":
         return PlainCalls(unet)
     if acceleration not in kept:
-        kept[acceleration] = {"auto": FusedCalls, "CUDA graphs": GraphedCalls, "torch.compile": CompiledCalls}[
-            acceleration
-        ](unet)
+        kept[acceleration] = WAYS[acceleration](unet)
     kept[acceleration].forget_moved_weights()
     return kept[acceleration]
 
 
-def lay_out(unet: torch.nn.Module, memory_format: torch.memory_format) -> None:
+class Kept(dict):
+    """What is kept with a network; a copy of the network has weights of its own, and begins with nothing."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
+        return Kept()
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+
+def movq_pixels(movq: Any, z: torch.Tensor) -> torch.Tensor:
+    """Pixels of latents by MoVQ, with fused normalisations where this card, precision and network allow it.
+
+    Parameters
+    ----------
+    movq : VQModel
+    z : (N, C, h, w) tensor
+        Of its device and data type.
+
+    Returns
+    -------
+    (N, 3, f h, f w) tensor
+        In -1 ... 1.
+
+    Notes
+    -----
+    Its weights are then laid out channels last. When it fails it is said once, and MoVQ is called plainly from then on.
+    """
+    kept, way = movq.__dict__.setdefault(_KEPT, Kept()), ("fused", z.device, movq.dtype)
+    if way not in kept:
+        usable = has_kernels(z.device, movq.dtype) and why_not_fused_movq(movq) is None
+        kept[way] = FusedMovq(movq, FusedKernels(width_of(movq.decoder) or 1)) if usable else None
+    if kept[way] is not None:
+        try:
+            lay_out(movq.decoder, torch.channels_last)
+            with torch.cuda.device(z.device):
+                return kept[way](z)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            kept[way] = None
+            lay_out(movq.decoder, torch.contiguous_format)
+            warn("the fused MoVQ", error)
+    return movq.decode(z, force_not_quantize=True, return_dict=False)[0]
+
+
+def lay_out(network: torch.nn.Module, memory_format: torch.memory_format) -> None:
     """Give the weights a layout; going through them all takes a while, so the first that shows its layout decides."""
-    shown = next((p for p in unet.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1), None)
+    shown = next((p for p in network.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1), None)
     if shown is None or not shown.is_contiguous(memory_format=memory_format):
-        unet.to(memory_format=memory_format)
+        network.to(memory_format=memory_format)
 
 
 class PlainCalls:
@@ -93,8 +137,6 @@ class PlainCalls:
 class GraphedCalls(PlainCalls):
     """Calls of few rows as CUDA graphs, others as they are."""
 
-    sizes = GRAPH_ROWS
-
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__(unet)
         self.records = True
@@ -103,7 +145,7 @@ class GraphedCalls(PlainCalls):
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         rows = len(latents)
-        size = next((size for size in self.sizes if size >= rows), None)
+        size = next((size for size in GRAPH_ROWS if size >= rows), None)
         if size is None or not self.may_record():
             return self.direct(latents, t, image_embeds).float()
         key = size, latents.shape[1:], latents.dtype, t.dtype, image_embeds.shape[1:], torch.is_inference_mode_enabled()
@@ -172,7 +214,7 @@ class QuickCalls(GraphedCalls):
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__(unet)
         self.works = True
-        self.network: Callable[..., Any] | None = None
+        self.network: Any = None
 
     def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         if self.works:
@@ -182,7 +224,6 @@ class QuickCalls(GraphedCalls):
                 raise
             except Exception as error:
                 self.works = self.records = False
-                self.network = None
                 self.forget()
                 warn(self.way, error)
         return call(self.unet, latents, t, image_embeds)
@@ -191,13 +232,13 @@ class QuickCalls(GraphedCalls):
 class FusedCalls(QuickCalls):
     """Calls with fused normalisations."""
 
-    sizes = FUSED_GRAPH_ROWS
     way = "the fused UNet"
 
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__(unet)
+        self.network = FusedUNet(unet, FusedKernels(width_of(unet) or 1))
+
     def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        if self.network is None:
-            device, dtype = self.unet.device, self.unet.dtype
-            self.network = FusedUNet(self.unet, FusedKernels(device, dtype, width_of(self.unet) or 1))
         with torch.cuda.device(latents.device):
             return call(self.network, latents, t, image_embeds)
 
@@ -221,6 +262,9 @@ class CompiledCalls(QuickCalls):
         for tensor in (latents, image_embeds):
             torch._dynamo.maybe_mark_dynamic(tensor, 0)  # one compilation for all batch sizes
         return call(self.network, latents, t, image_embeds)
+
+
+WAYS = {"auto": FusedCalls, "CUDA graphs": GraphedCalls, "torch.compile": CompiledCalls}
 
 
 def captured_memory_is_known() -> bool:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from .nvrtc import kernels
+from .nvrtc import Kernel, kernels
 
 SOURCE = Path(__file__).with_name("fused.cu")
 SIGNATURES = {
@@ -24,8 +25,8 @@ DTYPES = (torch.float16, torch.bfloat16)
 WIDTHS = (4, 2, 1)  # channels that a thread reads at once
 MOST_THREADS = 1024
 THREADS = 768  # of a block, about
-# Positions are summed up in chunks. Their number depends on the picture's size alone, so that a row's sums do not depend
-# on the number of rows: up to 64, and up to 256 where each has as many positions.
+# Positions are summed up in chunks. Their number depends on the picture's size alone, so that a row's sums do not
+# depend on the number of rows: up to 64, and up to 256 where each has as many positions.
 LEAST_CHUNK = 16
 FLOAT = 4  # bytes
 BLOCKS_TO_ADD = 2048
@@ -110,20 +111,23 @@ class TorchKernels:
 
 
 class FusedKernels(TorchKernels):
-    """The kernels of `fused.cu`, for a CUDA device and a data type of 16 bits.
+    """The kernels of `fused.cu`, for tensors on CUDA devices in a data type of `DTYPES`.
 
     Parameters
     ----------
-    device : torch.device
-    dtype : torch.dtype
-        One of `DTYPES`.
     width : int
         One of `WIDTHS`: it divides the channels of each group, and of each input.
+
+    Notes
+    -----
+    They are compiled at the first call, which may raise what `nvrtc.kernels` does.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype, width: int) -> None:
+    def __init__(self, width: int) -> None:
         self.width = width
-        self.kernels = loaded(device.index or 0, dtype, width)
+
+    def launch(self, name: str, x: torch.Tensor, *arguments: Any) -> None:
+        loaded(x.device.index, x.dtype, self.width)[name](*arguments)
 
     def group_norm(
         self,
@@ -143,16 +147,12 @@ class FusedKernels(TorchKernels):
         scale = address(modulation)
         shift = scale + channels * x.element_size() if scale else 0
         own = address(norm.weight), address(norm.bias), scale, shift, out.data_ptr()
-        sizes = (
-            first,
-            second,
-            h * w,
-            chunk,
-            norm.num_groups,
-            2 * channels,
-        )  # the last from one row of scales to the next
+        between = 2 * channels  # numbers from one row's scales to the next's
+        sizes = first, second, h * w, chunk, norm.num_groups, between
         shared = shared_to_apply(norm, threads)
-        self.kernels["group_apply"](grid, threads, shared, *inputs, sums.data_ptr(), *own, *sizes, norm.eps, int(silu))
+        self.launch(
+            "group_apply", x, grid, threads, shared, *inputs, sums.data_ptr(), *own, *sizes, norm.eps, int(silu)
+        )
         return out
 
     def moments(
@@ -165,7 +165,7 @@ class FusedKernels(TorchKernels):
         threads = wide * max(1, min(THREADS // wide, chunk))
         sums = torch.empty((n, grid[0], norm.num_groups, 2), dtype=torch.float32, device=x.device)
         sizes = first, second, positions, chunk, norm.num_groups
-        self.kernels["group_moments"](grid, threads, 2 * threads * FLOAT, *inputs, sums.data_ptr(), *sizes)
+        self.launch("group_moments", x, grid, threads, 2 * threads * FLOAT, *inputs, sums.data_ptr(), *sizes)
         return grid, threads, chunk, sums
 
     def spatial_norm(
@@ -184,13 +184,13 @@ class FusedKernels(TorchKernels):
         sizes = channels, h * w, chunk, norm.num_groups, w, w // factors.shape[3]
         places = factors.data_ptr(), summands.data_ptr(), out.data_ptr()
         shared = shared_to_apply(norm, threads)
-        self.kernels["spatial_apply"](grid, threads, shared, *inputs, *places, *sizes, norm.eps, int(silu))
+        self.launch("spatial_apply", x, grid, threads, shared, *inputs, *places, *sizes, norm.eps, int(silu))
         return out
 
     def add_bias(self, x: torch.Tensor, bias: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         count = x.numel() // self.width
         blocks = min(-(-count // 256), BLOCKS_TO_ADD)
-        self.kernels["add_bias"]((blocks, 1), 256, 0, address(x), address(bias), address(other), count, x.shape[1])
+        self.launch("add_bias", x, (blocks, 1), 256, 0, address(x), address(bias), address(other), count, x.shape[1])
         return x
 
 
@@ -232,19 +232,7 @@ def address(tensor: torch.Tensor | None) -> int:
 
 
 @cache
-def loaded(index: int, dtype: torch.dtype, width: int) -> dict:
+def loaded(index: int, dtype: torch.dtype, width: int) -> dict[str, Kernel]:
     """The kernels, compiled once for each device, data type and width: about half a second."""
     defines = {"WIDTH": width, "BFLOAT16": int(dtype == torch.bfloat16)}
     return kernels(SOURCE.read_text(encoding="utf-8"), SIGNATURES, defines, torch.device("cuda", index))
-
-
-def width_for(norms: list[torch.nn.GroupNorm], parts: list[int]) -> int | None:
-    """The most channels that a thread can read at once, given all norms and the channels of all inputs; None: none."""
-    for width in WIDTHS:
-        fits = all(
-            norm.num_channels // norm.num_groups % width == 0 and norm.num_channels // width <= MOST_THREADS
-            for norm in norms
-        )
-        if fits and all(channels % width == 0 for channels in parts):
-            return width
-    return None

@@ -1,7 +1,7 @@
 """MoVQ's decoder with its normalisations fused, in channels last: the same network, from the same weights.
 
-Each of its norms multiplies and adds what a convolution of one pixel makes of the latent, enlarged to the picture. Such a
-convolution of an enlarged latent is the enlarged convolution of the latent, which is a 64th of the work and the memory.
+Each of its norms multiplies and adds what a convolution of one pixel makes of the latent, enlarged to the picture. Such
+a convolution of an enlarged latent is the enlarged convolution of the latent: up to a 64th of the work.
 """
 
 from __future__ import annotations
@@ -11,7 +11,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from .fused_checks import odd_layer
 from .fused_kernels import TorchKernels, enlarged, last, positions
+
+LAYERS = (
+    "Decoder",
+    "UNetMidBlock2D",
+    "AttnUpDecoderBlock2D",
+    "UpDecoderBlock2D",
+    "ResnetBlockCondNorm2D",
+    "SpatialNorm",
+    "Attention",
+    "Upsample2D",
+)
 
 
 class FusedMovq:
@@ -75,3 +87,20 @@ def by_pixel(conv: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """A convolution of one pixel, channels last, as the matrix product that it is."""
     y = F.linear(positions(x), conv.weight.flatten(1), conv.bias)
     return y.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+def why_not_fused_movq(movq: Any) -> str | None:
+    """Why `FusedMovq` is not for this network, or None.
+
+    Parameters
+    ----------
+    movq : torch.nn.Module
+
+    Returns
+    -------
+    str or None
+    """
+    odd = odd_layer(movq.decoder, LAYERS, "AttnProcessor2_0")
+    if odd is None and (movq.config.norm_type != "spatial" or movq.config.lookup_from_codebook):
+        return "it decodes in another way"
+    return odd

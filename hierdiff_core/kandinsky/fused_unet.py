@@ -11,31 +11,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from .fused_kernels import DTYPES, TorchKernels, enlarged, last, positions, width_for
+from .fused_checks import odd_layer
+from .fused_kernels import TorchKernels, enlarged, last, positions
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-# What the UNet is made of. Anything else, such as a layer with a LoRA, is not this network.
-KNOWN = {
-    "torch.nn.": ("Linear", "Conv2d", "GroupNorm", "LayerNorm", "SiLU", "Dropout", "ModuleList", "AvgPool2d"),
-    "diffusers.": (
-        "UNet2DConditionModel",
-        "Timesteps",
-        "TimestepEmbedding",
-        "ImageProjection",
-        "ImageTimeEmbedding",
-        "ResnetDownsampleBlock2D",
-        "SimpleCrossAttnDownBlock2D",
-        "UNetMidBlock2DSimpleCrossAttn",
-        "SimpleCrossAttnUpBlock2D",
-        "ResnetUpsampleBlock2D",
-        "ResnetBlock2D",
-        "Attention",
-        "Downsample2D",
-        "Upsample2D",
-    ),
-}
+LAYERS = (
+    "UNet2DConditionModel",
+    "Timesteps",
+    "TimestepEmbedding",
+    "ImageProjection",
+    "ImageTimeEmbedding",
+    "ResnetDownsampleBlock2D",
+    "SimpleCrossAttnDownBlock2D",
+    "UNetMidBlock2DSimpleCrossAttn",
+    "SimpleCrossAttnUpBlock2D",
+    "ResnetUpsampleBlock2D",
+    "ResnetBlock2D",
+    "Attention",
+    "Downsample2D",
+    "Upsample2D",
+)
 CONFIG = {
     "addition_embed_type": "image",
     "encoder_hid_dim_type": "image_proj",
@@ -66,7 +63,7 @@ class FusedUNet:
     """
 
     def __init__(self, unet: UNet2DConditionModel, kernels: TorchKernels) -> None:
-        self.unet = unet
+        self.unet: Any = unet  # whose parts pyright takes for tensors
         self.kernels = kernels
 
     def __call__(
@@ -152,35 +149,10 @@ def why_not_fused(unet: Any) -> str | None:
     -------
     str or None
     """
-    for module in unet.modules():
-        kind = type(module)
-        if not any(kind.__module__.startswith(of) and kind.__name__ in names for of, names in KNOWN.items()):
-            return f"it has a {kind.__name__}"
-        if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
-            return "a hook is on one of its layers"
-        if kind.__name__ == "Attention" and type(module.processor).__name__ != "AttnAddedKVProcessor2_0":
-            return f"its attention is {type(module.processor).__name__}"
+    odd = odd_layer(unet, LAYERS, "AttnAddedKVProcessor2_0")
+    if odd is not None:
+        return odd
     config = unet.config
-    for name, value in CONFIG.items():
-        if config.get(name, value) != value:
-            return f"its {name} is {config[name]!r}"
-    if {(p.dtype, p.device) for p in unet.parameters()} != {(unet.dtype, unet.device)}:
-        return "its weights are not all on one device in one precision"
-    return None if width_of(unet) else "its numbers of channels do not fit"
-
-
-def width_of(unet: Any) -> int | None:
-    """The width of `FusedKernels` for a UNet, or None."""
-    modules = list(unet.modules())
-    norms = [module for module in modules if isinstance(module, torch.nn.GroupNorm)]
-    return width_for(norms, [module.out_channels for module in modules if type(module).__name__ == "ResnetBlock2D"])
-
-
-def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `fused.cu` is for a device: an NVIDIA card, and half precision, where its convolutions are fast."""
-    return (
-        device.type == "cuda"
-        and torch.version.hip is None
-        and dtype in DTYPES
-        and torch.cuda.get_device_capability(device) >= ((8, 0) if dtype == torch.bfloat16 else (7, 0))
+    return next(
+        (f"its {name} is {config[name]!r}" for name, value in CONFIG.items() if config.get(name, value) != value), None
     )
