@@ -15,6 +15,7 @@ BEFORE = """
 #include <vector>
 #define __device__
 #define __global__
+#define __launch_bounds__(threads)
 #define __forceinline__ inline
 struct Index { int x, y; };
 static thread_local Index threadIdx;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,9 @@ GRAPH_ROWS = (2, 4, 6, 8, 12, 16)
 # Branches for each call of a compiled UNet. More gain nothing, and 64 rows, the side of a latent of 512 pixels, would
 # be compiled once more: the compiler tells sizes apart by their numbers.
 LARGEST_COMPILED = 16
+
+# Calls of a size after which "auto" records a graph of it, which takes as long as three more.
+CALLS_BEFORE_GRAPH = 2
 
 _KEPT = "_hierdiff_calls"
 
@@ -133,6 +137,9 @@ class PlainCalls:
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         return call(self.unet, latents, t, image_embeds).float()
 
+    def close(self) -> None:
+        """Let go of what is for one run alone."""
+
 
 class GraphedCalls(PlainCalls):
     """Calls of few rows as CUDA graphs, others as they are."""
@@ -145,11 +152,11 @@ class GraphedCalls(PlainCalls):
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         rows = len(latents)
-        size = next((size for size in GRAPH_ROWS if size >= rows), None)
+        size = graph_rows(rows)
         if size is None or not self.may_record():
             return self.direct(latents, t, image_embeds).float()
         key = size, latents.shape[1:], latents.dtype, t.dtype, image_embeds.shape[1:], torch.is_inference_mode_enabled()
-        if key not in self.graphs:
+        if key not in self.graphs and self.is_due(key):
             self.record(key, latents, t, image_embeds)
         if key not in self.graphs:
             return self.direct(latents, t, image_embeds).float()
@@ -163,6 +170,10 @@ class GraphedCalls(PlainCalls):
     def may_record(self) -> bool:
         return self.records
 
+    def is_due(self, key: tuple[Any, ...]) -> bool:
+        """Whether a graph is to be recorded for the call that is made."""
+        return True
+
     def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         """A call that is not replayed; what fails in the faster way is said, and done the plain way."""
         return self.faster(latents, t, image_embeds)
@@ -172,27 +183,33 @@ class GraphedCalls(PlainCalls):
         return call(self.unet, latents, t, image_embeds)
 
     def record(self, key: tuple[Any, ...], latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> None:
-        """Record the graph for a key; when that fails, no more are recorded."""
+        """Record the graph for a key; when that fails, no more are recorded.
+
+        Notes
+        -----
+        `torch.cuda.graph` would first wait for the device.
+        """
         inputs = padded(latents, key[0]), t.clone(), padded(image_embeds, key[0])
-        stream = torch.cuda.Stream()
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):  # what the first calls set up must not be in the graph
-                self.direct(*inputs)
+            self.direct(*inputs)  # what a first call sets up must not be in the graph
+            if not self.may_record():
+                return
+            try:
+                # other threads, such as the host's, may go on allocating
+                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+                try:
+                    output = self.faster(*inputs)
+                finally:
+                    graph.capture_end()
+            except RuntimeError as error:
+                self.records = False
+                self.forget()
+                warn("recording CUDA graphs", error)
+            else:
+                self.graphs[key] = graph, inputs, output
         torch.cuda.current_stream().wait_stream(stream)
-        if not self.may_record():
-            return
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # other threads, such as the host's, may go on allocating
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                output = self.faster(*inputs)
-        except RuntimeError as error:
-            self.records = False
-            self.forget()
-            warn("recording CUDA graphs", error)
-        else:
-            self.graphs[key] = graph, inputs, output
 
     def forget_moved_weights(self) -> None:
         """Graphs read weights at the addresses that they were recorded with: the host may have moved them since."""
@@ -230,7 +247,13 @@ class QuickCalls(GraphedCalls):
 
 
 class FusedCalls(QuickCalls):
-    """Calls with fused normalisations."""
+    """Calls with fused normalisations.
+
+    Notes
+    -----
+    Graphs are recorded for sizes that are called for often, and kept for one run. Whether a call is a graph's changes
+    no bit of it: what is not is padded to the same size.
+    """
 
     way = "the fused UNet"
 
@@ -239,8 +262,23 @@ class FusedCalls(QuickCalls):
         self.network = FusedUNet(unet, FusedKernels(width_of(unet) or 1))
 
     def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        rows = len(latents)
+        size = graph_rows(rows) or rows
+        if size > rows:
+            latents, image_embeds = padded(latents, size), padded(image_embeds, size)
         with torch.cuda.device(latents.device):
-            return call(self.network, latents, t, image_embeds)
+            return call(self.network, latents, t, image_embeds)[:rows]
+
+    def is_due(self, key: tuple[Any, ...]) -> bool:
+        self.calls[key] += 1
+        return self.calls[key] > CALLS_BEFORE_GRAPH
+
+    def forget(self) -> None:
+        super().forget()
+        self.calls: Counter[tuple[Any, ...]] = Counter()
+
+    def close(self) -> None:
+        self.forget()  # the host may need the memory for other models
 
 
 class CompiledCalls(QuickCalls):
@@ -284,6 +322,11 @@ def call(unet: Callable[..., Any], latents: torch.Tensor, t: torch.Tensor, image
         return_dict=False,
     )
     return output[0]
+
+
+def graph_rows(rows: int) -> int | None:
+    """The size of the graph for a number of rows; None where there is none."""
+    return next((size for size in GRAPH_ROWS if size >= rows), None)
 
 
 def padded(tensor: torch.Tensor, rows: int) -> torch.Tensor:

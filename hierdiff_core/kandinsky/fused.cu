@@ -57,7 +57,7 @@ __device__ __forceinline__ float pivot(
 // Sums of differences from the pivot and of their squares, for each group of a row, over one chunk of its positions.
 // Grid (chunks, rows); block: channels / WIDTH threads for one position, times as many positions at once; shared: two
 // floats for each thread. moments: (rows, chunks, groups, 2).
-extern "C" __global__ void group_moments(
+extern "C" __global__ void __launch_bounds__(1024) group_moments(
     const number *a, const number *b, const number *bias, float *moments,
     int ca, int cb, int positions, int chunk, int groups) {
     extern __shared__ float shared[];
@@ -154,14 +154,17 @@ __device__ __forceinline__ float activated(float x, int silu) {
     return silu ? x / (1.0f + __expf(-x)) : x;
 }
 
-// (x + bias - mean) / deviation * weight + offset, then * (1 + scale) + shift for each row, then SiLU.
+// (x + bias - mean) / deviation * weight + offset, then * (1 + scale) + shift for each row, then SiLU, then a picture of
+// twice (resize 1) or half (resize -1) the width and height, or the same (0); `across` is the width before that.
 // Grid and block as above; shared: 2 * groups * (1 + min(threads / groups, 32)) floats. `scale` and `shift` may be null,
 // and have `modulation` numbers from one row to the next.
-extern "C" __global__ void group_apply(
+extern "C" __global__ void __launch_bounds__(1024) group_apply(
     const number *a, const number *b, const number *bias, const float *moments, const number *weight,
     const number *offset, const number *scale, const number *shift, number *out,
-    int ca, int cb, int positions, int chunk, int groups, int modulation, float epsilon, int silu) {
-    const int wide = (ca + cb) / WIDTH, at_once = blockDim.x / wide, channel = threadIdx.x % wide * WIDTH;
+    int ca, int cb, int positions, int chunk, int groups, int modulation, int across, int resize, float epsilon,
+    int silu) {
+    const int channels = ca + cb, wide = channels / WIDTH, at_once = blockDim.x / wide;
+    const int channel = threadIdx.x % wide * WIDTH, first = threadIdx.x / wide;
     const size_t row = blockIdx.y;
     Affine by = normalising(a, b, bias, moments, weight, offset, ca, cb, positions, groups, epsilon);
     if (scale) {
@@ -173,21 +176,48 @@ extern "C" __global__ void group_apply(
         }
     }
     const Place from = place(a, b, ca, cb, positions, channel);
-    number *to = out + row * positions * (ca + cb) + channel;
+    if (resize < 0) {  // a block makes its share of the small picture
+        const int small = positions / 4, share = (small + gridDim.x - 1) / gridDim.x, half = across / 2;
+        const int end = min((int)(blockIdx.x + 1) * share, small);
+        for (int p = blockIdx.x * share + first; p < end; p += at_once) {
+            float sum[WIDTH] = {};
+#pragma unroll
+            for (int corner = 0; corner < 4; ++corner) {
+                const int at = (p / half * 2 + corner / 2) * across + p % half * 2 + corner % 2;
+                const Numbers x = *(const Numbers *)(from.at + (size_t)at * from.stride);
+#pragma unroll
+                for (int i = 0; i < WIDTH; ++i) sum[i] += activated(to_float(x.of[i]) * by.factor[i] + by.add[i], silu);
+            }
+            Numbers y;
+#pragma unroll
+            for (int i = 0; i < WIDTH; ++i) y.of[i] = to_number(sum[i] * 0.25f);
+            *(Numbers *)(out + (row * small + p) * channels + channel) = y;
+        }
+        return;
+    }
+    number *to = out + row * positions * (resize ? 4 : 1) * channels + channel;
     const int begin = blockIdx.x * chunk, end = min(begin + chunk, positions);
 #pragma unroll 4
-    for (int p = begin + threadIdx.x / wide; p < end; p += at_once) {
+    for (int p = begin + first; p < end; p += at_once) {
         const Numbers x = *(const Numbers *)(from.at + (size_t)p * from.stride);
         Numbers y;
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) y.of[i] = to_number(activated(to_float(x.of[i]) * by.factor[i] + by.add[i], silu));
-        *(Numbers *)(to + (size_t)p * (ca + cb)) = y;
+        if (!resize) {
+            *(Numbers *)(to + (size_t)p * channels) = y;
+        } else {
+            const size_t corner = (size_t)p / across * 4 * across + p % across * 2;
+            *(Numbers *)(to + corner * channels) = y;
+            *(Numbers *)(to + (corner + 1) * channels) = y;
+            *(Numbers *)(to + (corner + 2 * across) * channels) = y;
+            *(Numbers *)(to + (corner + 2 * across + 1) * channels) = y;
+        }
     }
 }
 
 // The same with a factor and a summand for each place of a smaller picture (rows, small positions, channels), which is
 // `times` as small in each direction; `across` is the width of the large one.
-extern "C" __global__ void spatial_apply(
+extern "C" __global__ void __launch_bounds__(1024) spatial_apply(
     const number *a, const number *bias, const float *moments, const number *weight, const number *offset,
     const number *factors, const number *summands, number *out,
     int channels, int positions, int chunk, int groups, int across, int times, float epsilon, int silu) {
@@ -212,15 +242,35 @@ extern "C" __global__ void spatial_apply(
     }
 }
 
-// x += bias + other, in place. `count` in units of WIDTH numbers.
-extern "C" __global__ void add_bias(number *x, const number *bias, const number *other, long long count, int channels) {
-    const int wide = channels / WIDTH;
-    const long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
+// x += bias + other, in place, where `other` may be null; it is resized as in `group_apply`, to a picture `across` wide.
+// `count` in units of WIDTH numbers.
+extern "C" __global__ void add_bias(
+    number *x, const number *bias, const number *other, int count, int channels, int across, int resize) {
+    const unsigned int wide = channels / WIDTH, step = gridDim.x * blockDim.x;
+    const Numbers *more = (const Numbers *)other, *summand = (const Numbers *)bias;
+    for (unsigned int i = blockIdx.x * blockDim.x + threadIdx.x; i < (unsigned int)count; i += step) {
+        const unsigned int v = i % wide, line = i / wide / across, column = i / wide % across;
         Numbers to = ((const Numbers *)x)[i];
-        const Numbers more = ((const Numbers *)other)[i], b = ((const Numbers *)bias)[i % wide];
+        const Numbers b = summand[v];
+        float sum[WIDTH];
 #pragma unroll
-        for (int k = 0; k < WIDTH; ++k) to.of[k] = to_number(to_float(to.of[k]) + to_float(b.of[k]) + to_float(more.of[k]));
+        for (int k = 0; k < WIDTH; ++k) sum[k] = to_float(to.of[k]) + to_float(b.of[k]);
+        if (more && resize >= 0) {
+            const size_t at = resize ? ((size_t)(line / 2) * (across / 2) + column / 2) * wide + v : i;
+            const Numbers y = more[at];
+#pragma unroll
+            for (int k = 0; k < WIDTH; ++k) sum[k] += to_float(y.of[k]);
+        } else if (more) {
+#pragma unroll
+            for (int corner = 0; corner < 4; ++corner) {
+                const size_t place = ((size_t)line * 2 + corner / 2) * 2 * across + column * 2 + corner % 2;
+                const Numbers y = more[place * wide + v];
+#pragma unroll
+                for (int k = 0; k < WIDTH; ++k) sum[k] += 0.25f * to_float(y.of[k]);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < WIDTH; ++k) to.of[k] = to_number(sum[k]);
         ((Numbers *)x)[i] = to;
     }
 }

@@ -17,9 +17,9 @@ from .nvrtc import Kernel, kernels
 SOURCE = Path(__file__).with_name("fused.cu")
 SIGNATURES = {
     "group_moments": "PPPPiiiii",
-    "group_apply": "PPPPPPPPPiiiiiifi",
+    "group_apply": "PPPPPPPPPiiiiiiiifi",
     "spatial_apply": "PPPPPPPPiiiiiifi",
-    "add_bias": "PPPqi",
+    "add_bias": "PPPiiii",
 }
 DTYPES = (torch.float16, torch.bfloat16)
 WIDTHS = (4, 2, 1)  # channels that a thread reads at once
@@ -43,8 +43,9 @@ class TorchKernels:
         bias: torch.Tensor | None = None,
         modulation: torch.Tensor | None = None,
         silu: bool = True,
+        resize: int = 0,
     ) -> torch.Tensor:
-        """``silu(group_norm(cat([x, other]) + bias) * (1 + scale) + shift)``.
+        """``resized(silu(group_norm(cat([x, other]) + bias) * (1 + scale) + shift), resize)``.
 
         Parameters
         ----------
@@ -59,11 +60,13 @@ class TorchKernels:
             Scales, then shifts, of each row.
         silu : bool
             Whether SiLU follows.
+        resize : int
+            See `resized`.
 
         Returns
         -------
         (N, C + C', h, w) tensor
-            Channels last.
+            Channels last; of the size that it is resized to.
         """
         whole = x if other is None else torch.cat([x, other], dim=1)
         if bias is not None:
@@ -72,7 +75,7 @@ class TorchKernels:
         if modulation is not None:
             scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
             y = y * (1 + scale) + shift
-        return last(F.silu(y) if silu else y)
+        return last(resized(F.silu(y) if silu else y, resize))
 
     def spatial_norm(
         self,
@@ -105,9 +108,12 @@ class TorchKernels:
         y = y * enlarged(factors, times) + enlarged(summands, times)
         return last(F.silu(y) if silu else y)
 
-    def add_bias(self, x: torch.Tensor, bias: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """``x + bias + other``, for (N, C, h, w) and (C,) tensors; `x` may be overwritten."""
-        return last(x + bias.view(-1, 1, 1) + other)
+    def add_bias(
+        self, x: torch.Tensor, bias: torch.Tensor, other: torch.Tensor | None = None, resize: int = 0
+    ) -> torch.Tensor:
+        """``x + bias + resized(other, resize)``, for (N, C, h, w) and (C,) tensors; `x` may be overwritten."""
+        summed = x + bias.view(-1, 1, 1)
+        return last(summed if other is None else summed + resized(other, resize))
 
 
 class FusedKernels(TorchKernels):
@@ -137,18 +143,20 @@ class FusedKernels(TorchKernels):
         bias: torch.Tensor | None = None,
         modulation: torch.Tensor | None = None,
         silu: bool = True,
+        resize: int = 0,
     ) -> torch.Tensor:
         n, first, h, w = x.shape
         second = 0 if other is None else other.shape[1]
         channels = first + second
-        out = torch.empty((n, channels, h, w), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        size = n, channels, *((2 * h, 2 * w) if resize > 0 else (h // 2, w // 2) if resize else (h, w))
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         inputs = x.data_ptr(), address(other), address(bias)
         grid, threads, chunk, sums = self.moments(norm, x, inputs, first, second)
         scale = address(modulation)
         shift = scale + channels * x.element_size() if scale else 0
         own = address(norm.weight), address(norm.bias), scale, shift, out.data_ptr()
         between = 2 * channels  # numbers from one row's scales to the next's
-        sizes = first, second, h * w, chunk, norm.num_groups, between
+        sizes = first, second, h * w, chunk, norm.num_groups, between, w, resize
         shared = shared_to_apply(norm, threads)
         self.launch(
             "group_apply", x, grid, threads, shared, *inputs, sums.data_ptr(), *own, *sizes, norm.eps, int(silu)
@@ -187,10 +195,13 @@ class FusedKernels(TorchKernels):
         self.launch("spatial_apply", x, grid, threads, shared, *inputs, *places, *sizes, norm.eps, int(silu))
         return out
 
-    def add_bias(self, x: torch.Tensor, bias: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    def add_bias(
+        self, x: torch.Tensor, bias: torch.Tensor, other: torch.Tensor | None = None, resize: int = 0
+    ) -> torch.Tensor:
         count = x.numel() // self.width
-        blocks = min(-(-count // 256), BLOCKS_TO_ADD)
-        self.launch("add_bias", x, (blocks, 1), 256, 0, address(x), address(bias), address(other), count, x.shape[1])
+        grid = min(-(-count // 256), BLOCKS_TO_ADD), 1
+        sizes = count, x.shape[1], x.shape[3], resize
+        self.launch("add_bias", x, grid, 256, 0, address(x), address(bias), address(other), *sizes)
         return x
 
 
@@ -225,6 +236,11 @@ def enlarged(x: torch.Tensor, times: int) -> torch.Tensor:
     n, c, h, w = x.shape
     repeated = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(n, h, times, w, times, c)
     return repeated.reshape(n, times * h, times * w, c).permute(0, 3, 1, 2)
+
+
+def resized(x: torch.Tensor, resize: int) -> torch.Tensor:
+    """(N, C, h, w) at twice the width and height (1), at half of them (-1), or as it is (0)."""
+    return enlarged(x, 2) if resize > 0 else F.avg_pool2d(x, 2) if resize else x
 
 
 def address(tensor: torch.Tensor | None) -> int:

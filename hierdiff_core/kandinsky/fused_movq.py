@@ -52,7 +52,8 @@ class FusedMovq:
             for resnet, attention in zip(block.resnets, attentions, strict=True):
                 x = self.attended(attention, self.resnet(resnet, x, z), z)
             for upsampler in block.upsamplers or ():
-                x = last(upsampler.conv(enlarged(x, 2)))
+                x = last(F.conv2d(enlarged(x, 2), upsampler.conv.weight, None, padding=1))
+                x = self.kernels.add_bias(x, upsampler.conv.bias)
         return decoder.conv_out(self.norm(decoder.conv_norm_out, x, z))
 
     def norm(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .fused_checks import odd_layer
-from .fused_kernels import TorchKernels, enlarged, last, positions
+from .fused_kernels import TorchKernels, last, positions
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -73,7 +73,8 @@ class FusedUNet:
         embedded = unet.time_embedding(unet.get_time_embed(latents, t))
         embedded = F.silu(embedded + unet.add_embedding(added_cond_kwargs["image_embeds"]))
         tokens = unet.encoder_hid_proj(added_cond_kwargs["image_embeds"])
-        x = last(unet.conv_in(last(latents)))
+        x = last(F.conv2d(last(latents), unet.conv_in.weight, None, padding=unet.conv_in.padding))
+        x = self.kernels.add_bias(x, unet.conv_in.bias)
         kept = [x]
         for block in unet.down_blocks:
             attentions = getattr(block, "attentions", [None] * len(block.resnets))
@@ -98,15 +99,12 @@ class FusedUNet:
         self, block: Any, x: torch.Tensor, embedded: torch.Tensor, skip: torch.Tensor | None = None
     ) -> torch.Tensor:
         """`ResnetBlock2D` for `x` with the channels of `skip` behind its own; `embedded` has been through SiLU."""
-        y = self.kernels.group_norm(block.norm1, x, skip)
-        if block.upsample is not None:
-            x, y = (enlarged(part, 2) for part in (x, y))
-        elif block.downsample is not None:
-            x, y = (last(F.avg_pool2d(part, 2)) for part in (x, y))
+        resize = (block.upsample is not None) - (block.downsample is not None)
+        y = self.kernels.group_norm(block.norm1, x, skip, resize=resize)
         y = last(F.conv2d(y, block.conv1.weight, None, padding=1))
         y = self.kernels.group_norm(block.norm2, y, None, block.conv1.bias, block.time_emb_proj(embedded))
         y = last(F.conv2d(y, block.conv2.weight, None, padding=1))
-        return self.kernels.add_bias(y, block.conv2.bias, shortcut(block, x, skip))
+        return self.kernels.add_bias(y, block.conv2.bias, shortcut(block, x, skip), resize)
 
     def attended(self, attention: Any, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """`Attention` with `AttnAddedKVProcessor2_0`: positions attend to the picture's tokens and to each other."""

@@ -151,6 +151,26 @@ def test_what_fails_is_said_once_and_done_plainly(changed, no_card, caplog):
 
 
 @torch.no_grad()
+def test_graphs_are_recorded_of_sizes_that_are_called_for_often(changed, no_card, monkeypatch):
+    calls, recorded, sizes = FusedCalls(changed), [], []
+    monkeypatch.setattr(calls, "record", lambda key, *inputs: recorded.append(key[0]))
+
+    def network(latents, t, *, added_cond_kwargs, **_):
+        sizes.append(len(latents))
+        return (latents,)
+
+    calls.network = network
+    for rows in (1, 2, 3, 4, 4, 5, 5, 17, 17, 17):
+        latents, t, embeds = inputs(rows)
+        assert torch.equal(calls(latents, t, embeds), latents)  # without the rows that it was padded with
+    assert sizes == [2, 2, 4, 4, 4, 6, 6, 17, 17, 17]
+    assert recorded == [4]
+    calls.close()
+    calls(*inputs(4))
+    assert recorded == [4]  # the next run begins to count
+
+
+@torch.no_grad()
 def test_memory_that_runs_out_is_no_failure(changed, no_card):
     calls = FusedCalls(changed)
 
@@ -201,6 +221,8 @@ def test_the_cuda_source_does_what_torch_does(tmp_path, monkeypatch):
     for name, first, arguments in (
         ("group_norm", x, (other, bias, modulation)),
         ("group_norm", whole, (None, None, None, False)),
+        ("group_norm", x, (other, bias, modulation, True, 1)),
+        ("group_norm", x, (other, bias, modulation, True, -1)),
         ("spatial_norm", whole, (factors, summands, bias)),
     ):
         made = getattr(fused, name)(norm, first, *arguments)
@@ -208,5 +230,7 @@ def test_the_cuda_source_does_what_torch_does(tmp_path, monkeypatch):
         wanted = getattr(plain, name)(exact, first.float(), *exactly)
         assert made.is_contiguous(memory_format=torch.channels_last)
         assert ((made - wanted).abs() / (1 + wanted.abs())).max() < 1e-3
-    wanted = plain.add_bias(whole.float(), bias.float(), whole.float()).half()
-    assert torch.equal(fused.add_bias(whole.clone(), bias, whole), wanted)
+    small, large = (last(torch.randn(2, 48, *size).half()) for size in ((3, 4), (12, 16)))
+    for more, resize in ((None, 0), (whole, 0), (small, 1), (large, -1)):
+        wanted = plain.add_bias(whole.float(), bias.float(), None if more is None else more.float(), resize).half()
+        assert torch.equal(fused.add_bias(whole.clone(), bias, more, resize), wanted)
