@@ -190,26 +190,29 @@ class GraphedCalls(PlainCalls):
         `torch.cuda.graph` would first wait for the device.
         """
         inputs = padded(latents, key[0]), t.clone(), padded(image_embeds, key[0])
-        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.direct(*inputs)  # what a first call sets up must not be in the graph
-            if not self.may_record():
-                return
-            try:
-                # other threads, such as the host's, may go on allocating
-                graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
-                try:
-                    output = self.faster(*inputs)
-                finally:
-                    graph.capture_end()
-            except RuntimeError as error:
-                self.records = False
-                self.forget()
-                warn("recording CUDA graphs", error)
-            else:
-                self.graphs[key] = graph, inputs, output
+            if self.may_record():
+                self.capture(key, inputs)
         torch.cuda.current_stream().wait_stream(stream)
+
+    def capture(self, key: tuple[Any, ...], inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # other threads, such as the host's, may go on allocating
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                output = self.faster(*inputs)
+            finally:
+                graph.capture_end()
+        except RuntimeError as error:
+            self.records = False
+            self.forget()
+            warn("recording CUDA graphs", error)
+        else:
+            self.graphs[key] = graph, inputs, output
 
     def forget_moved_weights(self) -> None:
         """Graphs read weights at the addresses that they were recorded with: the host may have moved them since."""
