@@ -80,7 +80,7 @@ def describe(prior, decoder, prompts, prior_guidance, metric, schedule, guidance
         **calibrated,
         "sampler": (
             "HierDiffBranchingSampler",
-            [0, "fixed", guidance, "DDPM", size, size, 0, False, "breadth first", "none", 0, 1],
+            [0, "fixed", guidance, "DDPM", size, size, 0, False, "breadth first", "auto", 0, 1],
             {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
             4,
             880,

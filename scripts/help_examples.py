@@ -30,7 +30,7 @@ STAGES = {
     "load_decoder": ("HierDiffDecoderLoader", [BUNDLED, "auto"], {}, "load"),
     "sampler": (
         "HierDiffBranchingSampler",
-        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "none", 0, 1],
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "auto", 0, 1],
         {"decoder": ("load_decoder", 0), "embeddings": ("embed", 0), "plan": ("schedule", 0)},
         "sample",
     ),
@@ -76,7 +76,7 @@ DRAWN = STAGES | {
     ),
     "sampler": (
         "HierDiffBranchingSampler",
-        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "depth first", "none", 0, 1],
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "depth first", "auto", 0, 1],
         {**STAGES["sampler"][2], "saving": ("saving", 0)},
         "sample",
     ),
@@ -99,7 +99,7 @@ KEPT = STAGES | {
     "trunk": ("HierDiffTrunk", ["emoji", 2, 1], {}, "sample"),
     "sampler": (
         "HierDiffBranchingSampler",
-        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "none", 0, 1, True, "", 1],
+        [0, "fixed", 3.0, "DDPM", 128, 128, 0, False, "breadth first", "auto", 0, 1, True, "", 1],
         {**STAGES["sampler"][2], "trunk": ("trunk", 0)},
         "sample",
     ),

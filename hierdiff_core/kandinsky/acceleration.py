@@ -1,17 +1,24 @@
-"""Faster calls of a UNet on a CUDA device: recorded as CUDA graphs, or compiled."""
+"""Faster calls of a UNet on a CUDA device: fused, recorded as CUDA graphs, or compiled."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .fused_checks import has_kernels, width_of
+from .fused_kernels import FusedKernels
+from .fused_movq import FusedMovq, why_not_fused_movq
+from .fused_unet import FusedUNet, why_not_fused
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-ACCELERATIONS = ("none", "CUDA graphs", "torch.compile")
+ACCELERATIONS = ("auto", "none", "CUDA graphs", "torch.compile")
 
 # Rows of a batch that graphs are recorded for; other numbers are padded. Above, the device is slower than the CPU that
 # feeds it, and a graph gains nothing (docs/measurements/performance.md).
@@ -19,6 +26,9 @@ GRAPH_ROWS = (2, 4, 6, 8, 12, 16)
 # Branches for each call of a compiled UNet. More gain nothing, and 64 rows, the side of a latent of 512 pixels, would
 # be compiled once more: the compiler tells sizes apart by their numbers.
 LARGEST_COMPILED = 16
+
+# Calls of a size after which "auto" records a graph of it, which takes as long as three more.
+CALLS_BEFORE_GRAPH = 2
 
 _KEPT = "_hierdiff_calls"
 
@@ -30,35 +40,84 @@ def unet_calls(unet: UNet2DConditionModel, acceleration: str) -> PlainCalls:
     ----------
     unet : UNet2DConditionModel
     acceleration : str
-        One of `ACCELERATIONS`; all but "none" have no effect but on a CUDA device.
+        One of `ACCELERATIONS`; no effect but on a CUDA device. "auto": normalisations fused where this card, precision
+        and network allow it (`why_not_fused`), else "none".
 
     Notes
     -----
-    What was recorded or compiled is kept with the UNet, for later runs. With "torch.compile" its weights are laid out
-    channels last, and stay so until a run without it. Predictions differ from the plain UNet's by rounding. When
-    something fails it is said once, and the UNet is called plainly from then on.
+    What was recorded or compiled is kept with the UNet, for later runs. Fused or with "torch.compile" its weights are
+    laid out channels last, and stay so until a run without it. Predictions differ from the plain UNet's by rounding.
+    When something fails it is said once, and the UNet is called plainly from then on.
     """
     if acceleration not in ACCELERATIONS:
         raise ValueError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
     if unet.device.type != "cuda":
         return PlainCalls(unet)
-    compiled = acceleration == "torch.compile"
-    kept = unet.__dict__.setdefault(_KEPT, {})
-    if compiled or kept:  # channels last is the faster layout for compiled code, and the slower one for all else
-        lay_out(unet, torch.channels_last if compiled else torch.contiguous_format)
+    if acceleration == "auto" and not (has_kernels(unet.device, unet.dtype) and why_not_fused(unet) is None):
+        acceleration = "none"
+    kept = unet.__dict__.setdefault(_KEPT, Kept())
+    last = acceleration in ("auto", "torch.compile")
+    if last or kept:  # channels last is the faster layout for these, and the slower one for all else
+        lay_out(unet, torch.channels_last if last else torch.contiguous_format)
     if acceleration == "none":
         return PlainCalls(unet)
     if acceleration not in kept:
-        kept[acceleration] = GraphedCalls(unet, torch.compile(unet) if compiled else unet)
+        kept[acceleration] = WAYS[acceleration](unet)
     kept[acceleration].forget_moved_weights()
     return kept[acceleration]
 
 
-def lay_out(unet: torch.nn.Module, memory_format: torch.memory_format) -> None:
+class Kept(dict):
+    """What is kept with a network; a copy of the network has weights of its own, and begins with nothing."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
+        return Kept()
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+
+def movq_pixels(movq: Any, z: torch.Tensor) -> torch.Tensor:
+    """Pixels of latents by MoVQ, with fused normalisations where this card, precision and network allow it.
+
+    Parameters
+    ----------
+    movq : VQModel
+    z : (N, C, h, w) tensor
+        Of its device and data type.
+
+    Returns
+    -------
+    (N, 3, f h, f w) tensor
+        In -1 ... 1.
+
+    Notes
+    -----
+    Its weights are then laid out channels last. When it fails it is said once, and MoVQ is called plainly from then on.
+    """
+    kept, way = movq.__dict__.setdefault(_KEPT, Kept()), ("fused", z.device, movq.dtype)
+    if way not in kept:
+        usable = has_kernels(z.device, movq.dtype) and why_not_fused_movq(movq) is None
+        kept[way] = FusedMovq(movq, FusedKernels(width_of(movq.decoder) or 1)) if usable else None
+    if kept[way] is not None:
+        try:
+            lay_out(movq.decoder, torch.channels_last)
+            with torch.cuda.device(z.device):
+                return kept[way](z)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            kept[way] = None
+            lay_out(movq.decoder, torch.contiguous_format)
+            warn("the fused MoVQ", error)
+    return movq.decode(z, force_not_quantize=True, return_dict=False)[0]
+
+
+def lay_out(network: torch.nn.Module, memory_format: torch.memory_format) -> None:
     """Give the weights a layout; going through them all takes a while, so the first that shows its layout decides."""
-    shown = next((p for p in unet.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1), None)
+    shown = next((p for p in network.parameters() if p.ndim == 4 and min(p.shape[1:]) > 1), None)
     if shown is None or not shown.is_contiguous(memory_format=memory_format):
-        unet.to(memory_format=memory_format)
+        network.to(memory_format=memory_format)
 
 
 class PlainCalls:
@@ -78,34 +137,26 @@ class PlainCalls:
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         return call(self.unet, latents, t, image_embeds).float()
 
+    def close(self) -> None:
+        """Let go of what is for one run alone."""
+
 
 class GraphedCalls(PlainCalls):
-    """Calls of few rows as CUDA graphs, others as they are.
+    """Calls of few rows as CUDA graphs, others as they are."""
 
-    Parameters
-    ----------
-    unet : UNet2DConditionModel
-        For when the faster ways fail.
-    network : callable
-        The same, perhaps compiled.
-    """
-
-    def __init__(self, unet: UNet2DConditionModel, network: Callable[..., Any]) -> None:
+    def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__(unet)
-        self.network = network
-        self.compiled = network is not unet
-        self.warm = False
         self.records = True
         self.addresses = None
         self.forget()
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         rows = len(latents)
-        size = next((size for size in GRAPH_ROWS if size >= rows), None)
-        if size is None or not self.records or (self.compiled and not captured_memory_is_known()):
+        size = graph_rows(rows)
+        if size is None or not self.may_record():
             return self.direct(latents, t, image_embeds).float()
         key = size, latents.shape[1:], latents.dtype, t.dtype, image_embeds.shape[1:], torch.is_inference_mode_enabled()
-        if key not in self.graphs:
+        if key not in self.graphs and self.is_due(key):
             self.record(key, latents, t, image_embeds)
         if key not in self.graphs:
             return self.direct(latents, t, image_embeds).float()
@@ -116,42 +167,46 @@ class GraphedCalls(PlainCalls):
         graph.replay()
         return output[:rows].to(torch.float32, copy=True)
 
-    def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        if not self.compiled:
-            return call(self.unet, latents, t, image_embeds)
-        try:
-            if not self.warm:  # the compiler tunes for the first size that it sees
-                self.run_compiled(padded(latents[:1], GRAPH_ROWS[-1]), t, padded(image_embeds[:1], GRAPH_ROWS[-1]))
-                self.warm = True
-            return self.run_compiled(latents, t, image_embeds)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            self.network, self.compiled = self.unet, False
-            self.forget()
-            warn("torch.compile", error)
-            return call(self.unet, latents, t, image_embeds)
+    def may_record(self) -> bool:
+        return self.records
 
-    def run_compiled(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        latents = latents.contiguous(memory_format=torch.channels_last)
-        for tensor in (latents, image_embeds):
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # one compilation for all batch sizes
-        return call(self.network, latents, t, image_embeds)
+    def is_due(self, key: tuple[Any, ...]) -> bool:
+        """Whether a graph is to be recorded for the call that is made."""
+        return True
+
+    def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        """A call that is not replayed; what fails in the faster way is said, and done the plain way."""
+        return self.faster(latents, t, image_embeds)
+
+    def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        """A call in the way that graphs are recorded of."""
+        return call(self.unet, latents, t, image_embeds)
 
     def record(self, key: tuple[Any, ...], latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> None:
-        """Record the graph for a key; when that fails, no more are recorded."""
+        """Record the graph for a key; when that fails, no more are recorded.
+
+        Notes
+        -----
+        `torch.cuda.graph` would first wait for the device.
+        """
         inputs = padded(latents, key[0]), t.clone(), padded(image_embeds, key[0])
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):  # what the first calls set up must not be in the graph
-                self.direct(*inputs)
+            self.direct(*inputs)  # what a first call sets up must not be in the graph
+            if self.may_record():
+                self.capture(key, inputs)
         torch.cuda.current_stream().wait_stream(stream)
+
+    def capture(self, key: tuple[Any, ...], inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads, such as the host's, may go on allocating
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                output = self.run_compiled(*inputs) if self.compiled else call(self.unet, *inputs)
+            graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
+            try:
+                output = self.faster(*inputs)
+            finally:
+                graph.capture_end()
         except RuntimeError as error:
             self.records = False
             self.forget()
@@ -171,6 +226,88 @@ class GraphedCalls(PlainCalls):
         self.pool = torch.cuda.graph_pool_handle()  # one for all, as only one graph runs at a time
 
 
+class QuickCalls(GraphedCalls):
+    """Calls in a faster way than the network's own, with graphs of it; the network's own once that has failed."""
+
+    way = ""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__(unet)
+        self.works = True
+        self.network: Any = None
+
+    def direct(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        if self.works:
+            try:
+                return self.faster(latents, t, image_embeds)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self.works = self.records = False
+                self.forget()
+                warn(self.way, error)
+        return call(self.unet, latents, t, image_embeds)
+
+
+class FusedCalls(QuickCalls):
+    """Calls with fused normalisations.
+
+    Notes
+    -----
+    Graphs are recorded for sizes that are called for often, and kept for one run. Whether a call is a graph's changes
+    no bit of it: what is not is padded to the same size.
+    """
+
+    way = "the fused UNet"
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__(unet)
+        self.network = FusedUNet(unet, FusedKernels(width_of(unet) or 1))
+
+    def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        rows = len(latents)
+        size = graph_rows(rows) or rows
+        if size > rows:
+            latents, image_embeds = padded(latents, size), padded(image_embeds, size)
+        with torch.cuda.device(latents.device):
+            return call(self.network, latents, t, image_embeds)[:rows]
+
+    def is_due(self, key: tuple[Any, ...]) -> bool:
+        self.calls[key] += 1
+        return self.calls[key] > CALLS_BEFORE_GRAPH
+
+    def forget(self) -> None:
+        super().forget()
+        self.calls: Counter[tuple[Any, ...]] = Counter()
+
+    def close(self) -> None:
+        self.forget()  # the host may need the memory for other models
+
+
+class CompiledCalls(QuickCalls):
+    """Calls of the compiled network."""
+
+    way = "torch.compile"
+
+    def may_record(self) -> bool:
+        return self.records and captured_memory_is_known()
+
+    def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        if self.network is None:  # the compiler tunes for the first size that it sees
+            self.network = torch.compile(self.unet)
+            self.run(padded(latents[:1], GRAPH_ROWS[-1]), t, padded(image_embeds[:1], GRAPH_ROWS[-1]))
+        return self.run(latents, t, image_embeds)
+
+    def run(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
+        latents = latents.contiguous(memory_format=torch.channels_last)
+        for tensor in (latents, image_embeds):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # one compilation for all batch sizes
+        return call(self.network, latents, t, image_embeds)
+
+
+WAYS = {"auto": FusedCalls, "CUDA graphs": GraphedCalls, "torch.compile": CompiledCalls}
+
+
 def captured_memory_is_known() -> bool:
     """Whether compiled kernels may be captured: they ask the driver about every address that they are given.
 
@@ -188,6 +325,11 @@ def call(unet: Callable[..., Any], latents: torch.Tensor, t: torch.Tensor, image
         return_dict=False,
     )
     return output[0]
+
+
+def graph_rows(rows: int) -> int | None:
+    """The size of the graph for a number of rows; None where there is none."""
+    return next((size for size in GRAPH_ROWS if size >= rows), None)
 
 
 def padded(tensor: torch.Tensor, rows: int) -> torch.Tensor:

@@ -183,12 +183,12 @@ def sample(
         stored = begun(store, rows, found, parts, owner, stop, observer)
     elif found.notes:
         logging.warning("HierDiff: %s", "; ".join(found.notes))
-    network = unet_calls(decoder.unet, acceleration)
+    network = calls = unet_calls(decoder.unet, acceleration)
     limit = rows_per_call(decoder, first, micro_batch, acceleration)
     batches = MicroBatches(limit, None if observer is None else observer.before_call)
     last = stop if stop_after < 1 else None
     step = DecoderStep(network, made, factors, branch_noise, batches, observer, stored, last)
-    with contextlib.nullcontext() if store is None else store.kept_safe():
+    with contextlib.closing(calls), contextlib.nullcontext() if store is None else store.kept_safe():
         latents = denoise_plan(
             plan,
             first,

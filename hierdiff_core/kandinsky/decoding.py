@@ -10,6 +10,7 @@ import torch
 
 from ..plan.checks import whole_number
 from ..sampling.microbatch import MicroBatches, auto_micro_batch
+from .acceleration import movq_pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,7 @@ def decode(
 
     def decode_rows(rows):
         z = latents[rows].to(movq.device, movq.dtype)
-        return to_images(movq.decode(z, force_not_quantize=True, return_dict=False)[0])
+        return to_images(movq_pixels(movq, z))
 
     return MicroBatches(micro_batch, before_call).map(decode_rows, len(latents))
 

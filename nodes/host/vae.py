@@ -9,6 +9,7 @@ import comfy.sd
 import comfy.taesd.taesd
 import torch
 
+from ...hierdiff_core.kandinsky.acceleration import movq_pixels
 from ...hierdiff_core.kandinsky.decoder import unet_bytes_per_row
 from ...hierdiff_core.kandinsky.decoding import movq_bytes_per_row
 from .models import (
@@ -38,7 +39,7 @@ class MoVQ(torch.nn.Module):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         # one at a time on a CPU, where a picture must be bit-identical whatever the others are
         batches = latents.split(1) if latents.device.type == "cpu" else (latents,)
-        return torch.cat([self.movq.decode(z, force_not_quantize=True, return_dict=False)[0] for z in batches])
+        return torch.cat([movq_pixels(self.movq, z) for z in batches])
 
 
 def movq_vae(movq: Any) -> Any:

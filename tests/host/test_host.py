@@ -131,7 +131,7 @@ def test_workflow_of_the_first_version_runs_as_before(comfyui, repo_root):
         "power": 2.0,
         "rescale_means": False,
         "order": "breadth first",
-        "acceleration": "none",
+        "acceleration": "auto",
         "guidance_start": 0.0,
         "guidance_end": 1.0,
     }

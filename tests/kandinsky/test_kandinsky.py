@@ -443,7 +443,7 @@ def test_clean_latents_of_the_last_step_are_the_result(decoder, embeddings, sche
         ({"guidance_interval": (0.0, 1.2)}, "guidance must start and end between 0 and 1 .* got 0.0 and 1.2"),
         ({"order": "upwards"}, "order must be one of breadth first, depth first; got 'upwards'"),
         ({"order": "depth first", "on_step": print}, "on_step sees all branches of a step at once; depth first, use"),
-        ({"acceleration": "fast"}, "acceleration must be one of none, CUDA graphs, torch.compile; got 'fast'"),
+        ({"acceleration": "fast"}, "acceleration must be one of auto, none, CUDA graphs, torch.compile; got 'fast'"),
         ({"latents": torch.zeros(6, 4, 8, 8)}, r"latents must have shape \(1, 4, 8, 8\) .* got \(6, 4, 8, 8\)"),
         ({"latents": torch.zeros(1, 4, 16, 16)}, r"latents must have shape \(1, 4, 8, 8\)"),
     ],
