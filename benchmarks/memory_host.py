@@ -202,7 +202,7 @@ def beside(pack, options):
     prompts = prompts_of(6 if options.small else 64)
     embeddings = kandinsky.embed(prompts, 4)
     saving_module, folders = module("nodes.saving"), iter(range(10**6))
-    load_beside = saving_module.load_beside
+    load_beside, Beside = saving_module.load_beside, saving_module.Beside
     print("\n| steps | | s | peak GiB reserved |\n|---|---|---|---|")
     for steps in (4,) if options.small else (20,):
         plan = kandinsky.plan(embeddings, steps)
@@ -212,15 +212,16 @@ def beside(pack, options):
             return kandinsky.sample(embeddings, plan, kandinsky.side, order="depth first", **inputs)
 
         def saved(way, draw=draw):
-            saving_module.load_beside = load_beside if way is None else lambda *given: (load_beside(*given), way)[1]
-            draw(saving=kandinsky.saving(prompts, f"{way}{next(folders)}"))
+            saving_module.load_beside = lambda *given: (load_beside(*given), way)[way is not None]
+            draw(saving=kandinsky.saving(prompts, f"beside{next(folders)}"))
 
         z = draw().args[0]["samples"]
         ways = {
             "sampling alone": draw,
             "decoding alone": lambda z=z: kandinsky.vae.decode(z),
-            "saved as they finish": lambda saved=saved: saved(None),
-            "saved at the end": lambda saved=saved: saved(False),
+            "decoded in a stream of its own": lambda saved=saved: saved(None),
+            "decoded in turns": lambda saved=saved: saved(Beside(True)),
+            "decoded at the end": lambda saved=saved: saved(Beside(False)),
         }
         for name, call in ways.items():
             peaks.begin()

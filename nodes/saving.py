@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from ..hierdiff_core.files.names import caption_of, file_parts
 from ..hierdiff_core.prompts.rows import as_rows
 from ..hierdiff_core.sampling.observer import Observer
 from .host import finishing
-from .host.decode_beside import decoded_beside, load_beside
+from .host.decode_beside import Beside, decoded_beside, load_beside, side_stream
 from .host.decoration import Decorations
 from .host.folders import output_folder, writes_metadata
 from .host.runs import running, sent_along
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ..hierdiff_core.devices import SideStream
     from ..hierdiff_core.plan.plan import Plan
 
 MOST_OF_A_NAME = 10_000  # files name.png, name_2.png and so on that are looked at
@@ -75,6 +77,8 @@ class Saver(Observer):
         ``decode(latents) -> (M, H, W, 3) images``.
     at_once : bool
         Whether it can be called during the run; else all is decoded at its end.
+    side : SideStream, optional
+        Where it is called while others are sampled; without it the two take turns.
 
     Attributes
     ----------
@@ -84,8 +88,14 @@ class Saver(Observer):
         Keep what fails here from the run, and say so.
     """
 
-    def __init__(self, saving: Saving, decode: Callable[[torch.Tensor], torch.Tensor], at_once: bool) -> None:
-        self.saving, self.decode, self.at_once = saving, decode, at_once
+    def __init__(
+        self,
+        saving: Saving,
+        decode: Callable[[torch.Tensor], torch.Tensor],
+        at_once: bool,
+        side: SideStream | None = None,
+    ) -> None:
+        self.saving, self.decode, self.at_once, self.side = saving, decode, at_once, side
         self.count, self.skipped = len(saving.prompts), 0
         self.decorations = Decorations()
         sent = sent_along()
@@ -98,7 +108,9 @@ class Saver(Observer):
 
     def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
         """Decode the pictures of some prompts, and have them written while others are sampled."""
-        if self.at_once:
+        if self.side is not None:
+            self.side.run(lambda rows: self.decorations.attempt(SAVING, self.save, prompts, rows), latents)
+        elif self.at_once:
             self.decorations.attempt(SAVING, self.save, prompts, latents)
         else:
             self.waiting.append((prompts, latents))
@@ -139,6 +151,8 @@ class Saver(Observer):
 
     def close(self) -> None:
         """Wait for what is being written: what was decoded is saved, whatever ended the run."""
+        if self.side is not None:
+            self.side.end()
         self.writer.shutdown()
         self.decorations.attempt(SAVING, self.raise_failure)
 
@@ -166,14 +180,15 @@ def saving_as_drawn(
         yield []
         return
     check_prompts_of(saving, prompts)
-    at_once = load_beside(decoder, width, height, rows) if here else True
-    saver = Saver(saving, (lambda latents: decoded_beside(decoder, latents)) if here else decoder.vae.decode, at_once)
+    beside = load_beside(decoder, width, height, rows) if here else Beside(True)
+    decode = functools.partial(decoded_beside, decoder, pictures=beside.pictures) if here else decoder.vae.decode
+    saver = Saver(saving, decode, beside.fits, side_stream(decoder, beside))
     try:
         yield [saver]
     except BaseException:
         saver.close()
         raise
-    if not at_once:
+    if not beside.fits:
         saver.decode = decoder.vae.decode
     saver.end()
 

@@ -11,6 +11,7 @@ from ..devices import free_memory, is_out_of_memory
 
 # Larger batches gain little speed and cost memory (the paper's code uses 32 too).
 LARGEST_AUTO = 32
+SAFE_SHARE = 0.8  # of the free memory, that calls may take: the rest is for what estimates miss
 PRIOR_TOO_LARGE = (
     "a single prompt does not fit in memory beside the prior; free memory first (other programs, models that are "
     "loaded), or load the prior in fp16"
@@ -115,4 +116,4 @@ def auto_micro_batch(device: torch.device, bytes_per_row: float, largest: int = 
     """
     if device.type == "cpu":
         return 1
-    return max(1, min(largest, int(0.8 * free_memory(device) / bytes_per_row)))
+    return max(1, min(largest, int(SAFE_SHARE * free_memory(device) / bytes_per_row)))
