@@ -1,8 +1,9 @@
 """Kandinsky 2.2's nodes inside ComfyUI's memory management on a small card, and decoding while they sample.
 
-    python benchmarks/memory_host.py [--only job beside native] [--card 8] [--pixels 512 768] [--small]
+    python benchmarks/memory_host.py [--only job prior beside native] [--card 8] [--pixels 512 768] [--small]
 
 *job*: loaders, prior, plan, sampler with and without saving, VAE Decode, twice, on a card of 8 GiB (`small_card`).
+*prior*: Prior Embedding with all networks of the prior loaded as one, and with its image encoder apart.
 *beside*: how long saving takes that happens while Branching Sampler draws, depth first; *native*: the same for
 Hierarchical KSampler with a UNet of SDXL's size and a VAE of the host's. Full size with random weights; --small is the
 bundled model on a CPU, which shows that all parts work.
@@ -10,6 +11,7 @@ bundled model on a CPU, which shows that all parts work.
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import gc
 import importlib
@@ -39,6 +41,11 @@ def prompts_of(count):
 
 def module(name):
     return importlib.import_module(f"hierdiff_pack.{name}")
+
+
+@functools.cache
+def kandinsky_of(pack, small):
+    return Kandinsky(pack, small)
 
 
 class Kandinsky:
@@ -155,7 +162,7 @@ def synchronize():
 
 def job(pack, options):
     """The nodes of the Kandinsky template, twice: the second run finds models of the first on the card."""
-    kandinsky = Kandinsky(pack, options.small)
+    kandinsky = kandinsky_of(pack, options.small)
     prompts = prompts_of(6 if options.small else 40)
     steps = 4 if options.small else 10
     with contextlib.nullcontext(NoPeaks()) if options.small else small_card(options.card) as peaks:
@@ -181,6 +188,26 @@ def job(pack, options):
                 print("\n".join(line for line in out.args[2].splitlines() if "saved" in line or "⚠" in line))
 
 
+def prior(pack, options):
+    """The prior's node with all of its networks loaded together, as one, and with the image encoder apart."""
+    kandinsky = kandinsky_of(pack, options.small)
+    prompts = prompts_of(6 if options.small else 40)
+    with contextlib.nullcontext(NoPeaks()) if options.small else small_card(options.card) as peaks:
+        stages = Stages(peaks)
+        stages.run("load from disk", kandinsky.load)
+        apart, pipeline = kandinsky.prior, kandinsky.prior.pipeline
+        whole = module("nodes.host.models").make_patcher(pipeline.prior, pipeline.text_encoder, pipeline.image_encoder)
+        for name, model in (
+            ("as one", dataclasses.replace(apart, patcher=whole, image_patcher=whole)),
+            ("apart", apart),
+        ):
+            kandinsky.prior = model
+            for i in (1, 2):
+                own = tuple(f"{prompt}, {name} {i}" for prompt in prompts)
+                stages.run(f"prior {name}, set {i}", lambda own=own: kandinsky.embed(own))
+            module("nodes.prior").of_priors._values.clear()
+
+
 # --- decoding beside sampling ---
 
 
@@ -197,7 +224,7 @@ def timed(call, repeats):
 
 def beside(pack, options):
     """Branching Sampler, depth first: without saving, with saving, and decoded and saved afterwards."""
-    kandinsky = Kandinsky(pack, options.small)
+    kandinsky = kandinsky_of(pack, options.small)
     kandinsky.load()
     prompts = prompts_of(6 if options.small else 64)
     embeddings = kandinsky.embed(prompts, 4)
@@ -274,7 +301,7 @@ def native(pack, options):
         print(f"| {name} | {', '.join(f'{t:.2f}' for t in timed(call, options.repeats))} |", flush=True)
 
 
-PARTS = {"job": job, "beside": beside, "native": native}
+PARTS = {"job": job, "prior": prior, "beside": beside, "native": native}
 
 
 def main():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +39,7 @@ def embed_prompts(
     noise: str = "per prompt",
     batch_size: int = 0,
     on_step: Callable[[], None] | None = None,
+    black: torch.Tensor | None = None,
 ) -> PromptEmbeddings:
     """Predict image embeddings for prompts.
 
@@ -62,6 +64,8 @@ def embed_prompts(
         prompts are).
     on_step : callable, optional
         Called with no argument after every step of every batch.
+    black : (1, D) tensor, optional
+        The prior's `black_image`, where it is known: its image encoder is then not called, and may be on any device.
 
     Returns
     -------
@@ -104,19 +108,23 @@ def embed_prompts(
     def told(*_) -> Any:
         return on_step() or {} if on_step else {}
 
+    if black is None and not all(negative for group in groups for _, negative in group):
+        black = black_image(prior)
+
     def embed(batch):
         texts, negatives = ([pair[i] for pair in batch] for i in (0, 1))
         if not negatives[0]:
             negatives = None  # the pipeline's own: a black image
         keys = [*map(text_key, texts), *map(negative_key, negatives or [])]
-        output: Any = prior(
-            texts,
-            negative_prompt=negatives,
-            num_inference_steps=num_steps,
-            guidance_scale=guidance,
-            generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
-            callback_on_step_end=told,
-        )
+        with without_image_encoder(prior, black):
+            output: Any = prior(
+                texts,
+                negative_prompt=negatives,
+                num_inference_steps=num_steps,
+                guidance_scale=guidance,
+                generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
+                callback_on_step_end=told,
+            )
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
 
     prior.set_progress_bar_config(disable=True)
@@ -125,6 +133,36 @@ def embed_prompts(
         rows = torch.cat([batches.map(lambda part, group=group: embed(group[part]), len(group)) for group in groups])
     rows = rows[places]  # (N, 2, D)
     return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts, IMAGE_EMBEDDINGS)
+
+
+@torch.no_grad()
+def black_image(prior: KandinskyV22PriorPipeline) -> torch.Tensor:
+    """(1, D) embedding of a black image, on the CPU: the negative of prompts that have none.
+
+    The one thing that the image encoder, the largest part of a prior, is for.
+    """
+    return prior.get_zero_embed(1, device=prior.image_encoder.device).cpu()
+
+
+@contextlib.contextmanager
+def without_image_encoder(prior: KandinskyV22PriorPipeline, black: torch.Tensor | None) -> Iterator[None]:
+    """Within the block a prior knows what its image encoder makes of a black image, and has none.
+
+    With one on another device older diffusers would take that device for the prior's.
+    """
+    attributes = vars(prior)  # past the pipeline's own way to set them, which changes its configuration
+    encoder = attributes["image_encoder"]
+
+    def zero_embed(batch_size: int = 1, device: torch.device | None = None) -> torch.Tensor:
+        assert black is not None  # asked for by prompts without a negative alone
+        return black.to(device or prior.device).repeat(batch_size, 1)
+
+    attributes["image_encoder"], attributes["get_zero_embed"] = None, zero_embed
+    try:
+        yield
+    finally:
+        attributes["image_encoder"] = encoder
+        del attributes["get_zero_embed"]
 
 
 def prior_calls(prior: KandinskyV22PriorPipeline, prompts: Sequence[str], negative_prompt: str | Sequence[str]) -> int:
@@ -136,4 +174,4 @@ def prior_calls(prior: KandinskyV22PriorPipeline, prompts: Sequence[str], negati
 
 def prior_batch_size(prior: KandinskyV22PriorPipeline) -> int:
     """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
-    return 1 if prior.device.type == "cpu" else LARGEST_PRIOR
+    return 1 if prior.prior.device.type == "cpu" else LARGEST_PRIOR
