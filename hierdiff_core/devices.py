@@ -116,3 +116,15 @@ def free_memory(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return 8 * 2**30  # no portable way to ask; an out-of-memory error halves the batch
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of memory that an accelerator has, free or not; None where there is no way to ask."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return torch.mps.recommended_max_memory() if device.type == "mps" else None
+
+
+def weight_bytes(*networks: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers of some networks."""
+    return sum(t.nbytes for network in networks for t in (*network.parameters(), *network.buffers()))

@@ -10,7 +10,8 @@ import comfy.taesd.taesd
 import torch
 
 from ...hierdiff_core.kandinsky.decoder import unet_bytes_per_row
-from ...hierdiff_core.kandinsky.decoding import movq_bytes_per_row
+from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, movq_bytes_per_row
+from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .models import (
     make_patcher,
 )
@@ -36,9 +37,11 @@ class MoVQ(torch.nn.Module):
         return self.movq.encode(pixels, return_dict=False)[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        # one at a time on a CPU, where a picture must be bit-identical whatever the others are
-        batches = latents.split(1) if latents.device.type == "cpu" else (latents,)
-        return torch.cat([self.movq.decode(z, force_not_quantize=True, return_dict=False)[0] for z in batches])
+        # one at a time on a CPU, where a picture must be bit-identical whatever the others are; where memory runs out
+        # fewer, since the host would go over to tiles, whose pictures are others
+        batches = MicroBatches(1 if latents.device.type == "cpu" else LARGEST_MOVQ)
+        decode = self.movq.decode
+        return batches.map(lambda z: decode(latents[z], force_not_quantize=True, return_dict=False)[0], len(latents))
 
 
 def movq_vae(movq: Any) -> Any:
