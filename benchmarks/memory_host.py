@@ -205,6 +205,9 @@ def prior(pack, options):
             for i in (1, 2):
                 own = tuple(f"{prompt}, {name} {i}" for prompt in prompts)
                 stages.run(f"prior {name}, set {i}", lambda own=own: kandinsky.embed(own))
+            stages.run(f"prior {name}, all known", lambda own=own: kandinsky.embed(own))
+            own = (f"an edited prompt, {name}", *own[1:])
+            stages.run(f"prior {name}, one edited", lambda own=own: kandinsky.embed(own))
             module("nodes.prior").of_priors._values.clear()
 
 
