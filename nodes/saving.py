@@ -14,8 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
 
+from ..hierdiff_core.devices import is_out_of_memory
 from ..hierdiff_core.files.image_set import FORMATS, SetTree
 from ..hierdiff_core.files.names import caption_of, file_parts
 from ..hierdiff_core.prompts.rows import as_rows
@@ -29,7 +31,6 @@ from .save_set import EXIF_MAKE, OWN, SOURCES, Told, encode, megabytes, to_pictu
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from ..hierdiff_core.devices import SideStream
     from ..hierdiff_core.plan.plan import Plan
@@ -109,10 +110,19 @@ class Saver(Observer):
     def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
         """Decode the pictures of some prompts, and have them written while others are sampled."""
         if self.side is not None:
-            self.side.run(lambda rows: self.decorations.attempt(SAVING, self.save, prompts, rows), latents)
+            self.side.run(lambda rows: self.decorations.attempt(SAVING, self.save_if_it_fits, prompts, rows), latents)
         elif self.at_once:
-            self.decorations.attempt(SAVING, self.save, prompts, latents)
+            self.decorations.attempt(SAVING, self.save_if_it_fits, prompts, latents)
         else:
+            self.waiting.append((prompts, latents))
+
+    def save_if_it_fits(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
+        """Decode and write, or leave that for the end of the run, when the sampler needs no memory any more."""
+        try:
+            self.save(prompts, latents)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             self.waiting.append((prompts, latents))
 
     def save(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
@@ -125,10 +135,10 @@ class Saver(Observer):
             for row, parts in enumerate(places)
             if not is_saved(self.tree.folder.joinpath(*parts), self.saving.format, keys[row])
         ]
+        images = self.decode(latents[new]) if new else []
         self.skipped += len(places) - len(new)
-        if new:
-            for row, pixels in zip(new, self.decode(latents[new]), strict=True):
-                self.jobs.append(self.writer.submit(self.write, int(prompts[row]), places[row], keys[row], pixels))
+        for row, pixels in zip(new, images, strict=True):
+            self.jobs.append(self.writer.submit(self.write, int(prompts[row]), places[row], keys[row], pixels))
 
     def write(self, i: int, parts: list[str], key: str, pixels: torch.Tensor) -> None:
         """Write one picture and its caption."""
@@ -143,16 +153,21 @@ class Saver(Observer):
             if job.done():
                 job.result()
 
+    def settle(self) -> None:
+        """Wait for what is decoded beside the run."""
+        if self.side is not None:
+            self.side.end()
+
     def end(self) -> None:
         """Save what is left at the end of a run."""
+        self.settle()
         for prompts, latents in self.waiting:
             self.decorations.attempt(SAVING, self.save, prompts, latents)
         self.close()
 
     def close(self) -> None:
         """Wait for what is being written: what was decoded is saved, whatever ended the run."""
-        if self.side is not None:
-            self.side.end()
+        self.settle()
         self.writer.shutdown()
         self.decorations.attempt(SAVING, self.raise_failure)
 
@@ -188,7 +203,8 @@ def saving_as_drawn(
     except BaseException:
         saver.close()
         raise
-    if not beside.fits:
+    saver.settle()
+    if saver.waiting:
         saver.decode = decoder.vae.decode
     saver.end()
 

@@ -81,12 +81,14 @@ def saver(modules, pack, tmp_path, monkeypatch):
 
     def decode(latents):
         begin.wait()
-        if not latents.isfinite().all():
+        if latents.isnan().any():
+            raise ArithmeticError("not a number")
+        if len(latents) > made.fit:
             raise torch.OutOfMemoryError("out of memory")
         return latents.movedim(1, -1)[..., :3].clamp(0, 1)
 
     made = modules.saving.Saver(saving, decode, True, modules.devices.SideStream(CPU, "aside"))
-    made.begin = begin
+    made.begin, made.fit = begin, 3
     yield made
     begin.set()
     made.close()
@@ -121,10 +123,23 @@ def test_what_was_finished_is_saved_whatever_ends_the_run(saver, latents, tmp_pa
 def test_a_decoder_that_fails_is_said_and_ends_nothing(saver, latents, tmp_path):
     saver.begin.set()
     saver.on_finished(np.array([0]), latents[[0]])
-    saver.on_finished(np.array([1]), latents[[1]] * torch.inf)
+    saver.on_finished(np.array([1]), latents[[1]] * torch.nan)
     saver.end()
     assert names(tmp_path) == ["0000.png"]
-    assert saver.lines()[1].startswith("⚠ saving the pictures failed (OutOfMemoryError: out of memory)")
+    assert saver.lines()[1].startswith("⚠ saving the pictures failed (ArithmeticError: not a number)")
+
+
+def test_what_does_not_fit_beside_the_sampler_is_decoded_when_it_is_done(saver, latents, tmp_path):
+    saver.fit = 1
+    saver.begin.set()
+    saver.on_finished(np.array([0, 2]), latents[[0, 2]])
+    saver.on_finished(np.array([1]), latents[[1]])
+    saver.settle()
+    assert names(tmp_path) in ([], ["0001.png"])  # the writer may be at it
+    saver.fit = 2
+    saver.end()
+    assert names(tmp_path) == ["0000.png", "0001.png", "0002.png"]
+    assert len(saver.lines()) == 1
 
 
 # --- the host's VAE
