@@ -132,8 +132,8 @@ def auto_micro_batch(
     """
     if device.type == "cpu":
         return 1
-    memory, total = free_memory(device), None if weights is None else total_memory(device)
-    if total is not None:
+    memory = free_memory(device)
+    if weights is not None and (total := total_memory(device)) is not None:
         memory = min(memory, total - weights - TAKEN_BY_OTHERS)
     return rounded_down(min(largest, int(SAFE_SHARE * memory / bytes_per_row)))
 
