@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..devices import SideStream
+from ..devices import AsyncHostCopy, SideStream
 from ..plan.checks import whole_number
 from ..sampling.microbatch import SAFE_SHARE, MicroBatches, auto_micro_batch
 
@@ -63,14 +64,28 @@ def decode(
 
     def decode_rows(rows):
         z = latents[rows].to(movq.device, movq.dtype)
-        return to_images(movq.decode(z, force_not_quantize=True, return_dict=False)[0])
+        return AsyncHostCopy(to_images(movq.decode(z, force_not_quantize=True, return_dict=False)[0]))
 
-    return MicroBatches(micro_batch, before_call).map(decode_rows, len(latents))
+    return arrived(MicroBatches(micro_batch, before_call).each(decode_rows, len(latents)), len(latents))
 
 
 def to_images(pixels: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) in -1 ... 1 on any device -> (N, H, W, 3) float32 in 0 ... 1 on the CPU."""
-    return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().contiguous()
+    """(N, 3, H, W) in -1 ... 1 -> (N, H, W, 3) float32 in 0 ... 1, on the same device."""
+    return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
+
+
+def arrived(parts: Iterable[tuple[slice, AsyncHostCopy]], count: int) -> torch.Tensor:
+    """(count, ...) tensor of all parts of it, each waited for while the device makes the next."""
+    images, before = torch.empty(0), None
+    for part in itertools.chain(parts, [None]):
+        if before is not None:
+            rows, copy = before
+            here = copy.wait()
+            if not len(images):
+                images = here.new_empty(count, *here.shape[1:])  # not pinned: the computer has little such memory
+            images[rows] = here
+        before = part
+    return images
 
 
 def movq_bytes_per_row(movq: VQModel, height: int, width: int) -> int:

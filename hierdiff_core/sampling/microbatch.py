@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -60,7 +60,22 @@ class MicroBatches:
         torch.OutOfMemoryError
             If a single row does not fit.
         """
-        outputs, start = [], 0
+        return torch.cat([output for _, output in self.each(evaluate, num_rows)])
+
+    def each(self, evaluate: Callable[[slice], Any], num_rows: int) -> Iterator[tuple[slice, Any]]:
+        """Slices that cover `num_rows` rows and ``evaluate(slice)`` of each, which may be anything but None.
+
+        Parameters
+        ----------
+        evaluate : callable
+        num_rows : int
+            All of them.
+
+        Yields
+        ------
+        (slice, any)
+        """
+        start = 0
         while start < num_rows:
             rows = slice(start, min(start + self.limit, num_rows))
             self.before_call()
@@ -68,9 +83,8 @@ class MicroBatches:
             if output is None:
                 self.limit = max(1, (rows.stop - rows.start) // 2)
                 continue
-            outputs.append(output)
+            yield rows, output
             start = rows.stop
-        return torch.cat(outputs)
 
     def map_groups(
         self, evaluate: Callable[[list[int]], torch.Tensor], groups: Sequence[Sequence[int]]
@@ -100,7 +114,7 @@ class MicroBatches:
         places = torch.argsort(torch.tensor([row for rows in groups for row in rows]))
         return torch.cat(parts)[places.to(parts[0].device)]
 
-    def _try(self, evaluate: Callable[[slice], torch.Tensor], rows: slice) -> torch.Tensor | None:
+    def _try(self, evaluate: Callable[[slice], Any], rows: slice) -> Any:
         """`evaluate(rows)`, or None when memory ran out and fewer rows may still fit."""
         try:
             return evaluate(rows)
