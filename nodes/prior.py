@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..hierdiff_core.embeddings import IMAGE_EMBEDDINGS, PromptEmbeddings
 from ..hierdiff_core.kandinsky.loading import load_prior
 from ..hierdiff_core.kandinsky.model_folder import PRIOR_CLASS, suitable_settings
-from ..hierdiff_core.kandinsky.prior import PRIOR_NOISE, embed_prompts, prior_calls
+from ..hierdiff_core.kandinsky.prior import PRIOR_NOISE, black_image, embed_prompts, prior_calls
 from ..hierdiff_core.kandinsky.schedulers import LEAST_PRIOR_STEPS
 from ..hierdiff_core.prompts.negatives import check_negatives, distinct_pairs
 from ..hierdiff_core.prompts.prompt_set import check_prompts, flat_texts
@@ -72,8 +72,8 @@ class PriorLoader(io.ComfyNode):
         folder = model_folder(model, PRIOR_CLASS)
         with telling(cls, f"Loading the prior from disk, {size_on_disk(folder)} …"):
             pipeline = load_prior(folder, choose_dtype(precision))
-        patcher = make_patcher(pipeline.prior, pipeline.text_encoder, pipeline.image_encoder)
-        return io.NodeOutput(LoadedModel(pipeline, patcher, model, suitable_settings(folder)))
+        patcher, image = make_patcher(pipeline.prior, pipeline.text_encoder), make_patcher(pipeline.image_encoder)
+        return io.NodeOutput(LoadedModel(pipeline, patcher, model, suitable_settings(folder), image_patcher=image))
 
 
 class PriorEmbedding(io.ComfyNode):
@@ -213,7 +213,9 @@ def with_known(
     rows = [of_priors.get(key) for key in keys]
     new = [i for i, row in enumerate(rows) if row is None]
     if new:
-        made = predict(cls, prior, [pairs[i] for i in new], len(pairs), settings).stacked().unbind(dim=1)
+        asked = [pairs[i] for i in new]
+        black = None if all(negative for _, negative in asked) else known_black_image(cls, prior, made_by)
+        made = predict(cls, prior, asked, len(pairs), settings, black).stacked().unbind(dim=1)
         for i, row in zip(new, made, strict=True):
             rows[i] = row.clone()
             of_priors.put(keys[i], rows[i])
@@ -221,10 +223,27 @@ def with_known(
     return PromptEmbeddings(positive, negative, texts, IMAGE_EMBEDDINGS), known_in_words(len(new), len(pairs))
 
 
+def known_black_image(cls: Any, prior: LoadedModel, made_by: bytes) -> torch.Tensor:
+    """The embedding of a black image by a prior of a digest: its image encoder is on the device for the first alone."""
+    key = content(made_by, "black image")
+    black = of_priors.get(key)
+    if black is None:
+        tell(cls, "Moving the prior's image encoder to the device …")
+        prior.load_image_encoder()
+        black = black_image(prior.pipeline)
+        of_priors.put(key, black)
+    return black
+
+
 def predict(
-    cls: Any, prior: LoadedModel, pairs: Sequence[tuple[str, str]], count: int, settings: dict[str, Any]
+    cls: Any,
+    prior: LoadedModel,
+    pairs: Sequence[tuple[str, str]],
+    count: int,
+    settings: dict[str, Any],
+    black: torch.Tensor | None,
 ) -> PromptEmbeddings:
-    """Embeddings of pairs of prompt and negative, some of the `count` of a set."""
+    """Embeddings of pairs of prompt and negative, some of the `count` of a set; `black`: see `embed_prompts`."""
     prompts, negatives = ([pair[i] for pair in pairs] for i in (0, 1))
     tell(cls, "Moving the prior to the device …")
     prior.load()
@@ -232,5 +251,5 @@ def predict(
     tell(cls, f"Embedding {len(pairs)} prompts{others} …")
     progress = Progress(prior_calls(prior.pipeline, prompts, negatives) * settings["num_steps"])
     return embed_prompts(
-        prior.pipeline, prompts, negative_prompt=negatives, on_step=lambda: progress.advance(1), **settings
+        prior.pipeline, prompts, negative_prompt=negatives, on_step=lambda: progress.advance(1), black=black, **settings
     )

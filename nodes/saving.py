@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -13,14 +14,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
 
+from ..hierdiff_core.devices import is_out_of_memory
 from ..hierdiff_core.files.image_set import FORMATS, SetTree
 from ..hierdiff_core.files.names import caption_of, file_parts
 from ..hierdiff_core.prompts.rows import as_rows
 from ..hierdiff_core.sampling.observer import Observer
 from .host import finishing
-from .host.decode_beside import decoded_beside, load_beside
+from .host.decode_beside import Beside, decoded_beside, load_beside, side_stream
 from .host.decoration import Decorations
 from .host.folders import output_folder, writes_metadata
 from .host.runs import running, sent_along
@@ -28,8 +31,8 @@ from .save_set import EXIF_MAKE, OWN, SOURCES, Told, encode, megabytes, to_pictu
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
+    from ..hierdiff_core.devices import SideStream
     from ..hierdiff_core.plan.plan import Plan
 
 MOST_OF_A_NAME = 10_000  # files name.png, name_2.png and so on that are looked at
@@ -75,6 +78,8 @@ class Saver(Observer):
         ``decode(latents) -> (M, H, W, 3) images``.
     at_once : bool
         Whether it can be called during the run; else all is decoded at its end.
+    side : SideStream, optional
+        Where it is called while others are sampled; without it the two take turns.
 
     Attributes
     ----------
@@ -84,8 +89,14 @@ class Saver(Observer):
         Keep what fails here from the run, and say so.
     """
 
-    def __init__(self, saving: Saving, decode: Callable[[torch.Tensor], torch.Tensor], at_once: bool) -> None:
-        self.saving, self.decode, self.at_once = saving, decode, at_once
+    def __init__(
+        self,
+        saving: Saving,
+        decode: Callable[[torch.Tensor], torch.Tensor],
+        at_once: bool,
+        side: SideStream | None = None,
+    ) -> None:
+        self.saving, self.decode, self.at_once, self.side = saving, decode, at_once, side
         self.count, self.skipped = len(saving.prompts), 0
         self.decorations = Decorations()
         sent = sent_along()
@@ -98,9 +109,20 @@ class Saver(Observer):
 
     def on_finished(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
         """Decode the pictures of some prompts, and have them written while others are sampled."""
-        if self.at_once:
-            self.decorations.attempt(SAVING, self.save, prompts, latents)
+        if self.side is not None:
+            self.side.run(lambda rows: self.decorations.attempt(SAVING, self.save_if_it_fits, prompts, rows), latents)
+        elif self.at_once:
+            self.decorations.attempt(SAVING, self.save_if_it_fits, prompts, latents)
         else:
+            self.waiting.append((prompts, latents))
+
+    def save_if_it_fits(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
+        """Decode and write, or leave that for the end of the run, when the sampler needs no memory any more."""
+        try:
+            self.save(prompts, latents)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             self.waiting.append((prompts, latents))
 
     def save(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
@@ -113,10 +135,10 @@ class Saver(Observer):
             for row, parts in enumerate(places)
             if not is_saved(self.tree.folder.joinpath(*parts), self.saving.format, keys[row])
         ]
+        images = self.decode(latents[new]) if new else []
         self.skipped += len(places) - len(new)
-        if new:
-            for row, pixels in zip(new, self.decode(latents[new]), strict=True):
-                self.jobs.append(self.writer.submit(self.write, int(prompts[row]), places[row], keys[row], pixels))
+        for row, pixels in zip(new, images, strict=True):
+            self.jobs.append(self.writer.submit(self.write, int(prompts[row]), places[row], keys[row], pixels))
 
     def write(self, i: int, parts: list[str], key: str, pixels: torch.Tensor) -> None:
         """Write one picture and its caption."""
@@ -131,14 +153,21 @@ class Saver(Observer):
             if job.done():
                 job.result()
 
+    def settle(self) -> None:
+        """Wait for what is decoded beside the run."""
+        if self.side is not None:
+            self.side.end()
+
     def end(self) -> None:
         """Save what is left at the end of a run."""
+        self.settle()
         for prompts, latents in self.waiting:
             self.decorations.attempt(SAVING, self.save, prompts, latents)
         self.close()
 
     def close(self) -> None:
         """Wait for what is being written: what was decoded is saved, whatever ended the run."""
+        self.settle()
         self.writer.shutdown()
         self.decorations.attempt(SAVING, self.raise_failure)
 
@@ -166,14 +195,16 @@ def saving_as_drawn(
         yield []
         return
     check_prompts_of(saving, prompts)
-    at_once = load_beside(decoder, width, height, rows) if here else True
-    saver = Saver(saving, (lambda latents: decoded_beside(decoder, latents)) if here else decoder.vae.decode, at_once)
+    beside = load_beside(decoder, width, height, rows) if here else Beside(True)
+    decode = functools.partial(decoded_beside, decoder, pictures=beside.pictures) if here else decoder.vae.decode
+    saver = Saver(saving, decode, beside.fits, side_stream(decoder, beside))
     try:
         yield [saver]
     except BaseException:
         saver.close()
         raise
-    if not at_once:
+    saver.settle()
+    if saver.waiting:
         saver.decode = decoder.vae.decode
     saver.end()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..devices import weight_bytes
 from ..embeddings import check_image_embeddings
 from ..plan.checks import is_finite, shown, whole_number
 from ..plan.matching import check_leaves, check_plan_prompts, check_plan_seeds
@@ -245,8 +246,11 @@ def first_latent(shape: Sequence[int], noise: NoiseSource) -> torch.Tensor:
 
 def rows_per_call(decoder: KandinskyV22Pipeline, first: torch.Tensor, micro_batch: int, acceleration: str) -> int:
     """Branches per UNet call: as many as are asked for, or as free memory allows; one on a CPU."""
-    if first.device.type == "cpu" or not micro_batch:
-        micro_batch = auto_micro_batch(first.device, unet_bytes_per_row(decoder.unet, *first.shape[2:]))
+    if first.device.type == "cpu":
+        return 1
+    if not micro_batch:
+        row, weights = unet_bytes_per_row(decoder.unet, *first.shape[2:]), weight_bytes(decoder.unet, decoder.movq)
+        micro_batch = auto_micro_batch(first.device, row, weights=weights)
     return min(micro_batch, LARGEST_COMPILED) if acceleration == "torch.compile" else micro_batch
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..devices import AsyncHostCopy, SideStream
 from ..plan.checks import whole_number
-from ..sampling.microbatch import MicroBatches, auto_micro_batch
+from ..sampling.microbatch import SAFE_SHARE, MicroBatches, auto_micro_batch
 from .acceleration import movq_pixels
 
 if TYPE_CHECKING:
@@ -63,14 +65,28 @@ def decode(
 
     def decode_rows(rows):
         z = latents[rows].to(movq.device, movq.dtype)
-        return to_images(movq_pixels(movq, z))
+        return AsyncHostCopy(to_images(movq_pixels(movq, z)))
 
-    return MicroBatches(micro_batch, before_call).map(decode_rows, len(latents))
+    return arrived(MicroBatches(micro_batch, before_call).each(decode_rows, len(latents)), len(latents))
 
 
 def to_images(pixels: torch.Tensor) -> torch.Tensor:
-    """(N, 3, H, W) in -1 ... 1 on any device -> (N, H, W, 3) float32 in 0 ... 1 on the CPU."""
-    return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().contiguous()
+    """(N, 3, H, W) in -1 ... 1 -> (N, H, W, 3) float32 in 0 ... 1, on the same device."""
+    return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
+
+
+def arrived(parts: Iterable[tuple[slice, AsyncHostCopy]], count: int) -> torch.Tensor:
+    """(count, ...) tensor of all parts of it, each waited for while the device makes the next."""
+    images, before = torch.empty(0), None
+    for part in itertools.chain(parts, [None]):
+        if before is not None:
+            rows, copy = before
+            here = copy.wait()
+            if not len(images):
+                images = here.new_empty(count, *here.shape[1:])  # not pinned: the computer has little such memory
+            images[rows] = here
+        before = part
+    return images
 
 
 def movq_bytes_per_row(movq: VQModel, height: int, width: int) -> int:
@@ -82,6 +98,27 @@ def movq_bytes_per_row(movq: VQModel, height: int, width: int) -> int:
     channels = config.block_out_channels
     factor = 2 ** (len(channels) - 1)
     return height * width * factor**2 * channels[0] * movq.dtype.itemsize * 11
+
+
+def pictures_beside(free: int, rows: int, bytes_per_row: int, bytes_per_picture: int) -> int:
+    """Latents of a call of MoVQ for which there is memory while the UNet is called with `rows` branches.
+
+    Parameters
+    ----------
+    free : int
+        Bytes, with the weights of both on the device.
+    rows : int
+        Branches of the UNet's largest call.
+    bytes_per_row, bytes_per_picture : int
+        `unet_bytes_per_row` and `movq_bytes_per_row`.
+
+    Returns
+    -------
+    int
+        0 ... `LARGEST_MOVQ`; 0: they have to take turns.
+    """
+    left = SAFE_SHARE * free - rows * bytes_per_row
+    return max(0, min(LARGEST_MOVQ, int(left / bytes_per_picture)))
 
 
 class BackgroundDecoder:
@@ -101,38 +138,28 @@ class BackgroundDecoder:
     def __init__(self, decoder: KandinskyV22Pipeline, on_pictures: Callable[[np.ndarray, torch.Tensor], None]) -> None:
         self.decoder = decoder
         self.on_pictures = on_pictures
-        self.jobs = []
-        self.thread: ThreadPoolExecutor | None = None
-        self.stream: Any = None
+        self.jobs: list[Future[None]] = []
+        self.side: SideStream | None = None
 
     def __enter__(self):
         device = self.decoder.movq.device
         if device.type == "cuda":
-            self.thread = ThreadPoolExecutor(1, "HierDiff decoder")
-            self.stream = torch.cuda.Stream(device)
+            self.side = SideStream(device, "HierDiff decoder")
         return self
 
     def __exit__(self, kind, *_):
-        if self.thread is None:
+        if self.side is None:
             return
-        self.thread.shutdown(cancel_futures=kind is not None)
+        self.side.end(give_up=kind is not None)
         if kind is None:
             self.raise_errors()
 
     def __call__(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
-        if self.thread is None:
+        if self.side is None:
             self.on_pictures(prompts, decode(self.decoder, latents))
             return
         self.raise_errors()
-        sampled = torch.cuda.Event()
-        sampled.record()
-        self.jobs.append(self.thread.submit(self.decode_aside, prompts, latents, sampled))
-
-    def decode_aside(self, prompts: np.ndarray, latents: torch.Tensor, sampled: torch.cuda.Event) -> None:
-        with torch.cuda.stream(self.stream):
-            self.stream.wait_event(sampled)
-            latents.record_stream(self.stream)  # their memory must not be used again before they are decoded
-            self.on_pictures(prompts, decode(self.decoder, latents))
+        self.jobs.append(self.side.run(lambda rows: self.on_pictures(prompts, decode(self.decoder, rows)), latents))
 
     def raise_errors(self) -> None:
         """Raise what went wrong in a job that is done."""

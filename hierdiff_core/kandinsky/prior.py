@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from ..plan.keys import negative_key, text_key
 from ..prompts.negatives import check_negatives, distinct_pairs
 from ..prompts.prompt_set import check_prompts
 from ..prompts.rows import own_negatives, with_texts
+from ..prompts.text_form import normal_form
 from ..prompts.tokens import log_unread, without_their_warnings
 from ..sampling.microbatch import PRIOR_TOO_LARGE, MicroBatches
 from ..sampling.noise import FIRST_LATENT, checked_seed, keyed_generator
@@ -38,6 +40,8 @@ def embed_prompts(
     noise: str = "per prompt",
     batch_size: int = 0,
     on_step: Callable[[], None] | None = None,
+    black: torch.Tensor | None = None,
+    known: PromptEmbeddings | None = None,
 ) -> PromptEmbeddings:
     """Predict image embeddings for prompts.
 
@@ -62,6 +66,11 @@ def embed_prompts(
         prompts are).
     on_step : callable, optional
         Called with no argument after every step of every batch.
+    black : (1, D) tensor, optional
+        The prior's `black_image`, where it is known: its image encoder is then not called, and may be on any device.
+    known : PromptEmbeddings, optional
+        Made before by this prior with these settings: prompts that are among them, with the same negative, are not
+        predicted again. Of a set of 500 in which one is edited, one is.
 
     Returns
     -------
@@ -73,7 +82,7 @@ def embed_prompts(
     ------
     ValueError
         If there are no prompts, one is empty, negatives are not as many as prompts, a number is not whole or out of
-        range, or an embedding comes out NaN or zero.
+        range, an embedding comes out NaN or zero, or `known` cannot be this prior's.
 
     Notes
     -----
@@ -90,6 +99,7 @@ def embed_prompts(
     """
     prompts = prompts if isinstance(prompts, (str, tuple)) else tuple(prompts)
     prompts = with_texts(prompts, check_prompts(prompts))
+    found = {} if known is None else by_pair(known, negative_prompt, prior)
     negative_prompt = own_negatives(prompts, negative_prompt)
     if noise not in PRIOR_NOISE:
         raise ValueError(f"noise must be one of {', '.join(PRIOR_NOISE)}; got {noise!r}")
@@ -101,6 +111,11 @@ def embed_prompts(
     groups, places = distinct_pairs(prompts, check_negatives(negative_prompt, len(prompts)))
     log_unread(prior, prompts, negative_prompt)
 
+    pairs = [pair for group in groups for pair in group]
+    new = [own for group in groups if (own := [pair for pair in group if pair not in found])]
+    if black is None and not all(negative for group in new for _, negative in group):
+        black = black_image(prior)
+
     def told(*_) -> Any:
         return on_step() or {} if on_step else {}
 
@@ -109,22 +124,71 @@ def embed_prompts(
         if not negatives[0]:
             negatives = None  # the pipeline's own: a black image
         keys = [*map(text_key, texts), *map(negative_key, negatives or [])]
-        output: Any = prior(
-            texts,
-            negative_prompt=negatives,
-            num_inference_steps=num_steps,
-            guidance_scale=guidance,
-            generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
-            callback_on_step_end=told,
-        )
+        with without_image_encoder(prior, black):
+            output: Any = prior(
+                texts,
+                negative_prompt=negatives,
+                num_inference_steps=num_steps,
+                guidance_scale=guidance,
+                generator=[keyed_generator(seed, 0 if noise == "shared" else key, FIRST_LATENT) for key in keys],
+                callback_on_step_end=told,
+            )
         return torch.stack([output.image_embeds.float(), output.negative_image_embeds.float()], dim=1).cpu()
 
     prior.set_progress_bar_config(disable=True)
     batches = MicroBatches(batch_size or prior_batch_size(prior), too_large=PRIOR_TOO_LARGE)
     with without_their_warnings():
-        rows = torch.cat([batches.map(lambda part, group=group: embed(group[part]), len(group)) for group in groups])
-    rows = rows[places]  # (N, 2, D)
+        for group in new:
+            rows = batches.map(lambda part, group=group: embed(group[part]), len(group))
+            found.update(zip(group, rows, strict=True))
+    rows = torch.stack([found[pairs[place]] for place in places])  # (N, 2, D)
     return PromptEmbeddings(rows[:, 0], rows[:, 1], prompts, IMAGE_EMBEDDINGS)
+
+
+def by_pair(
+    known: PromptEmbeddings, negative_prompt: str | Sequence[str], prior: KandinskyV22PriorPipeline
+) -> dict[tuple[str, str], torch.Tensor]:
+    """(2, D) embeddings by prompt and negative, as `distinct_pairs` has them."""
+    if not isinstance(negative_prompt, str):
+        raise ValueError("known needs one negative_prompt for all: give prompts negatives of their own in PromptRows")
+    if known.kind != IMAGE_EMBEDDINGS or known.width != prior.prior.config.embedding_dim:
+        raise ValueError(
+            f"known must be {IMAGE_EMBEDDINGS} with {prior.prior.config.embedding_dim} numbers each; got "
+            f"{known.kind or 'embeddings of unknown origin'} with {known.width}"
+        )
+    negatives = check_negatives(own_negatives(known.prompts, negative_prompt), len(known))
+    pairs = zip(map(normal_form, known.prompts), negatives, strict=True)
+    return dict(zip(pairs, known.stacked().unbind(dim=1), strict=True))
+
+
+@torch.no_grad()
+def black_image(prior: KandinskyV22PriorPipeline) -> torch.Tensor:
+    """(1, D) embedding of a black image, on the CPU: the negative of prompts that have none.
+
+    The one thing that the image encoder, the largest part of a prior, is for.
+    """
+    return prior.get_zero_embed(1, device=prior.image_encoder.device).cpu()
+
+
+@contextlib.contextmanager
+def without_image_encoder(prior: KandinskyV22PriorPipeline, black: torch.Tensor | None) -> Iterator[None]:
+    """Within the block a prior knows what its image encoder makes of a black image, and has none.
+
+    With one on another device older diffusers would take that device for the prior's.
+    """
+    attributes = vars(prior)  # past the pipeline's own way to set them, which changes its configuration
+    encoder = attributes["image_encoder"]
+
+    def zero_embed(batch_size: int = 1, device: torch.device | None = None) -> torch.Tensor:
+        assert black is not None  # asked for by prompts without a negative alone
+        return black.to(device or prior.device).repeat(batch_size, 1)
+
+    attributes["image_encoder"], attributes["get_zero_embed"] = None, zero_embed
+    try:
+        yield
+    finally:
+        attributes["image_encoder"] = encoder
+        del attributes["get_zero_embed"]
 
 
 def prior_calls(prior: KandinskyV22PriorPipeline, prompts: Sequence[str], negative_prompt: str | Sequence[str]) -> int:
@@ -136,4 +200,4 @@ def prior_calls(prior: KandinskyV22PriorPipeline, prompts: Sequence[str], negati
 
 def prior_batch_size(prior: KandinskyV22PriorPipeline) -> int:
     """Prompts per call of the prior: one on a CPU, where an embedding then depends on no other prompt at all."""
-    return 1 if prior.device.type == "cpu" else LARGEST_PRIOR
+    return 1 if prior.prior.device.type == "cpu" else LARGEST_PRIOR

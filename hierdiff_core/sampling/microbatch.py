@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from ..devices import free_memory, is_out_of_memory
+from ..devices import free_memory, is_out_of_memory, total_memory
 
 # Larger batches gain little speed and cost memory (the paper's code uses 32 too).
 LARGEST_AUTO = 32
+# Rows of a call that are chosen: between two neighbours there is little to gain.
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+SAFE_SHARE = 0.8  # of the free memory, that calls may take: the rest is for what estimates miss
+TAKEN_BY_OTHERS = 2**30  # bytes of a card: its driver, a process's context, a desktop
 PRIOR_TOO_LARGE = (
     "a single prompt does not fit in memory beside the prior; free memory first (other programs, models that are "
     "loaded), or load the prior in fp16"
@@ -56,7 +60,22 @@ class MicroBatches:
         torch.OutOfMemoryError
             If a single row does not fit.
         """
-        outputs, start = [], 0
+        return torch.cat([output for _, output in self.each(evaluate, num_rows)])
+
+    def each(self, evaluate: Callable[[slice], Any], num_rows: int) -> Iterator[tuple[slice, Any]]:
+        """Slices that cover `num_rows` rows and ``evaluate(slice)`` of each, which may be anything but None.
+
+        Parameters
+        ----------
+        evaluate : callable
+        num_rows : int
+            All of them.
+
+        Yields
+        ------
+        (slice, any)
+        """
+        start = 0
         while start < num_rows:
             rows = slice(start, min(start + self.limit, num_rows))
             self.before_call()
@@ -64,9 +83,8 @@ class MicroBatches:
             if output is None:
                 self.limit = max(1, (rows.stop - rows.start) // 2)
                 continue
-            outputs.append(output)
+            yield rows, output
             start = rows.stop
-        return torch.cat(outputs)
 
     def map_groups(
         self, evaluate: Callable[[list[int]], torch.Tensor], groups: Sequence[Sequence[int]]
@@ -96,7 +114,7 @@ class MicroBatches:
         places = torch.argsort(torch.tensor([row for rows in groups for row in rows]))
         return torch.cat(parts)[places.to(parts[0].device)]
 
-    def _try(self, evaluate: Callable[[slice], torch.Tensor], rows: slice) -> torch.Tensor | None:
+    def _try(self, evaluate: Callable[[slice], Any], rows: slice) -> Any:
         """`evaluate(rows)`, or None when memory ran out and fewer rows may still fit."""
         try:
             return evaluate(rows)
@@ -108,11 +126,32 @@ class MicroBatches:
         return None  # after the handler, so that the failed call's tensors are released before the next try
 
 
-def auto_micro_batch(device: torch.device, bytes_per_row: float, largest: int = LARGEST_AUTO) -> int:
-    """Rows per call from the device's free memory, 1 ... `largest`; always 1 on a CPU.
+def auto_micro_batch(
+    device: torch.device, bytes_per_row: float, largest: int = LARGEST_AUTO, weights: int | None = None
+) -> int:
+    """Rows per call from the device's memory, one of `SIZES`, `largest` at most; always 1 on a CPU.
 
-    On a CPU larger batches gain little, and with single rows no bit of a picture depends on the others.
+    On a CPU larger batches gain little, and with single rows no bit of a picture depends on the others. On a GPU the
+    size changes pictures by rounding, so it should not depend on what little else is on the card: there are few sizes,
+    and where it is known how much is there whenever the model runs, no more is counted on than that leaves.
+
+    Parameters
+    ----------
+    device : torch.device
+    bytes_per_row : float
+        That a call takes for each row.
+    largest : int
+    weights : int, optional
+        Bytes of the weights that are on the device.
     """
     if device.type == "cpu":
         return 1
-    return max(1, min(largest, int(0.8 * free_memory(device) / bytes_per_row)))
+    memory = free_memory(device)
+    if weights is not None and (total := total_memory(device)) is not None:
+        memory = min(memory, total - weights - TAKEN_BY_OTHERS)
+    return rounded_down(min(largest, int(SAFE_SHARE * memory / bytes_per_row)))
+
+
+def rounded_down(rows: int) -> int:
+    """The largest of `SIZES` that is not above a number of rows; 1 below them all."""
+    return max((size for size in SIZES if size <= rows), default=1)

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import comfy.model_management
 import torch
 
+from ...hierdiff_core.devices import SideStream, free_memory
 from ...hierdiff_core.kandinsky.decoder import unet_bytes_per_row
-from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, decode, movq_bytes_per_row
+from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, decode, movq_bytes_per_row, pictures_beside
 
 if TYPE_CHECKING:
     from .models import LoadedModel
 
 
-def load_beside(decoder: LoadedModel, width: int, height: int, rows: int) -> bool:
-    """Bring a decoder's UNet and its MoVQ to the device, with room for both at work.
+class Beside(NamedTuple):
+    """Whether pictures are decoded during a run, and how.
+
+    Attributes
+    ----------
+    fits : bool
+        MoVQ is on the device beside the UNet; where it is not, nothing may be moved while the UNet samples.
+    pictures : int
+        Of a call of MoVQ while the UNet is at work; 0: the two take turns.
+    """
+
+    fits: bool
+    pictures: int = 0
+
+
+def load_beside(decoder: LoadedModel, width: int, height: int, rows: int) -> Beside:
+    """Bring a decoder's UNet and its MoVQ to the device, with room for both at work where there is so much.
 
     Parameters
     ----------
@@ -24,25 +40,28 @@ def load_beside(decoder: LoadedModel, width: int, height: int, rows: int) -> boo
         Pixels.
     rows : int
         Branches that the UNet is called with.
-
-    Returns
-    -------
-    bool
-        Whether both are there. Where they do not fit, the UNet is: nothing may be moved while it samples.
     """
-    f = decoder.pipeline.movq_scale_factor
+    pipeline, f = decoder.pipeline, decoder.pipeline.movq_scale_factor
     size = height // f, width // f
-    pictures = LARGEST_MOVQ * movq_bytes_per_row(decoder.pipeline.movq, *size)
-    required = rows * unet_bytes_per_row(decoder.pipeline.unet, *size) + pictures
+    row, picture = unet_bytes_per_row(pipeline.unet, *size), movq_bytes_per_row(pipeline.movq, *size)
+    required = rows * row + LARGEST_MOVQ * picture
     comfy.model_management.load_models_gpu(
         [decoder.patcher, decoder.vae.patcher], memory_required=required, force_full_load=True
     )
-    if decoder.pipeline.movq.device == decoder.pipeline.unet.device:
-        return True
-    decoder.load(memory_required=required - pictures)
-    return False
+    device = pipeline.unet.device
+    if pipeline.movq.device != device:
+        decoder.load(memory_required=rows * row)
+        return Beside(False)
+    if device.type != "cuda":
+        return Beside(True)
+    return Beside(True, pictures_beside(free_memory(device), rows, row, picture))
 
 
-def decoded_beside(decoder: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
-    """(M, H, W, 3) images in 0 ... 1 of (M, C, h, w) latents, by a MoVQ that is on the device."""
-    return decode(decoder.pipeline, latents)
+def decoded_beside(decoder: LoadedModel, latents: torch.Tensor, pictures: int = 0) -> torch.Tensor:
+    """(M, H, W, 3) images in 0 ... 1 of (M, C, h, w) latents, by a MoVQ that is on the device; 0: as many as fit."""
+    return decode(decoder.pipeline, latents, pictures)
+
+
+def side_stream(decoder: LoadedModel, beside: Beside) -> SideStream | None:
+    """Where pictures are decoded while others are sampled; None where the two take turns."""
+    return SideStream(decoder.pipeline.movq.device, "HierDiff decoder") if beside.pictures else None

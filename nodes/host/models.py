@@ -38,6 +38,8 @@ class LoadedModel:
         MoVQ, for a decoder.
     latent_rgb : tensor or None
         Factors for previews, for a decoder.
+    image_patcher : ModelPatcher or None
+        Of the image encoder, for a prior: it is seldom called, and larger than all else.
     """
 
     pipeline: Any
@@ -46,10 +48,15 @@ class LoadedModel:
     suitable: dict = field(default_factory=dict)
     vae: Any = None
     latent_rgb: torch.Tensor | None = None
+    image_patcher: Any = None
 
     def load(self, memory_required: float = 0) -> None:
         """Bring the networks to the device, whole, with room for `memory_required` bytes beside them."""
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory_required, force_full_load=True)
+
+    def load_image_encoder(self) -> None:
+        """Bring a prior's image encoder to the device, whole."""
+        comfy.model_management.load_models_gpu([self.image_patcher], force_full_load=True)
 
 
 def model_names(class_name: str) -> list[str]:

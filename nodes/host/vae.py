@@ -11,7 +11,8 @@ import torch
 
 from ...hierdiff_core.kandinsky.acceleration import movq_pixels
 from ...hierdiff_core.kandinsky.decoder import unet_bytes_per_row
-from ...hierdiff_core.kandinsky.decoding import movq_bytes_per_row
+from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, movq_bytes_per_row
+from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .models import (
     make_patcher,
 )
@@ -37,9 +38,10 @@ class MoVQ(torch.nn.Module):
         return self.movq.encode(pixels, return_dict=False)[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        # one at a time on a CPU, where a picture must be bit-identical whatever the others are
-        batches = latents.split(1) if latents.device.type == "cpu" else (latents,)
-        return torch.cat([movq_pixels(self.movq, z) for z in batches])
+        # one at a time on a CPU, where a picture must be bit-identical whatever the others are; where memory runs out
+        # fewer, since the host would go over to tiles, whose pictures are others
+        batches = MicroBatches(1 if latents.device.type == "cpu" else LARGEST_MOVQ)
+        return batches.map(lambda z: movq_pixels(self.movq, latents[z]), len(latents))
 
 
 def movq_vae(movq: Any) -> Any:

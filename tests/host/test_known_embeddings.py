@@ -218,6 +218,20 @@ def test_the_prior_predicts_new_texts_alone_bit_identically(modules, prior):
     assert again.made == []  # the same weights, loaded once more
 
 
+def test_the_image_encoder_looks_at_one_black_image_for_all_sets_of_a_prior(modules, prior, monkeypatch):
+    loaded, load = [], type(prior).load_image_encoder
+    monkeypatch.setattr(type(prior), "load_image_encoder", lambda self: loaded.append(self) or load(self))
+    embed(modules, prior, ("cat face",), negative_prompt=["dull"])
+    assert loaded == []
+    assert embed(modules, prior, ("cat face", "red apple")).made == ["cat face", "red apple"]
+    assert embed(modules, prior, ("cat face", "fox face")).made == ["fox face"]
+    assert loaded == [prior]
+    weight = next(p for p in prior.pipeline.image_encoder.parameters() if p.numel() > 1000)
+    weight.data.view(-1)[777] += 1e-3
+    embed(modules, prior, ("cat face",))
+    assert loaded == [prior, prior]
+
+
 def test_other_settings_negatives_or_weights_predict_anew(modules, prior):
     embed(modules, prior, ("cat face",))
     for changes in (

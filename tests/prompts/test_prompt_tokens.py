@@ -114,7 +114,9 @@ def test_log_holds_our_words_and_not_the_libraries(prior, caplog, monkeypatch, n
 
 def test_node_shows_them_as_warnings(pack, prior):
     patcher = SimpleNamespace(load_device="cpu")
-    model = SimpleNamespace(pipeline=prior, patcher=patcher, load=lambda: None, name="model", suitable={})
+    model = SimpleNamespace(
+        pipeline=prior, patcher=patcher, load=lambda: None, load_image_encoder=lambda: None, name="model", suitable={}
+    )
     execute = pack.nodes.PriorEmbedding.execute
     inputs = (model, ("lion", "赤いりんご"), "dog " * 40, 2, 4.0, 0, "per prompt")
     ui = execute(*([value] for value in inputs)).ui

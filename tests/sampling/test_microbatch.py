@@ -135,5 +135,21 @@ def test_rows_per_call_come_from_free_memory(monkeypatch, bytes_per_row, rows):
     assert auto_micro_batch(torch.device("cuda"), bytes_per_row) == rows
 
 
+@pytest.mark.parametrize(("fit", "rows"), [(0, 1), (1, 1), (5, 4), (7, 6), (13, 12), (23, 16), (31, 24), (500, 32)])
+def test_few_sizes_are_chosen_so_that_little_else_on_a_card_changes_no_picture(monkeypatch, fit, rows):
+    monkeypatch.setattr("hierdiff_core.sampling.microbatch.free_memory", lambda device: fit * 1250)
+    assert auto_micro_batch(torch.device("cuda"), 1000) == rows
+
+
+@pytest.mark.parametrize(("total", "rows"), [(24, 24), (8, 4), (3, 1), (None, 32)])
+def test_rows_do_not_rely_on_memory_that_others_may_take(monkeypatch, total, rows):
+    module, gib = "hierdiff_core.sampling.microbatch", 2**30
+    monkeypatch.setattr(f"{module}.free_memory", lambda device: 100 * gib)
+    monkeypatch.setattr(f"{module}.total_memory", lambda device: total and total * gib)
+    row = 0.66 * gib
+    assert auto_micro_batch(torch.device("cuda"), row, weights=3 * gib) == rows
+    assert auto_micro_batch(torch.device("cuda"), row) == 32
+
+
 def test_cpu_takes_one_row_at_a_time():
     assert auto_micro_batch(torch.device("cpu"), 1) == 1
