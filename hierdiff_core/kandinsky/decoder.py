@@ -28,6 +28,7 @@ from .guidance import WHOLE_RUN, check_guidance, course_of, strengths
 from .plan_embeddings import embeddings_for, own_embeddings
 from .reuse import begun, keys_of_run, run_parts
 from .schedulers import make_scheduler
+from .shared import shared_families
 
 if TYPE_CHECKING:
     from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2 import KandinskyV22Pipeline
@@ -187,7 +188,8 @@ def sample(
     limit = rows_per_call(decoder, first, micro_batch, acceleration)
     batches = MicroBatches(limit, None if observer is None else observer.before_call)
     last = stop if stop_after < 1 else None
-    step = DecoderStep(network, made, factors, branch_noise, batches, observer, stored, last)
+    families = shared_families(plan, found, first.device.type)
+    step = DecoderStep(network, made, factors, branch_noise, batches, observer, stored, last, families)
     with contextlib.nullcontext() if store is None else store.kept_safe():
         latents = denoise_plan(
             plan,
