@@ -58,7 +58,7 @@ class Calls:
             yield rows, len(spans), 1000 * device / rows / len(spans), 1000 * cpu / len(spans), device
 
 
-def measure(patcher, prompts, steps, side):
+def measure(patcher, prompts, steps, side, repeats):
     """Prints a table for one set, and its calls."""
     runs, device = Runs(patcher, prompts, steps, side), patcher.load_device
     print(
@@ -68,14 +68,14 @@ def measure(patcher, prompts, steps, side):
         "\n| guidance | passes | of them | s | of the time | passes / time | outside |\n|---|---|---|---|---|---|---|"
     )
     whole, calls = None, []
+    runs.shared(runs.plan)  # warm
     for start, end in COURSES:
         course = GuidanceCourse(start, end)
         plan, passes = replace(runs.plan, guidance=course), course.passes(runs.plan)
-        took = seconds(lambda: runs.shared(plan), device, 2, warm=1)  # noqa: B023
         with Calls(patcher) as timed:
-            again = seconds(lambda: runs.shared(plan), device)  # noqa: B023
+            took = seconds(lambda: runs.shared(plan), device, repeats)  # noqa: B023
             lines = list(timed.lines())
-        outside = 1 - sum(line[-1] for line in lines) / again
+        outside = 1 - sum(line[-1] for line in lines) / took / repeats
         calls.append((f"{start:.0%} to {end:.0%}", lines))
         whole = whole or (passes, took)
         shares = passes / whole[0], took / whole[1]
@@ -94,6 +94,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a narrow model on a CPU")
     parser.add_argument("--sets", nargs="+", default=["32x20", "12x20"], metavar="PROMPTSxSTEPS")
+    parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()
     import_pack(Path(tempfile.mkdtemp()), cpu=options.small)
     patcher = random_sdxl(options.small)
@@ -101,7 +102,7 @@ def main():
     print(f"{card}, torch {torch.__version__}")
     for asked in options.sets:
         prompts, steps = map(int, asked.split("x"))
-        measure(patcher, prompts, steps, 8 if options.small else 128)
+        measure(patcher, prompts, steps, 8 if options.small else 128, options.repeats)
 
 
 if __name__ == "__main__":
