@@ -36,19 +36,20 @@ class Calls:
         self.network, self.device = patcher.model.diffusion_model, patcher.load_device
 
     def __enter__(self):
-        self.spans, evaluate = defaultdict(list), self.network.forward
+        self.spans, kind = defaultdict(list), type(self.network)  # the class: what is put into a model is asked about
+        self.kind, self.forward = kind, kind.forward
 
-        def timed(x, *args, **kwargs):
+        def timed(network, x, *args, **kwargs):
             began, clock = mark(self.device), time.perf_counter()
-            output = evaluate(x, *args, **kwargs)
+            output = self.forward(network, x, *args, **kwargs)
             self.spans[len(x)].append((began, mark(self.device), time.perf_counter() - clock))
             return output
 
-        self.network.forward = timed
+        kind.forward = timed
         return self
 
     def __exit__(self, *_):
-        del self.network.forward
+        self.kind.forward = self.forward
 
     def lines(self):
         """A line for each size of call: its rows, how many, ms of the device a row, ms of the CPU a call."""
