@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,10 +23,11 @@ from .device import stop_if_cancelled
 from .first_inputs import with_first_inputs
 from .live_tree import LiveTree, host_colours
 from .model_calls import ModelCalls
-from .plan_texts import duplicates, passes_line, seeds_in_words, shared_line
+from .plan_texts import duplicates, seeds_in_words
 from .prices import offer
 from .rows_alone import RowsAlone
 from .run_guidance import RunGuidance
+from .run_passes import RunPasses
 from .sampler_noise import SamplerNoise
 from .stored_calls import StoredCalls
 from .tree_files import LeafPictures
@@ -135,8 +135,7 @@ class SharingRun:
         self._pictures: LeafPictures | None = None  # where a VAE makes some of the latents
         self._by_prompt = ""  # what gives the prompts different data, and how it was met
         self._latents = torch.empty(0)  # of the sampler's call
-        self._passes = 0  # of the sampler's call
-        self._all_passes, self._sides = 0, 1  # of the run; the most that a row had
+        self._passes = RunPasses(self.model_calls)
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
 
     def __deepcopy__(self, memo: dict) -> SharingRun:
@@ -181,17 +180,15 @@ class SharingRun:
 
     def sampler_call(self, executor, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, *args, **kwargs):
         """A sampler's call of the model, with the clusters of its sigma."""
-        before, self._passes = self.current.progress.rows, 0
+        before = self.current.progress.rows
+        self._passes.begin()
         with self.caches.sampler_call(model_options):
             self.look_up(x, timestep)
             if self.stored is not None:
                 self.stored.begin_call()
             denoised = self.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
         self.current.progress.on_evaluated()
-        per_row, rows = self._passes / len(self.current.clusters.first), self.current.progress.rows - before
-        self._all_passes, self._sides = self._all_passes + round(per_row * rows), max(self._sides, math.ceil(per_row))
-        if self.guidance is not None:  # a cache may have answered for some of the rows
-            self.guidance.count(per_row, rows)
+        self._passes.end(len(self.current.clusters.first), self.current.progress.rows - before, self.guidance)
         self._check_guidance(denoised, model_options)
         return denoised
 
@@ -220,13 +217,12 @@ class SharingRun:
         """The model's evaluation of all conditioning, for the clusters of the sampler's call."""
         if x_in is not self._latents and len(x_in) == self.plan.num_prompts:  # somebody on the way has changed them
             self._note_parted(x_in)
-        shared, before = self.model_calls.shared, self.model_calls.shared.spared
-        shared.by_value = self._may_part or x_in is not self._latents
+        self.model_calls.shared.by_value = self._may_part or x_in is not self._latents
+        self._passes.before()
         outputs = self.model_calls.calc_cond_batch(executor, model, conds, x_in, *args, **kwargs)
         if not self.model_calls.asks:
             inside = self.model_calls.rows_inside
-            self._passes += sum(map(bool, conds)) * len(self.current.clusters.first if inside is None else inside)
-            self._passes -= shared.spared - before
+            self._passes.add(sum(map(bool, conds)), len(self.current.clusters.first if inside is None else inside))
         self.caches.note(outputs)
         return outputs
 
@@ -378,7 +374,7 @@ class SharingRun:
             times_in_words(current.progress.times(), mine.num_prompts),
             f"{mine.num_prompts} latents, {steps} steps, {current.calls - self.caches.calls} model calls",
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
-            *self._passes_in_words(standard),
+            *self._passes.report(standard, self.guidance),
             *self.model_calls.guard.report(),
             *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
             *([] if self.stored is None else self.stored.report(reused, evaluated)),
@@ -393,15 +389,6 @@ class SharingRun:
                 "the sampler ran a part of it"
             )
         return "\n".join([*lines, *distortion(mine)])
-
-    def _passes_in_words(self, standard: int) -> list[str]:
-        """What guidance cost, where the plan says something of it or unconditional rows were shared."""
-        spared = self.model_calls.shared.spared
-        if self.guidance is not None:
-            lines = self.guidance.report(standard)
-        else:
-            lines = [passes_line(self._all_passes, standard * self._sides)] if spared else []
-        return [*lines, *shared_line(spared)]
 
 
 def rows_of_step(current: CurrentClusters, latents: torch.Tensor) -> torch.Tensor:
