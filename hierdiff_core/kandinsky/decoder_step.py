@@ -18,7 +18,7 @@ from .fresh_noise import FreshNoise
 from .scheduler_noise import step_with_noise, takes_generator
 from .scheduler_state import SchedulerMemory
 from .schedulers import learns_variance, predicted_original
-from .shared import Entries, in_few_calls
+from .shared import Entries, SharedRows, in_few_calls
 
 
 class DecoderStep:
@@ -70,7 +70,8 @@ class DecoderStep:
         self.noise = noise
         self.batches = batches
         self.observer = observer
-        self.stored, self.stop, self.families = stored, stop, families
+        self.stored, self.stop = stored, stop
+        self.sharing = None if families is None else SharedRows(families)
         self.fresh = FreshNoise(scheduler, noise)
         self.memory = SchedulerMemory(scheduler)
         self.first = self.memory.first
@@ -142,6 +143,8 @@ class DecoderStep:
         (C, ...) float32 tensor
         """
         kept, t = None if self.learns_variance else scaled.shape[1], self.timesteps[k]
+        if self.sharing is not None:
+            self.sharing.ask(k, clusters)
 
         def evaluate(places: np.ndarray | None) -> torch.Tensor:
             if places is None:
@@ -156,30 +159,26 @@ class DecoderStep:
     ) -> torch.Tensor:
         """`predictions` for some clusters of step k, which share unconditional rows where they may."""
         guidance = self.strengths(k, clusters)
-        if self.families is not None:
-            entries = Entries(self.families[k][clusters], np.broadcast_to(np.asarray(guidance) > 1, len(clusters)))
-            if entries.spared:
-                return self.shared(latents, t, embeddings, guidance, entries)
-        return self.predictions(latents, t, embeddings, guidance)
+        guided = np.broadcast_to(np.asarray(guidance) > 1, len(clusters))
+        entries = None if self.sharing is None else self.sharing.entries(k, clusters, guided)
+        if entries is None:
+            return self.predictions(latents, t, embeddings, guidance)
+        return self.shared(latents, k, embeddings, guidance, entries)
 
     def shared(
-        self,
-        latents: torch.Tensor,
-        t: torch.Tensor,
-        embeddings: torch.Tensor,
-        guidance: float | np.ndarray,
-        entries: Entries,
+        self, latents: torch.Tensor, k: int, embeddings: torch.Tensor, guidance: float | np.ndarray, entries: Entries
     ) -> torch.Tensor:
         """`predict` for rows of which some take one unconditional row: a conditional pass of each, and that one."""
+        assert self.sharing is not None
         rows, sides, guided, of = (
             on_device(own, latents.device)
             for own in (entries.rows, entries.sides, entries.guided, entries.unconditional)
         )
         inputs, given = latents[rows].to(self.network.dtype), embeddings[sides, rows].to(self.network.dtype)
+        t, (count, channels) = self.timesteps[k], latents.shape[:2]
         made = in_few_calls(self.batches, lambda part: self.network(inputs[part], t, given[part]), len(rows))
-        count, channels = latents.shape[:2]
-        conditional, unconditional = made[guided, :channels], made[of, :channels]
-        factor = guidance
+        made = self.sharing.with_known(k, entries, made)
+        conditional, unconditional, factor = made[guided, :channels], made[of, :channels], guidance
         if isinstance(guidance, np.ndarray):
             factor = on_device(guidance[entries.guided].astype(np.float32), latents.device).view(-1, 1, 1, 1)
         noise = unconditional + factor * (conditional - unconditional)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,29 +56,80 @@ class Entries:
         Equal for rows with one latent and one negative embedding.
     guided : (C,) bool array
         Rows that have guidance.
+    known : sequence of int
+        Families whose unconditional rows are known already.
 
     Attributes
     ----------
     rows, sides : (E,) int64 arrays
         Row of each evaluation, and whether it is of the positive embedding, 0, or the negative, 1.
-    unconditional : (D,) int64 array
-        Evaluation that each guided row takes as its unconditional one.
     guided : (D,) int64 array
-        These rows.
+        Rows that have guidance.
+    unconditional : (D,) int64 array
+        Evaluation that each of these takes as its unconditional one; from E on those that are known.
+    known : list of int
+        As given.
+    evaluated : int64 array
+        The families whose unconditional rows are the last of the evaluations.
     """
 
-    def __init__(self, families: np.ndarray, guided: np.ndarray):
-        self.guided = np.flatnonzero(guided)
-        _, first, of = np.unique(families[self.guided], return_index=True, return_inverse=True)
-        count = len(families)
-        self.rows = np.concatenate([np.arange(count), self.guided[first]])
+    def __init__(self, families: np.ndarray, guided: np.ndarray, known: Sequence[int] = ()):
+        self.guided, self.known = np.flatnonzero(guided), list(known)
+        found, first, of = np.unique(families[self.guided], return_index=True, return_inverse=True)
+        is_new = ~np.isin(found, np.asarray(known, dtype=np.int64))
+        self.evaluated, count = found[is_new], len(families)
+        self.rows = np.concatenate([np.arange(count), self.guided[first[is_new]]])
         self.sides = (np.arange(len(self.rows)) >= count).astype(np.int64)
-        self.unconditional = count + of.reshape(-1)
+        place = {int(own): i for i, own in enumerate([*self.evaluated, *known])}
+        self.unconditional = count + np.array([place[int(own)] for own in found], dtype=np.int64)[of.reshape(-1)]
 
     @property
     def spared(self) -> int:
-        """Passes that are not made: one less than there are rows in each family."""
-        return len(self.guided) - int(self.sides.sum())
+        """Passes that are not made."""
+        return len(self.guided) - len(self.evaluated)
+
+
+class SharedRows:
+    """The unconditional rows of a run that branches share, kept where some of these come later: depth first.
+
+    Parameters
+    ----------
+    families : K (C_k,) int64 arrays
+        See `shared_families`.
+    """
+
+    def __init__(self, families: Sequence[np.ndarray]):
+        self.families = families
+        self._left: dict[tuple[int, int], int] = {}  # clusters of a family that were not asked for yet
+        self._rows: dict[tuple[int, int], torch.Tensor] = {}
+
+    def ask(self, k: int, clusters: np.ndarray) -> None:
+        """Some clusters of step k come to be denoised, whether they are evaluated or not."""
+        sizes = np.bincount(self.families[k])
+        here = np.bincount(self.families[k][clusters], minlength=len(sizes))
+        for family in np.flatnonzero((here > 0) & (here < sizes)).tolist():
+            key = (k, family)
+            self._left[key] = self._left.get(key, int(sizes[family])) - int(here[family])
+
+    def entries(self, k: int, clusters: np.ndarray, guided: np.ndarray) -> Entries | None:
+        """What is evaluated for some clusters of step k, of which (C,) bool are guided; None: a pair for each."""
+        own = self.families[k][clusters]
+        known = [family for family in np.unique(own).tolist() if (k, family) in self._rows]
+        entries = Entries(own, guided, known)
+        awaited = any(self._left.get((k, family)) for family in entries.evaluated.tolist())
+        return entries if entries.spared or awaited else None
+
+    def with_known(self, k: int, entries: Entries, made: torch.Tensor) -> torch.Tensor:
+        """Evaluations (E, ...) of some entries, then rows that were known; new ones are kept for who comes later."""
+        rows = [self._rows[k, family][None] for family in entries.known]
+        for family in entries.known:
+            if not self._left[k, family]:
+                del self._rows[k, family]
+        began = len(made) - len(entries.evaluated)
+        for i, family in enumerate(entries.evaluated.tolist()):
+            if self._left.get((k, family)):
+                self._rows[k, family] = made[began + i].clone()
+        return torch.cat([made, *rows]) if rows else made
 
 
 def in_few_calls(batches: MicroBatches, evaluate: Callable[[slice], torch.Tensor], entries: int) -> torch.Tensor:

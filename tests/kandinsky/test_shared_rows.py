@@ -122,12 +122,28 @@ def test_other_negatives_have_their_own(draw, negatives):
     assert network.passes == GuidanceCourse().passes(PLAN, unconditional(PLAN, embeddings)) <= apart.passes
 
 
-def test_depth_first_draws_the_same(draw, monkeypatch):
+@pytest.mark.parametrize("plan", [PLAN, SEEDED], ids=["plain", "guided in part"])
+@pytest.mark.parametrize("limit", [1, 2])
+def test_depth_first_later_siblings_take_the_row_of_the_first(draw, monkeypatch, plan, limit):
     monkeypatch.setattr(decoders, "LEAST_PART", 1)
-    expected, apart = draw(PLAN, share=False, order=ORDERS[1], limit=1)
-    latents, network = draw(PLAN, order=ORDERS[1], limit=1)
+    expected, _ = draw(plan, share=False, order=ORDERS[1], limit=limit)
+    latents, network = draw(plan, order=ORDERS[1], limit=limit)
     assert torch.equal(latents, expected)
-    assert network.passes < apart.passes
+    assert network.passes == (plan.guidance or GuidanceCourse()).passes(plan, unconditional(plan))
+
+
+def test_rows_are_kept_no_longer_than_siblings_are_to_come():
+    rows = shared.SharedRows([np.array([0, 0, 0, 3])])
+    made = []
+    for cluster in (0, 3, 2, 1):
+        rows.ask(0, np.array([cluster]))
+        entries = rows.entries(0, np.array([cluster]), np.array([True]))
+        made.append(None if entries is None else (entries.spared, len(entries.rows)))
+        if entries is not None:
+            together = rows.with_known(0, entries, torch.full((len(entries.rows), 1), float(cluster)))
+            assert together[entries.unconditional].item() == 0
+    assert made == [(0, 2), None, (1, 1), (1, 1)]
+    assert not rows._rows
 
 
 def test_a_store_gets_the_same_rows(draw):
