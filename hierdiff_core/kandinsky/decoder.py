@@ -16,6 +16,7 @@ import torch
 from ..embeddings import check_image_embeddings
 from ..plan.checks import is_finite, shown, whole_number
 from ..plan.matching import check_leaves, check_plan_prompts, check_plan_seeds
+from ..plan.unconditional import rows_of_families
 from ..sampling.finite import latents_not_finite
 from ..sampling.loop import ORDERS, denoise_plan
 from ..sampling.microbatch import MicroBatches, auto_micro_batch
@@ -23,8 +24,9 @@ from ..sampling.noise import FIRST_LATENT, BranchNoise, NoiseSource, keyed_noise
 from ..sampling.observer import Observer, with_callbacks
 from ..sampling.pooling import cluster_means, rescaled_means
 from .acceleration import ACCELERATIONS, LARGEST_COMPILED, unet_calls
+from .call_sizes import PaddedCalls, call_counts, few_call_sizes
 from .decoder_step import DecoderStep
-from .guidance import WHOLE_RUN, check_guidance, course_of, strengths
+from .guidance import WHOLE_RUN, check_guidance, course_of, passes_per_row, strengths
 from .plan_embeddings import embeddings_for, own_embeddings
 from .reuse import begun, keys_of_run, run_parts
 from .schedulers import make_scheduler
@@ -189,6 +191,9 @@ def sample(
     batches = MicroBatches(limit, None if observer is None else observer.before_call)
     last = stop if stop_after < 1 else None
     families = shared_families(plan, found, first.device.type)
+    if families is not None:
+        passes = passes_per_row(plan, guidance, guidance_interval, rows_of_families(families))
+        network = PaddedCalls(network, few_call_sizes(call_counts(plan.clusters_per_step, passes, limit)))
     step = DecoderStep(network, made, factors, branch_noise, batches, observer, stored, last, families)
     with contextlib.nullcontext() if store is None else store.kept_safe():
         latents = denoise_plan(

@@ -51,7 +51,9 @@ def draw(host, model, sides, shared, all_at_once, monkeypatch):
         # of the class: what is put into a model itself is asked about by the guard
         forward = lambda unet, *args, **kwargs: network(*args, **kwargs)  # noqa: E731
         monkeypatch.setattr(type(model.model.diffusion_model), "forward", forward)
-        patched, reports = shared_model(host, model, plan, **dict(sharing))
+        reports, own = [], {"show_tree": False, **dict(sharing)}
+        own["tell"] = lambda text, **data: reports.append(text)
+        patched = host.sharing.share_steps(model, host.sharing.Sharing(plan, **own))
         return ksampler(host, patched, *sides, sampler, **options), reports[0], network
 
     return drawn

@@ -74,8 +74,9 @@ SEEDED = replace(PLAN, guidance=GuidanceCourse(0.2, 0.7, 2.0, 2))
 def draw(decoder, monkeypatch):
     """Draws with shared rows or without: latents, and the calls of the network."""
 
-    def drawn(plan, embeddings=EMBEDDINGS, share=True, limit=3, **options):
+    def drawn(plan, embeddings=EMBEDDINGS, share=True, limit=3, sizes=(), **options):
         network = Rows()
+        monkeypatch.setattr(decoders, "few_call_sizes", lambda counts: sizes)
         monkeypatch.setattr(shared, "shares_rows", lambda device: share)
         monkeypatch.setattr(decoders, "unet_calls", lambda unet, acceleration: network)
         monkeypatch.setattr(decoders, "rows_per_call", lambda *args: limit)
@@ -106,6 +107,14 @@ def test_pictures_are_the_same_and_passes_are_the_plans(draw, plan, scheduler):
 
 def test_as_many_are_saved_as_prompts_less_one(draw):
     assert draw(PLAN, share=False)[1].passes - draw(PLAN)[1].passes == PROMPTS - 1
+
+
+def test_calls_that_are_padded_draw_the_same(draw):
+    expected, _ = draw(PLAN, share=False, limit=4)
+    latents, network = draw(PLAN, limit=4, sizes=(5, 8))
+    assert torch.equal(latents, expected)
+    assert 7 not in network.calls
+    assert 8 in network.calls
 
 
 def test_no_more_calls_than_without(draw):
