@@ -26,7 +26,7 @@ from timing import between, mark, seconds
 
 from hierdiff_core import GuidanceCourse
 
-COURSES = ((0.0, 1.0), (0.0, 0.6), (0.2, 0.8), (0.0, 0.0))
+COURSES = ((0.0, 1.0), (0.0, 0.6), (0.2, 0.8))
 
 
 class Calls:
@@ -59,8 +59,8 @@ class Calls:
             yield rows, len(spans), 1000 * device / rows / len(spans), 1000 * cpu / len(spans), device
 
 
-def measure(patcher, prompts, steps, side, repeats):
-    """Prints a table for one set, and its calls."""
+def measure(patcher, prompts, steps, side, repeats, courses=COURSES, whole=None):
+    """Prints a table for one set, and its calls; `whole` are seconds with guidance in all steps, where known."""
     runs, device = Runs(patcher, prompts, steps, side), patcher.load_device
     print(
         f"\n**{prompts} prompts, {steps} steps, {runs.plan.saved:.0%} saved, {runs.plan.clusters_per_step.tolist()}**"
@@ -68,11 +68,11 @@ def measure(patcher, prompts, steps, side, repeats):
     print(
         "\n| guidance | passes | of them | s | of the time | passes / time | outside |\n|---|---|---|---|---|---|---|"
     )
-    whole, calls = None, []
-    runs.shared(runs.plan)  # warm
-    for start, end in COURSES:
+    whole, calls = whole and (2 * runs.plan.nfe, whole), []
+    for start, end in courses:
         course = GuidanceCourse(start, end)
         plan, passes = replace(runs.plan, guidance=course), course.passes(runs.plan)
+        runs.shared(plan)  # calls of new sizes
         with Calls(patcher) as timed:
             took = seconds(lambda: runs.shared(plan), device, repeats)  # noqa: B023
             lines = list(timed.lines())
