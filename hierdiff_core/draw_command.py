@@ -12,6 +12,8 @@ from tqdm import tqdm
 from .kandinsky.decoder import sample
 from .kandinsky.decoding import BackgroundDecoder
 from .kandinsky.guidance import passes_per_row
+from .kandinsky.plan_embeddings import embeddings_for
+from .kandinsky.shared import shared_rows
 from .picture_files import PictureFiles, raise_first, writing
 from .previews import BranchLatents
 from .sampling.finite import rows_not_finite
@@ -96,7 +98,10 @@ def draw(
     Drawing
     """
     branches = BranchLatents(plan)
-    progress = RunProgress(plan, passes=passes_per_row(plan, options.guidance, options.guidance_interval))
+    found = embeddings_for(plan, embeddings, None, None if store is None else store.leaves)
+    shared = shared_rows(plan, found, decoder.unet.device.type)
+    passes = passes_per_row(plan, options.guidance, options.guidance_interval, shared)
+    progress = RunProgress(plan, passes=passes)
     with tqdm(total=round(progress.work[1]), desc="sampling", bar_format=BAR) as bar, writing() as writers:
         pictures = PictureFiles(drawn, writers, plan.num_prompts, there)
         with BackgroundDecoder(decoder, pictures.add) as decoded:

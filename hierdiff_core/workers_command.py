@@ -24,6 +24,7 @@ from .files.picture_marks import whole_picture
 from .files.set_folder import file_name
 from .kandinsky.guidance import passes_per_row
 from .kandinsky.loading import load_decoder
+from .kandinsky.shared import shared_rows
 from .kandinsky.workers_run import Run, lost_in_words, make_ready, part_to_draw, run_of, run_on
 from .picture_files import PictureFiles, raise_first, writing
 from .previews import BranchLatents
@@ -123,7 +124,9 @@ def draw_on_workers(
     spared = plan.clusters_per_step - [len(step.parents) for step in part_to_draw(run, there_already).steps]
 
     def begin() -> RunProgress:
-        progress = RunProgress(plan, passes=passes_per_row(plan, options.guidance, options.guidance_interval))
+        shared = shared_rows(plan, run.found, run.setup["device"])
+        passes = passes_per_row(plan, options.guidance, options.guidance_interval, shared)
+        progress = RunProgress(plan, passes=passes)
         progress.on_stored(spared)
         return progress
 

@@ -7,8 +7,9 @@ from ..hierdiff_core.kandinsky.acceleration import ACCELERATIONS
 from ..hierdiff_core.kandinsky.decoder import NOT_FINITE, check_sample_inputs, sample, steps_until
 from ..hierdiff_core.kandinsky.guidance import WHOLE_RUN, course_of, passes_per_row
 from ..hierdiff_core.kandinsky.model_folder import DECODER_CLASS
-from ..hierdiff_core.kandinsky.plan_embeddings import own_embeddings
+from ..hierdiff_core.kandinsky.plan_embeddings import embeddings_for, own_embeddings
 from ..hierdiff_core.kandinsky.schedulers import SCHEDULERS, last_reroll, make_scheduler
+from ..hierdiff_core.kandinsky.shared import shared_rows
 from ..hierdiff_core.kandinsky.workers import sample_on
 from ..hierdiff_core.pictures.tree import draw_tree
 from ..hierdiff_core.previews import LARGEST_KEPT, BranchLatents, latents_to_rgb, to_pictures
@@ -27,7 +28,7 @@ from .host.live_tree import LiveTree, linear_colours
 from .host.local_workers import check_workers, make_way
 from .host.measured import verdict_on_decoder
 from .host.models import model_folder
-from .host.plan_texts import course_lines, duplicates, passes_line, seeds_in_words
+from .host.plan_texts import course_lines, duplicates, passes_line, seeds_in_words, shared_line
 from .host.search import search_words
 from .host.stopped import until
 from .host.tree_files import TreeFiles
@@ -189,8 +190,10 @@ class BranchingSampler(io.ComfyNode):
         taken = None if course_of(plan, interval) == course_of(plan) else interval
         verdict = decorations.attempt("what was measured", verdict_on_decoder, plan, decoder, taken, known)
         colours, told = linear_colours(decoder.latent_rgb), verdict and verdict.told
-        passes, drawn = passes_per_row(plan, guidance, interval)[:steps], until(plan, steps)
-        run = RunProgress(drawn, passes=passes)
+        found = embeddings_for(plan, embeddings, edited.leaves or None, edited.store and edited.store.leaves)
+        device = decoder.pipeline.unet.device.type if workers is None else main_device().type
+        shared, drawn = shared_rows(plan, found, device), until(plan, steps)
+        run = RunProgress(drawn, passes=passes_per_row(plan, guidance, interval, shared)[:steps])
         given = known | {"seed": seed, "rescale_means": rescale_means, "guidance_interval": interval}
         saving = None if steps < plan.num_steps else saving  # there are no pictures yet
         with (
@@ -327,16 +330,21 @@ def notes(decoder, run, plan, scheduler, interval, settings):
         times_in_words(run.times(), plan.num_prompts),
         *([stopped] if steps < plan.num_steps else []),
         describe(run.plan, scheduler, guided[:steps]),
-        *planned_guidance(plan, course, settings["guidance"]),
+        *planned_guidance(plan, course, settings["guidance"], spared_passes(run, guided)),
         *unsuitable(decoder, **settings),
         *other_scheduler(plan, scheduler),
     ]
 
 
-def planned_guidance(plan, course, guidance):
-    """Lines on the guidance that the plan asks for, and what it costs; on what goes before it."""
+def spared_passes(run, guided):
+    """Unconditional passes that a run does not make, since branches share them; `guided` (K,) bool."""
+    return round(float((1 + guided[: run.plan.num_steps] - run.passes) @ run.plan.clusters_per_step))
+
+
+def planned_guidance(plan, course, guidance, spared=0):
+    """Lines on the guidance that the plan asks for, and what it costs; on what goes before it, and on shared passes."""
     if plan.guidance is None:
-        return []
+        return shared_line(spared)
     planned = f"{plan.guidance.start:g} to {plan.guidance.end:g}"
     lines = []
     if guidance <= 1:
@@ -344,9 +352,9 @@ def planned_guidance(plan, course, guidance):
     if course != plan.guidance:
         lines.append(f"guide from and guide until of this node were taken, not the plan's {planned}")
     if not (course.cuts or course.boosts):
-        return lines
-    lines.append(passes_line(course.passes(plan), 2 * plan.nfe_standard))
-    return [*lines, *course_lines(course, plan.num_steps)]
+        return [*lines, *shared_line(spared)]
+    lines.append(passes_line(course.passes(plan) - spared, 2 * plan.nfe_standard))
+    return [*lines, *shared_line(spared), *course_lines(course, plan.num_steps)]
 
 
 def other_scheduler(plan, scheduler):

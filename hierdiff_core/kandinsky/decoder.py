@@ -17,6 +17,7 @@ from ..devices import weight_bytes
 from ..embeddings import check_image_embeddings
 from ..plan.checks import is_finite, shown, whole_number
 from ..plan.matching import check_leaves, check_plan_prompts, check_plan_seeds
+from ..plan.unconditional import rows_of_families
 from ..sampling.finite import latents_not_finite
 from ..sampling.loop import ORDERS, denoise_plan
 from ..sampling.microbatch import MicroBatches, auto_micro_batch
@@ -24,11 +25,13 @@ from ..sampling.noise import FIRST_LATENT, BranchNoise, NoiseSource, keyed_noise
 from ..sampling.observer import Observer, with_callbacks
 from ..sampling.pooling import cluster_means, rescaled_means
 from .acceleration import ACCELERATIONS, LARGEST_COMPILED, unet_calls
+from .call_sizes import PaddedCalls, call_counts, few_call_sizes
 from .decoder_step import DecoderStep
-from .guidance import WHOLE_RUN, check_guidance, course_of, strengths
+from .guidance import WHOLE_RUN, check_guidance, course_of, passes_per_row, strengths
 from .plan_embeddings import embeddings_for, own_embeddings
 from .reuse import begun, keys_of_run, run_parts
 from .schedulers import make_scheduler
+from .shared import shared_families
 
 if TYPE_CHECKING:
     from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2 import KandinskyV22Pipeline
@@ -188,7 +191,11 @@ def sample(
     limit = rows_per_call(decoder, first, micro_batch, acceleration)
     batches = MicroBatches(limit, None if observer is None else observer.before_call)
     last = stop if stop_after < 1 else None
-    step = DecoderStep(network, made, factors, branch_noise, batches, observer, stored, last)
+    families = shared_families(plan, found, first.device.type)
+    if families is not None:
+        passes = passes_per_row(plan, guidance, guidance_interval, rows_of_families(families))
+        network = PaddedCalls(network, few_call_sizes(call_counts(plan.clusters_per_step, passes, limit)))
+    step = DecoderStep(network, made, factors, branch_noise, batches, observer, stored, last, families)
     with contextlib.closing(calls), contextlib.nullcontext() if store is None else store.kept_safe():
         latents = denoise_plan(
             plan,

@@ -18,6 +18,7 @@ from .fresh_noise import FreshNoise
 from .scheduler_noise import step_with_noise, takes_generator
 from .scheduler_state import SchedulerMemory
 from .schedulers import learns_variance, predicted_original
+from .shared import Entries, SharedRows, in_few_calls
 
 
 class DecoderStep:
@@ -41,6 +42,9 @@ class DecoderStep:
         Has rows of earlier runs, and gets those of this one.
     stop : int, optional
         Steps after which the clean latents are given that the branches are heading for.
+    families : K (C_k,) int64 arrays, optional
+        The clusters of each step of the whole plan that take one unconditional row, see `shared_families`; None: each
+        has its own.
 
     Attributes
     ----------
@@ -58,6 +62,7 @@ class DecoderStep:
         observer: Observer | None = None,
         stored: StoredRows | None = None,
         stop: int | None = None,
+        families: Sequence[np.ndarray] | None = None,
     ):
         self.network = network
         self.scheduler = scheduler
@@ -66,6 +71,7 @@ class DecoderStep:
         self.batches = batches
         self.observer = observer
         self.stored, self.stop = stored, stop
+        self.sharing = None if families is None else SharedRows(families)
         self.fresh = FreshNoise(scheduler, noise)
         self.memory = SchedulerMemory(scheduler)
         self.first = self.memory.first
@@ -136,15 +142,47 @@ class DecoderStep:
         -------
         (C, ...) float32 tensor
         """
-        kept = None if self.learns_variance else scaled.shape[1]
+        kept, t = None if self.learns_variance else scaled.shape[1], self.timesteps[k]
+        if self.sharing is not None:
+            self.sharing.ask(k, clusters)
 
         def evaluate(places: np.ndarray | None) -> torch.Tensor:
             if places is None:
-                return self.predictions(scaled, self.timesteps[k], means, self.strengths(k, clusters))[:, :kept]
-            rows, strengths = on_device(places, scaled.device), self.strengths(k, clusters[places])
-            return self.predictions(scaled[rows], self.timesteps[k], means[:, rows], strengths)[:, :kept]
+                return self.of_clusters(scaled, t, means, k, clusters)[:, :kept]
+            rows = on_device(places, scaled.device)
+            return self.of_clusters(scaled[rows], t, means[:, rows], k, clusters[places])[:, :kept]
 
         return evaluate(None) if self.stored is None else self.stored(k, clusters, scaled.device, evaluate)
+
+    def of_clusters(
+        self, latents: torch.Tensor, t: torch.Tensor, embeddings: torch.Tensor, k: int, clusters: np.ndarray
+    ) -> torch.Tensor:
+        """`predictions` for some clusters of step k, which share unconditional rows where they may."""
+        guidance = self.strengths(k, clusters)
+        guided = np.broadcast_to(np.asarray(guidance) > 1, len(clusters))
+        entries = None if self.sharing is None else self.sharing.entries(k, clusters, guided)
+        if entries is None:
+            return self.predictions(latents, t, embeddings, guidance)
+        return self.shared(latents, k, embeddings, guidance, entries)
+
+    def shared(
+        self, latents: torch.Tensor, k: int, embeddings: torch.Tensor, guidance: float | np.ndarray, entries: Entries
+    ) -> torch.Tensor:
+        """`predict` for rows of which some take one unconditional row: a conditional pass of each, and that one."""
+        assert self.sharing is not None
+        rows, sides, guided, of = (
+            on_device(own, latents.device)
+            for own in (entries.rows, entries.sides, entries.guided, entries.unconditional)
+        )
+        inputs, given = latents[rows].to(self.network.dtype), embeddings[sides, rows].to(self.network.dtype)
+        t, (count, channels) = self.timesteps[k], latents.shape[:2]
+        made = in_few_calls(self.batches, lambda part: self.network(inputs[part], t, given[part]), len(rows))
+        made = self.sharing.with_known(k, entries, made)
+        conditional, unconditional, factor = made[guided, :channels], made[of, :channels], guidance
+        if isinstance(guidance, np.ndarray):
+            factor = on_device(guidance[entries.guided].astype(np.float32), latents.device).view(-1, 1, 1, 1)
+        noise = unconditional + factor * (conditional - unconditional)
+        return torch.cat([made[:count, :channels].index_copy(0, guided, noise), made[:count, channels:]], dim=1)
 
     def strengths(self, k: int, clusters: np.ndarray) -> float | np.ndarray:
         """Guidance of some of a step's clusters: one number where they have the same, else (C,) float64."""

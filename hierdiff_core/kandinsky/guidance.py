@@ -35,10 +35,19 @@ def step_guidance(num_steps: int, guidance: float, interval: Sequence[float] = W
     return np.where(GuidanceCourse(interval[0], interval[1]).inside(num_steps), guidance, 1.0)
 
 
-def passes_per_row(plan: Plan, guidance: float, interval: Sequence[float] = WHOLE_RUN) -> np.ndarray:
-    """Evaluations that a row of each step takes, (K,) int64: 2 where it is guided, else 1."""
+def passes_per_row(
+    plan: Plan,
+    guidance: float,
+    interval: Sequence[float] = WHOLE_RUN,
+    unconditional: np.ndarray | None = None,
+) -> np.ndarray:
+    """Evaluations that a row of each step takes, (K,): 2 where it is guided, else 1.
+
+    Between 1 and 2 where its clusters share some of their `unconditional` rows, (K,) int64, see `shared.shared_rows`.
+    """
     course = course_of(plan, interval)
-    return 1 + (step_guidance(plan.num_steps, guidance, (course.start, course.end)) > 1)
+    guided = step_guidance(plan.num_steps, guidance, (course.start, course.end)) > 1
+    return 1 + guided * (1 if unconditional is None else unconditional / plan.clusters_per_step)
 
 
 def strengths(plan: Plan, guidance: float, interval: Sequence[float], scheduler: Any) -> np.ndarray | list[np.ndarray]:

@@ -14,6 +14,7 @@ from ..devices import AsyncHostCopy
 from ..files.picture_marks import as_png, mark_of
 from ..files.whole_files import write_new
 from ..plan.part import Part
+from ..plan.unconditional import shares_rows
 from ..previews import LARGEST_KEPT, shrunk, to_pictures
 from ..sampling.executor_plain import part_of, plain_state, state_of, to_tensor
 from ..sampling.finite import rows_not_finite
@@ -129,7 +130,9 @@ class DecoderWorker:
         teller = Teller(tell, self.setup["ends"])
         made = make_scheduler(self.setup["scheduler"], self.decoder.scheduler.config, self.setup["num_steps"])
         limit = rows_per_call(self.decoder, rows, self.setup["micro_batch"], self.setup["acceleration"])
-        step = DecoderStep(self.network, made, self.setup["guidance"], self.noise, MicroBatches(limit), teller)
+        families = self.setup["families"] if shares_rows(device.type) else None
+        settings = self.setup["guidance"], self.noise, MicroBatches(limit), teller
+        step = DecoderStep(self.network, made, *settings, families=families)
         state = step.first if task["state"] is None else state_of(task["state"], device)
         if task["head"]:
             return self.head(part, rows, state, step, embeddings, teller)

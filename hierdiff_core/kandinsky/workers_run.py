@@ -23,6 +23,7 @@ from .fingerprint import decoder_fingerprint
 from .guidance import strengths
 from .plan_embeddings import PlanEmbeddings, embeddings_for
 from .schedulers import make_scheduler
+from .shared import shared_families
 
 if TYPE_CHECKING:
     from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2 import KandinskyV22Pipeline
@@ -118,6 +119,7 @@ def run_of(
         "plan": plan_numbers(plan, noise),
         "num_steps": plan.num_steps,
         "guidance": [np.asarray(own, dtype=np.float64) for own in factors],
+        "families": shared_families(plan, found, device or decoder.unet.device.type),
         "seed": int(seed),
         "scheduler": scheduler,
         "micro_batch": int(micro_batch),

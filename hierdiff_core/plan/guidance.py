@@ -111,20 +111,23 @@ class GuidanceCourse:
         k = np.arange(num_steps)
         return (k >= first) & (k < stop)
 
-    def passes(self, plan: Plan) -> int:
+    def passes(self, plan: Plan, unconditional: np.ndarray | None = None) -> int:
         """Passes of a whole run whose sampler guides.
 
         Parameters
         ----------
         plan : Plan
             Of the run.
+        unconditional : (K,) int64 array, optional
+            Unconditional rows of each step where these are shared at splits, see `unconditional.rows_of_families`.
 
         Returns
         -------
         passes : int
-            Two for each cluster of a step inside the interval, one outside.
+            Two for each cluster of a step inside the interval, one outside; fewer inside where rows are shared.
         """
-        return int(plan.clusters_per_step @ (1 + self.inside(plan.num_steps)))
+        rows = plan.clusters_per_step
+        return int(rows.sum() + (rows if unconditional is None else unconditional) @ self.inside(plan.num_steps))
 
     def factors(self, plan: Plan, levels: ArrayLike | None = None) -> list[np.ndarray]:
         """What to multiply the strength of guidance by.

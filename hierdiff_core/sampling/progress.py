@@ -50,7 +50,8 @@ class RunProgress(Observer):
     clock : callable
         ``clock() -> seconds``; time counts from now on.
     passes : (K,) numbers, optional
-        Evaluations that a row of each step takes: 2 where it is guided. One each when None.
+        Evaluations that a row of each step takes: 2 where it is guided, on average less where some of its rows share
+        the unconditional one. One each when None.
     steps : range, optional
         The plan's steps that the run takes; all when None.
 
@@ -277,7 +278,7 @@ class RunProgress(Observer):
         """Work of full sampling."""
         known = self._calls.any() or self._expected is not None
         calls = self._calls_per_step() if known else np.ones(self.plan.num_steps)
-        return float(self.plan.num_distinct * self.passes.max() * calls[self.steps].sum())
+        return float(self.plan.num_distinct * np.ceil(self.passes.max()) * calls[self.steps].sum())
 
 
 def times_in_words(times: Times, pictures: int) -> str:

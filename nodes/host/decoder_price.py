@@ -11,6 +11,7 @@ from ...hierdiff_core.kandinsky.plan_embeddings import embeddings_for
 from ...hierdiff_core.kandinsky.price import missing_of
 from ...hierdiff_core.kandinsky.reuse import run_parts
 from ...hierdiff_core.kandinsky.schedulers import last_reroll, make_scheduler
+from ...hierdiff_core.kandinsky.shared import shared_rows
 from ...hierdiff_core.sampling.store import Store, session_store
 from .edited_run import EditedRun, edited_run, owner, told_edits, told_of
 from .prices import offer, rate_of
@@ -69,7 +70,8 @@ class DecoderPrice:
         made = make_scheduler(given["scheduler"], self.config(), plan.num_steps)
         new = missing_of(plan, found, store, made, self.parts(made, found), given["seed"], *guided)[: self.steps]
         rows = int(plan.clusters_per_step[: self.steps].sum())
-        passes = passes_per_row(plan, *guided)[: self.steps]
+        shared = shared_rows(plan, found, self.precision.split()[-1])
+        passes = passes_per_row(plan, *guided, shared)[: self.steps]
         return rows, rows - int(new.sum()), None if self.rate is None else float(self.rate * (new @ passes))
 
     def config(self) -> Any:

@@ -21,6 +21,7 @@ from .own_rows import alike, rows_of_call
 from .row_clones import PartOfRows, dealt, evaluated
 from .rows_alone import alone_cond, is_alone, taken_cond
 from .same_draws import SameDraws
+from .shared_unconditional import SharedUnconditional
 from .step_caches import host_cache
 from .stored_calls import StoredCalls
 from .watch import Watch
@@ -77,6 +78,7 @@ class ModelCalls:
         self.around: list[Callable[[list[int], dict], contextlib.AbstractContextManager]] = [self.contract.evaluation]
         self.before_call = before_call
         self.takes_first = takes_first
+        self.shared = SharedUnconditional(current)
         self._controls = ControlRows(current.plan.num_prompts)
         current.followers.append(self._controls.forget_batches)
         self._watch = Watch()
@@ -177,6 +179,7 @@ class ModelCalls:
             x, t = x[first], t[first]
             sides = [self._reduce(entries, x.device) for entries in sides]
         draws = SameDraws(x.device) if self.guard.concerns(case) else None
+        shared = None if inside or draws is not None else self.shared.of_call(case, sides, x)
         found = None if inside or self.stored is None or self.stored.reason else self.stored.found(case)
         needed = [c for c in range(count) if found is None or c not in found.rows]
 
@@ -186,6 +189,8 @@ class ModelCalls:
             return dealt(case.options, rows, sum(len(entries or ()) for entries in sides))
 
         def of_part(part):
+            if shared is not None:
+                return self.shared.evaluated(shared, part.rows, sides, x, t, lambda *given: call(*given, part.options))
             own, *tensors = rows_of_call(sides, x, t, part.rows, clusters.first)
             return call([self._controls.of(side, clusters.first[part.rows]) for side in own], *tensors, part.options)
 
@@ -208,6 +213,8 @@ class ModelCalls:
             raise
         if draws is not None:
             draws.finish()
+        if shared is not None:
+            self.shared.count(shared, len(needed))
         if found is not None:
             outputs = self._with_stored(found, needed, outputs, case, draws)
         return self.current.spread(outputs) if count < num_prompts else outputs

@@ -87,6 +87,13 @@ def passes_line(passes: int, standard: int) -> str:
     return f"passes: {passes} instead of {standard}, {1 - passes / max(standard, 1):.1%} saved"
 
 
+def shared_line(spared: int) -> list[str]:
+    """A line on unconditional passes that were not made, since children of a cluster took one where they parted."""
+    if not spared:
+        return []
+    return [f"{spared} unconditional pass{'es' * (spared != 1)} fewer: prompts that part in a step share it there"]
+
+
 def course_lines(course: GuidanceCourse, num_steps: int) -> list[str]:
     """Lines on where a run is guided, and how much more after a split."""
     steps = np.flatnonzero(course.inside(num_steps)) + 1

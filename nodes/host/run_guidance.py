@@ -276,7 +276,7 @@ class RunGuidance:
     def count(self, per_row: float, rows: int) -> None:
         """Count a sampler's call: passes for each row, and the rows that no cache has answered for."""
         self.passes += round(per_row * rows)
-        self._most_per_row = max(self._most_per_row, per_row)
+        self._most_per_row = max(self._most_per_row, math.ceil(per_row))  # at a split, less on average
 
     def report(self, standard_rows: int) -> list[str]:
         """What was spent, and where it was guided, in lines; `standard_rows` are those of separate runs."""

@@ -27,6 +27,7 @@ from .plan_texts import duplicates, seeds_in_words
 from .prices import offer
 from .rows_alone import RowsAlone
 from .run_guidance import RunGuidance
+from .run_passes import RunPasses
 from .sampler_noise import SamplerNoise
 from .stored_calls import StoredCalls
 from .tree_files import LeafPictures
@@ -123,6 +124,7 @@ class SharingRun:
         self.caches = CachedCalls(self.current)
         self.model_calls.around.append(self.caches.evaluation)
         self.model_calls.on_reused = self._on_reused
+        self.model_calls.shared.parted = self._note_flag
         self.rows_alone: list[RowsAlone] = []  # of conditioning that the model gets without padding
         self.guidance: RunGuidance | None = None  # where the plan says anything of it
         self.decorations = Decorations()
@@ -133,7 +135,7 @@ class SharingRun:
         self._pictures: LeafPictures | None = None  # where a VAE makes some of the latents
         self._by_prompt = ""  # what gives the prompts different data, and how it was met
         self._latents = torch.empty(0)  # of the sampler's call
-        self._passes = 0  # of the sampler's call
+        self._passes = RunPasses(self.model_calls)
         self._parted: torch.Tensor | None = None  # whether the rows of a cluster ever differed
 
     def __deepcopy__(self, memo: dict) -> SharingRun:
@@ -178,15 +180,15 @@ class SharingRun:
 
     def sampler_call(self, executor, x: torch.Tensor, timestep: torch.Tensor, model_options: dict, *args, **kwargs):
         """A sampler's call of the model, with the clusters of its sigma."""
-        before, self._passes = self.current.progress.rows, 0
+        before = self.current.progress.rows
+        self._passes.begin()
         with self.caches.sampler_call(model_options):
             self.look_up(x, timestep)
             if self.stored is not None:
                 self.stored.begin_call()
             denoised = self.model_calls.predict_noise(executor, x, timestep, model_options, *args, **kwargs)
         self.current.progress.on_evaluated()
-        if self.guidance is not None:  # a cache may have answered for some of the rows
-            self.guidance.count(self._passes / len(self.current.clusters.first), self.current.progress.rows - before)
+        self._passes.end(len(self.current.clusters.first), self.current.progress.rows - before, self.guidance)
         self._check_guidance(denoised, model_options)
         return denoised
 
@@ -215,24 +217,35 @@ class SharingRun:
         """The model's evaluation of all conditioning, for the clusters of the sampler's call."""
         if x_in is not self._latents and len(x_in) == self.plan.num_prompts:  # somebody on the way has changed them
             self._note_parted(x_in)
+        self.model_calls.shared.by_value = self._may_part or x_in is not self._latents
+        self._passes.before()
         outputs = self.model_calls.calc_cond_batch(executor, model, conds, x_in, *args, **kwargs)
         if not self.model_calls.asks:
             inside = self.model_calls.rows_inside
-            self._passes += sum(map(bool, conds)) * len(self.current.clusters.first if inside is None else inside)
+            self._passes.add(sum(map(bool, conds)), len(self.current.clusters.first if inside is None else inside))
         self.caches.note(outputs)
         return outputs
+
+    @property
+    def _may_part(self) -> bool:
+        """Whether latents of a cluster may differ when it has just split, since something parts them before the call:
+        other noise of rerolls, prompts' own inputs, or what a sampler draws row by row."""
+        return bool(self.plan.rerolls) or self.takes_first or bool(self.noise.theirs) or self.current.raised > 1
 
     def _note_parted(self, x):
         parted = self.current.rows_parted(x)
         if parted is None:
             return
         if self.noise.theirs is None:  # read at the end: reading it now would wait for the device
-            self._parted = parted if self._parted is None else self._parted | parted
+            self._note_flag(parted)
         elif bool(parted):
             raise ValueError(
                 f"{self.noise.theirs} gave prompts of one cluster different latents, of which the model would see only "
                 "one: it draws noise for each row by itself, or keeps something by row; use another sampler"
             )
+
+    def _note_flag(self, parted):
+        self._parted = parted if self._parted is None else self._parted | parted
 
     def part(self, groups: np.ndarray, names: str) -> None:
         """Heed that other nodes give these groups (N,) of prompts different data: by default they share no step."""
@@ -361,7 +374,7 @@ class SharingRun:
             times_in_words(current.progress.times(), mine.num_prompts),
             f"{mine.num_prompts} latents, {steps} steps, {current.calls - self.caches.calls} model calls",
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
-            *([] if self.guidance is None else self.guidance.report(standard)),
+            *self._passes.report(standard, self.guidance),
             *self.model_calls.guard.report(),
             *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
             *([] if self.stored is None else self.stored.report(reused, evaluated)),
