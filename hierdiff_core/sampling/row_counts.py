@@ -37,22 +37,25 @@ def few_sizes(counts: Iterable[int], most: int, known: Iterable[int] = ()) -> tu
     ----------
     counts : iterable of int >= 1
         Rows of each call of a run, a number for each call.
-    most : int >= 1
+    most : int >= 0
         New sizes at most.
     known : iterable of int, optional
-        Sizes that cost nothing, as a model is compiled for them. Those above the largest count are not used: a call
-        of more rows than planned may not fit the memory.
+        Sizes that cost nothing, as a model is compiled for them.
 
     Returns
     -------
     sizes : tuple of int
-        Ascending; those that some call is padded to. The last is the largest count. Empty without counts.
+        Ascending; those that some call is padded to. Empty without counts.
+
+    Raises
+    ------
+    ValueError
+        If no size holds the largest count, as none is new and no known one is large enough; or for a count below 1.
 
     Notes
     -----
-    Where not every count is a size of its own, an exact search over the counts finds the sizes. A power of two between
-    two counts would only add padding, so that sizes of one run are counts of this run; `known` carries them to the
-    next.
+    An exact search over the counts and what is known. A power of two between two counts would only add padding, so that
+    new sizes are counts of this run; `known` carries them to the next.
 
     Examples
     --------
@@ -61,41 +64,65 @@ def few_sizes(counts: Iterable[int], most: int, known: Iterable[int] = ()) -> tu
     >>> few_sizes([5, 6, 7], most=1, known=[6, 8])
     (6, 7)
     """
-    if most < 1:
-        raise ValueError(f"most must be 1 or more; got {most}")
     values, calls = np.unique(np.fromiter(counts, dtype=np.int64), return_counts=True)
     if not len(values):
         return ()
     if values[0] < 1:
         raise ValueError(f"counts must be 1 or more; got {values[0]}")
-    free = {size for size in known if values[0] <= size <= values[-1]}
-    candidates = sorted({*values.tolist(), *free})
-    padding = _padding(values, calls, np.array(candidates))
-    chosen = [candidates[i] for i in _cheapest(padding, [size in free for size in candidates], most)]
-    used = {padded_count(count, chosen) for count in values.tolist()}
-    return tuple(size for size in chosen if size in used)
+    free = {int(size) for size in known if size >= values[0]}
+    if most < 1 and max(free, default=0) < values[-1]:
+        raise ValueError(f"most must be 1 or more, as no known size holds {values[-1]} rows; got {most}")
+    candidates = np.array(sorted({*values.tolist(), *free}))
+    chosen = _cheapest(
+        _padding(values, calls, candidates), candidates >= values[-1], np.isin(candidates, [*free]), most
+    )
+    sizes = candidates[chosen].tolist()
+    used = {padded_count(count, sizes) for count in values.tolist()}
+    return tuple(size for size in sizes if size in used)
+
+
+def padding_of(counts: Iterable[int], sizes: Sequence[int]) -> int:
+    """Rows that are added to calls of these counts.
+
+    Parameters
+    ----------
+    counts : iterable of int
+    sizes : sequence of int
+
+    Returns
+    -------
+    rows : int
+
+    Examples
+    --------
+    >>> padding_of([1, 3, 3, 4], (1, 4))
+    2
+    """
+    return sum(padded_count(count, sizes) - count for count in counts)
 
 
 def _padding(values, calls, sizes):
     """(S + 1, S) padded rows where calls above the size before the i-th go to the j-th; the 0-th is none at all."""
-    rows = values * calls
-    upto = np.searchsorted(values, np.concatenate([[0], sizes]), side="right")  # calls that each size holds
-    num, total = (np.concatenate([[0], np.cumsum(of)])[upto] for of in (calls, rows))
+    upto = np.searchsorted(values, np.concatenate([[0], sizes]), side="right")  # counts that each size holds
+    num, total = (np.concatenate([[0], np.cumsum(of)])[upto] for of in (calls, values * calls))
     return (num[None, 1:] - num[:, None]) * sizes - (total[None, 1:] - total[:, None])
 
 
-def _cheapest(padding, free, most):
-    """Indices of the sizes that pad least, the last among them, with at most `most` that are not free."""
-    count = len(free)
+def _cheapest(padding, is_last, is_free, most):
+    """Indices of the sizes that pad least, the last of which holds all calls, with at most `most` that are not free."""
+    count = len(is_free)
     best = np.full((count, most + 1), np.inf)  # padded rows up to each size, with so many new ones
     came = np.zeros((count, most + 1), dtype=np.int64)
     for j in range(count):
-        for new in range(0 if free[j] else 1, most + 1):
-            ways = [padding[0, j], *(best[i, new - (not free[j])] + padding[i + 1, j] for i in range(j))]
+        own = 0 if is_free[j] else 1
+        for new in range(own, most + 1):
+            ways = [padding[0, j], *(best[i, new - own] + padding[i + 1, j] for i in range(j))]
             came[j, new] = int(np.argmin(ways))
             best[j, new] = ways[came[j, new]]
-    j, new, chosen = count - 1, int(np.argmin(best[count - 1])), []
+    ends = np.where(is_last[:, None], best, np.inf)
+    j, new = (int(place) for place in np.unravel_index(np.argmin(ends), ends.shape))
+    chosen = []
     while j >= 0:
         chosen.append(j)
-        j, new = int(came[j, new]) - 1, new - (not free[j])
+        j, new = int(came[j, new]) - 1, new - (0 if is_free[j] else 1)
     return chosen[::-1]

@@ -363,6 +363,7 @@ class SharingRun:
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
             *([] if self.guidance is None else self.guidance.report(standard)),
             *self.model_calls.guard.report(),
+            *self.model_calls.padded.report(),
             *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
             *([] if self.stored is None else self.stored.report(reused, evaluated)),
             *duplicates(mine),
