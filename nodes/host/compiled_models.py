@@ -19,9 +19,9 @@ SETTINGS = "torch_compile_kwargs"  # in model_options, where the host and KJNode
 _KNOWN: WeakKeyDictionary[Any, dict[tuple, set[int]]] = WeakKeyDictionary()
 
 
-def is_compiled(case: Case) -> bool:
-    """Whether the model of a call, or some of its blocks, are compiled."""
-    return any(True for _ in _dynamic_of(case))
+def is_compiled(model_options: dict, patcher: Any) -> bool:
+    """Whether the model of a ModelPatcher, or some of its blocks, are compiled; the options are a run's."""
+    return any(True for _ in _dynamic_of(model_options, patcher))
 
 
 def compiles_each_size(case: Case) -> bool:
@@ -29,7 +29,7 @@ def compiles_each_size(case: Case) -> bool:
 
     By torch's default the second size is compiled for all others, but for a single row.
     """
-    return any(dynamic is False for dynamic in _dynamic_of(case))
+    return any(dynamic is False for dynamic in _dynamic_of(case.options, getattr(case.model, "current_patcher", None)))
 
 
 def known_sizes(case: Case) -> set[int]:
@@ -44,16 +44,16 @@ def new_sizes(known: int, most: int) -> int:
     return max(1, min(most, limit - known))
 
 
-def _dynamic_of(case: Case) -> Iterator[bool | None]:
+def _dynamic_of(model_options: dict, patcher: Any) -> Iterator[bool | None]:
     """The setting `dynamic` of all that was compiled in a model."""
     if "torch._dynamo.eval_frame" not in sys.modules:  # torch.compile imports it
         return
-    wrappers = case.options.get("transformer_options", {}).get("wrappers", {})
+    wrappers = model_options.get("transformer_options", {}).get("wrappers", {})
     if wrappers.get(WrappersMP.APPLY_MODEL, {}).get(COMPILED):
-        yield case.options.get(SETTINGS, {}).get("dynamic")
-    patcher, network = getattr(case.model, "current_patcher", None), getattr(case.model, "diffusion_model", None)
-    found = [*getattr(patcher, "object_patches", {}).values(), *(network.modules() if network is not None else ())]
-    for module in found:
+        yield model_options.get(SETTINGS, {}).get("dynamic")
+    network = getattr(getattr(patcher, "model", None), "diffusion_model", None)
+    patched = getattr(patcher, "object_patches", {}).values()
+    for module in [*patched, *(() if network is None else network.modules())]:
         context = getattr(module, "dynamo_ctx", None)
         if context is not None:
             yield getattr(context, "_dynamic", None)

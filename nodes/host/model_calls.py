@@ -17,6 +17,7 @@ from .cond_rows import APPLIES, cond_bytes, cond_on_device, has_rows, reduced_co
 from .contract import Contract
 from .control_rows import ControlRows
 from .device import free_memory_beside
+from .graphed_calls import GraphedCalls
 from .guard import Case, Guard
 from .listeners import Listeners
 from .own_rows import alike, rows_of_call
@@ -83,6 +84,7 @@ class ModelCalls:
         self._controls = ControlRows(current.plan.num_prompts)
         current.followers.append(self._controls.forget_batches)
         self.padded = PaddedRows(current, micro_batch)
+        self.graphs = GraphedCalls()
         self._listeners = Listeners()
         self._compiled: bool | None = None
         self._watch = Watch()
@@ -222,11 +224,12 @@ class ModelCalls:
         return self.current.spread(outputs) if count < num_prompts else outputs
 
     def _begin(self, case, inside):
-        """Look who hears of the calls: where nobody does, those of a compiled model are padded, and not told of."""
+        """Look who hears of the calls: where nobody does, those of a compiled model are padded, others recorded."""
         alone = not (inside or self._listeners.has_any(case))
         if self._compiled is None:
-            self._compiled = is_compiled(case)
+            self._compiled = is_compiled(case.options, getattr(case.model, "current_patcher", None))
         self.contract.unheard = alone and self._compiled
+        self.graphs.begin(case, alone and not self._compiled, self.current)
         self.padded.begin(case, self._micro_batches(case.x).limit, self.contract.unheard)
 
     def _of_needed(self, x, evaluate, groups, needed):
