@@ -27,14 +27,19 @@ class Contract:
     tells_window : bool
         Whether the rows are told under AnimateDiff's name too. Packs that heed it then take the data of these rows from
         theirs, at each call anew; the guard finds out whether it is needed.
+    unheard : bool
+        Whether nothing is told, since nobody is there to read it.
     """
 
     def __init__(self, current: CurrentClusters):
         self.current = current
         self.tells_window = False
+        self.unheard = False
 
     def evaluation(self, rows: list[int], model_options: dict) -> contextlib.AbstractContextManager:
         """A context: an evaluation of some of the current clusters is told of in these options."""
+        if self.unheard:
+            return contextlib.nullcontext()
         window = None
         if self.tells_window:
             window = window_of(self.current.clusters.first[rows].tolist(), self.current.plan.num_prompts)

@@ -12,12 +12,16 @@ from comfy.patcher_extension import WrappersMP
 from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .attachments import CALLS_FUNCTION, ROW_WRAPPERS, cfg_functions_of, names_of, wrappers_of
 from .clusters import CurrentClusters
+from .compiled_models import is_compiled
 from .cond_rows import APPLIES, cond_bytes, cond_on_device, has_rows, reduced_cond
 from .contract import Contract
 from .control_rows import ControlRows
 from .device import free_memory_beside
+from .graphed_calls import GraphedCalls
 from .guard import Case, Guard
+from .listeners import Listeners
 from .own_rows import alike, rows_of_call
+from .padded_rows import PaddedRows
 from .row_clones import PartOfRows, dealt, evaluated
 from .rows_alone import alone_cond, is_alone, taken_cond
 from .same_draws import SameDraws
@@ -81,6 +85,10 @@ class ModelCalls:
         self.shared = SharedUnconditional(current)
         self._controls = ControlRows(current.plan.num_prompts)
         current.followers.append(self._controls.forget_batches)
+        self.padded = PaddedRows(current, micro_batch)
+        self.graphs = GraphedCalls()
+        self._listeners = Listeners()
+        self._compiled: bool | None = None
         self._watch = Watch()
         self._batches: MicroBatches | None = None
         self._stays: bool | None = None  # whether the conditioning fits on the device of the latents
@@ -179,7 +187,10 @@ class ModelCalls:
             x, t = x[first], t[first]
             sides = [self._reduce(entries, x.device) for entries in sides]
         draws = SameDraws(x.device) if self.guard.concerns(case) else None
-        shared = None if inside or draws is not None else self.shared.of_call(case, sides, x)
+        self._begin(case, inside)
+        # a model that is compiled for each size would be compiled for the odd sizes of calls with shared rows too
+        alike_sizes = inside or draws is not None or bool(self.padded.sizes)
+        shared = None if alike_sizes else self.shared.of_call(case, sides, x)
         found = None if inside or self.stored is None or self.stored.reason else self.stored.found(case)
         needed = [c for c in range(count) if found is None or c not in found.rows]
 
@@ -191,8 +202,10 @@ class ModelCalls:
         def of_part(part):
             if shared is not None:
                 return self.shared.evaluated(shared, part.rows, sides, x, t, lambda *given: call(*given, part.options))
-            own, *tensors = rows_of_call(sides, x, t, part.rows, clusters.first)
-            return call([self._controls.of(side, clusters.first[part.rows]) for side in own], *tensors, part.options)
+            rows = part.rows if inside else self.padded.of_call(case, part.rows, self._micro_batches(x).limit)
+            own, *tensors = rows_of_call(sides, x, t, rows, clusters.first)
+            outputs = call([self._controls.of(side, clusters.first[rows]) for side in own], *tensors, part.options)
+            return outputs[: len(part.rows)]
 
         def evaluate(rows):
             self._ask(case, rows, clusters)
@@ -218,6 +231,15 @@ class ModelCalls:
         if found is not None:
             outputs = self._with_stored(found, needed, outputs, case, draws)
         return self.current.spread(outputs) if count < num_prompts else outputs
+
+    def _begin(self, case, inside):
+        """Look who hears of the calls: where nobody does, those of a compiled model are padded, others recorded."""
+        alone = not (inside or self._listeners.has_any(case))
+        if self._compiled is None:
+            self._compiled = is_compiled(case.options, getattr(case.model, "current_patcher", None))
+        self.contract.unheard = alone and self._compiled
+        self.graphs.begin(case, alone and not self._compiled, self.current)
+        self.padded.begin(case, self._micro_batches(case.x).limit, self.contract.unheard)
 
     def _of_needed(self, x, evaluate, groups, needed):
         """(R, ...) of the clusters that have to be evaluated, which may be none."""

@@ -42,8 +42,8 @@ def alike(sides: Sides, prompts: np.ndarray) -> list[list[int]]:
 
 
 def rows_of_call(sides: Sides, x: torch.Tensor, t: torch.Tensor, rows: list[int], prompts: np.ndarray) -> tuple:
-    """Conditioning, latents and sigmas of some of C clusters, a group of `alike` or a part of it."""
+    """Conditioning, latents and sigmas of some of C clusters: a group of `alike`, or a part; some more than once."""
     count = len(prompts)
     own = [side and [entry for entry in side if applying([entry], int(prompts[rows[0]]))[0]] for side in sides]
     taken = [side and [taken_cond(entry, rows, count) for entry in side] for side in own]
-    return (taken, x, t) if len(rows) == count else (taken, x[rows], t[rows])
+    return (taken, x, t) if rows == list(range(count)) else (taken, x[rows], t[rows])

@@ -199,8 +199,8 @@ def alone_cond(entry: dict, clusters: Clusters, device: torch.device | None) -> 
 
 
 def taken_cond(entry: dict, rows: list[int], count: int) -> dict:
-    """A copy of an entry for `count` clusters that keeps some of them."""
-    kept = entry if len(rows) == count else sliced_cond(entry, rows, count)
+    """A copy of an entry for `count` clusters that keeps some of them, in this order."""
+    kept = entry if rows == list(range(count)) else sliced_cond(entry, rows, count)
     if CLUSTERS not in entry:
         return kept
     return {**kept, "model_conds": joined([entry[CLUSTERS][c] for c in rows])}

@@ -192,7 +192,8 @@ class Sharing:
         if self.keeping is not None:
             notes += self.keeping.begin(run, guider, sampler, sigmas, rows, leaves.conds, seed)
         run.caches.witness.watch(guider.model_options)
-        samples, report, data = self._drawn(drawing, plans)
+        with run.model_calls.graphs.of_run(guider):
+            samples, report, data = self._drawn(drawing, plans)
         self.tell("\n".join([report, *notes]), **data)
         return samples
 

@@ -159,6 +159,7 @@ class SharingRun:
         settings = self.model_calls.micro_batch, self.noise.seed, current.first_step, self.takes_first
         part = SharingRun(plan, current.sigmas, *settings, leaf_rows)
         part.current.whole, part.decorations = current, self.decorations
+        part.model_calls.graphs = self.model_calls.graphs
         return part
 
     def offer_price(self, price: Callable[[str], tuple[int, int, float | None]] | None) -> None:
@@ -376,6 +377,8 @@ class SharingRun:
             f"model rows: {rows} instead of {standard}, {1 - rows / max(standard, 1):.1%} saved",
             *self._passes.report(standard, self.guidance),
             *self.model_calls.guard.report(),
+            *self.model_calls.padded.report(),
+            *self.model_calls.graphs.report(),
             *(f"{name} answered {more} further rows without the model" for name, more in self.caches.rows.items()),
             *([] if self.stored is None else self.stored.report(reused, evaluated)),
             *duplicates(mine),

@@ -1,0 +1,325 @@
+"""Calls of few rows replayed as CUDA graphs: the CPU, which launches each kernel, is slower there than the device.
+
+A replay is the same kernels with the same numbers. A call is recorded where all that goes into it is known, is measured
+against what it took before, and is forgotten when clusters split, weights move, memory runs out, or the run ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ...hierdiff_core.devices import is_out_of_memory
+from .compiled_models import is_compiled
+from .device import free_memory_beside
+from .guard import RUN_KEY
+from .row_clones import CLONES
+
+if TYPE_CHECKING:
+    from .clusters import CurrentClusters
+    from .guard import Case
+
+KEY = "hierdiff_graphs"  # of the wrapper
+MOST_LATENTS = 8  # of a call: for more the device takes longer than the CPU, on all cards that were measured
+LEAST_CALLS = 6  # that a size must have before it: recording takes as long as two or three calls
+GAINS = 0.95  # of the time before; else a graph is forgotten
+MEMORY_SHARE = 0.25  # of the free memory that a recorded call may hold
+# In transformer_options: changes nothing of what a network without patches computes.
+NOT_READ = ("wrappers", "callbacks", "patches", "patches_replace", "uuids", "hierdiff", RUN_KEY)
+
+
+class Unknown(Exception):
+    """Something goes into a call of which nobody knows whether it stays."""
+
+
+class CudaDevice:
+    """Records and times on a CUDA device."""
+
+    def recorded(self, call: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+        """Record a call: what replays it, and where its result then is."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on allocating
+                output = call()
+        except Exception:
+            self._recover()
+            raise
+        return graph.replay, output
+
+    def _recover(self):
+        """After a recording that failed, torch's generator waits for its end: a recording that succeeds is one."""
+        with contextlib.suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device="cuda")
+
+    def mark(self) -> torch.cuda.Event:
+        """This moment in the device's work."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, began: torch.cuda.Event, ended: torch.cuda.Event) -> float | None:
+        """Between two marks; None as long as the device has not come to the second."""
+        return began.elapsed_time(ended) / 1000 if ended.query() else None
+
+
+class Size:
+    """What is known of the calls of one kind and size.
+
+    calls, replays : int     so far
+    plain, graphed : tuple   marks around one of them as it is, and around one that was replayed
+    graph : Graph or None
+    """
+
+    def __init__(self) -> None:
+        self.calls = self.replays = 0
+        self.plain: tuple[Any, Any] | None = None
+        self.graphed: tuple[Any, Any] | None = None
+        self.graph: Graph | None = None
+
+
+class Graph:
+    """A recorded call.
+
+    Parameters
+    ----------
+    device : CudaDevice
+    network : torch.nn.Module
+    call : callable
+        ``call(*args, **kwargs)`` is the network's.
+    args, kwargs : list, dict
+        Of the call that is recorded.
+    """
+
+    def __init__(self, device: CudaDevice, network: torch.nn.Module, call: Callable, args: Any, kwargs: dict):
+        self.inputs: list[torch.Tensor] = []
+
+        def copied(tensor: torch.Tensor) -> torch.Tensor:
+            self.inputs.append(tensor.clone())
+            return self.inputs[-1]
+
+        own_args, own_kwargs = with_tensors([list(args), kwargs], copied)
+        self._weights = [tensors for module in network.modules() for tensors in (module._parameters, module._buffers)]
+        self._addresses = self._now()
+        self._replay, self._output = device.recorded(lambda: call(*own_args, **own_kwargs))
+
+    def _now(self):
+        return [each.data_ptr() for own in self._weights for each in own.values() if each is not None]
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the weights are where they were."""
+        return self._now() == self._addresses
+
+    def __call__(self, args: Any, kwargs: dict) -> torch.Tensor:
+        """The result for other values of the same shapes."""
+        given: list[torch.Tensor] = []
+        with_tensors([list(args), kwargs], lambda tensor: given.append(tensor) or tensor)
+        for own, new in zip(self.inputs, given, strict=True):
+            own.copy_(new)
+        self._replay()
+        return self._output.clone()
+
+
+class GraphedCalls:
+    """The calls of one run, some of which are replayed.
+
+    Attributes
+    ----------
+    device : CudaDevice
+    replayed : int
+        Calls so far.
+    failed : str
+        Why nothing is recorded any more.
+    """
+
+    def __init__(self) -> None:
+        self.device = CudaDevice()
+        self.replayed = 0
+        self.failed = ""
+        self._case: Case | None = None  # of the evaluation under way, if it may be recorded
+        self._sizes: dict[tuple, Size] = {}
+        self._too_large: int | None = None  # latents of a call that a graph did not make faster
+        self._current: CurrentClusters | None = None
+        self._clusters: Any = None  # that all sizes are of
+
+    @contextlib.contextmanager
+    def of_run(self, guider: Any) -> Iterator[None]:
+        """A context around a guider's run, whose network's calls are seen. Nobody sees those of a compiled one."""
+        options = guider.model_options
+        if may_be_recorded(guider.model_patcher.load_device) and not is_compiled(options, guider.model_patcher):
+            wrappers = options.setdefault("transformer_options", {}).setdefault("wrappers", {})
+            wrappers.setdefault(WrappersMP.DIFFUSION_MODEL, {})[KEY] = [self.call]
+        try:
+            yield
+        finally:
+            self.forget()
+
+    def begin(self, case: Case, alone: bool, current: CurrentClusters) -> None:
+        """An evaluation of the current clusters begins; `alone`: nothing of other nodes takes part in it."""
+        if current.clusters is not self._clusters:
+            self.forget()
+        self._current, self._clusters = current, current.clusters
+        can = alone and not self.failed and may_be_recorded(case.x.device) and not case.options.get(CLONES)
+        self._case = case if can else None
+
+    def forget(self) -> None:
+        """Let go of all that was recorded, and of its memory."""
+        self._case, self._sizes = None, {}
+
+    def call(self, executor, *args: Any, **kwargs: Any) -> Any:
+        """A DIFFUSION_MODEL wrapper: the network's call, or a replay of one like it."""
+        size = self._size_of(args, kwargs)
+        if size is None:
+            return self._plainly(executor, args, kwargs)
+        size.calls += 1
+        if size.graph is not None and not (size.graph.is_valid and self._gains(size, args)):
+            size.graph = None
+        if size.graph is None and size.calls == 3 and self._calls_left() >= LEAST_CALLS:
+            self._record(size, executor, args, kwargs)
+        if size.graph is not None:
+            return self._replayed(size, args, kwargs)
+        began = self.device.mark()
+        output = self._plainly(executor, args, kwargs)
+        size.plain = began, self.device.mark()
+        return output
+
+    def _plainly(self, executor, args, kwargs):
+        try:
+            return executor(*args, **kwargs)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                self.forget()
+            raise
+
+    def _size_of(self, args, kwargs):
+        """What is known of calls like this one; None where it must not be recorded."""
+        latents = args[0] if args else None
+        if self._case is None or not torch.is_tensor(latents) or len(latents) > MOST_LATENTS:
+            return None
+        if self._too_large is not None and len(latents) >= self._too_large:
+            return None
+        try:
+            key = kind_of([list(args), kwargs], latents.device)
+        except Unknown:
+            return None
+        return self._sizes.setdefault(key, Size())
+
+    def _calls_left(self):
+        """Steps with as many clusters as now, from this one on."""
+        current = self._current
+        assert current is not None  # of the evaluation under way
+        steps, count = current.plan.steps, len(current.clusters.first)
+        return sum(steps[k].num_clusters == count for k in range(current.k, current.last_step + 1))
+
+    def _record(self, size, executor, args, kwargs):
+        case = self._case
+        assert case is not None  # else the call has no size
+        network = executor.class_obj or case.model.diffusion_model
+        needed = case.model.memory_required([len(args[0]), *args[0].shape[1:]])
+        free = free_memory_beside(case.model, args[0].device)
+        if needed > MEMORY_SHARE * free or not weights_stay(network, args[0].device):
+            return
+        try:
+            size.graph = Graph(self.device, network, executor, args, kwargs)
+        except Exception as error:  # a kernel or a line of the network that cannot be recorded, of whatever kind
+            self.failed = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            self.forget()
+
+    def _replayed(self, size, args, kwargs):
+        size.replays += 1
+        self.replayed += 1
+        if size.replays > 2:
+            return size.graph(args, kwargs)
+        began = self.device.mark()
+        output = size.graph(args, kwargs)
+        size.graphed = began, self.device.mark()  # in the end of the second: a graph is uploaded with its first replay
+        return output
+
+    def _gains(self, size, args):
+        """Whether a replay is faster than the call was; as long as nobody knows, yes."""
+        if size.plain is None or size.graphed is None or size.replays < 2:
+            return True
+        before, now = self.device.seconds(*size.plain), self.device.seconds(*size.graphed)
+        if before is None or now is None:
+            return True
+        size.plain = None
+        if now < GAINS * before:
+            return True
+        self._too_large = len(args[0])
+        return False
+
+    def report(self) -> list[str]:
+        """What was done, in words."""
+        if self.failed:
+            return [f"⚠ the model's calls cannot be recorded as CUDA graphs and were launched as ever ({self.failed})"]
+        return [f"{self.replayed} calls replayed as CUDA graphs"] if self.replayed else []
+
+
+def may_be_recorded(device: torch.device) -> bool:
+    """Whether a device has graphs; ROCm calls itself CUDA, but was not tried."""
+    return device.type == "cuda" and torch.version.hip is None
+
+
+def weights_stay(network: torch.nn.Module, device: torch.device) -> bool:
+    """Whether all weights are on the device, and used as they are: not copied, cast or changed for each call."""
+    for module in network.modules():
+        if getattr(module, "comfy_cast_weights", False) or vars(module).get("weight_function"):
+            return False
+        if vars(module).get("bias_function"):
+            return False
+        for tensors in (module._parameters, module._buffers):
+            if any(each is not None and each.device != device for each in tensors.values()):
+                return False
+    return True
+
+
+def with_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The arguments of a call with other tensors."""
+    if torch.is_tensor(value):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(with_tensors(item, change) for item in value)
+    if isinstance(value, dict):
+        return {key: item if key in NOT_READ else with_tensors(item, change) for key, item in value.items()}
+    return value
+
+
+def kind_of(value: Any, device: torch.device) -> tuple:
+    """Equal for the arguments of calls that differ in the values of tensors alone.
+
+    Raises
+    ------
+    Unknown
+        For anything but plain values and dense tensors on the device.
+    """
+    return tuple(_parts(value, device))
+
+
+def _parts(value: Any, device: torch.device) -> Iterator[Any]:
+    if torch.is_tensor(value):
+        plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
+        if value.device != device or not plain or not (value.is_contiguous() or is_channels_last(value)):
+            raise Unknown
+        yield value.shape, value.stride(), value.dtype, torch.is_inference_mode_enabled()
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        yield type(value), value
+    elif type(value) in (list, tuple):
+        yield type(value), len(value)
+        for item in value:
+            yield from _parts(item, device)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key not in NOT_READ:
+                yield key
+                yield from _parts(item, device)
+    else:
+        raise Unknown
+
+
+def is_channels_last(tensor: torch.Tensor) -> bool:
+    """Whether a copy of it is laid out as it is, though not contiguous."""
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)

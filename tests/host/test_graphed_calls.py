@@ -1,0 +1,164 @@
+"""Calls of few rows that are recorded and replayed, with a stand-in for the device that records."""
+
+import importlib
+
+import pytest
+import torch
+from shared_runs import N, ksampler, one_noise, shared_model
+
+pytestmark = pytest.mark.host
+
+
+class Recorder:
+    """Replays by calling again, into the same result; all calls take `plain` seconds, and replays `graphed`."""
+
+    def __init__(self):
+        self.plain, self.graphed = 2.0, 1.0
+        self.sizes, self.replays, self.marks, self.error = [], 0, [], None
+
+    def recorded(self, call):
+        if self.error:
+            raise self.error
+        output = call()
+        self.sizes.append(len(output))
+
+        def replay():
+            self.replays += 1
+            output.copy_(call())
+
+        return replay, output
+
+    def mark(self):
+        self.marks.append(self.replays)
+        return len(self.marks) - 1
+
+    def seconds(self, began, ended):
+        return self.graphed if self.marks[ended] > self.marks[began] else self.plain
+
+
+@pytest.fixture
+def graphed_calls(pack):
+    return importlib.import_module(f"{pack.__name__}.nodes.host.graphed_calls")
+
+
+@pytest.fixture
+def recorder(graphed_calls, all_at_once, monkeypatch):
+    """As on a GPU: all rows in a call, and few of them recorded by this."""
+    recorder = Recorder()
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: True)
+    monkeypatch.setattr(graphed_calls, "CudaDevice", lambda: recorder)
+    monkeypatch.setattr(graphed_calls, "LEAST_CALLS", 2)
+    return recorder
+
+
+@pytest.fixture
+def run(host, sides, plans):
+    """``run(model)``: latents and report of a run with shared steps, of 1, 1, 1, 1, 2, 3, 3 and 6 clusters."""
+
+    def run(model, plan=plans.shared, **options):
+        shared, reports = shared_model(host, model, plan)
+        return ksampler(host, shared, *sides, rows=N, noise=one_noise(host), **options), reports[0].splitlines()
+
+    return run
+
+
+def test_replayed_calls_make_the_same_pictures(run, model, recorder, graphed_calls, monkeypatch):
+    latents, report = run(model)
+    assert (recorder.sizes, recorder.replays) == ([2], 2)  # of the four calls with one cluster, and both sides
+    assert "2 calls replayed as CUDA graphs" in report
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+    expected, report = run(model)
+    assert recorder.replays == 2
+    assert torch.equal(latents, expected)
+    assert not any("CUDA graphs" in line for line in report)
+
+
+def test_several_calls_of_a_sampler_step_are_replayed_with_their_own_values(run, model, recorder, graphed_calls):
+    latents, _ = run(model, sampler="heun")
+    assert recorder.replays == 5  # of 7 with one cluster: a step's second call is at the next step's sigma
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+        assert torch.equal(latents, run(model, sampler="heun")[0])
+
+
+def test_what_does_not_gain_is_forgotten_and_no_larger_call_recorded(run, model, recorder, plans):
+    recorder.graphed = 1.99
+    run(model, plans.none)
+    assert recorder.sizes == []  # 12 latents are more than a call may have
+    _, report = run(model, sampler="heun")
+    assert recorder.sizes == [2]
+    assert recorder.replays == 2
+    assert "2 calls replayed as CUDA graphs" in report
+
+
+def test_after_a_failure_nothing_is_recorded(run, model, recorder, graphed_calls, monkeypatch):
+    recorder.error = RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be")
+    latents, report = run(model, sampler="heun")
+    lines = [line for line in report if "CUDA graphs" in line]
+    assert lines == [
+        "⚠ the model's calls cannot be recorded as CUDA graphs and were launched as ever (RuntimeError: operation not "
+        "permitted when stream is capturing)"
+    ]
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+    assert torch.equal(latents, run(model, sampler="heun")[0])
+
+
+def test_weights_that_move_are_not_read_where_they_were(run, host, recorder, graphed_calls, monkeypatch):
+    def moving():
+        model = host.native_models.unet_model()
+        weight = model.model.diffusion_model.out[2].weight
+
+        def move(step, *_):
+            if step == 2:
+                weight.data = weight.data + 0.1
+
+        return run(model, callback=move)[0]
+
+    latents = moving()
+    assert recorder.replays == 1
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+    assert torch.equal(latents, moving())
+
+
+def test_nothing_is_recorded_where_somebody_takes_part(run, model, recorder, host):
+    patched = model.clone()
+    patched.set_model_attn1_patch(lambda q, k, v, extra_options: (q, k, v))
+    run(patched)
+    other = model.clone()
+    other.model_options["transformer_options"] = {"optimized_attention_override": lambda f, *args, **kwargs: f(*args)}
+    run(other)
+    assert recorder.sizes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("comfy_cast_weights", True), ("weight_function", [abs]), ("bias_function", [abs])]
+)
+def test_weights_that_are_changed_for_each_call_are_not_recorded(graphed_calls, name, value):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    assert graphed_calls.weights_stay(network, torch.device("cpu"))
+    setattr(network[1], name, value)
+    assert not graphed_calls.weights_stay(network, torch.device("cpu"))
+    assert not graphed_calls.weights_stay(torch.nn.Linear(2, 2), torch.device("meta"))
+
+
+def test_calls_are_alike_that_differ_in_the_values_of_tensors_alone(graphed_calls):
+    cpu, x = torch.device("cpu"), torch.randn(2, 4, 8, 8)
+
+    def kind(*values):
+        return graphed_calls.kind_of(list(values), cpu)
+
+    assert kind(x, {"a": [x[0]], "uuids": [object()]}, 3) == kind(x + 1, {"a": [x[1]], "uuids": []}, 3)
+    for other in (x[:1], x.double(), x.to(memory_format=torch.channels_last)):
+        assert kind(x) != kind(other)
+    assert kind(3) != kind(3.0)
+    for unknown in (x.expand(3, 2, 4, 8, 8), x[..., :4], torch.randn(2, device="meta"), len, {"a": object()}, {1}):
+        with pytest.raises(graphed_calls.Unknown):
+            kind(unknown)
+
+
+def test_memory_that_runs_out_takes_what_was_recorded(run, model, recorder, plans, graphed_calls):
+    calls = graphed_calls.GraphedCalls()
+    calls._sizes = {(): graphed_calls.Size()}
+    with pytest.raises(torch.OutOfMemoryError):
+        calls.call(lambda *args: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")), None)
+    assert calls._sizes == {}
