@@ -80,5 +80,5 @@ def test_its_command_prints_tables(modules, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["scale_simulation.py", "--prompts", "600", "--workers", "300"])
     modules["scale_simulation"].main()
     said = capsys.readouterr().out
-    assert said.count("**") == 18
+    assert said.count("**") == 20
     assert "nan" not in said

@@ -88,7 +88,7 @@ def test_tasks_are_done_and_what_they_say_is_heard(executor):
     tasks = [(number, number + 1) for number in range(6)]
     with executor:
         executor.begin(Job("", {}, lambda: squares))
-        heard = [said for said in executor.run(lambda: tasks.pop() if tasks else None) if said]
+        heard = [said for said in executor.run(lambda worker: tasks.pop() if tasks else None) if said]
     ended = {number: said for number, said in heard if not isinstance(said, Told)}
     assert {number: said.value for number, said in ended.items() if isinstance(said, Done)} == {
         0: 1,
@@ -106,7 +106,7 @@ def test_tasks_that_come_of_others_are_done():
     with Threads(2) as executor:
         executor.begin(Job("", {}, lambda: lambda value, tell: value))
         done = []
-        for said in executor.run(lambda: tasks.pop() if tasks else None):
+        for said in executor.run(lambda worker: tasks.pop() if tasks else None):
             if said is not None:
                 done.append(said[1].value)
                 tasks.extend((said[0] * 2 + i, said[1].value + 1) for i in (1, 2) if said[1].value < 4)
@@ -126,7 +126,7 @@ def test_work_that_goes_on_after_its_run_ends_when_it_says_something():
     tasks = [(0, 0)]
     with Threads(1) as executor:
         executor.begin(Job("", {}, lambda: work))
-        for said in executor.run(lambda: tasks.pop() if tasks else None):
+        for said in executor.run(lambda worker: tasks.pop() if tasks else None):
             assert said is None
             executor.closed = True
             going_on.set()
