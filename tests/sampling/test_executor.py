@@ -3,11 +3,19 @@
 import os
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from hierdiff_core.sampling.executor import Done, Failure, Here, Job, Threads, Told, Workers
-from hierdiff_core.sampling.ray_cluster import is_loopback, on_loopback, remove_old, short_folder, workers_here
+from hierdiff_core.sampling.ray_cluster import (
+    connected,
+    is_loopback,
+    on_loopback,
+    remove_old,
+    short_folder,
+    workers_here,
+)
 from hierdiff_core.sampling.ray_executor import RayExecutor
 
 
@@ -40,6 +48,25 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
         pytest.raises(ValueError, match=r"Workers need Ray: pip install hierdiff\[ray\]"),
         RayExecutor(Workers(), "cpu"),
     ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "mode", "said"),
+    [
+        ("ray://h:1", ValueError("requires pip package `ray[client]`"), None, 'pip install "ray\\[client\\]", or give'),
+        ("ray://h:1", ConnectionError("timeout"), None, r"timeout\). Newer .* RAY_AUTH_MODE=token in its environment"),
+        ("ray://h:1", ConnectionError("timeout"), "token", r"timeout\)$"),
+        ("h:1", ConnectionError("timeout"), None, r"timeout\)$"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_says_what_to_do(monkeypatch, address, error, mode, said):
+    def init(**_):
+        raise error
+
+    ray = SimpleNamespace(init=init, shutdown=lambda: None, is_initialized=lambda: False)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode) if mode else monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(ValueError, match=said), connected(ray, address, 1, gpus=False):
         pass
 
 
