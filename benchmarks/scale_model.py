@@ -29,7 +29,7 @@ class Costs:
     decode: float = 0.0171  # H100, a picture
     task: float = 0.00105  # driver's processor, a piece handed out and taken back: scale_costs.py, Ray 2.60
     byte: float = 4.3e-10  # driver's processor, a byte there or back: scale_costs.py
-    cut: float = 0.0007  # driver's processor, to cut a piece out of a plan of 100,000: scale_costs.py
+    cut: float = 0.00085  # driver's processor, to cut a piece out of a plan of 100,000: scale_costs.py
     link: float = 1.25e9  # assumed: 10 gigabits a second, of a driver
     row_bytes: float = 65_536.0  # 4 x 64 x 64 float32
     prompt_bytes: float = 10_240.0 + 8 * STEPS  # two embeddings of 1,280, and its labels

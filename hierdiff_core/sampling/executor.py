@@ -145,12 +145,14 @@ class Executor(Protocol):
     ----------
     count : int
         Tasks that it does at a time.
-    kinds : list of str
-        What each worker computes on, for a user; "" where nobody knows.
     """
 
     count: int
-    kinds: list[str]
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each worker computes on, for a user; "" where nobody knows."""
+        ...
 
     def __enter__(self) -> Any:
         """Begin."""
