@@ -80,6 +80,7 @@ class Metered:
 
     def __init__(self, executor, on_piece: Callable[[int], None] | None = None):
         self.executor, self.on_piece, self.count = executor, on_piece or (lambda count: None), executor.count
+        self.kinds = [""] * self.count
         self.pieces: list[Piece] = []
         self.open: dict[int, Piece] = {}
         self.sent = self.got = 0
@@ -92,7 +93,7 @@ class Metered:
 
     def run(self, take):
         self.began = time.monotonic()
-        for said in self.executor.run(lambda: self.handed(take())):
+        for said in self.executor.run(lambda worker: self.handed(take(worker))):
             if said is not None:
                 self.heard(*said)
             yield said

@@ -8,6 +8,7 @@ several sizes and send back as many bytes; a line through these times gives the 
 """
 
 import argparse
+import heapq
 import json
 import sys
 import time
@@ -37,15 +38,19 @@ def cutting(plan, workers, batch):
 
     part = whole(plan)
     began = time.process_time()
-    pieces, count, longest, running = Pieces(part, None, workers, batch), 0, 0.0, []
+    now = [0.0]  # of workers that are equally fast: a piece takes as long as its rows
+    pieces, idle = Pieces(part, None, workers, batch, lambda: now[0]), list(range(workers))
+    count, longest, running = 0, 0.0, []
     while True:
         before = time.process_time()
-        while len(running) < workers and (piece := pieces.take()) is not None:
-            running.append(piece.number)
+        while idle and (piece := pieces.take(idle[0])) is not None:
+            heapq.heappush(running, (now[0] + piece.size, piece.number, idle.pop(0)))
             count += 1
         if not running:
             break
-        pieces.done(running.pop(0))
+        now[0], number, worker = heapq.heappop(running)
+        pieces.done(number)
+        idle.append(worker)
         longest = max(longest, time.process_time() - before)
     return count, time.process_time() - began, longest
 

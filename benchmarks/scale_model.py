@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from hierdiff_core.sampling.executor_cut import LEAST_LEAVES, PER_GPU
+from hierdiff_core.sampling.executor_speeds import Speeds
 
 DEEP, FLAT = "deep (one cluster for 12 of 40 steps)", "flat (a twentieth of the prompts at first)"
 STEPS, SAVING = 40, 0.6
@@ -28,7 +29,7 @@ class Costs:
     decode: float = 0.0171  # H100, a picture
     task: float = 0.00105  # driver's processor, a piece handed out and taken back: scale_costs.py, Ray 2.60
     byte: float = 4.3e-10  # driver's processor, a byte there or back: scale_costs.py
-    cut: float = 0.0017  # driver's processor, to cut a piece out of a plan of 100,000: scale_costs.py
+    cut: float = 0.00085  # driver's processor, to cut a piece out of a plan of 100,000: scale_costs.py
     link: float = 1.25e9  # assumed: 10 gigabits a second, of a driver
     row_bytes: float = 65_536.0  # 4 x 64 x 64 float32
     prompt_bytes: float = 10_240.0 + 8 * STEPS  # two embeddings of 1,280, and its labels
@@ -50,8 +51,7 @@ class Design:
     drivers: int = 1  # each with its share of prompts and workers
     local_weights: bool = False
     warm: bool = False  # weights are loaded before the set begins
-    cut: float = 1.0  # times `Costs.cut`
-    by_speed: bool = False  # slow workers get smaller pieces
+    by_speed: bool = True  # slow workers get smaller pieces
     copies: bool = False  # idle workers draw what others are still at
     batch: int = 8  # rows of a call that a piece is not cut below
     per_worker: float = PER_GPU  # pieces that what is left makes for each worker
@@ -152,7 +152,8 @@ class Line:
 class Driver:
     """Hands out a share of the leaves to a share of the workers."""
 
-    def __init__(self, tree, design, workers, first, last):
+    def __init__(self, tree, design, workers, first, last, clock=lambda: 0.0, alike=True):
+        self.speeds = Speeds(workers, clock, alike)
         self.tree, self.design, self.workers = tree, design, workers
         self.processor, self.there, self.back = Line(), Line(), Line()
         self.waiting, self.running, self.idle = [], {}, []
@@ -160,11 +161,11 @@ class Driver:
         self.moved = 0.0
         self.add(0, first, last)
 
-    @property
-    def most(self):
-        """Rows that a piece may have now."""
+    def most(self, worker):
+        """Rows that a piece may have now, of a worker."""
         least = self.design.batch * self.design.least_leaves * STEPS
-        return max(self.left / (self.design.per_worker * self.workers), least)
+        part = self.speeds.part(worker if self.design.by_speed else None)
+        return max(part * self.left / (self.design.per_worker * self.workers), least)
 
     def add(self, start, first, last):
         first, last = np.atleast_1d(first), np.atleast_1d(last)
@@ -176,23 +177,35 @@ class Driver:
         self.cut += 1  # it is in work before the next piece is handed out
         heapq.heappush(self.waiting, (-piece.left, self.pieces, piece))
 
-    def take(self, slowness=1.0):
+    def take(self, worker=None):
         """The piece that an idle worker should do next, or None: the rules of `executor_cut.Pieces.take`."""
         while self.waiting:
-            most, piece = self.most / (slowness if self.design.by_speed else 1.0), heapq.heappop(self.waiting)[-1]
+            most, size = self.most(worker), self.waiting[0][-1].left
+            if self.design.by_speed and self.running and self.speeds.too_slow(worker, min(size, most), self.left):
+                return None
+            piece = heapq.heappop(self.waiting)[-1]
             if piece.left <= most or piece.leaves == len(piece.first):
                 return piece
             if self.design.recompute:
                 self.part(piece, most)
                 continue
-            wide = np.flatnonzero(piece.widths[piece.start :] > max(self.design.batch, len(piece.first)))
-            stop = piece.start + int(wide[0]) if len(wide) else STEPS
-            if len(piece.first) <= self.design.batch and piece.start < stop:
+            stop, parts = self.cut_at(piece, most)
+            if stop > piece.start:
                 piece.stop = stop
                 return piece
             self.left -= piece.left
-            self.deal(piece, piece.start, most)
+            self.deal(piece, piece.start, parts)
         return self.copied()
+
+    def cut_at(self, piece, most):
+        """Where a piece that is too large ends as a head; or where it begins, and in how many it is dealt out."""
+        widths, batch, parts = piece.widths[piece.start :], self.design.batch, max(2, int(np.ceil(piece.left / most)))
+        wide, idle = batch * parts, self.workers - len(self.running) - len(self.waiting)
+        if widths[0] < wide and idle > 1:
+            if widths[0] > 1:
+                return piece.start, min(idle, int(widths[0]))
+            wide = min(wide, batch + 1)
+        return piece.start + int(np.argmax(widths >= min(wide, widths[-1] // 2 + 1))), parts
 
     def copied(self):
         """A piece that one worker is at, for another that has none."""
@@ -207,14 +220,13 @@ class Driver:
         for first, last in itertools.pairwise(edges):
             self.add(0, first, last)
 
-    def deal(self, piece, k, most):
-        """Pieces of about `most` rows of the clusters of a step: two at least, if there are as many clusters."""
+    def deal(self, piece, k, parts):
+        """So many pieces of the clusters of a step, if there are as many clusters."""
         runs = [self.tree.clusters(a, b, k) for a, b in zip(piece.first, piece.last, strict=True)]
         first, last = (np.concatenate(ends) for ends in zip(*runs, strict=True))
         rows = (self.tree.open_before[k:, last - 1] - self.tree.open_before[k:, first] + 1).sum(axis=0)
-        parts = max(int(np.ceil(rows.sum() / most)), 2)
         group = np.floor((np.cumsum(rows) - rows / 2) / rows.sum() * parts).astype(int)
-        if len(group) > 1 and group[0] == group[-1]:  # one of them is nearly all
+        if parts > 1 and len(group) > 1 and group[0] == group[-1]:  # one of them is nearly all
             group = np.arange(len(group)) * 2 // len(group)
         edges = np.flatnonzero(np.diff(group)) + 1
         for own in zip(np.split(first, edges), np.split(last, edges), strict=True):
@@ -240,7 +252,8 @@ class Simulation:
         shares = np.linspace(0, tree.num_leaves, drivers + 1).astype(int)
         workers = np.bincount(np.arange(world.workers) % drivers, minlength=drivers)
         self.drivers = [
-            Driver(tree, design, *own) for own in zip(workers.tolist(), shares[:-1], shares[1:], strict=True)
+            Driver(tree, design, *own, clock=lambda: self.now, alike=not world.slow)
+            for own in zip(workers.tolist(), shares[:-1], shares[1:], strict=True)
         ]
 
     def run(self):
@@ -269,6 +282,10 @@ class Simulation:
     def driver(self, worker):
         return self.drivers[worker % len(self.drivers)]
 
+    def place(self, worker):
+        """Number of a worker among those of its driver."""
+        return worker // len(self.drivers)
+
     def ask(self, worker, _):
         """A worker is idle: it gets a piece, or waits for one."""
         if not self.hand(self.driver(worker), worker):
@@ -276,15 +293,16 @@ class Simulation:
 
     def hand(self, driver, worker):
         """Hand out a piece, if there is one."""
-        piece, costs = driver.take(self.slowness[worker]), self.costs
+        piece, costs = driver.take(self.place(worker)), self.costs
         if piece is None:
             return False
         self.first_handed = self.now if self.first_handed is None else self.first_handed
         piece.runners += 1
         driver.running[worker] = piece
+        driver.speeds.begun(worker, self.place(worker))
         size = piece.leaves * costs.prompt_bytes + (len(piece.first) * costs.row_bytes if piece.start else 0)
         driver.moved += size
-        cutting, driver.cut = driver.cut * costs.cut * self.design.cut, 0
+        cutting, driver.cut = driver.cut * costs.cut, 0
         ready = driver.processor.served(self.now, cutting + costs.task / 2 + size * costs.byte)
         begun = driver.there.served(ready, size / costs.link)
         seconds = self.seconds(piece) * self.slowness[worker]
@@ -312,22 +330,22 @@ class Simulation:
         """The driver has it, and the worker is idle; those that wait get what is below."""
         driver = self.driver(worker)
         del driver.running[worker]
+        work = np.maximum(piece.widths[piece.start : piece.stop], self.design.batch).sum()
+        driver.speeds.ended(worker, piece.rows, work if piece.stop == STEPS else 0)
         piece.runners -= 1
         self.rows += piece.rows
         if not piece.done:
             piece.done = True
             driver.left -= piece.left
             if piece.stop < STEPS:
-                driver.deal(piece, piece.stop, max(driver.most, piece.left / (driver.workers * self.design.per_worker)))
+                driver.deal(piece, piece.stop, 1)
             else:
                 self.drawn += piece.leaves
                 self.first_drawn = self.now if self.first_drawn is None else self.first_drawn
         self.wake(driver, worker)
 
     def wake(self, driver, *workers):
-        driver.idle = [*workers, *driver.idle]
-        while driver.idle and self.hand(driver, driver.idle[0]):
-            driver.idle.pop(0)
+        driver.idle = [worker for worker in (*workers, *driver.idle) if not self.hand(driver, worker)]
 
     def fate(self, worker):
         if self.world.deaths:
@@ -341,6 +359,7 @@ class Simulation:
         if worker in driver.idle:
             driver.idle.remove(worker)
         costs = self.costs
+        driver.speeds.ended(worker)
         self.at(self.now + costs.notice, self.notice, worker, driver.running.pop(worker, None), True)
         self.at(self.now + costs.notice + costs.start + costs.weights / costs.disk, self.ask, worker)
         self.fate(worker)

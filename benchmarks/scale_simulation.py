@@ -25,20 +25,19 @@ DESIGNS = (
     WRITE,
     replace(WRITE, name="workers write, weights on local disks", local_weights=True),
     WARM,
-    replace(WARM, name="warm, dealt in one pass", cut=0.44),
     replace(WARM, name="warm, each piece recomputes its trunk", recompute=True),
     replace(WARM, name="warm, half as many pieces", per_worker=PER_GPU / 2),
     replace(WARM, name="warm, pieces of 32 rows a step", batch=32),
     TREE,
     replace(TREE, name="warm, 8 drivers, recompute", recompute=True),
     replace(TREE, name="warm, 32 drivers", drivers=32),
-    replace(TREE, name="warm, 32 drivers, dealt in one pass", drivers=32, cut=0.44),
 )
 TROUBLED = (
     WARM,
+    replace(WARM, name="warm, speeds unknown", by_speed=False),
+    replace(WARM, name="warm, speeds unknown, copies at the end", by_speed=False, copies=True),
+    replace(WARM, name="warm, speeds unknown, twice as many pieces", by_speed=False, per_worker=2 * PER_GPU),
     replace(WARM, name="warm, copies at the end", copies=True),
-    replace(WARM, name="warm, twice as many pieces", per_worker=2 * PER_GPU),
-    replace(WARM, name="warm, pieces by the speed of workers", by_speed=True),
 )
 COLUMNS = {
     "seconds": "{:.1f}",

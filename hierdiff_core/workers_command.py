@@ -165,8 +165,12 @@ def draw_rest(
         finished.drawn.begin()
         progress = begin()
         with tqdm(total=round(progress.work[1]), desc="sampling", bar_format=BAR) as bar:
+            shares: list[str] = []
             watching = Observers(finished.branches, progress, WorkersBar(bar, progress, executor.count))
-            return run_on(executor, run, finished, watching, there), progress
+            lost = run_on(executor, run, finished, watching, there, shares.append)
+    for text in shares:  # below the bar
+        tell(text)
+    return lost, progress
 
 
 class Finished:

@@ -202,13 +202,13 @@ class BranchingSampler(io.ComfyNode):
         ):
             shown = Shown(run, decoder.latent_rgb, live, decorations)
             more = {"micro_batch": micro_batch, "acceleration": acceleration, "observer": Observers(shown, *savers)}
-            inputs, lost = (decoder.pipeline, embeddings, plan), []
+            inputs, lost, shares = (decoder.pipeline, embeddings, plan), [], []
             if workers is None:
                 kept = {"store": edited.store, "stop_after": stop_after, "owner": owner()}
                 latents = sample(*inputs, **given, **more, **kept, order=order, leaves=edited.leaves or None)
             else:
                 place = {"folder": model_folder(decoder.name, DECODER_CLASS), "device": main_device().type}
-                place |= {"leaves": edited.leaves or None, "on_lost": lost.append}
+                place |= {"leaves": edited.leaves or None, "on_lost": lost.append, "on_shares": shares.append}
                 latents = sample_on(workers, *inputs, **given, **more, **place)
                 shown.shrunk = max(latents.shape[2:]) > LARGEST_KEPT  # workers send small ones
             latents = latents.to(results_device())
@@ -226,7 +226,7 @@ class BranchingSampler(io.ComfyNode):
         problem = lost[0] if lost else latents_not_finite(latents, own.prompts, NOT_FINITE)
         measured = [verdict.line] if verdict else []
         saved = [line for saver in savers for line in saver.lines()]
-        drawers = [f"drawn by {where(workers)}"] if workers is not None else []
+        drawers = [f"drawn by {where(workers)}", *shares] if workers is not None else []
         reused = [*drawers, *reused_in_words(run.reused, run.reused + run.rows, edited.store), *edited.notes]
         report = "\n".join([*lines, *reused, *measured, *saved, *([f"⚠ {problem}"] if problem else [])])
         if drawing is not None:

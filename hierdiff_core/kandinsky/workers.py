@@ -52,6 +52,7 @@ def sample_on(
     leaves: Leaves | None = None,
     on_pictures: Callable[[np.ndarray, torch.Tensor], Any] | None = None,
     on_lost: Callable[[str], Any] | None = None,
+    on_shares: Callable[[str], Any] | None = None,
     folder: str | Path | None = None,
     device: str | None = None,
 ) -> torch.Tensor:
@@ -80,6 +81,8 @@ def sample_on(
         and (M, H, W, 3) float32 images on the CPU.
     on_lost : callable
         ``on_lost(text)`` names prompts that could not be drawn, and says why.
+    on_shares : callable
+        ``on_shares(text)`` says at the end how many rows each worker has drawn, and how many a second.
     folder : str or Path
         Of the decoder, by the same name on each machine; where `decoder` was loaded from when None.
     device : str
@@ -130,7 +133,7 @@ def sample_on(
 
     with executor_for(workers, run) as executor:
         make_ready(executor, run)
-        lost = run_on(executor, run, on_done, observer)
+        lost = run_on(executor, run, on_done, observer, on_shares=on_shares)
     told = None if lost else latents_not_finite(latents, run.found.own.prompts, NOT_FINITE)
     if lost and sum(len(own.prompts) for own in lost) == plan.num_prompts:
         raise ValueError(lost_in_words(lost, run.found.own.prompts))

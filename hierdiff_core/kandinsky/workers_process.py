@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +91,11 @@ def check_shared(pictures: dict[str, Any] | None) -> None:
         )
 
 
+def kind_of(device: torch.device) -> str:
+    """What a worker computes on: workers with the same are about equally fast."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU of {socket.gethostname()}"
+
+
 class DecoderWorker:
     """Draws parts of one run.
 
@@ -99,10 +105,15 @@ class DecoderWorker:
         On its device.
     setup : dict
         From `workers_run.run_of`.
+
+    Attributes
+    ----------
+    kind : str
+        What it computes on.
     """
 
     def __init__(self, decoder: KandinskyV22Pipeline, setup: dict[str, Any]):
-        self.decoder, self.setup = decoder, setup
+        self.decoder, self.setup, self.kind = decoder, setup, kind_of(decoder.unet.device)
         plan: Any = PlanNumbers(setup["plan"])
         self.noise = BranchNoise(keyed_noise(setup["seed"]), plan, [])
         self.network = unet_calls(decoder.unet, setup["acceleration"])

@@ -15,6 +15,7 @@ from ..plan.part import Part, whole
 from ..sampling.executor import Done, Executor, Failure, Job, NoWorkers, Task, Told
 from ..sampling.executor_cut import Lost, Piece, Pieces, on_its_own, without
 from ..sampling.executor_plain import Begin, plain_part
+from ..sampling.executor_speeds import shares_in_words
 from ..sampling.finite import MOST_NAMED
 from ..sampling.noise import BranchNoise, keyed_noise
 from ..sampling.plan_numbers import plan_numbers
@@ -157,6 +158,7 @@ def run_on(
     on_done: Callable[[Mapping[str, Any]], Any],
     observer: Observer | None = None,
     drawn: np.ndarray | None = None,
+    on_shares: Callable[[str], Any] | None = None,
 ) -> list[Lost]:
     """Have a run drawn.
 
@@ -172,6 +174,8 @@ def run_on(
         Hears of rows, once of each, and is asked several times a second, by `before_call`, whether to go on.
     drawn : (N,) bool array, optional
         Prompts that are there already.
+    on_shares : callable, optional
+        ``on_shares(text)`` says at the end how many rows each worker has drawn.
 
     Returns
     -------
@@ -185,13 +189,16 @@ def run_on(
     """
     part = part_to_draw(run, drawn)
     batch = GPU_BATCH if run.setup["device"] != "cpu" else 1
-    pieces = Pieces(part, Begin(run.first), executor.count, batch)
+    alike = len(set(filter(None, executor.kinds))) < 2
+    pieces = Pieces(part, Begin(run.first), executor.count, batch, alike=alike)
     heard = Heard(run, pieces, on_done, observer)
     try:
         for said in executor.run(heard.next_task):
             heard.hear(said)
     except NoWorkers as gone:
         pieces.give_up(str(gone))
+    if on_shares is not None and (text := shares_in_words(pieces.shares, executor.kinds)):
+        on_shares(text)
     return pieces.lost
 
 
@@ -219,9 +226,9 @@ class Heard:
         self.run, self.pieces, self.on_done, self.observer = run, pieces, on_done, observer
         self.seen = [np.zeros(step.num_clusters, dtype=bool) for step in run.plan.steps]
 
-    def next_task(self) -> Task | None:
+    def next_task(self, worker: int) -> Task | None:
         """What an idle worker should do."""
-        piece = self.pieces.take()
+        piece = self.pieces.take(worker)
         return None if piece is None else (piece.number, task_of(piece, self.run))
 
     def hear(self, said: tuple[int, Any] | None) -> None:

@@ -109,6 +109,8 @@ class Failure:
 Said: TypeAlias = "Told | Done | Failure"
 # task's number and its data
 Task: TypeAlias = "tuple[int, Any]"
+# take(worker) -> task, or None: nothing for it now
+Take: TypeAlias = "Callable[[int], Task | None]"
 # work(task, tell) -> result; tell(value) says something in the middle
 Work: TypeAlias = "Callable[[Any, Callable[[Any], None]], Any]"
 
@@ -147,6 +149,11 @@ class Executor(Protocol):
 
     count: int
 
+    @property
+    def kinds(self) -> list[str]:
+        """What each worker computes on, for a user; "" where nobody knows."""
+        ...
+
     def __enter__(self) -> Any:
         """Begin."""
         ...
@@ -170,14 +177,14 @@ class Executor(Protocol):
         """
         ...
 
-    def run(self, take: Callable[[], Task | None]) -> Iterator[tuple[int, Said] | None]:
+    def run(self, take: Take) -> Iterator[tuple[int, Said] | None]:
         """Do tasks until there are none.
 
         Parameters
         ----------
         take : callable
-            Asked for the next task whenever a worker is idle; None where none waits now. What is yielded may bring
-            new ones.
+            ``take(worker)`` is asked for the next task whenever a worker is idle, by its number below `count`; None
+            where none waits for it now. What is yielded may bring new ones.
 
         Yields
         ------
@@ -192,6 +199,9 @@ class Here:
 
     count = 1
 
+    def __init__(self) -> None:
+        self.kinds = [""]
+
     def __enter__(self) -> Here:
         return self
 
@@ -202,9 +212,9 @@ class Here:
         """As in `Executor`."""
         self.work = job.here()
 
-    def run(self, take: Callable[[], Task | None]) -> Iterator[tuple[int, Said] | None]:
+    def run(self, take: Take) -> Iterator[tuple[int, Said] | None]:
         """As in `Executor`."""
-        while (task := take()) is not None:
+        while (task := take(0)) is not None:
             number, data = task
             said: list[Said] = []
             said.append(attempt(self.work, data, lambda value, said=said: said.append(Told(value))))
@@ -223,6 +233,7 @@ class Threads:
     def __init__(self, count: int):
         self.count = whole_number("count of threads", count, 1)
         self.closed = False
+        self.kinds = [""] * self.count
 
     def __enter__(self) -> Threads:
         self.pool = ThreadPoolExecutor(self.count, "HierDiff worker")
@@ -234,17 +245,18 @@ class Threads:
 
     def begin(self, job: Job) -> None:
         """As in `Executor`."""
-        self.idle = [job.here() for _ in range(self.count)]
+        self.idle = {number: job.here() for number in range(self.count)}
 
-    def run(self, take: Callable[[], Task | None]) -> Iterator[tuple[int, Said] | None]:
+    def run(self, take: Take) -> Iterator[tuple[int, Said] | None]:
         """As in `Executor`."""
         heard: Queue[tuple[int, Said]] = Queue()
-        working: dict[int, Work] = {}
+        working: dict[int, tuple[int, Work]] = {}
         while True:
-            while self.idle and (task := take()) is not None:
-                number, data = task
-                working[number] = self.idle.pop()
-                self.pool.submit(self._do, working[number], number, data, heard)
+            for worker in list(self.idle):
+                if (task := take(worker)) is not None:
+                    number, data = task
+                    working[number] = worker, self.idle.pop(worker)
+                    self.pool.submit(self._do, working[number][1], number, data, heard)
             if not working:
                 return
             try:
@@ -253,7 +265,8 @@ class Threads:
                 yield None
                 continue
             if not isinstance(said, Told):
-                self.idle.append(working.pop(number))
+                worker, work = working.pop(number)
+                self.idle[worker] = work
             yield number, said
 
     def _do(self, work: Work, number: int, data: Any, heard: Queue[tuple[int, Said]]) -> None:

@@ -1,21 +1,27 @@
 """How a plan is cut into pieces of work for many workers. Numbers alone: what a piece begins with is handed through.
 
-A piece is a part of the plan, or the head of one: its steps up to where it splits, after which what is below begins
-from the head's latents. The longest piece is handed out first. What is left is dealt out finer and finer, each piece at
-most a quarter of a worker's share of it (guided self-scheduling: Polychronopoulos and Kuck 1987), so that all workers
-end at nearly the same time, whatever their speed. GPUs, which need rows for their batches, get half of a share at most.
+A piece is a part of the plan, or the head of one: some of its steps, after which what is below begins from the
+head's latents. Where branches are few, heads come first, so that no call of a GPU is narrow that need not be. The
+longest piece is handed out first. What is left is dealt out finer and finer, each piece at most a quarter of a worker's
+share of it (guided self-scheduling: Polychronopoulos and Kuck 1987), so that all workers end at nearly the same time.
+GPUs, which need rows for their batches, get half of a share at most. Where workers are not alike, the first piece of
+each is half as large; one that turns out to be slow is given less.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ..plan.part import Part, PartStep, below
+from ..plan.part import Part, PartStep, below_each
+from .executor_groups import dealt, first_split, rows_of, splits
+from .executor_speeds import Share, Speeds
 
 PER_WORKER = 4  # pieces that what is left makes for each worker, at least, while a part can be split
 PER_GPU = 2  # the same where rows in a batch cost less: smaller pieces lose more than they gain at the end
@@ -81,6 +87,10 @@ class Pieces:
         How many there are.
     batch : int
         Rows that take a worker hardly longer than one does: 1 on a CPU.
+    clock : callable
+        Seconds, by which workers' speeds are measured.
+    alike : bool
+        As of `Speeds`.
 
     Attributes
     ----------
@@ -102,9 +112,18 @@ class Pieces:
     [([0, 1], None), ([2, 3], None)]
     """
 
-    def __init__(self, part: Part, begin: Any, workers: int, batch: int = 1):
+    def __init__(
+        self,
+        part: Part,
+        begin: Any,
+        workers: int,
+        batch: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        alike: bool = True,
+    ):
         self.workers, self.batch = workers, batch
         self.left = 0
+        self.speeds = Speeds(workers, clock, alike)
         self.waiting: list[tuple[int, int, Piece]] = []  # a heap, the longest first
         self.running: dict[int, Piece] = {}
         self.lost: list[Lost] = []
@@ -113,17 +132,37 @@ class Pieces:
         if len(part.prompts):
             self._add(part, begin)
 
-    def take(self) -> Piece | None:
-        """The piece that an idle worker should do next; None where nothing waits."""
+    @property
+    def shares(self) -> list[Share]:
+        """What each worker has done."""
+        return self.speeds.shares
+
+    def take(self, worker: int | None = None) -> Piece | None:
+        """The piece that an idle worker should do next.
+
+        Parameters
+        ----------
+        worker : int, optional
+            Its number; None: its speed is nobody's business.
+
+        Returns
+        -------
+        piece : Piece or None
+            None where nothing waits, or nothing that a slow worker should still begin: others are at work then, and are
+            done with it sooner.
+        """
         while self.waiting:
-            piece = heapq.heappop(self.waiting)[2]
-            most = self._largest(len(piece.part.steps))
+            piece = self.waiting[0][2]
+            most = self._largest(len(piece.part.steps), self.speeds.part(worker))
+            if self.running and self.speeds.too_slow(worker, min(piece.size, most), self.left):
+                return None
+            heapq.heappop(self.waiting)
             if self.workers == 1 or piece.stop is not None or piece.size <= most or not splits(piece.part):
-                return self._handed_out(piece)
-            stop = self._stop(piece.part, most)
+                return self._handed_out(piece, worker)
+            stop, groups = self._cut(piece, most)
             if stop:
-                return self._handed_out(replace(piece, stop=stop))
-            self._deal(piece.part, 0, dealt(piece.part, 0, most), piece.begin)
+                return self._handed_out(replace(piece, stop=stop), worker)
+            self._deal(piece.part, 0, groups, piece.begin)
             self.left -= piece.size
         return None
 
@@ -135,14 +174,13 @@ class Pieces:
         """Note that a piece is done; `end` is what the pieces below a head begin with."""
         piece = self.running.pop(number)
         self.left -= piece.size
+        work = 0 if piece.stop is not None else sum(max(len(step.parents), self.batch) for step in piece.part.steps)
+        self.speeds.ended(number, rows_of(piece.part, piece.stop), work)
         if piece.stop is None:
             self.finished[piece.part.prompts] = True
             return
         everyone = np.arange(len(piece.part.steps[piece.stop].parents))
-        most = self._largest(len(piece.part.steps), piece.size)
-        self._deal(
-            piece.part, piece.stop, [everyone] if self.workers == 1 else dealt(piece.part, piece.stop, most), end
-        )
+        self._deal(piece.part, piece.stop, [everyone], end)
 
     def failed(self, number: int, reason: str) -> None:
         """Take back a piece that failed: it is tried again, in the end in halves, until a worker has done it or what
@@ -157,14 +195,15 @@ class Pieces:
         """
         piece = self.running.pop(number)
         self.left -= piece.size
+        self.speeds.ended(number)
         part = without(piece.part, self.finished[piece.part.prompts])
         if not len(part.prompts):
             return
-        tries, head = piece.tries + 1, piece.stop is not None
-        branches = np.arange(len(part.steps[0].parents))
-        if tries < (LAST_TRIES if head or not splits(part) else TRIES):
+        tries, branches = piece.tries + 1, np.arange(len(part.steps[0].parents))
+        least = len(branches) == 1 and (not splits(part) or (piece.stop or len(part.steps)) <= first_split(part))
+        if tries < (LAST_TRIES if least else TRIES):
             self._add(part, piece.begin, tries, piece.stop)
-        elif head or not splits(part):
+        elif least:
             self.lost.append(Lost(tuple(part.prompts.tolist()), reason))
         elif len(branches) > 1:
             self._deal(part, 0, np.array_split(branches, 2), piece.begin, TRIES - 1)
@@ -179,25 +218,32 @@ class Pieces:
                 self.lost.append(Lost(tuple(prompts.tolist()), reason))
         self.waiting, self.running, self.left = [], {}, 0
 
-    def _largest(self, steps: int, more: int = 0) -> float:
-        """Rows that a piece may have now, and no fewer than so many whole pictures have."""
+    def _largest(self, steps: int, part: float) -> float:
+        """Rows that a piece may have now, or a part of them, and no fewer than so many whole pictures have."""
         pieces = self.workers * (PER_WORKER if self.batch == 1 else PER_GPU)
-        return max((self.left + more) / pieces, self.batch * LEAST_LEAVES * steps)
+        return max(part * self.left / pieces, self.batch * LEAST_LEAVES * steps)
 
-    def _stop(self, part: Part, most: float) -> int:
-        """Steps after which a part that is too large is dealt out: as few rows as a batch takes are best kept together.
+    def _cut(self, piece: Piece, most: float) -> tuple[int, list[np.ndarray]]:
+        """Steps that a piece which is too large makes as a head; where 0, groups of branches in which it is dealt out.
 
-        0 where it has more branches already, or such that can be dealt out.
+        Few rows take as long as a batch does, so that branches are kept together until each group has a batch of them.
+        Those that are fewer are dealt out among workers who would have nothing to do.
         """
-        for i, step in enumerate(part.steps):
-            width = len(step.parents)
-            if width > self.batch or (width > 1 and rows_below(part, i).max() <= most):
-                return i
-        return 0
+        widths = [len(step.parents) for step in piece.part.steps]
+        count = max(2, math.ceil(piece.size / most))
+        idle = self.workers - len(self.running) - len(self.waiting)
+        wide = self.batch * count
+        if widths[0] < wide and idle > 1:
+            if widths[0] > 1:
+                return 0, dealt(piece.part, 0, idle)
+            wide = min(wide, self.batch + 1)
+        wide = min(wide, widths[-1] // 2 + 1)  # or nearly as wide as it gets
+        stop = next(i for i, width in enumerate(widths) if width >= wide)
+        return stop, [] if stop else dealt(piece.part, 0, count, most)
 
-    def _deal(self, part: Part, i: int, groups: Iterable[np.ndarray], begin: Any, tries: int = 0) -> None:
-        for group in groups:
-            self._add(*some_of(part, i, group, begin), tries)
+    def _deal(self, part: Part, i: int, groups: Sequence[np.ndarray], begin: Any, tries: int = 0) -> None:
+        for own in below_each(part, i, groups):
+            self._add(*begun_at(own, begin), tries)
 
     def _add(self, part: Part, begin: Any, tries: int = 0, stop: int | None = None) -> None:
         piece = Piece(self._numbers, part, begin, stop, tries, rows_of(part))
@@ -205,90 +251,32 @@ class Pieces:
         self.left += piece.size
         self._numbers += 1
 
-    def _handed_out(self, piece: Piece) -> Piece:
+    def _handed_out(self, piece: Piece, worker: int | None) -> Piece:
         self.running[piece.number] = piece
+        self.speeds.begun(piece.number, worker)
         return piece
 
 
-def rows_of(part: Part, stop: int | None = None) -> int:
-    """Rows that the model evaluates for a part, or for its first steps."""
-    return sum(len(step.parents) for step in part.steps[:stop])
-
-
-def splits(part: Part) -> bool:
-    """Whether there are ever several branches in a part."""
-    return len(part.steps[-1].parents) > 1
-
-
-def first_split(part: Part) -> int:
-    """The first step of a part that has several branches."""
-    return next(i for i, step in enumerate(part.steps) if len(step.parents) > 1)
-
-
-def rows_below(part: Part, i: int) -> np.ndarray:
-    """Rows of each branch of a step and of all that is below it, (C,) int64; the step is number `start + i`."""
-    rows = np.ones(len(part.steps[-1].parents))
-    for step, above in zip(reversed(part.steps[i + 1 :]), reversed(part.steps[i:-1]), strict=True):
-        rows = 1 + np.bincount(step.parents, weights=rows, minlength=len(above.parents))
-    return rows.astype(np.int64)
-
-
-def dealt(part: Part, i: int, most: float) -> Iterator[np.ndarray]:
-    """Branches of a step in groups of at most so many rows, or one branch; large batches suit a GPU.
+def begun_at(part: Part, begin: Any) -> tuple[Part, Any]:
+    """A part with the rows alone that it is copied from.
 
     Parameters
     ----------
     part : Part
-    i : int
-        Step `part.start + i`.
-    most : float
-        Rows that a group may have, with all that is below.
-
-    Yields
-    ------
-    branches : (B,) int64 array
-        Ascending.
-    """
-    rows: list[int] = rows_below(part, i).tolist()
-    groups: list[list[int]] = []
-    room: list[int] = []
-    for branch in sorted(range(len(rows)), key=lambda branch: -rows[branch]):
-        place = next((g for g, free in enumerate(room) if free >= rows[branch]), None)
-        if place is None:
-            groups.append([])
-            room.append(int(most))
-            place = len(groups) - 1
-        groups[place].append(branch)
-        room[place] -= rows[branch]
-    for group in groups:
-        yield np.array(sorted(group))
-
-
-def some_of(part: Part, i: int, branches: np.ndarray, begin: Any) -> tuple[Part, Any]:
-    """The part below some branches of a step, and of `begin` the rows alone that they are copied from.
-
-    Parameters
-    ----------
-    part : Part
-    i : int
-        Step `part.start + i`.
-    branches : (B,) int64 array
-        Ascending.
     begin : any
         ``begin[rows]`` is asked for an int64 array of rows where it knows such; else handed on.
 
     Returns
     -------
     part : Part
+        Its first step is copied from these.
     begin : any
     """
-    found = below(part, i, branches)
-    first = found.steps[0]
+    if not hasattr(begin, "rows"):
+        return part, begin
+    first = part.steps[0]
     rows, parents = np.unique(first.parents, return_inverse=True)
-    taken = begin[rows] if hasattr(begin, "rows") else begin
-    if taken is begin:
-        return found, begin
-    return replace(found, steps=(replace(first, parents=parents), *found.steps[1:])), taken
+    return replace(part, steps=(replace(first, parents=parents), *part.steps[1:])), begin[rows]
 
 
 def without(part: Part, gone: np.ndarray) -> Part:

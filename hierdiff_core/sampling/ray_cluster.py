@@ -23,6 +23,7 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU are left as they are
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the machine's address is 127.0.0.1 then, on Linux, too
 }
+CLIENT = "ray://"
 LONGEST_FOLDER = 40  # characters: names of sockets may have 107, and Ray's take some 60
 
 
@@ -120,7 +121,8 @@ def started(ray: Any, address: str, **options: Any) -> Iterator[None]:
             ray.shutdown()
             where = "here" if local else f"at {address}"
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"Ray {where} does not answer ({type(error).__name__}: {reason})") from error
+            what_to_do = for_clients(error) if address.startswith(CLIENT) else ""
+            raise ValueError(f"Ray {where} does not answer ({type(error).__name__}: {reason}){what_to_do}") from error
         except BaseException:
             ray.shutdown()
             raise
@@ -129,6 +131,18 @@ def started(ray: Any, address: str, **options: Any) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def for_clients(error: Exception) -> str:
+    """What to do where a `ray://` address does not answer; others have neither of these."""
+    if "ray[client]" in str(error):
+        return f'. {CLIENT} needs more of Ray: pip install "ray[client]", or give the address without it, host:6379'
+    if "RAY_AUTH_MODE" in os.environ:
+        return ""
+    return (
+        ". Newer versions of Ray ask for a token: start this command with RAY_AUTH_MODE=token in its environment, and "
+        "have the cluster's ~/.ray/auth_token here by the same name"
+    )
 
 
 def workers_here(count: int, gpus: bool) -> int:
@@ -187,7 +201,7 @@ def remove_old(folder: Path) -> None:
 
 def on_loopback(address: str) -> bool:
     """Whether the address of a cluster is one of this machine alone."""
-    host = address.rpartition(":")[0].removeprefix("ray://").strip("[]")
+    host = address.rpartition(":")[0].removeprefix(CLIENT).strip("[]")
     try:
         return host == "localhost" or is_loopback(host)
     except ValueError:  # a name

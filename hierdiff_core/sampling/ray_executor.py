@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .executor import MOST_REASON, SECONDS, Done, Failure, Job, NoWorkers, Said, Task, Told, Workers
+from .executor import MOST_REASON, SECONDS, Done, Failure, Job, NoWorkers, Said, Take, Told, Workers
 from .ray_cluster import begun_here, connected, import_ray
 
 PACKAGE = Path(__file__).parents[1]
@@ -40,6 +40,8 @@ class Slot:
         Whether it was made.
     pid : int or None
         Of its process.
+    kind : str
+        What it computes on; "" before it says so.
     deaths, failures : int
         One after the other.
     rests, heard : float
@@ -52,6 +54,7 @@ class Slot:
         self.task: int | None = None
         self.ready = False
         self.pid: int | None = None
+        self.kind = ""
         self.deaths = self.failures = 0
         self.rests = self.heard = 0.0
 
@@ -104,6 +107,11 @@ class RayExecutor:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
+    @property
+    def kinds(self) -> list[str]:
+        """What each worker computes on; "" of those that are not there yet."""
+        return [slot.kind for slot in self.slots]
+
     def begin(self, job: Job) -> None:
         """Make the workers, or have those that are there ready for another job, and wait for them.
 
@@ -132,13 +140,13 @@ class RayExecutor:
         if not any(slot.actor for slot in self.slots):
             raise ValueError(f"no worker could be made: {self.reason}")
 
-    def run(self, take: Callable[[], Task | None]) -> Iterator[tuple[int, Said] | None]:
+    def run(self, take: Take) -> Iterator[tuple[int, Said] | None]:
         """As in `Executor`; workers that are late join, and those that die are replaced.
 
         Parameters
         ----------
         take : callable
-            Gives the next task.
+            ``take(worker)`` gives the next task.
 
         Yields
         ------
@@ -165,16 +173,16 @@ class RayExecutor:
             heard += [said for slot in asked for said in self._silent(slot)]
             yield from heard or [None]
 
-    def _hand_out(self, take: Callable[[], Task | None]) -> bool:
+    def _hand_out(self, take: Take) -> bool:
         """Give tasks to workers that are idle; whether all is done."""
-        ready = [slot for slot in self.slots if slot.ready]
-        resting = [slot for slot in ready if slot.rests > time.monotonic() and len(ready) > 1]
+        ready = {number: slot for number, slot in enumerate(self.slots) if slot.ready}
         asked = False
-        for slot in ready:
-            if slot.task is None and slot not in resting:
-                task, asked = take(), True
-                if task is None:
-                    break
+        for number, slot in ready.items():
+            resting = slot.rests > time.monotonic() and len(ready) > 1
+            if slot.task is None and not resting:
+                task, asked = take(number), True
+                if task is None:  # others may have something all the same: it may be too slow
+                    continue
                 slot.task, slot.ref, slot.heard = task[0], slot.actor.work.remote(task[1]), time.monotonic()
         return asked and not any(slot.task is not None for slot in self.slots)
 
@@ -210,7 +218,7 @@ class RayExecutor:
             self.reason = reason
             self._end(slot)
         else:
-            slot.ready, slot.ref, slot.pid = True, None, value[1]
+            slot.ready, slot.ref, (slot.pid, slot.kind) = True, None, value[1:]
 
     def _heard(self, slot: Slot, value: Any) -> Iterator[tuple[int, Said]]:
         """Hear of a worker's task, or of a new worker."""
@@ -305,7 +313,7 @@ def actor_class(ray: Any) -> Any:
             except Exception as error:
                 kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
                 return ["refused", socket.gethostname(), f"{kind}{str(error)[:500]}"]
-            return ["made", os.getpid()]
+            return ["made", os.getpid(), getattr(self.work_of, "kind", "")]
 
         def work(self, task: Any) -> Any:
             """Begin a task, and say what there is to say first."""

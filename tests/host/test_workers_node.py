@@ -46,7 +46,7 @@ def workers(pack, monkeypatch):
 def test_workers_draw_the_pictures_of_one_process(emoji, workers):
     whole, found = emoji(), emoji(workers=workers)
     assert torch.equal(found.latents, whole.latents)
-    assert "drawn by 2 workers, on this machine" in found.report
+    assert "drawn by 2 workers, on this machine\nUNet rows by worker: " in found.report
     lines = [line for line in whole.report.splitlines() if line.startswith("UNet rows")]
     assert lines[0] in found.report
 

@@ -1,6 +1,7 @@
 """The command with workers, which are threads here: its set is that of one process, whatever fails."""
 
 import json
+import re
 
 import pytest
 
@@ -37,6 +38,12 @@ def files(folder):
     return {**found, "report.json": kept}
 
 
+def rows_by_worker(said):
+    """Rows of all workers, as the command says them."""
+    line = next(line for line in said.splitlines() if "UNet rows by worker: " in line)
+    return sum(int(rows) for rows in re.findall(r"(\d+)(?: \([^)]*\))?(?:, |$)", line))
+
+
 def poisoned(prompt, task_of=workers_run.task_of):
     """Tasks of which those fail that finish a prompt."""
 
@@ -56,6 +63,7 @@ def test_the_set_is_that_of_one_process(tmp_path, whole, how, capsys):
     assert files(folder) == whole
     said = capsys.readouterr()
     assert "rows/s, 2 workers" in said.err
+    assert rows_by_worker(said.err) == json.loads((folder / "report.json").read_text())["nfe"]
     assert "9 pictures in" in said.out
 
 

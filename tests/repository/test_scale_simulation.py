@@ -15,7 +15,8 @@ BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 def modules():
     before = list(sys.path)
     sys.path.insert(0, str(BENCHMARKS))
-    yield {name: importlib.import_module(name) for name in ("scale_model", "scale_simulation", "scale_costs")}
+    names = ("scale_model", "scale_simulation", "scale_costs", "scale_expected")
+    yield {name: importlib.import_module(name) for name in names}
     sys.path[:] = before
 
 
@@ -80,5 +81,20 @@ def test_its_command_prints_tables(modules, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["scale_simulation.py", "--prompts", "600", "--workers", "300"])
     modules["scale_simulation"].main()
     said = capsys.readouterr().out
-    assert said.count("**") == 18
+    assert said.count("**") == 20
     assert "nan" not in said
+
+
+def test_what_is_expected_of_gpus_draws_all_with_and_without_a_death(modules, monkeypatch, capsys):
+    expected = modules["scale_expected"]
+    plan, row_ms = expected.plan_of(64), expected.ROW_MS["H200", "none"]
+    alone, usual, killed = (expected.Expected(plan, workers, row_ms, first=1.0) for workers in (1, 3, 3))
+    seconds = usual.run()
+    assert alone.run() / 3 < seconds < alone.now
+    assert killed.run(-1.0, restart=5.0) > seconds
+    for run in (alone, usual, killed):
+        assert run.pieces.finished.all()
+    assert sum(share.rows for share in usual.pieces.shares) == plan.nfe
+    monkeypatch.setattr(sys, "argv", ["scale_expected.py", "--prompts", "40", "--workers", "2", "--kill"])
+    expected.main()
+    assert capsys.readouterr().out.count("| 40 | 2 |") == 1

@@ -3,11 +3,19 @@
 import os
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from hierdiff_core.sampling.executor import Done, Failure, Here, Job, Threads, Told, Workers
-from hierdiff_core.sampling.ray_cluster import is_loopback, on_loopback, remove_old, short_folder, workers_here
+from hierdiff_core.sampling.ray_cluster import (
+    connected,
+    is_loopback,
+    on_loopback,
+    remove_old,
+    short_folder,
+    workers_here,
+)
 from hierdiff_core.sampling.ray_executor import RayExecutor
 
 
@@ -40,6 +48,25 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
         pytest.raises(ValueError, match=r"Workers need Ray: pip install hierdiff\[ray\]"),
         RayExecutor(Workers(), "cpu"),
     ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "mode", "said"),
+    [
+        ("ray://h:1", ValueError("requires pip package `ray[client]`"), None, 'pip install "ray\\[client\\]", or give'),
+        ("ray://h:1", ConnectionError("timeout"), None, r"timeout\). Newer .* RAY_AUTH_MODE=token in its environment"),
+        ("ray://h:1", ConnectionError("timeout"), "token", r"timeout\)$"),
+        ("h:1", ConnectionError("timeout"), None, r"timeout\)$"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_says_what_to_do(monkeypatch, address, error, mode, said):
+    def init(**_):
+        raise error
+
+    ray = SimpleNamespace(init=init, shutdown=lambda: None, is_initialized=lambda: False)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode) if mode else monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(ValueError, match=said), connected(ray, address, 1, gpus=False):
         pass
 
 
@@ -88,7 +115,7 @@ def test_tasks_are_done_and_what_they_say_is_heard(executor):
     tasks = [(number, number + 1) for number in range(6)]
     with executor:
         executor.begin(Job("", {}, lambda: squares))
-        heard = [said for said in executor.run(lambda: tasks.pop() if tasks else None) if said]
+        heard = [said for said in executor.run(lambda worker: tasks.pop() if tasks else None) if said]
     ended = {number: said for number, said in heard if not isinstance(said, Told)}
     assert {number: said.value for number, said in ended.items() if isinstance(said, Done)} == {
         0: 1,
@@ -106,7 +133,7 @@ def test_tasks_that_come_of_others_are_done():
     with Threads(2) as executor:
         executor.begin(Job("", {}, lambda: lambda value, tell: value))
         done = []
-        for said in executor.run(lambda: tasks.pop() if tasks else None):
+        for said in executor.run(lambda worker: tasks.pop() if tasks else None):
             if said is not None:
                 done.append(said[1].value)
                 tasks.extend((said[0] * 2 + i, said[1].value + 1) for i in (1, 2) if said[1].value < 4)
@@ -126,7 +153,7 @@ def test_work_that_goes_on_after_its_run_ends_when_it_says_something():
     tasks = [(0, 0)]
     with Threads(1) as executor:
         executor.begin(Job("", {}, lambda: work))
-        for said in executor.run(lambda: tasks.pop() if tasks else None):
+        for said in executor.run(lambda worker: tasks.pop() if tasks else None):
             assert said is None
             executor.closed = True
             going_on.set()

@@ -37,23 +37,25 @@ def set_of(prompts, saving, steps=40):
 class Simulated:
     """Workers of some speeds, and a clock: a piece takes as long as its rows."""
 
-    def __init__(self, plan, speeds, batch=1, fails=lambda piece, time: False):
+    def __init__(self, plan, speeds, batch=1, fails=lambda piece, time: False, alike=True):
         self.plan, self.speeds, self.fails = plan, speeds, fails
-        self.pieces = Pieces(whole(plan), None, len(speeds), batch)
+        self.pieces = Pieces(whole(plan), None, len(speeds), batch, lambda: self.time, alike)
         self.done, self.time, self.busy = [], 0.0, []
 
     def run(self):
         """Until nothing is left; the time."""
         idle = list(range(len(self.speeds)))
         while True:
-            while idle and (piece := self.pieces.take()) is not None:
-                worker = idle.pop(0)
+            for worker in list(idle):
+                if (piece := self.pieces.take(worker)) is None:
+                    continue
+                idle.remove(worker)
                 end = self.time + rows_of(piece.part, piece.stop) / self.speeds[worker]
                 heapq.heappush(self.busy, (end, worker, piece.number))
             if not self.busy:
                 return self.time
             self.time, worker, number = heapq.heappop(self.busy)
-            piece = self.pieces.running[number]
+            piece, self.worker = self.pieces.running[number], worker
             idle.append(worker)
             if self.fails(piece, self.time):
                 self.pieces.failed(number, "broken")
@@ -69,6 +71,15 @@ class Simulated:
             for k, step in enumerate(piece.part.steps[: piece.stop], piece.part.start)
             for cluster in step.clusters.tolist()
         ]
+
+    def cost(self, batch):
+        """Rows of all calls, where one of fewer costs as much as one of a batch."""
+        return sum(max(rows, batch) for _, piece in self.done for rows in widths(piece))
+
+
+def widths(piece):
+    """Branches of its steps."""
+    return [len(step.parents) for step in piece.part.steps[: piece.stop]]
 
 
 def all_rows(plan):
@@ -113,6 +124,36 @@ def test_a_slow_worker_gets_less():
     assert done[2] < 0.4 * min(done[:2])
 
 
+def test_where_workers_are_not_alike_a_slow_one_does_not_keep_the_others_waiting():
+    plan, speeds = set_of(2000, 0.6), [1.0] * 7 + [0.3]
+    alike, unlike = (Simulated(plan, speeds, 8, alike=alike) for alike in (True, False))
+    least = plan.nfe / sum(speeds)
+    assert unlike.run() < 1.12 * least < alike.run()
+    assert sorted(unlike.rows()) == all_rows(plan)
+    done = [share.rows / share.seconds for share in unlike.pieces.shares]
+    assert done == pytest.approx(speeds)
+    assert sum(share.rows for share in unlike.pieces.shares) == plan.nfe
+
+
+def test_a_slow_worker_begins_nothing_at_the_end_unless_others_fail():
+    now = [0.0]
+    pieces = Pieces(whole(set_of(64, 0.0)), None, 2, 1, lambda: now[0])
+    fast, slow = pieces.take(0), pieces.take(1)
+    for piece, seconds in ((fast, 1.0), (slow, 100.0)):
+        now[0] = seconds
+        pieces.done(piece.number)
+    while len(pieces.waiting) + len(pieces.running) > 1:
+        pieces.done(pieces.take(0).number)
+    last = pieces.take(0)
+    assert pieces.take(1) is None
+    pieces.failed(last.number, "its worker died")
+    again = pieces.take(1)
+    while again is not None:
+        pieces.done(again.number)
+        again = pieces.take(1)
+    assert pieces.finished.all()
+
+
 def test_a_batch_keeps_rows_together():
     """A GPU takes hardly longer for eight rows than for one."""
     plan = set_of(2000, 0.6)
@@ -120,9 +161,20 @@ def test_a_batch_keeps_rows_together():
     single.run()
     batched.run()
     assert len(batched.done) < len(single.done)
-    assert all(
-        len(step.parents) <= 8 for _, piece in batched.done if piece.stop for step in piece.part.steps[: piece.stop]
+    assert batched.cost(8) < 1.01 * plan.nfe < single.cost(8)
+
+
+def test_few_branches_go_on_together_until_they_are_many():
+    """Groups that are one branch each for most steps: their narrow steps are made once, not one by one."""
+    rows = np.random.default_rng(0).normal(size=(12, 16)).repeat(20, axis=0)
+    rows += 0.1 * np.random.default_rng(1).normal(size=rows.shape)
+    plan = plan_for(
+        PromptTree.of(rows, "chord", [f"prompt {i}" for i in range(240)]), Budget("saving", 0.6), Profile(40)
     )
+    assert plan.steps[5].num_clusters == 12
+    simulated = Simulated(plan, [1.0] * 4, batch=8)
+    simulated.run()
+    assert simulated.cost(8) < 1.15 * plan.nfe
 
 
 @given(plans(), st.integers(0, 2**32 - 1))
