@@ -81,8 +81,11 @@ NOTE_ENDINGS = """() => {
         app.api.addEventListener(ending, ({ detail }) => window.endedRuns.add(detail.prompt_id));
     }
 }"""
-FRAMES = "async (count) => { while (count--) await new Promise((next) => requestAnimationFrame(next)); }"
-FRAME = 1000 / 60  # milliseconds
+# Of sixty frames a second, where the page was not told to make fewer.
+FRAMES = """async (milliseconds) => {
+    let count = Math.max(2, Math.round(milliseconds / (window.millisecondsOfFrame ?? 1000 / 60)));
+    while (count--) await new Promise((next) => requestAnimationFrame(next));
+}"""
 
 
 def find_chromium(playwright: Playwright) -> str | None:
@@ -261,7 +264,7 @@ class ComfyPage:
         """Wait until the page's requests are answered, then so long by its frames, which a busy machine delays."""
         with contextlib.suppress(PlaywrightTimeoutError):  # of another pack, or one that waits for something to happen
             self.page.wait_for_function("!window.openRequests", timeout=10_000)
-        self.evaluate(FRAMES, max(2, round(milliseconds / FRAME)))
+        self.evaluate(FRAMES, milliseconds)
 
     def evaluate(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)

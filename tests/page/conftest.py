@@ -1,7 +1,8 @@
 """Pages of a real ComfyUI in a real Chromium, for the tests of this folder.
 
-Loading a page costs four seconds of a processor, more than many of these tests. A test that asks for a `shared` page
-gets one that stays open between tests, with an empty workflow in it.
+Loading a page costs two seconds of a processor, and six where the browser has not loaded it before: more than many of
+these tests. A test that asks for a `shared` page gets one that stays open between tests, with an empty workflow in it;
+the browser and the windows of a server stay open until the tests of this folder are over.
 """
 
 from __future__ import annotations
@@ -9,13 +10,39 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from pathlib import Path
 
 import pytest
 from comfyui_host import REPO_ROOT, ComfyServer
 from comfyui_page import QUIET, chromium, comfyui_page, new_window, newest_front_end
+from other_pack import write_pack
 
 ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
 MOST_KEPT = 2
+FRAMES_APART = 50  # milliseconds
+# A running graph is painted anew in each frame, which sixty times a second costs more than what is tested with it.
+FEWER_FRAMES = f"""(() => {{
+    const [request, waiting] = [window.requestAnimationFrame.bind(window), new Map()];
+    let count = 0;
+    const frame = (time) => {{
+        const callbacks = [...waiting.values()];
+        waiting.clear();
+        for (const callback of callbacks) {{
+            try {{
+                callback(time);
+            }} catch (error) {{
+                reportError(error);
+            }}
+        }}
+    }};
+    window.requestAnimationFrame = (callback) => {{
+        if (!waiting.size) setTimeout(() => request(frame), {FRAMES_APART} - 1000 / 60);
+        waiting.set(++count, callback);
+        return count;
+    }};
+    window.cancelAnimationFrame = (id) => waiting.delete(id);
+    window.millisecondsOfFrame = {FRAMES_APART};
+}})()"""
 EMPTY = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "version": 0.4}
 FAILED = pytest.StashKey[bool]()
 
@@ -55,10 +82,24 @@ class Pages:
     def new(self, *, settings=None, **options):
         """A new page, in a window that has the host's files in its cache if there is one."""
         free = self.free.setdefault(str(options), [])
-        window = free.pop() if free else new_window(self.browser, **options)
+        window = free.pop() if free else self.new_window(**options)
         with comfyui_page(self.browser, self.server, settings=settings, window=window) as page:
             yield page
         free.append(window)
+
+    def new_window(self, **options):
+        window = new_window(self.browser, **options)
+        window.add_init_script(FEWER_FRAMES)
+        return window
+
+    def close(self):
+        """Close all that stays open."""
+        for page, _ in list(self.kept.values()):
+            self.drop(page)
+        for windows in self.free.values():
+            for window in windows:
+                window.close()
+        self.free.clear()
 
     def drop(self, page):
         """Close a page if it is one that stays open."""
@@ -66,6 +107,43 @@ class Pages:
             if kept is page:
                 del self.kept[settings]
                 window.__exit__(None, None, None)
+
+
+class Opened:
+    """The browser of this folder's tests and the pages of one server, kept from file to file."""
+
+    def __init__(self):
+        self.closing = contextlib.ExitStack()
+        self.running = self.pages = None
+
+    def browser(self):
+        if self.running is None:
+            self.running = self.closing.enter_context(chromium())
+        return self.running
+
+    def pages_of(self, server):
+        if self.pages is None or self.pages.server is not server:
+            if self.pages is not None:
+                self.pages.close()
+            self.pages = Pages(self.browser(), server)
+        return self.pages
+
+    def close(self):
+        if self.pages is not None:
+            self.pages.close()
+        self.running = self.pages = None
+        self.closing.close()
+
+
+OPENED = Opened()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """No browser outlives the tests of this folder: while one runs, no other test could use asyncio."""
+    yield
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        OPENED.close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -77,15 +155,15 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as running:
-        yield running
+    return OPENED.browser()
 
 
 @pytest.fixture(scope="session", params=["installed", "newest"])
 def web(request, tmp_path_factory):
-    """A server with each front end."""
+    """A server with each front end, and a pack of somebody else."""
     extra = ("--front-end-root", str(newest_front_end())) if request.param == "newest" else ()
     folder, alone = tmp_path_factory.mktemp(request.param), {"OMP_NUM_THREADS": "1"}  # beside a browser: no waiting
+    write_pack(folder)
     with ComfyServer(base_dir=folder, extra_args=extra, env=alone) as running:
         running.front_end = request.param
         yield running
@@ -98,11 +176,8 @@ def server(comfyui):
 
 
 @pytest.fixture(scope="module")
-def pages(browser, server):
-    made = Pages(browser, server)
-    yield made
-    for page, _ in list(made.kept.values()):
-        made.drop(page)
+def pages(server):
+    return OPENED.pages_of(server)
 
 
 @pytest.fixture

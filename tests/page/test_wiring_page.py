@@ -4,22 +4,13 @@ import json
 import uuid
 
 import pytest
-from comfyui_host import ComfyServer
-from comfyui_page import newest_front_end
-from other_pack import write_pack
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
 
-@pytest.fixture(scope="module", params=["installed", "newest"])
-def server(request, tmp_path_factory):
-    """With each front end, and a pack of somebody else."""
-    extra = ("--front-end-root", str(newest_front_end())) if request.param == "newest" else ()
-    folder = tmp_path_factory.mktemp(request.param)
-    write_pack(folder)
-    with ComfyServer(base_dir=folder, extra_args=extra, env={"OMP_NUM_THREADS": "1"}) as running:
-        running.front_end = request.param
-        yield running
+@pytest.fixture(scope="module")
+def server(web):
+    return web
 
 
 # Ours beside the host's own sampler: each gets the same links, one at a time.

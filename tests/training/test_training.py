@@ -12,6 +12,7 @@ from dataclasses import replace
 import losses
 import pytest
 import torch
+import train
 from assemble import OF_THIS_MACHINE
 from clip_pair import nearest_distances, noisy, soft_contrast
 from config import FULL, SMOKE, UNET_SCHEDULER, Optimisation
@@ -292,11 +293,14 @@ def test_shares_of_the_minutes_leave_time_for_the_rest():
 
 @pytest.fixture(scope="module")
 def smoke_run(tmp_path_factory):
-    """A whole training of a few steps."""
-    out = tmp_path_factory.mktemp("run")
-    command = [sys.executable, str(TRAINING / "train.py"), "--smoke", "--device", "cpu", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """A whole training of a few steps; its stages are scripts, and what starts them is here: it imports for seconds."""
+    out, terminated = tmp_path_factory.mktemp("run"), signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", "--smoke", "--device", "cpu", "--out", str(out)])
+        try:
+            train.main()
+        finally:
+            signal.signal(signal.SIGTERM, terminated)
     return out
 
 
