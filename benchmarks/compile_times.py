@@ -78,7 +78,7 @@ def child(way, small):
             given = inputs(rows)
             curve.append(1000 / rows * seconds(lambda given=given: network(*given), device, repeats=5, warm=3))
         network.close()
-    prompts, steps = (PARSED[:4], 2) if small else (PARSED, 40)
+    prompts, steps = (PARSED[:4], 8) if small else (PARSED, 40)
     rows = torch.randn(len(prompts), width, generator=torch.Generator().manual_seed(0))
     embeddings = PromptEmbeddings(rows, torch.zeros_like(rows), prompts)
     plan = saving_plan(PromptTree.of(rows, "cosine"), steps)
