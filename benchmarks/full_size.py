@@ -81,6 +81,15 @@ def random_decoder(device, dtype=torch.float16):
     return KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=DDPMScheduler(**SCHEDULER))
 
 
+def random_unet(device, dtype=torch.float16):
+    """A pipeline as `random_decoder` makes it, whose MoVQ is a small one: for sampling alone."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        unet = UNet2DConditionModel(**UNET).to(dtype).eval()
+        movq = VQModel(**MOVQ | {"block_out_channels": (32, 32, 32, 32), "num_vq_embeddings": 16}).to(dtype).eval()
+    return KandinskyV22Pipeline(unet=unet, movq=movq, scheduler=DDPMScheduler(**SCHEDULER))
+
+
 def random_prior(device, dtype=torch.float16, tokenizer=None, image_processor=None):
     """A `KandinskyV22PriorPipeline` of the published configuration (prior 1.0, text encoder 0.7, image encoder 1.8
     billion parameters). `tokenizer` and `image_processor` are another prior's: their words do not matter to the time.

@@ -58,9 +58,10 @@ from hierdiff_core.sampling.observer import Observer
 RELATED = "{cat face|dog face|tiger face|red apple|strawberry|fire engine|tulip|snowman}, " + (
     "{noto|twemoji|flat|3d|fluent|line art|pixel|paper} style"
 )
+PARSED = parse_prompts(RELATED)
 SAVING = 0.6
 # What the whole table is made for; the other ways are timed breadth first only.
-BEST = ACCELERATIONS[-1]
+BEST = "auto"
 SECONDS_BETWEEN_PREVIEWS = 0.3  # the sampler node's
 PARTS = (0.0, 1.0), (0.0, 0.8), (0.2, 0.8)  # of the steps, with guidance
 TURNS = "in turns", "meanwhile"
@@ -84,6 +85,8 @@ class Setting:
     prior_prompts: int
     branches: tuple  # sizes of the curve
     ward_sizes: tuple
+    ways: tuple = ACCELERATIONS
+    paper_prompts: int = 64  # that the paper's prior is timed with
 
     @property
     def pixels(self):
@@ -97,14 +100,12 @@ def full_setting(with_prior):
         prior = random_prior("cuda", tokenizer=bundled.tokenizer, image_processor=bundled.image_processor)
         prior.set_progress_bar_config(disable=True)
     sizes = (1, 2, 4, 8, 12, 16, 24, 32), (2000, 5000, 50_000, 100_000)
-    return Setting(
-        "cuda", prior, random_decoder("cuda"), parse_prompts(RELATED), 64, 40, 25, 10.0, 3, 2000, 500, *sizes
-    )
+    return Setting("cuda", prior, random_decoder("cuda"), PARSED, 64, 40, 25, 10.0, 3, 2000, 500, *sizes)
 
 
 def small_setting():
     prompts = parse_prompts("{cat face|red apple}, {noto|flat} style")
-    return Setting("cpu", load_prior(), load_decoder(), prompts, 8, 6, 4, 3.0, 1, 12, 6, (1, 2), (60,))
+    return Setting("cpu", load_prior(), load_decoder(), prompts, 8, 6, 4, 3.0, 1, 12, 6, (1, 2), (60,), (BEST,), 4)
 
 
 def table(title, head, rows):
@@ -132,7 +133,7 @@ def curve(setting):
     """Time of a guidance pair in UNet calls of several sizes; returns the best of any way."""
     unet, device = setting.decoder.unet, setting.device
     times = {}
-    for way in ACCELERATIONS if device == "cuda" else ACCELERATIONS[:1]:
+    for way in setting.ways:
         network = unet_calls(unet, way)
         t = torch.tensor(500, device=device)
         for branches in setting.branches:
@@ -156,20 +157,23 @@ def job(setting, best):
     embeddings = our_embeddings(setting)
     latents = torch.randn(len(setting.prompts), 4, setting.side, setting.side, device=device)
     decode_time = seconds(lambda: decode(setting.decoder, latents), device, setting.repeats, warm=1)
-    rows = [["the paper's loop", *(f"{x:.2f}" for x in (*theirs, sum(theirs))), "1", "1"]]
     limits = []
-    for way in ACCELERATIONS if device == "cuda" else ACCELERATIONS[:1]:
-        for order in ORDERS if device == "cpu" or way == BEST else ORDERS[:1]:
-            run = our_sampling(setting, embeddings, plan, acceleration=way, order=order)
-            took = seconds(run, device, setting.repeats, warm=1)
-            times = prior_time, took, decode_time
-            ratios = f"{sum(times) / sum(theirs):.3f}", f"{took / theirs[1]:.3f}"
-            rows.append([f"{way}, {order}", *(f"{x:.2f}" for x in (*times, sum(times))), *ratios])
-            if order == ORDERS[0] and (device == "cpu" or way != "none"):
-                alone = seconds(our_sampling(setting, embeddings, whole, acceleration=way), device)
-                limits.append([way, *limit_row(plan, whole, took, alone, best)])
+
+    def rows():
+        yield "the paper's loop", *(f"{x:.2f}" for x in (*theirs, sum(theirs))), "1", "1"
+        for way in setting.ways:
+            for order in ORDERS if device == "cpu" or way == BEST else ORDERS[:1]:
+                run = our_sampling(setting, embeddings, plan, way, order=order)
+                took = seconds(run, device, setting.repeats, warm=1)
+                times = prior_time, took, decode_time
+                ratios = f"{sum(times) / sum(theirs):.3f}", f"{took / theirs[1]:.3f}"
+                yield f"{way}, {order}", *(f"{x:.2f}" for x in (*times, sum(times))), *ratios
+                if order == ORDERS[0] and (device == "cpu" or way != "none"):
+                    alone = seconds(our_sampling(setting, embeddings, whole, way), device)
+                    limits.append([way, *limit_row(plan, whole, took, alone, best)])
+
     head = ["", "prior s", "sampling s", "decoding s", "job s", "job / paper's", "sampling / paper's"]
-    table(f"{plan.num_prompts} prompts, {plan.num_steps} steps, {plan.saved:.1%} saved, {plan.nfe} rows", head, rows)
+    table(f"{plan.num_prompts} prompts, {plan.num_steps} steps, {plan.saved:.1%} saved, {plan.nfe} rows", head, rows())
     head = ["", "shared s", "tau = 0 s", "speed-up", "rows' ratio", "of it", "limit s", "time / limit"]
     table("Against our own tau = 0 run, and against rows times the best time of a row", head, limits)
 
@@ -179,7 +183,9 @@ def their_times(setting, plan):
     device, decoder = setting.device, setting.decoder
     unet_calls(decoder.unet, "none")
     paper_loop.embed(setting.prior, setting.prompts[:1], setting.prior_steps)
-    prior_time = seconds(lambda: paper_loop.embed(setting.prior, setting.prompts, setting.prior_steps), device)
+    few = setting.prompts[: setting.paper_prompts]
+    prior_time = seconds(lambda: paper_loop.embed(setting.prior, few, setting.prior_steps), device)
+    prior_time *= len(setting.prompts) / len(few)
     embeds = torch.randn(2, len(setting.prompts), decoder.unet.config.encoder_hid_dim, device=device)
     embeds = embeds.to(decoder.unet.dtype)
     arguments = embeds, setting.prompts, plan.Z, plan.thresholds, setting.guidance, setting.side
@@ -192,8 +198,9 @@ def our_embeddings(setting):
     return embed_prompts(setting.prior, setting.prompts, num_steps=setting.prior_steps)
 
 
-def our_sampling(setting, embeddings, plan, **options):
-    return lambda: sample(setting.decoder, embeddings, plan, guidance=setting.guidance, **setting.pixels, **options)
+def our_sampling(setting, embeddings, plan, acceleration, **options):
+    options |= {"guidance": setting.guidance, "acceleration": acceleration, **setting.pixels}
+    return lambda: sample(setting.decoder, embeddings, plan, **options)
 
 
 def limit_row(plan, whole, took, alone, best):
@@ -208,11 +215,11 @@ def outside(setting):
     plan, embeddings = plan_of(setting), our_embeddings(setting)
 
     def rows():
-        for way in ACCELERATIONS if setting.device == "cuda" else ACCELERATIONS[:1]:
+        for way in setting.ways:
             calls = type(unet_calls(setting.decoder.unet, way))
-            our_sampling(setting, embeddings, plan, acceleration=way)()  # warm-up
+            our_sampling(setting, embeddings, plan, way)()  # warm-up
             for what, options in ("no previews", {}), ("previews", {"observer": Previews(plan)}):
-                run = our_sampling(setting, embeddings, plan, acceleration=way, **options)
+                run = our_sampling(setting, embeddings, plan, way, **options)
                 yield f"{way}, {what}", f"{share_outside(calls, '__call__', run, setting.device):.2%}"
 
     table("Outside the UNet", ["", "of sampling's time"], rows())
@@ -246,10 +253,10 @@ def interval(setting):
     plan, embeddings = plan_of(setting), our_embeddings(setting)
 
     def rows():
-        for way in ("none", BEST) if setting.device == "cuda" else ("none",):
+        for way in setting.ways if len(setting.ways) < 3 else ("none", BEST):
             whole = None
             for part in PARTS:
-                run = our_sampling(setting, embeddings, plan, acceleration=way, guidance_interval=part)
+                run = our_sampling(setting, embeddings, plan, way, guidance_interval=part)
                 took = seconds(run, setting.device, setting.repeats, warm=1)
                 whole = whole or took
                 guided = step_guidance(plan.num_steps, setting.guidance, part) > 1
@@ -338,7 +345,7 @@ def large_run(setting, order, count, written):
         with BackgroundDecoder(setting.decoder, on_pictures) as meanwhile:
             in_turns = lambda prompts, latents: on_pictures(prompts, decode(setting.decoder, latents))  # noqa: E731
             finished = {None: None, "in turns": in_turns, "meanwhile": meanwhile}[written]
-            latents = our_sampling(setting, embeddings, plan, order=order, on_finished=finished)()
+            latents = our_sampling(setting, embeddings, plan, "none", order=order, on_finished=finished)()
             if setting.device == "cuda":
                 torch.cuda.current_stream().synchronize()
             sampled = time.monotonic() - began
@@ -402,12 +409,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="the bundled model on a CPU")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
+    parser.add_argument(
+        "--ways", nargs="+", choices=ACCELERATIONS, default=ACCELERATIONS, help="of those that there are"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="runs that the times are medians of")
+    parser.add_argument("--paper-prompts", type=int, default=64, help="that the paper's prior is timed with, of 64")
     options = parser.parse_args()
     setting = (
         small_setting()
         if options.small
         else full_setting(bool({"job", "outside", "interval", "prior"} & set(options.only)))
     )
+    if setting.device == "cuda":
+        setting.ways, setting.repeats = tuple(options.ways), options.repeats
+        setting.paper_prompts = options.paper_prompts
     card = torch.cuda.get_device_name() if setting.device == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, {setting.decoder.unet.dtype}")
     best = curve(setting) if {"curve", "job"} & set(options.only) else None

@@ -77,7 +77,7 @@ def kernels(
 
     Raises
     ------
-    OSError, AttributeError
+    OSError
         Where there is no NVRTC, or no driver.
     RuntimeError
         When the source cannot be compiled or loaded, with what the compiler says.
