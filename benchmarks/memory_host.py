@@ -15,13 +15,17 @@ import dataclasses
 import functools
 import gc
 import importlib
+import io
 import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
@@ -228,6 +232,19 @@ def timed(call, repeats):
     return times
 
 
+def one_by_one(call):
+    """A call with the tree's pictures written as they were before there were threads for it."""
+
+    def png(pixels, chunks):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "PNG", compress_level=1)
+        return data.getvalue()
+
+    one = ThreadPoolExecutor(1)
+    with mock.patch.multiple(module("nodes.host.tree_files"), png_bytes=png, writers=lambda: one, MOST_WAITING=0):
+        call()
+
+
 def beside(pack, options):
     """Branching Sampler, depth first: without saving, with saving, and decoded and saved afterwards."""
     kandinsky = kandinsky_of(pack, options.small)
@@ -249,9 +266,12 @@ def beside(pack, options):
             draw(saving=kandinsky.saving(prompts, f"beside{next(folders)}"))
 
         z = draw().args[0]["samples"]
+        files = len(list(Path(module("nodes.host.tree_files").temporary_folder(), "hierdiff").glob("*.png")))
+        print(f"({files} files of the tree)")
         kandinsky.vae.decode(z[:8])
         ways = {
             "sampling alone": draw,
+            "sampling alone, the tree's files one by one by Pillow": lambda draw=draw: one_by_one(draw),
             "decoding alone": lambda z=z: kandinsky.vae.decode(z),
             "decoded in a stream of its own": lambda saved=saved: saved(None),
             "decoded in turns": lambda saved=saved: saved(Beside(True)),
