@@ -267,7 +267,7 @@ def beside(pack, options):
 
         z = draw().args[0]["samples"]
         files = len(list(Path(module("nodes.host.tree_files").temporary_folder(), "hierdiff").glob("*.png")))
-        print(f"({files} files of the tree)")
+        print(f"| {steps} | files of the tree: {files} | | |")
         kandinsky.vae.decode(z[:8])
         ways = {
             "sampling alone": draw,
