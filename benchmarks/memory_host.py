@@ -1,6 +1,6 @@
 """Kandinsky 2.2's nodes inside ComfyUI's memory management on a small card, and decoding while they sample.
 
-    python benchmarks/memory_host.py [--only job prior beside native] [--card 8] [--pixels 512 768] [--small]
+    python benchmarks/memory_host.py [--only job prior beside native cards] [--card 8] [--pixels 512 768] [--small]
 
 *job*: loaders, prior, plan, sampler with and without saving, VAE Decode, twice, on a card of 8 GiB (`small_card`).
 *prior*: Prior Embedding with all networks of the prior loaded as one, and with its image encoder apart.
@@ -15,13 +15,17 @@ import dataclasses
 import functools
 import gc
 import importlib
+import io
 import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
@@ -59,6 +63,7 @@ class Kandinsky:
             decoder = random_decoder("cuda").to("cpu")  # made where it is fast
             module("nodes.prior").load_prior = lambda *_: prior
             module("nodes.decoder").load_decoder = lambda *_: decoder
+            self.pipeline = decoder
         self.side = 64 if small else 512
 
     def load(self):
@@ -163,8 +168,8 @@ def synchronize():
 def job(pack, options):
     """The nodes of the Kandinsky template, twice: the second run finds models of the first on the card."""
     kandinsky = kandinsky_of(pack, options.small)
-    prompts = prompts_of(6 if options.small else 40)
-    steps = 4 if options.small else 10
+    prompts = prompts_of(6 if options.small else 32)
+    steps = 4 if options.small else 6
     with contextlib.nullcontext(NoPeaks()) if options.small else small_card(options.card) as peaks:
         stages = Stages(peaks)
         stages.run("load from disk", kandinsky.load)
@@ -175,6 +180,8 @@ def job(pack, options):
                 embeddings = module("hierdiff_core.embeddings").PromptEmbeddings(
                     *torch.randn(2, len(own), 1280), tuple(own), "image embeddings"
                 )
+            edited = ("an edited prompt", *own[1:])
+            stages.run("prior, one prompt edited", lambda edited=edited: kandinsky.embed(edited))
             plan = stages.run("tree and plan", lambda e=embeddings: kandinsky.plan(e, steps))
             out = stages.run(f"sampler, {side}", lambda e=embeddings, p=plan, s=side: kandinsky.sample(e, p, s))
             if out is not None:
@@ -216,13 +223,26 @@ def prior(pack, options):
 
 def timed(call, repeats):
     times = []
-    for _ in range(1 + repeats):
+    for _ in range(repeats):
         synchronize()
         began = time.monotonic()
         call()
         synchronize()
         times.append(time.monotonic() - began)
-    return times[1:]
+    return times
+
+
+def one_by_one(call):
+    """A call with the tree's pictures written as they were before there were threads for it."""
+
+    def png(pixels, chunks):
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "PNG", compress_level=1)
+        return data.getvalue()
+
+    one = ThreadPoolExecutor(1)
+    with mock.patch.multiple(module("nodes.host.tree_files"), png_bytes=png, writers=lambda: one, MOST_WAITING=0):
+        call()
 
 
 def beside(pack, options):
@@ -234,7 +254,7 @@ def beside(pack, options):
     saving_module, folders = module("nodes.saving"), iter(range(10**6))
     load_beside, Beside = saving_module.load_beside, saving_module.Beside
     print("\n| steps | | s | peak GiB reserved |\n|---|---|---|---|")
-    for steps in (4,) if options.small else (20,):
+    for steps in (4,) if options.small else options.steps:
         plan = kandinsky.plan(embeddings, steps)
         peaks = NoPeaks() if options.small else Peaks()
 
@@ -246,8 +266,12 @@ def beside(pack, options):
             draw(saving=kandinsky.saving(prompts, f"beside{next(folders)}"))
 
         z = draw().args[0]["samples"]
+        files = len(list(Path(module("nodes.host.tree_files").temporary_folder(), "hierdiff").glob("*.png")))
+        print(f"| {steps} | files of the tree: {files} | | |")
+        kandinsky.vae.decode(z[:8])
         ways = {
             "sampling alone": draw,
+            "sampling alone, the tree's files one by one by Pillow": lambda draw=draw: one_by_one(draw),
             "decoding alone": lambda z=z: kandinsky.vae.decode(z),
             "decoded in a stream of its own": lambda saved=saved: saved(None),
             "decoded in turns": lambda saved=saved: saved(Beside(True)),
@@ -278,7 +302,7 @@ def native(pack, options):
     patcher, vae = random_sdxl(options.small), random_vae()
     last = patcher.model.diffusion_model.out[-1]
     last.weight.mul_(1e-2), last.bias.zero_()  # or the pictures of random weights would all be NaN, and decoded once
-    count, steps, side = (6, 4, 16) if options.small else (24, 10, 128)
+    count, steps, side = (6, 4, 16) if options.small else (16, 8, 128)
     runs, prompts, folders = Runs(patcher, count, steps, side), prompts_of(count), iter(range(10**6))
     samplers, saving_module = module("nodes.host.samplers"), module("nodes.saving")
 
@@ -293,6 +317,7 @@ def native(pack, options):
         return draw(saving_module.saving_in_run(asked, vae, runs.plan))
 
     z = draw()
+    vae.decode(z[:1])
     print(f"{len(set(map(bytes, z.cpu().numpy())))} different latents, all finite: {bool(z.isfinite().all())}")
     print("\n| | s |\n|---|---|")
     ways = {
@@ -304,7 +329,18 @@ def native(pack, options):
         print(f"| {name} | {', '.join(f'{t:.2f}' for t in timed(call, options.repeats))} |", flush=True)
 
 
-PARTS = {"job": job, "prior": prior, "beside": beside, "native": native}
+def cards(pack, options):
+    """The part of that name of `memory.py`, in this process."""
+    import comfy.model_management
+    import memory
+
+    comfy.model_management.unload_all_models()
+
+    kandinsky = kandinsky_of(pack, options.small)
+    memory.cards(kandinsky.pipeline.to("cuda"), options.small)
+
+
+PARTS = {"job": job, "prior": prior, "beside": beside, "native": native, "cards": cards}
 
 
 def main():
@@ -312,13 +348,16 @@ def main():
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--card", type=float, default=8, help="GiB of the small card")
     parser.add_argument("--pixels", type=int, nargs="+", default=[512, 768])
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1 if "--small" in sys.argv else 3)
+    parser.add_argument("--steps", type=int, nargs="+", default=[40], help="of the part beside")
     parser.add_argument("--small", action="store_true", help="the bundled model on a CPU")
     options = parser.parse_args()
+    began = time.monotonic()
     pack = import_pack(Path(tempfile.mkdtemp()), cpu=options.small)
     print("CPU" if options.small else torch.cuda.get_device_name(), f"torch {torch.__version__}", sep=", ")
     with torch.inference_mode():  # as the host runs nodes
         for part in options.only:
+            print(f"\n**{part}** ({time.monotonic() - began:.0f} s)")
             PARTS[part](pack, options)
             gc.collect()
 

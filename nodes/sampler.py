@@ -288,15 +288,20 @@ class Shown(Observer):
     def tree(self, decoder, prompts):
         """The tree's picture, with MoVQ's pictures of the branches, which the browser shows too."""
 
+        files = None if self.live is None else TreeFiles(self.live)
+
         def pictures(wanted):
             made = to_pictures(decoder.vae.decode(self.branches.stacked(wanted))) if wanted else []
-            if self.live is not None:
-                files = TreeFiles(self.live)
+            if files is not None:
                 self.decorations.attempt(LIVE_TREE, files.add, wanted, made)
-                self.pictures = files.told(whole=not self.shrunk)
             return made
 
-        return draw_tree(self.plan, prompts, pictures)
+        try:
+            return draw_tree(self.plan, prompts, pictures)
+        finally:  # files are written while it is drawn
+            if files is not None:
+                self.decorations.attempt(LIVE_TREE, files.settle)
+                self.pictures = files.told(whole=not self.shrunk)
 
 
 def guidance_interval():

@@ -14,6 +14,8 @@ from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, decode, movq_bytes
 if TYPE_CHECKING:
     from .models import LoadedModel
 
+TINY = 8  # pixels of a latent
+
 
 class Beside(NamedTuple):
     """Whether pictures are decoded during a run, and how.
@@ -64,4 +66,8 @@ def decoded_beside(decoder: LoadedModel, latents: torch.Tensor, pictures: int = 
 
 def side_stream(decoder: LoadedModel, beside: Beside) -> SideStream | None:
     """Where pictures are decoded while others are sampled; None where the two take turns."""
-    return SideStream(decoder.pipeline.movq.device, "HierDiff decoder") if beside.pictures else None
+    if not beside.pictures:
+        return None
+    movq = decoder.pipeline.movq
+    decoded_beside(decoder, torch.zeros(1, movq.config.latent_channels, TINY, TINY))  # sets up what a first call does
+    return SideStream(movq.device, "HierDiff decoder")

@@ -5,10 +5,14 @@ They lie in the host's temporary folder, which it empties when it starts, like t
 
 from __future__ import annotations
 
-import io
+import contextlib
+import functools
 import json
+import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ...hierdiff_core.files.png import png_bytes
 from ...hierdiff_core.files.whole_files import replace
 from ...hierdiff_core.pictures.tree import leaf_branches
 from ...hierdiff_core.previews import BranchLatents
@@ -27,8 +32,9 @@ from .live_tree import SECONDS_BETWEEN_UPDATES, LiveTree
 from .runs import sent_along
 
 FOLDER = "hierdiff"
+MOST_WRITERS = 8
+MOST_WAITING = 32  # pictures that are not written yet
 AT_ONCE = 4  # decoded together on a GPU; on a CPU one, whatever the others are
-COMPRESSION = 1  # of PNG: as fast as can be, the files are temporary
 
 
 class TreeFiles:
@@ -44,24 +50,46 @@ class TreeFiles:
         self.live = live
         self.names: dict[int, str] = {}  # by index into the plan's branches
         self.metadata = png_texts()
+        self.jobs: deque[tuple[int, Future[None]]] = deque()
 
     def add(self, indices: Sequence[int], pictures: Sequence[Image.Image]) -> None:
-        """Show pictures in the tree, and write a file for each."""
+        """Show pictures in the tree, and have a file written for each while others are made."""
         self.live.show(indices, pictures)
         folder = Path(temporary_folder()) / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         for index, picture in zip(indices, pictures, strict=True):
-            name, file = f"{self.live.run}-{index}.png", io.BytesIO()
-            picture.save(file, "PNG", pnginfo=self.metadata, compress_level=COMPRESSION)
-            replace(folder / name, file.getvalue())
+            name = f"{self.live.run}-{index}.png"
+            self.jobs.append((index, writers().submit(self._write, folder / name, picture)))
             self.names[index] = name
+        self.settle(MOST_WAITING)
+
+    def _write(self, path: Path, picture: Image.Image) -> None:
+        chunks = [] if self.metadata is None else [(kind, data) for kind, data, *_ in self.metadata.chunks]
+        replace(path, png_bytes(np.asarray(picture.convert("RGB")), chunks))
+
+    def settle(self, left: int = 0) -> None:
+        """Wait until all files are written, or but a few; raise what went wrong with one."""
+        while len(self.jobs) > left:
+            index, job = self.jobs.popleft()
+            if job.exception() is not None:
+                self.names.pop(index)
+            job.result()
 
     def told(self, whole: bool) -> dict[str, list[dict[str, Any]]]:
         """What the page has to know, as data of a node's result; `whole`: the leaves are no previews."""
+        while self.jobs:
+            with contextlib.suppress(Exception):  # `settle` says so; the page is told of the others
+                self.settle()
         if not self.names:
             return {}
         files = {str(index): name for index, name in self.names.items()}
         return {"hierdiff_pictures": [{"run": self.live.run, "folder": FOLDER, "whole": whole, "files": files}]}
+
+
+@functools.cache
+def writers() -> ThreadPoolExecutor:
+    """Threads that write the pictures of trees."""
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_WRITERS), "HierDiff tree")
 
 
 class LeafPictures(Observer):
@@ -111,6 +139,7 @@ class LeafPictures(Observer):
             files.add(before[some], pictures_of(self.vae, latents.to(samples)))
             self._tell()
         self._tell(at_once=True)
+        files.settle()
         return files.told(whole=True)
 
     def add(self, prompts: Sequence[int] | np.ndarray, samples: torch.Tensor) -> None:

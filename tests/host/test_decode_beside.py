@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from hierdiff_core import load_decoder
+
 pytestmark = pytest.mark.host
 
 GIB = 2**30
@@ -65,6 +67,15 @@ def test_where_the_host_has_no_room_for_both_the_unet_alone_is_loaded(modules, m
     assert decoder.loaded == [3.75]
     assert modules.beside.side_stream(decoder, modules.beside.Beside(False)) is None
     assert modules.beside.load_beside(full_size(CPU, CPU), 512, 512, 32) == (True, 0)  # on a CPU they take turns
+
+
+def test_a_first_call_sets_movq_up_before_anything_is_beside_it(modules, monkeypatch):
+    made, decode = [], modules.beside.decode
+    monkeypatch.setattr(modules.beside, "decode", lambda *given: made.append(decode(*given).shape))
+    decoder = SimpleNamespace(pipeline=load_decoder())
+    side = modules.beside.side_stream(decoder, modules.beside.Beside(True, 4))
+    assert made == [(1, 64, 64, 3)]
+    side.end()
 
 
 # --- the saver

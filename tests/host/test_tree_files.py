@@ -216,3 +216,24 @@ def test_share_steps_hands_its_vae_on(host, model, plans, sides, page):
     (message,) = [message for event, message in page.sent if event == "hierdiff.result" and "data" in message]
     assert message["state"] == "done"
     assert len(message["data"]["hierdiff_pictures"][0]["files"]) == len(vae.given)
+
+
+def test_a_picture_that_cannot_be_written_is_said_and_the_page_is_told_of_the_others(
+    module, page, tmp_path, monkeypatch
+):
+    files_module = module("tree_files")
+    live = SimpleNamespace(run="r", show=lambda *_: None)
+    files, replace = files_module.TreeFiles(live), files_module.replace
+
+    def full(path, data):
+        if path.name == "r-1.png":
+            raise OSError(28, "No space left on device")
+        replace(path, data)
+
+    monkeypatch.setattr(files_module, "replace", full)
+    files.add(range(3), [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(3)])
+    with pytest.raises(OSError, match="No space left on device"):
+        files.settle()
+    (told,) = files.told(whole=True)["hierdiff_pictures"]
+    assert told["files"] == {"0": "r-0.png", "2": "r-2.png"}
+    assert read(tmp_path, "r-2.png")[0, 0, 0] == 2
