@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .clusters import CurrentClusters
     from .guard import Case
 
+MOST_TENSORS = 16  # of conditioning, whose equal rows are known
 # What makes the host treat an entry otherwise than by its rows alone.
 NOT_ALONE = (
     *("area", "mask", "strength", "default", "hooks", "control", "gligen", "timestep_start", "timestep_end"),
@@ -79,6 +80,8 @@ class SharedUnconditional:
         Passes that were not made.
     parted : callable
         ``parted(flag)`` gets, on the device, whether latents that were taken for equal differed.
+    padded : callable
+        ``padded(rows) -> rows``: the rows that a call of so many has, where it is padded to few sizes.
     """
 
     def __init__(self, current: CurrentClusters):
@@ -86,6 +89,7 @@ class SharedUnconditional:
         self.by_value = False
         self.spared = 0
         self.parted: Callable[[torch.Tensor], object] = lambda flag: None
+        self.padded: Callable[[int], int] = lambda rows: rows
         self._equal: dict[int, tuple[Any, np.ndarray]] = {}  # groups of equal rows of conditioning, by its identity
         self._expected = False
 
@@ -158,9 +162,12 @@ class SharedUnconditional:
         parts = [(side, own) for side, own in parts if own]
         if parts:
             entries = [one_entry(sides[side], own, len(x)) for side, own in parts]
-            places = on_device(np.concatenate([np.array(own) for _, own in parts]), x.device)
-            outputs = call([[joined_entry(entries)]], x[places], t[places])[:, 0]
             sizes = [len(own) for _, own in parts]
+            more = self.padded(sum(sizes)) - sum(sizes)  # copies of the first row, dropped from the result
+            entries += [one_entry(sides[parts[0][0]], parts[0][1][:1] * more, len(x))] if more else []
+            places = np.concatenate([*(np.array(own) for _, own in parts), np.full(more, parts[0][1][0])])
+            at = on_device(places, x.device)
+            outputs = call([[joined_entry(entries)]], x[at], t[at])[: sum(sizes), 0]
             for (side, own), made in zip(parts, outputs.split(sizes), strict=True):
                 shared.made[side].update(zip(own, made.unbind(), strict=True))
         return torch.stack([self._of_side(shared, side, rows, x) for side in range(len(shared.families))], dim=1)
@@ -195,13 +202,24 @@ class SharedUnconditional:
         return first_alike(*keys)
 
     def _groups(self, rows):
-        """(N,) int64, equal for equal rows of conditioning; found once for each tensor."""
+        """(N,) int64, equal for equal rows of conditioning; found once for each tensor, as it waits for the device."""
         known = self._equal.get(id(rows))
         if known is None or known[0] is not rows:
-            alike = bool((rows == rows[:1]).all())
-            groups = np.zeros(len(rows), dtype=np.int64) if alike else equal_rows(rows.cpu())
-            known = self._equal[id(rows)] = rows, groups
+            if len(self._equal) >= MOST_TENSORS:  # some nodes make new ones for each call
+                self._equal.clear()
+            known = self._equal[id(rows)] = rows, groups_of_equal(rows)
         return known[1]
+
+
+def groups_of_equal(rows: torch.Tensor, most: int = 4) -> np.ndarray:
+    """(N,) int64, equal for rows that are bit-identical: for those that are one of the first few kinds."""
+    groups, left = np.arange(len(rows)), np.arange(len(rows))
+    for _ in range(most):
+        same = (rows[on_device(left, rows.device)] == rows[left[0]]).flatten(1).all(dim=1).cpu().numpy()
+        groups[left[same]], left = left[0], left[~same]
+        if not len(left):
+            break
+    return groups
 
 
 def paired(sides: Sequence[list[dict] | None], case: Case) -> list[tuple[list[dict] | None, dict | None]]:
