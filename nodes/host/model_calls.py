@@ -179,7 +179,8 @@ class ModelCalls:
             x, t = x[first], t[first]
             sides = [self._reduce(entries, x.device) for entries in sides]
         draws = SameDraws(x.device) if self.guard.concerns(case) else None
-        shared = None if inside or draws is not None else self.shared.of_call(case, sides, x)
+        limit = self._micro_batches(x).limit
+        shared = None if inside or draws is not None else self.shared.of_call(case, sides, x, limit)
         found = None if inside or self.stored is None or self.stored.reason else self.stored.found(case)
         needed = [c for c in range(count) if found is None or c not in found.rows]
 

@@ -49,7 +49,7 @@ class SharedCall(NamedTuple):
     made : list of dict             rows that are known already, by family, for each side
     """
 
-    families: list[np.ndarray | None]
+    families: Sequence[np.ndarray | None]
     made: list[dict[int, torch.Tensor]]
 
     @property
@@ -93,7 +93,7 @@ class SharedUnconditional:
         self._equal: dict[int, tuple[Any, np.ndarray]] = {}  # groups of equal rows of conditioning, by its identity
         self._expected = False
 
-    def of_call(self, case: Case, sides: Sequence[list[dict] | None], x: torch.Tensor) -> SharedCall | None:
+    def of_call(self, case: Case, sides: Sequence[list[dict] | None], x: torch.Tensor, limit: int) -> SharedCall | None:
         """What clusters share in an evaluation; None where nothing is, or where something else looks at its rows.
 
         Parameters
@@ -104,6 +104,8 @@ class SharedUnconditional:
             Its conditioning, with a row for each of C clusters.
         x : (C, ...) tensor
             Their latents.
+        limit : int
+            Clusters of a call at most.
         """
         if not shares_rows(x.device.type) or (self.current.calls > 1 and self.current.parents is None):
             return None
@@ -112,7 +114,8 @@ class SharedUnconditional:
         latents = self._latents(x)
         families = [None if side is None else self._families(side[0], of, latents) for side, of in paired(sides, case)]
         shared = SharedCall(families, [{} for _ in families])
-        return shared if shared.spared and fits(case.model, x, len(x) * len(families) - shared.spared) else None
+        most = min(len(x), limit) * sum(own is not None for own in families)
+        return shared if shared.spared and fits(case.model, x, most) else None
 
     def count(self, shared: SharedCall, rows: int) -> None:
         """Count what an evaluation of some clusters has spared, and let the run's progress expect the like.
@@ -128,10 +131,10 @@ class SharedUnconditional:
             return
         self._expected = True
         plan, progress = self.current.plan, self.current.progress
-        rows = rows_of_families(unconditional_families(plan)) / plan.clusters_per_step
+        share = rows_of_families(unconditional_families(plan)) / plan.clusters_per_step
         most = max(float(progress.passes.max()), 2.0)
         guided = progress.passes == progress.passes.max()
-        progress.passes = np.where(guided, 1 + (most - 1) * rows, 1.0)
+        progress.passes = np.where(guided, 1 + (most - 1) * share, 1.0)
 
     def evaluated(
         self,
