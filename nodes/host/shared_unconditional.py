@@ -23,7 +23,7 @@ from ...hierdiff_core.plan.unconditional import (
     shares_rows,
     unconditional_families,
 )
-from .attachments import wrappers_of
+from .attachments import around_model, is_ours, objects_of, patches_of, wrappers_of
 from .cond_rows import APPLIES, has_row_each
 from .per_prompt import equal_rows
 from .row_clones import CLONES
@@ -109,7 +109,7 @@ class SharedUnconditional:
         """
         if not shares_rows(x.device.type) or (self.current.calls > 1 and self.current.parents is None):
             return None
-        if len(x) < 2 or is_looked_at(case.options) or not are_joined(sides):
+        if len(x) < 2 or is_looked_at(case) or not are_joined(sides):
             return None
         latents = self._latents(x)
         families = [None if side is None else self._families(side[0], of, latents) for side, of in paired(sides, case)]
@@ -230,11 +230,14 @@ def paired(sides: Sequence[list[dict] | None], case: Case) -> list[tuple[list[di
     return [(side, given[0] if given else None) for side, given in zip(sides, case.sides, strict=True)]
 
 
-def is_looked_at(options: dict) -> bool:
-    """Whether something between here and the model sees which rows a call has, beside what the guard asks about."""
-    inner = options.get("transformer_options", {})
-    others = list(wrappers_of(options, (WrappersMP.CALC_COND_BATCH,)))
-    return bool(others or options.get(CLONES) or options.get("context_handler") or host_cache(inner))
+def is_looked_at(case: Case) -> bool:
+    """Whether something of another pack sees the rows of a call, whatever it does with them, or divides them."""
+    options, inner = case.options, case.options.get("transformer_options", {})
+    seen = [*patches_of(inner), *around_model(options), *wrappers_of(options, (WrappersMP.CALC_COND_BATCH,))]
+    patcher = getattr(case.model, "current_patcher", None)
+    seen += [] if seen or patcher is None else objects_of(patcher)
+    foreign = any(not is_ours(attached.code) for attached in seen)
+    return bool(foreign or options.get(CLONES) or options.get("context_handler") or host_cache(inner))
 
 
 def are_joined(sides: Sequence[list[dict] | None]) -> bool:

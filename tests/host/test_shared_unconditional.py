@@ -192,11 +192,13 @@ def test_start_latents_of_their_own_are_not_taken_for_equal(draw, plans, host):
     assert network.passes < apart.passes
 
 
-@pytest.mark.parametrize("what", ["patch", "function", "area", "wrapper"])
+@pytest.mark.parametrize("what", ["patch", "told", "function", "area", "wrapper"])
 def test_where_something_looks_at_the_rows_each_has_its_own(draw, plans, sides, model, what):
     looked, own = model.clone(), sides
-    if what == "patch":
-        looked.set_model_attn2_patch(lambda q, k, v, options: (q, k, v))
+    if what in ("patch", "told"):
+        patch = lambda q, k, v, options: (q, k, v)  # noqa: E731
+        patch.heeds_hierdiff = what == "told"  # it picks its rows by what it is told of them
+        looked.set_model_attn2_patch(patch)
     elif what == "function":
         looked.set_model_unet_function_wrapper(lambda apply, args: apply(args["input"], args["timestep"], **args["c"]))
     elif what == "area":
