@@ -34,6 +34,8 @@ from hierdiff_core import (
     thresholds_at,
     ward_linkage,
 )
+from hierdiff_core.kandinsky import decoder as decoders
+from hierdiff_core.kandinsky import shared
 from hierdiff_core.kandinsky.acceleration import WAYS, movq_pixels
 from hierdiff_core.kandinsky.decoding import BackgroundDecoder
 from hierdiff_core.kandinsky.fused_kernels import DTYPES, FusedKernels, TorchKernels, last
@@ -184,6 +186,27 @@ def test_depth_first_draws_the_same_pictures(embeddings, plan):
     decoder = load_decoder(dtype=torch.float32, device="cuda")
     broad = pictures(decoder, embeddings, plan, micro_batch=4)
     assert (pictures(decoder, embeddings, plan, micro_batch=4, order="depth first") - broad).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_unconditional_rows_are_shared_at_splits(embeddings, plan, monkeypatch, order):
+    """In fp32, where rounding is small; calls are as large as they are, so that passes can be counted."""
+    decoder = load_decoder(dtype=torch.float32, device="cuda")
+    monkeypatch.setattr(decoders, "few_call_sizes", lambda counts: ())
+    made, rows, forward = [], [], decoder.unet.forward
+
+    def counted(x, *args, **kwargs):
+        rows.append(len(x))
+        return forward(x, *args, **kwargs)
+
+    monkeypatch.setattr(decoder.unet, "forward", counted)
+    for shares in (True, False):
+        monkeypatch.setattr(shared, "shares_rows", lambda device, shares=shares: shares)
+        made.append(pictures(decoder, embeddings, plan, order=order))
+        rows.append(0)
+    passes = [sum(rows[: rows.index(0)]), sum(rows[rows.index(0) :])]
+    assert passes == [2 * plan.nfe - (len(PROMPTS) - 1), 2 * plan.nfe]
+    assert (made[0] - made[1]).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("scheduler", ["DDPM", "DDIM", "Euler ancestral"])

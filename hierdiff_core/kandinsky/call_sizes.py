@@ -1,7 +1,8 @@
-"""Few sizes of UNet calls on a GPU: each costs once, when it is met first, as long as a hundred rows take.
+"""Few sizes of UNet calls on a GPU: each costs once, when it is met first, as much as many rows.
 
-The libraries look for kernels for every size of a batch anew (0.3 s for Kandinsky's UNet on an H100). A plan has as
-many sizes as it has numbers of clusters, and others in the steps in which clusters share unconditional rows.
+Libraries choose their kernels for every size of a batch anew, for some tenths of a second in all
+(docs/measurements/rows.md). A plan has as many sizes as it has numbers of clusters, and others in the steps in which
+clusters share unconditional rows.
 """
 
 from __future__ import annotations

@@ -178,7 +178,8 @@ class DecoderStep:
         t, (count, channels) = self.timesteps[k], latents.shape[:2]
         made = in_few_calls(self.batches, lambda part: self.network(inputs[part], t, given[part]), len(rows))
         made = self.sharing.with_known(k, entries, made)
-        conditional, unconditional, factor = made[guided, :channels], made[of, :channels], guidance
+        conditional, unconditional = made[guided, :channels], made[of, :channels]
+        factor: Any = guidance
         if isinstance(guidance, np.ndarray):
             factor = on_device(guidance[entries.guided].astype(np.float32), latents.device).view(-1, 1, 1, 1)
         noise = unconditional + factor * (conditional - unconditional)

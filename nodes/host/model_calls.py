@@ -86,6 +86,7 @@ class ModelCalls:
         self._controls = ControlRows(current.plan.num_prompts)
         current.followers.append(self._controls.forget_batches)
         self.padded = PaddedRows(current, micro_batch)
+        self.shared.padded = self.padded.of_latents
         self.graphs = GraphedCalls()
         self._listeners = Listeners()
         self._compiled: bool | None = None
@@ -188,9 +189,8 @@ class ModelCalls:
             sides = [self._reduce(entries, x.device) for entries in sides]
         draws = SameDraws(x.device) if self.guard.concerns(case) else None
         self._begin(case, inside)
-        # a model that is compiled for each size would be compiled for the odd sizes of calls with shared rows too
-        alike_sizes = inside or draws is not None or bool(self.padded.sizes)
-        shared = None if alike_sizes else self.shared.of_call(case, sides, x)
+        limit = self._micro_batches(x).limit
+        shared = None if inside or draws is not None else self.shared.of_call(case, sides, x, limit)
         found = None if inside or self.stored is None or self.stored.reason else self.stored.found(case)
         needed = [c for c in range(count) if found is None or c not in found.rows]
 

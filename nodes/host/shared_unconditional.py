@@ -23,7 +23,7 @@ from ...hierdiff_core.plan.unconditional import (
     shares_rows,
     unconditional_families,
 )
-from .attachments import wrappers_of
+from .attachments import around_model, is_ours, objects_of, patches_of, wrappers_of
 from .cond_rows import APPLIES, has_row_each
 from .per_prompt import equal_rows
 from .row_clones import CLONES
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .clusters import CurrentClusters
     from .guard import Case
 
+MOST_TENSORS = 16  # of conditioning, whose equal rows are known
 # What makes the host treat an entry otherwise than by its rows alone.
 NOT_ALONE = (
     *("area", "mask", "strength", "default", "hooks", "control", "gligen", "timestep_start", "timestep_end"),
@@ -48,7 +49,7 @@ class SharedCall(NamedTuple):
     made : list of dict             rows that are known already, by family, for each side
     """
 
-    families: list[np.ndarray | None]
+    families: Sequence[np.ndarray | None]
     made: list[dict[int, torch.Tensor]]
 
     @property
@@ -79,6 +80,8 @@ class SharedUnconditional:
         Passes that were not made.
     parted : callable
         ``parted(flag)`` gets, on the device, whether latents that were taken for equal differed.
+    padded : callable
+        ``padded(rows) -> rows``: the rows that a call of so many has, where it is padded to few sizes.
     """
 
     def __init__(self, current: CurrentClusters):
@@ -86,10 +89,11 @@ class SharedUnconditional:
         self.by_value = False
         self.spared = 0
         self.parted: Callable[[torch.Tensor], object] = lambda flag: None
+        self.padded: Callable[[int], int] = lambda rows: rows
         self._equal: dict[int, tuple[Any, np.ndarray]] = {}  # groups of equal rows of conditioning, by its identity
         self._expected = False
 
-    def of_call(self, case: Case, sides: Sequence[list[dict] | None], x: torch.Tensor) -> SharedCall | None:
+    def of_call(self, case: Case, sides: Sequence[list[dict] | None], x: torch.Tensor, limit: int) -> SharedCall | None:
         """What clusters share in an evaluation; None where nothing is, or where something else looks at its rows.
 
         Parameters
@@ -100,15 +104,18 @@ class SharedUnconditional:
             Its conditioning, with a row for each of C clusters.
         x : (C, ...) tensor
             Their latents.
+        limit : int
+            Clusters of a call at most.
         """
         if not shares_rows(x.device.type) or (self.current.calls > 1 and self.current.parents is None):
             return None
-        if len(x) < 2 or is_looked_at(case.options) or not are_joined(sides):
+        if len(x) < 2 or is_looked_at(case) or not are_joined(sides):
             return None
         latents = self._latents(x)
         families = [None if side is None else self._families(side[0], of, latents) for side, of in paired(sides, case)]
         shared = SharedCall(families, [{} for _ in families])
-        return shared if shared.spared and fits(case.model, x, len(x) * len(families) - shared.spared) else None
+        most = min(len(x), limit) * sum(own is not None for own in families)
+        return shared if shared.spared and fits(case.model, x, most) else None
 
     def count(self, shared: SharedCall, rows: int) -> None:
         """Count what an evaluation of some clusters has spared, and let the run's progress expect the like.
@@ -124,10 +131,10 @@ class SharedUnconditional:
             return
         self._expected = True
         plan, progress = self.current.plan, self.current.progress
-        rows = rows_of_families(unconditional_families(plan)) / plan.clusters_per_step
+        share = rows_of_families(unconditional_families(plan)) / plan.clusters_per_step
         most = max(float(progress.passes.max()), 2.0)
         guided = progress.passes == progress.passes.max()
-        progress.passes = np.where(guided, 1 + (most - 1) * rows, 1.0)
+        progress.passes = np.where(guided, 1 + (most - 1) * share, 1.0)
 
     def evaluated(
         self,
@@ -158,9 +165,12 @@ class SharedUnconditional:
         parts = [(side, own) for side, own in parts if own]
         if parts:
             entries = [one_entry(sides[side], own, len(x)) for side, own in parts]
-            places = on_device(np.concatenate([np.array(own) for _, own in parts]), x.device)
-            outputs = call([[joined_entry(entries)]], x[places], t[places])[:, 0]
             sizes = [len(own) for _, own in parts]
+            more = self.padded(sum(sizes)) - sum(sizes)  # copies of the first row, dropped from the result
+            entries += [one_entry(sides[parts[0][0]], parts[0][1][:1] * more, len(x))] if more else []
+            places = np.concatenate([*(np.array(own) for _, own in parts), np.full(more, parts[0][1][0])])
+            at = on_device(places, x.device)
+            outputs = call([[joined_entry(entries)]], x[at], t[at])[: sum(sizes), 0]
             for (side, own), made in zip(parts, outputs.split(sizes), strict=True):
                 shared.made[side].update(zip(own, made.unbind(), strict=True))
         return torch.stack([self._of_side(shared, side, rows, x) for side in range(len(shared.families))], dim=1)
@@ -195,13 +205,24 @@ class SharedUnconditional:
         return first_alike(*keys)
 
     def _groups(self, rows):
-        """(N,) int64, equal for equal rows of conditioning; found once for each tensor."""
+        """(N,) int64, equal for equal rows of conditioning; found once for each tensor, as it waits for the device."""
         known = self._equal.get(id(rows))
         if known is None or known[0] is not rows:
-            alike = bool((rows == rows[:1]).all())
-            groups = np.zeros(len(rows), dtype=np.int64) if alike else equal_rows(rows.cpu())
-            known = self._equal[id(rows)] = rows, groups
+            if len(self._equal) >= MOST_TENSORS:  # some nodes make new ones for each call
+                self._equal.clear()
+            known = self._equal[id(rows)] = rows, groups_of_equal(rows)
         return known[1]
+
+
+def groups_of_equal(rows: torch.Tensor, most: int = 4) -> np.ndarray:
+    """(N,) int64, equal for rows that are bit-identical: for those that are one of the first few kinds."""
+    groups, left = np.arange(len(rows)), np.arange(len(rows))
+    for _ in range(most):
+        same = (rows[on_device(left, rows.device)] == rows[left[0]]).flatten(1).all(dim=1).cpu().numpy()
+        groups[left[same]], left = left[0], left[~same]
+        if not len(left):
+            break
+    return groups
 
 
 def paired(sides: Sequence[list[dict] | None], case: Case) -> list[tuple[list[dict] | None, dict | None]]:
@@ -209,11 +230,14 @@ def paired(sides: Sequence[list[dict] | None], case: Case) -> list[tuple[list[di
     return [(side, given[0] if given else None) for side, given in zip(sides, case.sides, strict=True)]
 
 
-def is_looked_at(options: dict) -> bool:
-    """Whether something between here and the model sees which rows a call has, beside what the guard asks about."""
-    inner = options.get("transformer_options", {})
-    others = list(wrappers_of(options, (WrappersMP.CALC_COND_BATCH,)))
-    return bool(others or options.get(CLONES) or options.get("context_handler") or host_cache(inner))
+def is_looked_at(case: Case) -> bool:
+    """Whether something of another pack sees the rows of a call, whatever it does with them, or divides them."""
+    options, inner = case.options, case.options.get("transformer_options", {})
+    seen = [*patches_of(inner), *around_model(options), *wrappers_of(options, (WrappersMP.CALC_COND_BATCH,))]
+    patcher = getattr(case.model, "current_patcher", None)
+    seen += [] if seen or patcher is None else objects_of(patcher)
+    foreign = any(not is_ours(attached.code) for attached in seen)
+    return bool(foreign or options.get(CLONES) or options.get("context_handler") or host_cache(inner))
 
 
 def are_joined(sides: Sequence[list[dict] | None]) -> bool:

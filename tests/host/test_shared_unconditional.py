@@ -116,6 +116,20 @@ def test_micro_batches_evaluate_a_shared_row_once(host, draw, plans, monkeypatch
         assert max(network.calls) <= 2 * limit
 
 
+def test_a_call_is_padded_where_somebody_asks_for_few_sizes(draw, plans, shared, monkeypatch):
+    expected, _, _ = draw(plans.shared, share=False)
+    init = shared.SharedUnconditional.__init__
+
+    def padding(self, current):
+        init(self, current)
+        self.padded = lambda rows: max(rows, 9)
+
+    monkeypatch.setattr(shared.SharedUnconditional, "__init__", padding)
+    samples, _, network = draw(plans.shared)
+    assert torch.equal(samples, expected)
+    assert 9 in network.calls
+
+
 def test_where_memory_runs_out_calls_are_halved(draw, plans, monkeypatch):
     expected, _, _ = draw(plans.shared, share=False)
 
@@ -132,6 +146,12 @@ def test_where_memory_runs_out_calls_are_halved(draw, plans, monkeypatch):
 def test_where_all_sides_do_not_fit_the_host_divides_them(draw, plans, shared, monkeypatch):
     monkeypatch.setattr(shared, "fits", lambda *_: False)
     assert draw(plans.shared)[2].passes == 2 * plans.shared.nfe
+
+
+def test_equal_rows_are_found_among_the_first_kinds(shared):
+    rows = torch.tensor([[1.0], [2.0], [1.0], [3.0], [4.0], [5.0], [6.0], [6.0]])
+    assert shared.groups_of_equal(rows).tolist() == [0, 1, 0, 3, 4, 5, 6, 7]
+    assert shared.groups_of_equal(rows, 9).tolist() == [0, 1, 0, 3, 4, 5, 6, 6]
 
 
 @pytest.mark.parametrize("kinds", [1, 2, N])
@@ -172,11 +192,13 @@ def test_start_latents_of_their_own_are_not_taken_for_equal(draw, plans, host):
     assert network.passes < apart.passes
 
 
-@pytest.mark.parametrize("what", ["patch", "function", "area", "wrapper"])
+@pytest.mark.parametrize("what", ["patch", "told", "function", "area", "wrapper"])
 def test_where_something_looks_at_the_rows_each_has_its_own(draw, plans, sides, model, what):
     looked, own = model.clone(), sides
-    if what == "patch":
-        looked.set_model_attn2_patch(lambda q, k, v, options: (q, k, v))
+    if what in ("patch", "told"):
+        patch = lambda q, k, v, options: (q, k, v)  # noqa: E731
+        patch.heeds_hierdiff = what == "told"  # it picks its rows by what it is told of them
+        looked.set_model_attn2_patch(patch)
     elif what == "function":
         looked.set_model_unet_function_wrapper(lambda apply, args: apply(args["input"], args["timestep"], **args["c"]))
     elif what == "area":
