@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -32,6 +33,7 @@ GAINS = 0.95  # of the time before; else a graph is forgotten
 MEMORY_SHARE = 0.25  # of the free memory that a recorded call may hold
 # In transformer_options: changes nothing of what a network without patches computes.
 NOT_READ = ("wrappers", "callbacks", "patches", "patches_replace", "uuids", "hierdiff", RUN_KEY)
+_FAILED: WeakSet[torch.nn.Module] = WeakSet()  # networks that cannot be recorded: no later run tries
 
 
 class Unknown(Exception):
@@ -151,8 +153,9 @@ class GraphedCalls:
     @contextlib.contextmanager
     def of_run(self, guider: Any) -> Iterator[None]:
         """A context around a guider's run, whose network's calls are seen. Nobody sees those of a compiled one."""
-        options = guider.model_options
-        if may_be_recorded(guider.model_patcher.load_device) and not is_compiled(options, guider.model_patcher):
+        options, patcher = guider.model_options, guider.model_patcher
+        can = may_be_recorded(patcher.load_device) and getattr(patcher.model, "diffusion_model", None) not in _FAILED
+        if can and not is_compiled(options, patcher):
             wrappers = options.setdefault("transformer_options", {}).setdefault("wrappers", {})
             wrappers.setdefault(WrappersMP.DIFFUSION_MODEL, {})[KEY] = [self.call]
         try:
@@ -230,6 +233,8 @@ class GraphedCalls:
             if not torch.equal(size.graph(args, kwargs).nan_to_num(), output.nan_to_num()):
                 raise RuntimeError("a replay gave another result than the call")
         except Exception as error:  # a kernel or a line of the network that cannot be recorded, of whatever kind
+            if not is_out_of_memory(error):
+                _FAILED.add(network)
             self.failed = f"{type(error).__name__}: {error}".splitlines()[0][:160]
             self.forget()
 

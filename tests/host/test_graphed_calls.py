@@ -92,7 +92,8 @@ def test_what_does_not_gain_is_forgotten_and_no_larger_call_recorded(run, model,
     assert "calls replayed as CUDA graphs: 1" in report
 
 
-def test_a_replay_that_differs_is_not_used(run, model, recorder, graphed_calls, monkeypatch):
+def test_a_replay_that_differs_is_not_used(run, host, recorder, graphed_calls, monkeypatch):
+    model = host.native_models.unet_model()
     recorder.off_by = 1e-3
     latents, report = run(model)
     assert recorder.replays == 1
@@ -101,7 +102,8 @@ def test_a_replay_that_differs_is_not_used(run, model, recorder, graphed_calls, 
     assert torch.equal(latents, run(model)[0])
 
 
-def test_after_a_failure_nothing_is_recorded(run, model, recorder, graphed_calls, monkeypatch):
+def test_after_a_failure_nothing_is_recorded(run, host, recorder, graphed_calls, monkeypatch):
+    model = host.native_models.unet_model()
     recorder.error = RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be")
     latents, report = run(model, sampler="heun")
     lines = [line for line in report if "CUDA graphs" in line]
@@ -109,6 +111,9 @@ def test_after_a_failure_nothing_is_recorded(run, model, recorder, graphed_calls
         "⚠ the model's calls cannot be recorded as CUDA graphs and were launched as ever (RuntimeError: operation not "
         "permitted when stream is capturing)"
     ]
+    recorder.error = None
+    assert not any("CUDA graphs" in line for line in run(model, sampler="heun")[1])
+    assert recorder.sizes == []
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
     assert torch.equal(latents, run(model, sampler="heun")[0])
 
