@@ -1,13 +1,19 @@
 """How long a set takes with a model of ComfyUI's own under Hierarchical KSampler's guider, against the host's sampling.
 
-    python benchmarks/speed_native.py [--small]
+    python benchmarks/speed_native.py [--only PART ...] [--small]
 
 On a CUDA device a UNet of SDXL's published size with random weights: float16, 1024 x 1024 pixels, 20 steps of euler,
 guidance 7. --small is a narrow one on a CPU: it shows that all parts work. COMFYUI_DIR names a ComfyUI, if not the one
 of `make setup`.
+
+run       32 prompts against the host's sampling
+few       8 prompts whose steps have few clusters, with and without CUDA graphs; SDXL and a part of Flux
+compiled  a block of Flux that the host's own function compiles for each size: how often, and how long the runs take
 """
 
 import argparse
+import contextlib
+import importlib
 import sys
 import tempfile
 from pathlib import Path
@@ -62,30 +68,64 @@ def random_sdxl(small, dtype=None):
     return comfy.model_patcher.ModelPatcher(model.to(dtype), device, torch.device("cpu"))
 
 
-class Runs:
-    """Runs of one set: by the host alone, and with shared steps."""
+FLUX = {"image_model": "flux", "patch_size": 2, "in_channels": 16, "out_channels": 16, "theta": 10000}
+FLUX |= {"vec_in_dim": 1280, "context_in_dim": 2048, "mlp_ratio": 4.0, "qkv_bias": True, "guidance_embed": False}
+# A quarter of Flux's blocks, at their own width.
+FLUX_PART = {"hidden_size": 3072, "num_heads": 24, "depth": 4, "depth_single_blocks": 9, "axes_dim": [16, 56, 56]}
+FLUX_NARROW = {"hidden_size": 64, "num_heads": 4, "depth": 1, "depth_single_blocks": 1, "axes_dim": [4, 6, 6]}
 
-    def __init__(self, patcher, prompts, steps, side):
+
+def random_flux(small, shape=None):
+    """The host's ModelPatcher around its own Flux with some of the blocks, with random weights, in bfloat16."""
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    dtype = torch.float32 if small else torch.bfloat16
+    shape = shape or (FLUX_NARROW if small else FLUX_PART)
+    config = comfy.supported_models.Flux({**FLUX, **shape, "dtype": dtype})
+    device = comfy.model_management.get_torch_device()
+    model = comfy.model_base.Flux(config, device=device).eval().requires_grad_(False)
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else torch.nn.init.ones_(parameter)
+    return comfy.model_patcher.ModelPatcher(model.to(dtype), device, torch.device("cpu"))
+
+
+PARTS = ("run", "few", "compiled")
+# As each size was compiled before calls were padded, as it is now, and code that torch makes for any size.
+COMPILED = ("each size", "few sizes", "any size")
+
+
+class Runs:
+    """Runs of one set: by the host alone, and with shared steps; with a `spread` it splits at many steps."""
+
+    def __init__(self, patcher, prompts, steps, side, saving=0.6, cfg=7.0, spread=0.0):
         import comfy.samplers
 
-        self.patcher, self.prompts = patcher, prompts
+        self.patcher, self.prompts, self.cfg, self.reports = patcher, prompts, cfg, []
+        channels = patcher.model.latent_format.latent_channels
         generator = torch.Generator().manual_seed(0)
         centres = torch.randn(max(prompts // 6, 2), 1, 2048, generator=generator)
         rows = centres[torch.arange(prompts) % len(centres)] + 0.5 * torch.randn(prompts, 77, 2048, generator=generator)
+        if spread:
+            further = spread * torch.linspace(0, 1, prompts)[:, None, None]
+            rows += further * torch.randn(prompts, 1, 2048, generator=generator)
         self.positive = [[rows, {"pooled_output": torch.randn(prompts, 1280, generator=generator)}]]
         self.negative = [[torch.randn(1, 77, 2048, generator=generator), {"pooled_output": torch.zeros(1, 1280)}]]
-        self.noise = torch.randn(1, 4, side, side, generator=generator).repeat(prompts, 1, 1, 1)
+        self.noise = torch.randn(1, channels, side, side, generator=generator).repeat(prompts, 1, 1, 1)
         self.sampler = comfy.samplers.sampler_object("euler")
         self.sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "normal", steps)
         tree, profile = PromptTree.of(rows.mean(dim=1), "cosine"), Profile(steps)
-        self.plan, self.whole = (plan_for(tree, Budget(*how), profile) for how in (("saving", 0.6), ("tau", 0.0)))
+        self.plan, self.whole = (plan_for(tree, Budget(*how), profile) for how in (("saving", saving), ("tau", 0.0)))
 
     def host(self):
         import comfy.samplers
 
         guider = comfy.samplers.CFGGuider(self.patcher)
         guider.set_conds(self.positive, self.negative)
-        guider.set_cfg(7.0)
+        guider.set_cfg(self.cfg)
         return guider.sample(
             self.noise, torch.zeros_like(self.noise), self.sampler, self.sigmas, disable_pbar=True, seed=0
         )
@@ -93,7 +133,8 @@ class Runs:
     def shared(self, plan, micro_batch=0):
         from hierdiff_pack.nodes.guider import make_guider
 
-        guider = make_guider(self.patcher, self.positive, self.negative, 7.0, plan, micro_batch, show_tree=False)
+        sides, tell = (self.positive, self.negative), self.reports.append
+        guider = make_guider(self.patcher, *sides, self.cfg, plan, micro_batch, show_tree=False, tell=tell)
         return guider.sample(
             self.noise, torch.zeros_like(self.noise), self.sampler, self.sigmas, disable_pbar=True, seed=0
         )
@@ -123,17 +164,9 @@ def best_of_curve(patcher, side, sizes):
     return best
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="a narrow model on a CPU")
-    options = parser.parse_args()
-    import_pack(Path(tempfile.mkdtemp()), cpu=options.small)
-    patcher = random_sdxl(options.small)
-    side, prompts, steps = (16, 6, 4) if options.small else (128, 32, 20)
-    card = "CPU" if options.small else torch.cuda.get_device_name()
-    size = sum(p.numel() for p in patcher.model.diffusion_model.parameters()) / 1e6
-    print(f"{card}, torch {torch.__version__}, UNet {size:.0f} M parameters, {8 * side} pixels, {prompts} prompts")
-    best = best_of_curve(patcher, side, (1, 2) if options.small else (1, 2, 4, 8, 16, 24))
+def compare_with_host(patcher, side, prompts, steps, sizes):
+    """Prints the times of one set with all rows and with shared steps."""
+    best = best_of_curve(patcher, side, sizes)
     runs = Runs(patcher, prompts, steps, side)
     plan, whole = runs.plan, runs.whole
     ratio, saved = whole.nfe / plan.nfe, f"{plan.saved:.0%} saved"
@@ -151,6 +184,109 @@ def main():
             f"| {name} | {rows} | {took:.2f} | {host / took:.2f} | {share} | {took / (rows * best):.3f} |", flush=True
         )
     print(f"\noutside the UNet, {saved}: {runs.outside_model():.2%}")
+
+
+@contextlib.contextmanager
+def without(module, name):
+    """A context: a function of one of the pack's modules that asks about a device says no."""
+    module = importlib.import_module(f"hierdiff_pack.nodes.host.{module}")
+    before = getattr(module, name)
+    setattr(module, name, lambda device: False)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def few_clusters(name, patcher, side, cfg, steps):
+    """Prints the time of a set of eight prompts that share nearly all steps, with and without CUDA graphs."""
+    runs = Runs(patcher, 8, steps, side, saving=0.8 if steps > 8 else 0.7, cfg=cfg)
+    device, clusters, times, latents = patcher.load_device, runs.plan.clusters_per_step, [], []
+    often = {"repeats": 3, "warm": 1} if device.type == "cuda" else {}
+    for context in (without("graphed_calls", "may_be_recorded"), contextlib.nullcontext()):
+        with context:
+            times.append(seconds(lambda: runs.shared(runs.plan), device, **often))
+            latents.append(runs.shared(runs.plan))
+    lines = [line for line in runs.reports[-1].splitlines() if "CUDA graphs" in line]
+    same = "the same" if torch.equal(*latents) else f"{float((latents[0] - latents[1]).abs().max()):.2e} apart"
+    print(
+        f"| {name} | {8 * side} | {int((clusters <= 2).sum())} of {steps} | {times[0]:.3f} | {times[1]:.3f} | "
+        f"{times[1] / times[0]:.3f} | {same} | {'; '.join(lines)} |",
+        flush=True,
+    )
+
+
+def compare_graphs(small, sdxl=None):
+    """Prints what CUDA graphs give where steps have few clusters."""
+    print("\n| model | pixels | steps of 1 or 2 clusters | s | s, graphs | ratio | latents | report |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    sdxl, steps = sdxl or random_sdxl(small), 6 if small else 16
+    for side in (8,) if small else (128, 64):
+        few_clusters("SDXL", sdxl, side, 7.0, steps)
+    del sdxl
+    flux = random_flux(small)
+    for side in (16,) if small else (128, 64):
+        few_clusters("a quarter of Flux", flux, side, 1.0, steps)
+
+
+class CompiledRuns:
+    """Runs of a plan that splits often, with a block of Flux that the host's own function has compiled."""
+
+    def __init__(self, small, dynamic):
+        import comfy.model_base
+        from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+        shape = {**FLUX_NARROW, **({} if small else {"hidden_size": 512, "axes_dim": [16, 56, 56]})}
+        patcher = random_flux(small, shape)
+        how = {"backend": "eager" if small else "inductor", "dynamic": dynamic}
+        set_torch_compile_wrapper(patcher, **how, keys=["diffusion_model.single_blocks.0"])
+        self.runs = Runs(patcher, 12, 12, 16 if small else 32, saving=0.5, cfg=4.0, spread=2.0)
+        self.batches, apply_model = [], comfy.model_base.BaseModel._apply_model
+
+        def noted(model, x, *args, **kwargs):
+            self.batches.append(len(x))
+            return apply_model(model, x, *args, **kwargs)
+
+        comfy.model_base.BaseModel._apply_model = noted
+
+    def run(self):
+        """Seconds, compiled graphs and sizes of calls of one run."""
+        from torch._dynamo.utils import counters
+
+        before, self.batches[:] = counters["stats"]["unique_graphs"], []
+        took = seconds(lambda: self.runs.shared(self.runs.plan), self.runs.patcher.load_device)
+        return took, counters["stats"]["unique_graphs"] - before, sorted(set(self.batches))
+
+
+def count_compilations(small, way):
+    """Prints how often a block is compiled in two runs of a plan, as it was and as it is."""
+    compiled = CompiledRuns(small, None if way == "any size" else False)
+    with without("padded_rows", "pads_on") if way == "each size" else contextlib.nullcontext():
+        for name in ("first run", "second run"):
+            took, graphs, sizes = compiled.run()
+            print(f"| {way}, {name} | {took:.1f} s | {graphs} graphs | batches {sizes} |", flush=True)
+    lines = [line for line in compiled.runs.reports[-1].splitlines() if "compiled" in line]
+    print(f"clusters {compiled.runs.plan.clusters_per_step.tolist()}; {lines}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a narrow model on a CPU")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--compiled", nargs="+", choices=COMPILED, default=COMPILED)
+    options = parser.parse_args()
+    import_pack(Path(tempfile.mkdtemp()), cpu=options.small)
+    print("CPU" if options.small else torch.cuda.get_device_name(), f"torch {torch.__version__}", end=", ")
+    print("" if options.small else torch.cuda.get_allocator_backend(), flush=True)
+    sdxl = random_sdxl(options.small) if {"run", "few"} & {*options.only} else None
+    if sdxl is not None:
+        print(f"UNet {sum(p.numel() for p in sdxl.model.diffusion_model.parameters()) / 1e6:.0f} M parameters")
+    if "few" in options.only:
+        compare_graphs(options.small, sdxl)
+    if "run" in options.only:
+        compare_with_host(sdxl, *((16, 6, 4, (1, 2)) if options.small else (128, 32, 20, (1, 2, 4, 8, 16, 24))))
+    for way in options.compiled if "compiled" in options.only else ():
+        count_compilations(options.small, way)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Calls of few rows replayed as CUDA graphs: the CPU, which launches each kernel, is slower there than the device.
 
-A replay is the same kernels with the same numbers. A call is recorded where all that goes into it is known, is measured
-against what it took before, and is forgotten when clusters split, weights move, memory runs out, or the run ends.
+A replay is the same kernels with the same numbers. A call is recorded where all that goes into it is known. Its replay
+has to be bit-identical to the call, and faster; it is forgotten when clusters split, weights move, memory runs out, or
+the run ends.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 
 KEY = "hierdiff_graphs"  # of the wrapper
 MOST_LATENTS = 8  # of a call: for more the device takes longer than the CPU, on all cards that were measured
+WARM_CALLS = 2  # before a size is recorded: the first sets up libraries, the second is measured
 LEAST_CALLS = 6  # that a size must have before it: recording takes as long as two or three calls
 GAINS = 0.95  # of the time before; else a graph is forgotten
 MEMORY_SHARE = 0.25  # of the free memory that a recorded call may hold
 # In transformer_options: changes nothing of what a network without patches computes.
 NOT_READ = ("wrappers", "callbacks", "patches", "patches_replace", "uuids", "hierdiff", RUN_KEY)
+_FAILED: WeakSet[torch.nn.Module] = WeakSet()  # networks that cannot be recorded: no later run tries
 
 
 class Unknown(Exception):
@@ -69,13 +73,13 @@ class CudaDevice:
 class Size:
     """What is known of the calls of one kind and size.
 
-    calls, replays : int     so far
+    calls : int              so far
     plain, graphed : tuple   marks around one of them as it is, and around one that was replayed
     graph : Graph or None
     """
 
     def __init__(self) -> None:
-        self.calls = self.replays = 0
+        self.calls = 0
         self.plain: tuple[Any, Any] | None = None
         self.graphed: tuple[Any, Any] | None = None
         self.graph: Graph | None = None
@@ -149,8 +153,9 @@ class GraphedCalls:
     @contextlib.contextmanager
     def of_run(self, guider: Any) -> Iterator[None]:
         """A context around a guider's run, whose network's calls are seen. Nobody sees those of a compiled one."""
-        options = guider.model_options
-        if may_be_recorded(guider.model_patcher.load_device) and not is_compiled(options, guider.model_patcher):
+        options, patcher = guider.model_options, guider.model_patcher
+        can = may_be_recorded(patcher.load_device) and getattr(patcher.model, "diffusion_model", None) not in _FAILED
+        if can and not is_compiled(options, patcher):
             wrappers = options.setdefault("transformer_options", {}).setdefault("wrappers", {})
             wrappers.setdefault(WrappersMP.DIFFUSION_MODEL, {})[KEY] = [self.call]
         try:
@@ -178,13 +183,13 @@ class GraphedCalls:
         size.calls += 1
         if size.graph is not None and not (size.graph.is_valid and self._gains(size, args)):
             size.graph = None
-        if size.graph is None and size.calls == 3 and self._calls_left() >= LEAST_CALLS:
-            self._record(size, executor, args, kwargs)
         if size.graph is not None:
             return self._replayed(size, args, kwargs)
         began = self.device.mark()
         output = self._plainly(executor, args, kwargs)
         size.plain = began, self.device.mark()
+        if size.calls == WARM_CALLS and self._calls_left() >= LEAST_CALLS:
+            self._record(size, executor, args, kwargs, output)
         return output
 
     def _plainly(self, executor, args, kwargs):
@@ -215,7 +220,7 @@ class GraphedCalls:
         steps, count = current.plan.steps, len(current.clusters.first)
         return sum(steps[k].num_clusters == count for k in range(current.k, current.last_step + 1))
 
-    def _record(self, size, executor, args, kwargs):
+    def _record(self, size, executor, args, kwargs, output):
         case = self._case
         assert case is not None  # else the call has no size
         network = executor.class_obj or case.model.diffusion_model
@@ -225,23 +230,25 @@ class GraphedCalls:
             return
         try:
             size.graph = Graph(self.device, network, executor, args, kwargs)
+            if not torch.equal(size.graph(args, kwargs).nan_to_num(), output.nan_to_num()):
+                raise RuntimeError("a replay gave another result than the call")
         except Exception as error:  # a kernel or a line of the network that cannot be recorded, of whatever kind
+            if not is_out_of_memory(error):
+                _FAILED.add(network)
             self.failed = f"{type(error).__name__}: {error}".splitlines()[0][:160]
             self.forget()
 
     def _replayed(self, size, args, kwargs):
-        size.replays += 1
         self.replayed += 1
-        if size.replays > 2:
-            return size.graph(args, kwargs)
-        began = self.device.mark()
+        began = self.device.mark() if size.graphed is None else None
         output = size.graph(args, kwargs)
-        size.graphed = began, self.device.mark()  # in the end of the second: a graph is uploaded with its first replay
+        if began is not None:
+            size.graphed = began, self.device.mark()
         return output
 
     def _gains(self, size, args):
         """Whether a replay is faster than the call was; as long as nobody knows, yes."""
-        if size.plain is None or size.graphed is None or size.replays < 2:
+        if size.plain is None or size.graphed is None:
             return True
         before, now = self.device.seconds(*size.plain), self.device.seconds(*size.graphed)
         if before is None or now is None:
@@ -256,7 +263,7 @@ class GraphedCalls:
         """What was done, in words."""
         if self.failed:
             return [f"⚠ the model's calls cannot be recorded as CUDA graphs and were launched as ever ({self.failed})"]
-        return [f"{self.replayed} calls replayed as CUDA graphs"] if self.replayed else []
+        return [f"calls replayed as CUDA graphs: {self.replayed}"] if self.replayed else []
 
 
 def may_be_recorded(device: torch.device) -> bool:

@@ -92,6 +92,14 @@ class PaddedRows:
         self.used.add(len(rows) + more)
         return rows + rows[:1] * more
 
+    def of_latents(self, count: int) -> int:
+        """Latents that a call of one side is padded to, where sides were joined before the host sees them."""
+        if not (self.sizes and self._pads):
+            return count
+        padded = padded_count(count, self.sizes)
+        self.padding += padded - count
+        return padded
+
     def report(self) -> list[str]:
         """What was done, in words."""
         if not self.padding:

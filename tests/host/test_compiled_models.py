@@ -178,6 +178,14 @@ def test_on_a_cpu_a_call_holds_one_cluster(made, run, plans):
     assert torch.allclose(latents, run(plain)[0], atol=1e-5)
 
 
+def test_sides_that_are_joined_are_padded_together(padded_rows):
+    padded = padded_rows.PaddedRows(None)
+    assert padded.of_latents(5) == 5
+    padded.sizes, padded._pads = (4, 12), True
+    assert [padded.of_latents(count) for count in (3, 5, 13)] == [4, 12, 13]
+    assert padded.padding == 8
+
+
 def test_few_sizes_are_new_and_little_is_padded(padded_rows):
     counts = [9] * 14 + [10, 16, 24, 32, 32, 32]
     assert padded_rows.sizes_of(counts, (), 3) == (10, 32)

@@ -14,7 +14,7 @@ class Recorder:
 
     def __init__(self):
         self.plain, self.graphed = 2.0, 1.0
-        self.sizes, self.replays, self.marks, self.error = [], 0, [], None
+        self.sizes, self.replays, self.marks, self.error, self.off_by = [], 0, [], None, 0.0
 
     def recorded(self, call):
         if self.error:
@@ -24,7 +24,7 @@ class Recorder:
 
         def replay():
             self.replays += 1
-            output.copy_(call())
+            output.copy_(call() + self.off_by)
 
         return replay, output
 
@@ -64,18 +64,19 @@ def run(host, sides, plans):
 
 def test_replayed_calls_make_the_same_pictures(run, model, recorder, graphed_calls, monkeypatch):
     latents, report = run(model)
-    assert (recorder.sizes, recorder.replays) == ([2], 2)  # of the four calls with one cluster, and both sides
-    assert "2 calls replayed as CUDA graphs" in report
+    assert (recorder.sizes, recorder.replays) == ([2], 3)  # both sides of one cluster: to compare, and 2 of 4 calls
+    assert "calls replayed as CUDA graphs: 2" in report
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
     expected, report = run(model)
-    assert recorder.replays == 2
+    assert recorder.replays == 3
     assert torch.equal(latents, expected)
     assert not any("CUDA graphs" in line for line in report)
 
 
 def test_several_calls_of_a_sampler_step_are_replayed_with_their_own_values(run, model, recorder, graphed_calls):
     latents, _ = run(model, sampler="heun")
-    assert recorder.replays == 5  # of 7 with one cluster: a step's second call is at the next step's sigma
+    assert recorder.sizes == [2, 6]
+    assert recorder.replays == 6 + 3  # 5 of 7 calls, and 2 of 4: a step's second call is at the next step's sigma
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
         assert torch.equal(latents, run(model, sampler="heun")[0])
@@ -88,10 +89,21 @@ def test_what_does_not_gain_is_forgotten_and_no_larger_call_recorded(run, model,
     _, report = run(model, sampler="heun")
     assert recorder.sizes == [2]
     assert recorder.replays == 2
-    assert "2 calls replayed as CUDA graphs" in report
+    assert "calls replayed as CUDA graphs: 1" in report
 
 
-def test_after_a_failure_nothing_is_recorded(run, model, recorder, graphed_calls, monkeypatch):
+def test_a_replay_that_differs_is_not_used(run, host, recorder, graphed_calls, monkeypatch):
+    model = host.native_models.unet_model()
+    recorder.off_by = 1e-3
+    latents, report = run(model)
+    assert recorder.replays == 1
+    assert any(line.endswith("(RuntimeError: a replay gave another result than the call)") for line in report)
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+    assert torch.equal(latents, run(model)[0])
+
+
+def test_after_a_failure_nothing_is_recorded(run, host, recorder, graphed_calls, monkeypatch):
+    model = host.native_models.unet_model()
     recorder.error = RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be")
     latents, report = run(model, sampler="heun")
     lines = [line for line in report if "CUDA graphs" in line]
@@ -99,6 +111,9 @@ def test_after_a_failure_nothing_is_recorded(run, model, recorder, graphed_calls
         "⚠ the model's calls cannot be recorded as CUDA graphs and were launched as ever (RuntimeError: operation not "
         "permitted when stream is capturing)"
     ]
+    recorder.error = None
+    assert not any("CUDA graphs" in line for line in run(model, sampler="heun")[1])
+    assert recorder.sizes == []
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
     assert torch.equal(latents, run(model, sampler="heun")[0])
 
@@ -115,7 +130,7 @@ def test_weights_that_move_are_not_read_where_they_were(run, host, recorder, gra
         return run(model, callback=move)[0]
 
     latents = moving()
-    assert recorder.replays == 1
+    assert recorder.replays == 2
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
     assert torch.equal(latents, moving())
 

@@ -3,7 +3,7 @@
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierdiff_core.sampling.row_counts import few_sizes, padded_count, padding_of
@@ -25,6 +25,7 @@ def test_a_call_goes_to_the_smallest_size_that_holds_it():
     assert [padded_count(rows, (8, 2, 1)) for rows in (1, 2, 3, 8, 9)] == [1, 2, 8, 8, 9]
 
 
+@settings(deadline=None)
 @given(COUNTS, st.integers(1, 3), st.lists(st.integers(1, 12), max_size=3))
 def test_no_other_sizes_need_less_padding(counts, most, known):
     sizes = few_sizes(counts, most, known)
