@@ -11,9 +11,9 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.setup-done
 SPACE := $(subst ,, )
 STAMP := $(STAMPS)$(subst $(SPACE),+,$(subst /,+,$(COMFYUI_DIR)))
-# Test files that run at the same time: they wait for servers and pages a third of their time, so that three left a fifth
+# Test files that run at the same time: they wait for servers and pages a third of their time, and four left three tenths
 # of two cores idle. Each may start a ComfyUI of a gigabyte: never more than six.
-JOBS ?= $(shell $(PYTHON) -c "import os; print(min(6, 2 + (os.cpu_count() or 2)))")
+JOBS ?= $(shell $(PYTHON) -c "import os; print(min(6, 3 + (os.cpu_count() or 2)))")
 # Some tools set it. Each of a run's fifty processes would then compile torch, transformers and ComfyUI for itself, which
 # takes longer than what it does with them.
 unexport PYTHONDONTWRITEBYTECODE

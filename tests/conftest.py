@@ -30,7 +30,17 @@ from comfyui_host import ComfyServer, import_pack  # noqa: E402
 
 SERVER_LOG_LINES = 60
 # Each takes a minute or more: they begin first, so that no worker is left with one while the others are done.
-LONGEST = ("test_browser.py", "test_compatibility.py", "test_sharing.py", "test_host.py", "test_scenes_run.py")
+LONGEST = (
+    "test_browser.py",
+    "test_compatibility.py",
+    "test_workers_ray.py",
+    "test_host.py",
+    "test_scenes_run.py",
+    "test_sharing.py",
+    "test_advisor_nodes.py",
+    "test_advisor_host.py",
+    "test_training.py",
+)
 MEMORY_HOLDS = 0.2  # seconds
 SLOW_FIXTURES = {"pack", "smoke_run"}  # they import ComfyUI, or train a model: marked, for `make quick`
 

@@ -31,6 +31,15 @@ UNET = {
     "legacy": False,
     "dtype": torch.float32,
 }
+# A quarter of the work, for what asks of a network only to be a function of rows, times and texts: not for patches of
+# blocks, nor for what is barely heard, such as a pooled text.
+SHALLOW = {
+    **UNET,
+    "num_res_blocks": [1],
+    "channel_mult": [1],
+    "transformer_depth": [0],
+    "transformer_depth_output": [0, 0],
+}
 CPU = torch.device("cpu")
 
 
@@ -105,10 +114,10 @@ def fill(module, seed=0):
     return module.requires_grad_(False)
 
 
-def unet_model(kind=comfy.model_base.BaseModel, in_channels=4):
+def unet_model(kind=comfy.model_base.BaseModel, in_channels=4, shape=UNET):
     """ModelPatcher of a tiny UNet; `kind` is one of the classes above, or the host's plain model."""
     pooled = {"adm_in_channels": POOLED + 8, "num_classes": "sequential"} if kind is PooledModel else {}
-    settings = {**UNET, **pooled, "in_channels": in_channels}
+    settings = {**shape, **pooled, "in_channels": in_channels}
     config = comfy.supported_models.SD15(settings)
     config.unet_config = settings
     config.manual_cast_dtype = None
@@ -117,9 +126,9 @@ def unet_model(kind=comfy.model_base.BaseModel, in_channels=4):
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 
 
-def control_net(hint_channels=3):
-    """A tiny ControlNet for `unet_model()`, with a hint of 8 pixels per latent pixel."""
-    settings = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output")}
+def control_net(hint_channels=3, shape=UNET):
+    """A tiny ControlNet for `unet_model(shape=shape)`, with a hint of 8 pixels per latent pixel."""
+    settings = {key: value for key, value in shape.items() if key not in ("out_channels", "transformer_depth_output")}
     settings["operations"] = comfy.ops.disable_weight_init
     network = fill(comfy.cldm.cldm.ControlNet(hint_channels=hint_channels, device=CPU, **settings), seed=1)
     return comfy.controlnet.ControlNet(network, load_device=CPU)

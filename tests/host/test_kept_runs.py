@@ -34,6 +34,11 @@ def host(pack):
     return SimpleNamespace(**vars(modules_of(pack)), **for_keeping)
 
 
+@pytest.fixture(scope="module")
+def model(host):
+    return host.native_models.unet_model(shape=host.native_models.SHALLOW)
+
+
 def plan_of(vectors=VECTORS, keys=(100, 101, 102), texts=None):
     Z = ward_linkage(vectors)
     return build_plan(Z, linear_thresholds(K, float(Z[-1, 2]) * 2), keys, prompts=texts)
@@ -187,7 +192,7 @@ def test_another_model_sampler_or_seed_reuses_nothing_and_is_named(host, model):
         _, told = run(host, model, plan_of(), store, **options)
         assert told.reused == 0
         assert said in told.lines
-    other = host.native_models.unet_model()
+    other = host.native_models.unet_model(shape=host.native_models.SHALLOW)
     weight = next(other.model.diffusion_model.parameters())
     weight.data.view(-1)[weight.numel() // 2] += 1e-3  # of all weights a single one, which no sample of them sees
     assert host.fingerprint.model_fingerprint(other) == host.fingerprint.model_fingerprint(model)

@@ -46,7 +46,7 @@ def host(pack):
 
 @pytest.fixture(scope="module")
 def model(host):
-    return host.native_models.unet_model()
+    return host.native_models.unet_model(shape=host.native_models.SHALLOW)
 
 
 @pytest.fixture(scope="module")
@@ -490,7 +490,7 @@ def test_several_entries_with_areas_masks_and_times(host, model, positive, negat
 
 def test_controlnet_with_one_hint(host, model, positive, negative, plans):
     hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    control = host.native_models.control_net().set_cond_hint(hint, 0.8, (0.0, 1.0))
+    control = host.native_models.control_net(shape=host.native_models.SHALLOW).set_cond_hint(hint, 0.8, (0.0, 1.0))
     with_control = [[positive[0][0], {"control": control, "control_apply_to_uncond": True}]]
     samples = assert_right(host, model, with_control, negative, plans)
     without, _, _ = run_shared(host, model, positive, negative, plans.shared)
@@ -499,8 +499,12 @@ def test_controlnet_with_one_hint(host, model, positive, negative, plans):
 
 def test_controlnet_takes_one_hint_or_one_for_each_prompt(host, silent_model, model, positive, negative, plans):
     def hinted(count):
-        control = host.native_models.control_net().set_cond_hint(torch.rand(count, 3, 64, 64), 0.8, (0.0, 1.0))
-        above = host.native_models.control_net().set_cond_hint(torch.rand(1, 3, 64, 64), 0.8, (0.0, 1.0))
+        control = host.native_models.control_net(shape=host.native_models.SHALLOW).set_cond_hint(
+            torch.rand(count, 3, 64, 64), 0.8, (0.0, 1.0)
+        )
+        above = host.native_models.control_net(shape=host.native_models.SHALLOW).set_cond_hint(
+            torch.rand(1, 3, 64, 64), 0.8, (0.0, 1.0)
+        )
         return [[positive[0][0], {"control": above.set_previous_controlnet(control)}]]
 
     samples, report, _ = run_shared(host, model, hinted(N), negative, plans.shared)

@@ -39,7 +39,7 @@ def host(pack):
 
 @pytest.fixture(scope="module")
 def model(host):
-    return host.native_models.unet_model()
+    return host.native_models.unet_model(shape=host.native_models.SHALLOW)
 
 
 @pytest.fixture(scope="module")

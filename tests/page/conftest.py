@@ -2,7 +2,7 @@
 
 Loading a page costs two seconds of a processor, and six where the browser has not loaded it before: more than many of
 these tests. A test that asks for a `shared` page gets one that stays open between tests, with an empty workflow in it;
-the browser and the windows of a server stay open until the tests of this folder are over.
+the browser and its windows, with the files that they have, stay open until the tests of this folder are over.
 """
 
 from __future__ import annotations
@@ -92,10 +92,13 @@ class Pages:
         window.add_init_script(FEWER_FRAMES)
         return window
 
-    def close(self):
-        """Close all that stays open."""
+    def drop_all(self):
         for page, _ in list(self.kept.values()):
             self.drop(page)
+
+    def close(self):
+        """Close all that stays open."""
+        self.drop_all()
         for windows in self.free.values():
             for window in windows:
                 window.close()
@@ -110,7 +113,7 @@ class Pages:
 
 
 class Opened:
-    """The browser of this folder's tests and the pages of one server, kept from file to file."""
+    """The browser of this folder's tests and the windows of one server, kept from file to file."""
 
     def __init__(self):
         self.closing = contextlib.ExitStack()
@@ -177,7 +180,9 @@ def server(comfyui):
 
 @pytest.fixture(scope="module")
 def pages(server):
-    return OPENED.pages_of(server)
+    made = OPENED.pages_of(server)
+    yield made
+    made.drop_all()  # what a file did to its pages is no other's
 
 
 @pytest.fixture
