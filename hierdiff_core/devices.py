@@ -46,6 +46,12 @@ class AsyncHostCopy:
         return self.copy
 
 
+def after_failed_recording() -> None:
+    """Record a graph of nothing much: after one that failed, torch's generators draw nothing until one succeeds."""
+    with contextlib.suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.zeros(1, device="cuda")
+
+
 class SideStream:
     """A thread with a stream of its own: what it does goes on beside what the caller gives the device.
 

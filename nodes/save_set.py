@@ -28,6 +28,7 @@ from ..hierdiff_core.files.names import (
     file_parts,
 )
 from ..hierdiff_core.files.plain_words import plain_words
+from ..hierdiff_core.files.png import png_bytes
 from ..hierdiff_core.prompts.rows import PromptRow, as_rows
 from . import types
 from .host.decoration import Decorations
@@ -47,6 +48,7 @@ SOURCES = ("images", "latent")
 DECODED_AT_ONCE = 8  # on a GPU; one at a time on a CPU
 EXIF_MODEL, EXIF_MAKE = 0x0110, 0x010F  # where the host's own nodes keep the prompt, and the workflow and below
 OWN = "hierdiff"  # key of what is a picture's own in its file
+PNG_LEVEL = 4  # of compression, as the host's Save Image has it
 LARGEST_EXIF = 60_000  # bytes, of jpg
 
 
@@ -293,7 +295,10 @@ def encode(picture: Image.Image, format: str, metadata: Sequence[tuple[str, str]
     """Bytes of a picture file, with (key, text) of what is said in it; jpg has room for what is its own alone."""
     buffer = bytes_io.BytesIO()
     if format == "png":
-        picture.save(buffer, "PNG", pnginfo=png_metadata(metadata), compress_level=4)
+        info = png_metadata(metadata)
+        if picture.mode == "RGB":  # several at a time, if need be: Pillow holds Python's lock while it compresses
+            return png_bytes(np.asarray(picture), [(kind, data) for kind, data, *_ in info.chunks], PNG_LEVEL)
+        picture.save(buffer, "PNG", pnginfo=info, compress_level=PNG_LEVEL)
         return buffer.getvalue()
     own = metadata if format == "webp" else [(key, text) for key, text in metadata if key == OWN]
     exif = exif_metadata(own)

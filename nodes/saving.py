@@ -27,6 +27,7 @@ from .host.decode_beside import Beside, decoded_beside, load_beside, side_stream
 from .host.decoration import Decorations
 from .host.folders import output_folder, writes_metadata
 from .host.runs import running, sent_along
+from .host.tree_files import writers
 from .save_set import EXIF_MAKE, OWN, SOURCES, Told, encode, megabytes, to_picture
 
 if TYPE_CHECKING:
@@ -138,14 +139,19 @@ class Saver(Observer):
         images = self.decode(latents[new]) if new else []
         self.skipped += len(places) - len(new)
         for row, pixels in zip(new, images, strict=True):
-            self.jobs.append(self.writer.submit(self.write, int(prompts[row]), places[row], keys[row], pixels))
+            i = int(prompts[row])
+            data = writers().submit(self.file_of, i, keys[row], pixels)
+            self.jobs.append(self.writer.submit(self.write, i, places[row], data))
 
-    def write(self, i: int, parts: list[str], key: str, pixels: torch.Tensor) -> None:
-        """Write one picture and its caption."""
-        captioned = self.about.picture(i, self.saving.strip_tags)[1]
+    def file_of(self, i: int, key: str, pixels: torch.Tensor) -> bytes:
+        """One picture's file; several are made at a time."""
         own = [(name, json.dumps({**json.loads(text), "key": key})) for name, text in self.about.own(i)]
-        data = encode(to_picture(pixels), self.saving.format, [*self.workflow, *own])
-        self.tree.add(parts, self.saving.format, data, caption_of(self.saving.caption, captioned))
+        return encode(to_picture(pixels), self.saving.format, [*self.workflow, *own])
+
+    def write(self, i: int, parts: list[str], data: Future[bytes]) -> None:
+        """Write one picture and its caption; one after the other, in order."""
+        captioned = self.about.picture(i, self.saving.strip_tags)[1]
+        self.tree.add(parts, self.saving.format, data.result(), caption_of(self.saving.caption, captioned))
 
     def raise_failure(self) -> None:
         """Raise what went wrong with a picture that was written."""

@@ -13,7 +13,7 @@ COMPRESSION = 1  # as fast as can be
 UP = 2  # each row less the one above it
 
 
-def png_bytes(pixels: np.ndarray, chunks: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+def png_bytes(pixels: np.ndarray, chunks: Iterable[tuple[bytes, bytes]] = (), level: int = COMPRESSION) -> bytes:
     """A PNG file.
 
     Parameters
@@ -21,6 +21,8 @@ def png_bytes(pixels: np.ndarray, chunks: Iterable[tuple[bytes, bytes]] = ()) ->
     pixels : (H, W, 3) uint8 array
     chunks : iterable of (kind, data)
         More chunks, such as texts (those of Pillow's `PngInfo`).
+    level : int
+        Of zlib's compression.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def png_bytes(pixels: np.ndarray, chunks: Iterable[tuple[bytes, bytes]] = ()) ->
     rows[:, 0], rows[0, 1:] = UP, flat[0]
     np.subtract(flat[1:], flat[:-1], out=rows[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows.data, COMPRESSION)), (b"IEND", b"")]
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows.data, level)), (b"IEND", b"")]
     return SIGNATURE + b"".join(chunk(kind, data) for kind, data in parts)
 
 

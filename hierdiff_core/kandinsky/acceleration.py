@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..devices import after_failed_recording
 from .fused_checks import has_kernels, width_of
 from .fused_kernels import FusedKernels
 from .fused_movq import FusedMovq, why_not_fused_movq
@@ -193,23 +194,27 @@ class GraphedCalls(PlainCalls):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self.direct(*inputs)  # what a first call sets up must not be in the graph
+            made = self.direct(*inputs)  # what a first call sets up must not be in the graph
             if self.may_record():
-                self.capture(key, inputs)
+                self.capture(key, inputs, torch.empty_like(made))
         torch.cuda.current_stream().wait_stream(stream)
 
-    def capture(self, key: tuple[Any, ...], inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> None:
+    def capture(
+        self, key: tuple[Any, ...], inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], output: torch.Tensor
+    ) -> None:
+        """Record the graph, which writes to `output`: cudaMallocAsync warns of what outlives a recording."""
         graph = torch.cuda.CUDAGraph()
         try:
             # other threads, such as the host's, may go on allocating
             graph.capture_begin(pool=self.pool, capture_error_mode="thread_local")
             try:
-                output = self.faster(*inputs)
+                output.copy_(self.faster(*inputs))
             finally:
                 graph.capture_end()
         except RuntimeError as error:
             self.records = False
             self.forget()
+            after_failed_recording()
             warn("recording CUDA graphs", error)
         else:
             self.graphs[key] = graph, inputs, output

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ...hierdiff_core.devices import is_out_of_memory
+from ...hierdiff_core.devices import after_failed_recording, is_out_of_memory
 from .compiled_models import is_compiled
 from .device import free_memory_beside
 from .guard import RUN_KEY
@@ -43,21 +43,16 @@ class Unknown(Exception):
 class CudaDevice:
     """Records and times on a CUDA device."""
 
-    def recorded(self, call: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
-        """Record a call: what replays it, and where its result then is."""
+    def recorded(self, call: Callable[[], torch.Tensor], output: torch.Tensor) -> Callable[[], object]:
+        """Record a call: what replays it, into `output`. cudaMallocAsync warns of what outlives a recording."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on allocating
-                output = call()
+                output.copy_(call())
         except Exception:
-            self._recover()
+            after_failed_recording()
             raise
-        return graph.replay, output
-
-    def _recover(self):
-        """After a recording that failed, torch's generator waits for its end: a recording that succeeds is one."""
-        with contextlib.suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
-            torch.zeros(1, device="cuda")
+        return graph.replay
 
     def mark(self) -> torch.cuda.Event:
         """This moment in the device's work."""
@@ -96,9 +91,19 @@ class Graph:
         ``call(*args, **kwargs)`` is the network's.
     args, kwargs : list, dict
         Of the call that is recorded.
+    output : tensor
+        The call's result.
     """
 
-    def __init__(self, device: CudaDevice, network: torch.nn.Module, call: Callable, args: Any, kwargs: dict):
+    def __init__(
+        self,
+        device: CudaDevice,
+        network: torch.nn.Module,
+        call: Callable,
+        args: Any,
+        kwargs: dict,
+        output: torch.Tensor,
+    ):
         self.inputs: list[torch.Tensor] = []
 
         def copied(tensor: torch.Tensor) -> torch.Tensor:
@@ -108,7 +113,8 @@ class Graph:
         own_args, own_kwargs = with_tensors([list(args), kwargs], copied)
         self._weights = [tensors for module in network.modules() for tensors in (module._parameters, module._buffers)]
         self._addresses = self._now()
-        self._replay, self._output = device.recorded(lambda: call(*own_args, **own_kwargs))
+        self._output = torch.empty_like(output)
+        self._replay = device.recorded(lambda: call(*own_args, **own_kwargs), self._output)
 
     def _now(self):
         return [each.data_ptr() for own in self._weights for each in own.values() if each is not None]
@@ -229,7 +235,7 @@ class GraphedCalls:
         if needed > MEMORY_SHARE * free or not weights_stay(network, args[0].device):
             return
         try:
-            size.graph = Graph(self.device, network, executor, args, kwargs)
+            size.graph = Graph(self.device, network, executor, args, kwargs, output)
             if not torch.equal(size.graph(args, kwargs).nan_to_num(), output.nan_to_num()):
                 raise RuntimeError("a replay gave another result than the call")
         except Exception as error:  # a kernel or a line of the network that cannot be recorded, of whatever kind

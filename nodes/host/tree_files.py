@@ -88,7 +88,7 @@ class TreeFiles:
 
 @functools.cache
 def writers() -> ThreadPoolExecutor:
-    """Threads that write the pictures of trees."""
+    """Threads that make the files of pictures."""
     return ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_WRITERS), "HierDiff tree")
 
 
