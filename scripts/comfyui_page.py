@@ -373,7 +373,8 @@ class ComfyPage:
         """Bring nodes into sight (all of them where none is named); returns their place on the screen for `clip`."""
         return self.evaluate(
             """async ([ids, margin, zoom]) => {
-                const nodes = app.graph.nodes.filter((node) => !ids.length || ids.map(String).includes(String(node.id)));
+                const named = ids.map(String);
+                const nodes = app.graph.nodes.filter((node) => !ids.length || named.includes(String(node.id)));
                 const lefts = nodes.map((node) => node.pos[0]);
                 const tops = nodes.map((node) => node.pos[1] - LiteGraph.NODE_TITLE_HEIGHT);
                 const rights = nodes.map((node) => node.pos[0] + node.size[0]);
