@@ -165,7 +165,8 @@ def test_movq_makes_fewer_pictures_where_memory_runs_out_and_no_tiles(modules, m
             raise torch.OutOfMemoryError("out of memory")
         return (z * 2,)
 
-    movq, latents = modules.vae.MoVQ(SimpleNamespace(decode=decode)), torch.arange(20.0).reshape(20, 1, 1, 1)
+    movq = modules.vae.MoVQ(SimpleNamespace(decode=decode, dtype=torch.float32))
+    latents = torch.arange(20.0).reshape(20, 1, 1, 1)
     assert torch.equal(movq.decode(latents), latents * 2)
     assert sizes == [1] * 20  # on a CPU
     sizes.clear()

@@ -193,9 +193,11 @@ def prior_node(pack, monkeypatch):
     monkeypatch.setattr(module, "prior_calls", lambda *args: 1)
     monkeypatch.setattr(module, "prior_digest", lambda prior: os.urandom(8))  # nothing is known of it
     monkeypatch.setattr(module, "text_warnings", lambda *args: [])
+    monkeypatch.setattr(module, "black_image", lambda pipeline: torch.zeros(1, 3))
 
     def run(prompts=("a", "b", "c"), **lists):
-        prior = SimpleNamespace(load=lambda: None, pipeline=None, suitable={})
+        loads = {"load": lambda: None, "load_image_encoder": lambda: None}
+        prior = SimpleNamespace(**loads, pipeline=None, suitable={})
         inputs = {"negative_prompt": [""], "steps": [2], "guidance": [4.0], "seed": [0], "noise": ["shared"]} | lists
         calls.clear()
         output = pack.nodes.PriorEmbedding.execute(prior=[prior], prompts=[prompts], **inputs)
