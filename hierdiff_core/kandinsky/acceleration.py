@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..devices import after_failed_recording
+from ..devices import after_failed_recording, is_out_of_memory
 from .fused_checks import has_kernels, width_of
 from .fused_kernels import FusedKernels
 from .fused_movq import FusedMovq, why_not_fused_movq
@@ -105,9 +105,9 @@ def movq_pixels(movq: Any, z: torch.Tensor) -> torch.Tensor:
             lay_out(movq.decoder, torch.channels_last)
             with torch.cuda.device(z.device):
                 return kept[way](z)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             kept[way] = None
             lay_out(movq.decoder, torch.contiguous_format)
             warn("the fused MoVQ", error)
@@ -245,9 +245,9 @@ class QuickCalls(GraphedCalls):
         if self.works:
             try:
                 return self.faster(latents, t, image_embeds)
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 self.works = self.records = False
                 self.forget()
                 warn(self.way, error)
