@@ -55,13 +55,19 @@ def random_sdxl(small, dtype=None):
     """The host's ModelPatcher around its own SDXL, with random weights; in float16 unless small, or as `dtype` says."""
     import comfy.model_base
     import comfy.model_management
-    import comfy.model_patcher
     import comfy.supported_models
 
     dtype = dtype or (torch.float32 if small else torch.float16)
     config = comfy.supported_models.SDXL({**SDXL, **(NARROW if small else {}), "dtype": dtype})
     device = comfy.model_management.get_torch_device()
-    model = comfy.model_base.SDXL(config, device=device).eval().requires_grad_(False)
+    return patcher_of(comfy.model_base.SDXL(config, device=device), device, dtype)
+
+
+def patcher_of(model, device, dtype):
+    """The host's ModelPatcher around a model, which gets random weights."""
+    import comfy.model_patcher
+
+    model.eval().requires_grad_(False)
     torch.manual_seed(0)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else torch.nn.init.ones_(parameter)
@@ -79,18 +85,13 @@ def random_flux(small, shape=None):
     """The host's ModelPatcher around its own Flux with some of the blocks, with random weights, in bfloat16."""
     import comfy.model_base
     import comfy.model_management
-    import comfy.model_patcher
     import comfy.supported_models
 
     dtype = torch.float32 if small else torch.bfloat16
     shape = shape or (FLUX_NARROW if small else FLUX_PART)
     config = comfy.supported_models.Flux({**FLUX, **shape, "dtype": dtype})
     device = comfy.model_management.get_torch_device()
-    model = comfy.model_base.Flux(config, device=device).eval().requires_grad_(False)
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02) if parameter.ndim > 1 else torch.nn.init.ones_(parameter)
-    return comfy.model_patcher.ModelPatcher(model.to(dtype), device, torch.device("cpu"))
+    return patcher_of(comfy.model_base.Flux(config, device=device), device, dtype)
 
 
 PARTS = ("run", "few", "compiled")

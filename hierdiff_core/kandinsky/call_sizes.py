@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..sampling.row_counts import few_sizes, padded_count, padding_of
+from .acceleration import padded
 
 MOST_PADDING = 0.02  # of a run's rows: less than sharing unconditional rows saves
 MOST_OF_CALL = 0.25  # of the rows of a call
@@ -47,15 +48,10 @@ class PaddedCalls:
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         """As the network."""
         count = len(latents)
-        more = padded_count(count, self.sizes) - count
-        if not 0 < more <= MOST_OF_CALL * count:
+        size = padded_count(count, self.sizes)
+        if not 0 < size - count <= MOST_OF_CALL * count:
             return self.network(latents, t, image_embeds)
-        return self.network(with_more(latents, more), t, with_more(image_embeds, more))[:count]
-
-
-def with_more(rows: torch.Tensor, more: int) -> torch.Tensor:
-    """Rows with so many more: the first again."""
-    return torch.cat([rows, rows[:1].expand(more, *rows.shape[1:])])
+        return self.network(padded(latents, size), t, padded(image_embeds, size))[:count]
 
 
 def call_counts(clusters: np.ndarray, passes: np.ndarray, most: int) -> list[int]:

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import pickle
-import shutil
 
 import pytest
 import torch
@@ -203,7 +202,6 @@ def test_enlarged_repeats_each_number():
 
 
 @torch.no_grad()
-@pytest.mark.skipif(shutil.which("g++") is None, reason="the CUDA source is compiled for the CPU by g++")
 def test_the_cuda_source_does_what_torch_does(tmp_path, monkeypatch):
     """On a card, test_gpu.py compares both; here the source runs block after block."""
     kernels = emulated(tmp_path, width=4, bfloat16=0)
