@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -72,10 +71,9 @@ class EarlyWorkers:
             "acceleration": acceleration,
         }
         self._thread: threading.Thread | None = None
-        self._entered = contextlib.ExitStack()
+        self._there, self._done = threading.Event(), threading.Event()
         self._executor: Any = None
         self._error: BaseException | None = None
-        self._wanted = True
 
     def __enter__(self) -> EarlyWorkers:
         return self
@@ -86,7 +84,7 @@ class EarlyWorkers:
     def start(self) -> None:
         """Begin, in a thread; nothing is waited for."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._start, name="HierDiff starting workers", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="HierDiff workers", daemon=True)
             self._thread.start()
 
     def ready(self) -> Executor:
@@ -98,26 +96,28 @@ class EarlyWorkers:
             If Ray is missing or does not start, or there are too few GPUs.
         """
         self.start()
-        assert self._thread is not None
-        self._thread.join()
+        self._there.wait()
         if self._error is not None:
             raise self._error
         return self._executor
 
     def close(self) -> None:
         """End the workers, and Ray where it was started for them."""
-        self._wanted = False
+        self._done.set()
         if self._thread is not None:
             self._thread.join()
-        self._entered.close()
 
-    def _start(self) -> None:
+    def _run(self) -> None:
+        """Have an executor until it is not wanted any more, in one thread: what Ray has started ends with that."""
         from ..sampling import ray_executor
 
         try:
-            executor = ray_executor.RayExecutor(self.workers, self.device, self.tell)
-            self._executor = self._entered.enter_context(executor)
-            if self._wanted:
-                self._executor.early(ENTRY, self.setup)
+            with ray_executor.RayExecutor(self.workers, self.device, self.tell) as self._executor:
+                if not self._done.is_set():
+                    self._executor.early(ENTRY, self.setup)
+                self._there.set()
+                self._done.wait()
         except BaseException as error:  # it is raised where the workers are wanted
             self._error = error
+        finally:
+            self._there.set()

@@ -299,4 +299,5 @@ def version() -> str:
 def in_short(error: Exception) -> str:
     """Why a worker died, on one line."""
     text = " ".join(str(getattr(error, "error_msg", None) or error).split())
+    text = text.partition(" Object store memory usage: ")[0]  # where memory ran out: Ray's statistics, a page of them
     return text[:MOST_REASON] or type(error).__name__

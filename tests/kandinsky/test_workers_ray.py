@@ -56,19 +56,19 @@ def stop(*_):
 command.KeptBranches.keep = stop
 sys.exit(main({arguments!r}))
 """
-# Ray as it is started for one machine, and where it listens
+# Ray as it is started for one machine, in the background, and where it listens
 STARTED_HERE = """
-import signal, sys, time
+import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from hierdiff_core.sampling.ray_cluster import begun_here, import_ray, open_ports
-with begun_here(import_ray(), 1, gpus=False) as count:
+from hierdiff_core.kandinsky.model_folder import BUNDLED
+from hierdiff_core.kandinsky.workers_early import EarlyWorkers
+from hierdiff_core.sampling.executor import Workers
+from hierdiff_core.sampling.ray_cluster import open_ports
+with EarlyWorkers(Workers(1), BUNDLED / "decoder", "cpu") as early:
+    early.start()
+    (slot,) = early.ready().slots
     import ray
-    @ray.remote
-    class Worker:
-        def here(self):
-            return 1
-    worker = Worker.remote()
-    assert ray.get(worker.here.remote()) == count
+    assert ray.get(slot.actor.__ray_call__.remote(lambda worker: 1)) == 1
     print(open_ports(), flush=True)
     time.sleep(600)
 """
