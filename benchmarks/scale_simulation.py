@@ -1,6 +1,7 @@
 """A set of 100,000 prompts on 1,000 workers, simulated: what breaks first, and what answers it.
 
-    python benchmarks/scale_simulation.py [--prompts 100000] [--workers 1000] [--costs costs.json] [--seed 0]
+    python benchmarks/scale_simulation.py [--prompts 100000] [--workers 1000] [--acceleration none]
+                                          [--costs costs.json] [--seed 0]
 
 Events: a worker asks a driver for work, gets a piece of the plan over the driver's link, denoises it batch by batch,
 decodes, and sends back what the design says. Pieces are cut as `hierdiff_core/sampling/executor_cut.py` cuts them.
@@ -13,6 +14,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from scale_calls import ROW_MS
 from scale_model import DEEP, FLAT, PER_GPU, Costs, Design, Simulation, World, tree_of
 
 BASE = Design("one driver, latents to it")
@@ -39,6 +41,7 @@ TROUBLED = (
     replace(WARM, name="warm, speeds unknown, twice as many pieces", by_speed=False, per_worker=2 * PER_GPU),
     replace(WARM, name="warm, copies at the end", copies=True),
 )
+AUTO = Costs(row_ms=tuple(ROW_MS["H100", "auto"].items()), decode=0.0069)  # docs/measurements/acceleration.md
 COLUMNS = {
     "seconds": "{:.1f}",
     "start s": "{:.1f}",
@@ -67,9 +70,11 @@ def main():
     parser.add_argument("--prompts", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--acceleration", default="none", choices=("none", "auto"), help="as of one H100")
     parser.add_argument("--costs", type=Path, help="a JSON object with other `Costs`, as scale_costs.py prints it")
     options = parser.parse_args()
-    costs = Costs(**json.loads(options.costs.read_text())) if options.costs else Costs()
+    costs = Costs() if options.acceleration == "none" else AUTO
+    costs = replace(costs, **json.loads(options.costs.read_text())) if options.costs else costs
     simulated = lambda tree, design, world: Simulation(tree, design, world, costs).run()  # noqa: E731
     for kind in (DEEP, FLAT):
         tree, world = tree_of(options.prompts, kind, options.seed), World(options.workers, seed=options.seed)

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hierdiff_core.kandinsky.call_sizes import steady_sizes
+from hierdiff_core.plan.unconditional import unconditional_families
+
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 
 
@@ -87,12 +90,18 @@ def test_its_command_prints_tables(modules, monkeypatch, capsys):
 
 def test_what_is_expected_of_gpus_draws_all_with_and_without_a_death(modules, monkeypatch, capsys):
     expected = modules["scale_expected"]
-    plan, row_ms = expected.plan_of(64), expected.ROW_MS["H200", "none"]
-    alone, usual, killed = (expected.Expected(plan, workers, row_ms, first=1.0) for workers in (1, 3, 3))
+    plan = expected.plan_of(64)
+    families, curve = unconditional_families(plan), expected.ROW_MS["H200", "none"]
+    cold, prepared = (expected.Card(curve, 0.5, steady_sizes(32), ready) for ready in (False, True))
+    alone, usual, killed, ready = (
+        expected.Expected(plan, workers, card, families)
+        for workers, card in ((1, cold), (3, cold), (3, cold), (3, prepared))
+    )
     seconds = usual.run()
     assert alone.run() / 3 < seconds < alone.now
     assert killed.run(-1.0, restart=5.0) > seconds
-    for run in (alone, usual, killed):
+    assert ready.run() < seconds
+    for run in (alone, usual, killed, ready):
         assert run.pieces.finished.all()
     assert sum(share.rows for share in usual.pieces.shares) == plan.nfe
     monkeypatch.setattr(sys, "argv", ["scale_expected.py", "--prompts", "40", "--workers", "2", "--kill"])
