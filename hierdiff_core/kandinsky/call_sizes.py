@@ -68,7 +68,8 @@ def steady_sizes(pairs: int) -> tuple[int, ...]:
     >>> steady_sizes(32), steady_sizes(9)
     ((2, 4, 6, 8, 12, 16, 24, 32, 48, 64), (2, 4, 6, 8, 12, 16, 18))
     """
-    most, sizes = 2 * pairs, list(GRAPH_ROWS)
+    most: int = 2 * pairs
+    sizes: list[int] = list(GRAPH_ROWS)
     while sizes[-1] < most:
         sizes.append(2 * sizes[-2])
     return (*(size for size in sizes if size < most), most)
