@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -19,6 +19,7 @@ from ...hierdiff_core.devices import after_failed_recording, is_out_of_memory
 from .compiled_models import is_compiled
 from .device import free_memory_beside
 from .guard import RUN_KEY
+from .recordable import obstacle_of
 from .row_clones import CLONES
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ MEMORY_SHARE = 0.25  # of the free memory that a recorded call may hold
 # In transformer_options: changes nothing of what a network without patches computes.
 NOT_READ = ("wrappers", "callbacks", "patches", "patches_replace", "uuids", "hierdiff", RUN_KEY)
 _FAILED: WeakSet[torch.nn.Module] = WeakSet()  # networks that cannot be recorded: no later run tries
+_LOOKED_AT: WeakKeyDictionary[torch.nn.Module, set] = WeakKeyDictionary()  # kinds of their calls that can be
 
 
 class Unknown(Exception):
@@ -42,6 +44,10 @@ class Unknown(Exception):
 
 class CudaDevice:
     """Records and times on a CUDA device."""
+
+    def obstacle(self, call: Callable[[], object]) -> str:
+        """What keeps a call from being recorded; "" for nothing."""
+        return obstacle_of(call)
 
     def recorded(self, call: Callable[[], torch.Tensor], output: torch.Tensor) -> Callable[[], object]:
         """Record a call: what replays it, into `output`. cudaMallocAsync warns of what outlives a recording."""
@@ -236,6 +242,7 @@ class GraphedCalls:
         if needed > MEMORY_SHARE * free or not weights_stay(network, args[0].device):
             return
         try:
+            self._look_at(network, executor, args, kwargs)
             size.graph = Graph(self.device, network, executor, args, kwargs, output)
             if not torch.equal(size.graph(args, kwargs).nan_to_num(), output.nan_to_num()):
                 raise RuntimeError("a replay gave another result than the call")
@@ -244,6 +251,16 @@ class GraphedCalls:
                 _FAILED.add(network)
             self.failed = f"{type(error).__name__}: {error}".splitlines()[0][:160]
             self.forget()
+
+    def _look_at(self, network, executor, args, kwargs):
+        """Refuse a call that cannot be recorded; once for each kind, whatever its sizes."""
+        kind = frozenset(_parts([list(args), kwargs], args[0].device, values=False))
+        known = _LOOKED_AT.setdefault(network, set())
+        if kind not in known:
+            obstacle = self.device.obstacle(lambda: executor(*args, **kwargs))
+            if obstacle:
+                raise RuntimeError(obstacle)
+            known.add(kind)
 
     def _replayed(self, size, args, kwargs):
         self.replayed += 1
@@ -313,23 +330,25 @@ def kind_of(value: Any, device: torch.device) -> tuple:
     return tuple(_parts(value, device))
 
 
-def _parts(value: Any, device: torch.device) -> Iterator[Any]:
+def _parts(value: Any, device: torch.device, values: bool = True) -> Iterator[Any]:
+    """What makes the kind of a call; without `values` neither these nor sizes, but types and names alone."""
     if torch.is_tensor(value):
         plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
         if value.device != device or not plain or not (value.is_contiguous() or is_channels_last(value)):
             raise Unknown
-        yield value.shape, value.stride(), value.dtype, torch.is_inference_mode_enabled()
+        yield from (value.shape, value.stride()) if values else ()
+        yield value.dtype, torch.is_inference_mode_enabled()
     elif value is None or isinstance(value, (bool, int, float, str)):
-        yield type(value), value
+        yield (type(value), value) if values else type(value)
     elif type(value) in (list, tuple):
-        yield type(value), len(value)
+        yield (type(value), len(value)) if values else type(value)
         for item in value:
-            yield from _parts(item, device)
+            yield from _parts(item, device, values)
     elif isinstance(value, dict):
         for key, item in value.items():
             if key not in NOT_READ:
                 yield key
-                yield from _parts(item, device)
+                yield from _parts(item, device, values)
     else:
         raise Unknown
 

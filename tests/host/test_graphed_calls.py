@@ -15,9 +15,17 @@ pytestmark = pytest.mark.host
 class Recorder:
     """Replays by calling again, into the same result; all calls take `plain` seconds, and replays `graphed`."""
 
+    pack = ""
+
     def __init__(self):
         self.plain, self.graphed = 2.0, 1.0
         self.sizes, self.replays, self.marks, self.error, self.off_by = [], 0, [], None, 0.0
+
+        self.looked_at = 0
+
+    def obstacle(self, call):
+        self.looked_at += 1
+        return importlib.import_module(f"{type(self).pack}.nodes.host.recordable").obstacle_of(call)
 
     def recorded(self, call, output):
         if self.error:
@@ -45,8 +53,9 @@ def graphed_calls(pack):
 
 
 @pytest.fixture
-def recorder(graphed_calls, all_at_once, monkeypatch):
+def recorder(pack, graphed_calls, all_at_once, monkeypatch):
     """As on a GPU: all rows in a call, and few of them recorded by this."""
+    monkeypatch.setattr(Recorder, "pack", pack.__name__)
     recorder = Recorder()
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: True)
     monkeypatch.setattr(graphed_calls, "CudaDevice", lambda: recorder)
@@ -127,6 +136,42 @@ def test_after_a_failure_nothing_is_recorded(run, host, recorder, graphed_calls,
     assert recorder.sizes == []
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
     assert torch.equal(latents, run(model, sampler="heun")[0])
+
+
+def test_what_waits_for_the_device_is_found_before_anything_is_recorded(run, host, recorder, graphed_calls):
+    """Under cudaMallocAsync a recording that fails ends the process."""
+    model = host.native_models.unet_model()
+    layer = model.model.diffusion_model.time_embed[0]
+    waiting = layer.register_forward_pre_hook(lambda module, args: args[0].sum().item() and None)
+    latents, report = run(model)
+    assert (recorder.sizes, recorder.looked_at) == ([], 1)
+    assert any(line.endswith("waits for the device)") for line in report if "cannot be recorded" in line)
+    assert run(model)[1] != report
+    assert recorder.looked_at == 1  # no later run looks again
+    waiting.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+        assert torch.equal(latents, run(model)[0])
+
+
+def test_a_kind_of_call_is_looked_at_once_whatever_its_size(run, host, recorder):
+    model = host.native_models.unet_model()
+    run(model, sampler="heun")
+    run(model)
+    assert recorder.sizes == [2, 6, 2]
+    assert recorder.looked_at == 1
+
+
+def test_operations_that_cannot_be_recorded_are_named(pack):
+    recordable = importlib.import_module(f"{pack.__name__}.nodes.host.recordable")
+    x, there = torch.randn(3, 4), torch.empty(3, 4, device="meta")
+    for call in (lambda: x @ x.T, lambda: there * 2.0, lambda: there * torch.tensor(2.0), lambda: torch.zeros_like(x)):
+        assert recordable.obstacle_of(call) == ""
+    for call in (lambda: float(x.sum()), lambda: x[x > 0], lambda: torch.equal(x, x), lambda: x.nonzero()):
+        assert recordable.obstacle_of(call).endswith("waits for the device")
+    for call in (lambda: x.to("meta"), lambda: there.copy_(x), lambda: there + x.to("meta")):
+        assert recordable.obstacle_of(call).endswith("goes from one device to another")
+    assert recordable.obstacle_of(lambda: x.reshape(5)).startswith("RuntimeError: shape '[5]' is invalid")
 
 
 def test_weights_that_move_are_not_read_where_they_were(run, host, recorder, graphed_calls, monkeypatch):
