@@ -60,6 +60,7 @@ def recorder(pack, graphed_calls, all_at_once, monkeypatch):
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: True)
     monkeypatch.setattr(graphed_calls, "CudaDevice", lambda: recorder)
     monkeypatch.setattr(graphed_calls, "LEAST_CALLS", 2)
+    graphed_calls._KEPT.clear()
     return recorder
 
 
@@ -154,12 +155,60 @@ def test_what_waits_for_the_device_is_found_before_anything_is_recorded(run, hos
         assert torch.equal(latents, run(model)[0])
 
 
-def test_a_kind_of_call_is_looked_at_once_whatever_its_size(run, host, recorder):
+def test_a_kind_of_call_is_looked_at_once_whatever_its_size(run, host, recorder, graphed_calls):
     model = host.native_models.unet_model()
     run(model, sampler="heun")
+    graphed_calls._KEPT.clear()
     run(model)
     assert recorder.sizes == [2, 6, 2]
     assert recorder.looked_at == 1
+
+
+def test_the_next_run_replays_what_the_last_one_has_recorded(run, host, recorder, graphed_calls, monkeypatch):
+    model = host.native_models.unet_model()
+    first, _ = run(model)
+    assert (recorder.sizes, recorder.replays) == ([2], 3)
+    second, report = run(model, seed=3)
+    assert (recorder.sizes, recorder.replays) == ([2], 3 + 4)  # to compare with the first call, and for all others
+    assert "calls replayed as CUDA graphs: 3" in report
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+    assert torch.equal(first, run(model)[0])
+    assert torch.equal(second, run(model, seed=3)[0])
+
+
+def test_what_does_not_give_the_same_any_more_is_recorded_anew(run, host, recorder, graphed_calls, monkeypatch):
+    """As where somebody has changed the network's code: what was recorded are the old one's kernels."""
+    model, plain = host.native_models.unet_model(), recorder.recorded
+    run(model)
+    recorder.off_by = 1e-3
+
+    def recorded(call, output):
+        recorder.off_by = 0.0
+        return plain(call, output)
+
+    monkeypatch.setattr(recorder, "recorded", recorded)
+    latents, report = run(model)
+    assert recorder.sizes == [2, 2]
+    assert "calls replayed as CUDA graphs: 2" in report
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+    assert torch.equal(latents, run(model)[0])
+
+
+@pytest.mark.parametrize("how", ["too large", "moved", "another network"])
+def test_what_cannot_be_kept_is_not(run, host, recorder, graphed_calls, monkeypatch, how):
+    model = host.native_models.unet_model()
+    if how == "too large":
+        monkeypatch.setattr(graphed_calls, "KEPT_SHARE", 0)
+    run(model)
+    if how == "moved":
+        weight = model.model.diffusion_model.out[2].weight
+        weight.data = weight.data.clone()
+    if how == "another network":
+        run(host.native_models.unet_model())
+        assert len(graphed_calls._KEPT) == 1
+        recorder.sizes.pop()
+    run(model)
+    assert recorder.sizes == [2, 2]
 
 
 def test_operations_that_cannot_be_recorded_are_named(pack):
