@@ -8,7 +8,9 @@ Full-size Kandinsky 2.2 with random weights. *cards*: what a card of 24, 16, 12 
 import argparse
 import functools
 import sys
+import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -18,19 +20,23 @@ from full_size import random_decoder
 from small_card import small_card
 from timing import seconds
 
-from hierdiff_core import Budget, Profile, PromptEmbeddings, PromptTree, plan_for, sample
-from hierdiff_core.kandinsky.acceleration import ACCELERATIONS, unet_calls
-from hierdiff_core.kandinsky.decoder import rows_per_call, unet_bytes_per_row
+from hierdiff_core import PromptEmbeddings, build_plan, sample, ward_linkage
+from hierdiff_core.kandinsky import acceleration
+from hierdiff_core.kandinsky.acceleration import unet_calls
+from hierdiff_core.kandinsky.call_memory import rows_per_call, unet_bytes_per_row
 from hierdiff_core.kandinsky.decoding import movq_bytes_per_row
 from hierdiff_core.sampling import microbatch
 
 CARDS = (24, 16, 12, 8)
-ROWS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
+WAYS = ("auto", "none")
+ROWS = (1, 2, 8, 16, 24, 32)
+MOVQ_ROWS = (1, 8)
 OTHER_ROWS = (8, 12, 16, 24, 32)
 SMALL_ROWS = (1, 2)
 PROMPTS = 33
 CARD_HEAD = ["card GiB", "pixels", "chosen", "ms a row", "best that fits", "its ms a row", "chosen / best"]
-CARD_HEAD += ["a run's ms a row", "peak GiB", "reserved GiB", "tried again", "calls made smaller", "ms a row by rows"]
+CARD_HEAD += ["a run's ms a row", "peak GiB", "reserved GiB", "tried again", "calls made smaller", "graphs work"]
+CARD_HEAD += ["ms a row by rows"]
 
 
 def table(head):
@@ -65,51 +71,78 @@ def movq_call(movq, rows, side):
 
 @torch.no_grad()
 def estimates(decoder, small):
-    """Peaks beside estimates, and the time of a row; MiB of a row."""
+    """Peaks of calls beside estimates, and the time of a row; MiB of a row. Graphs are another part."""
     unet, movq = decoder.unet, decoder.movq
     table(["network", "pixels", "rows", "measured MiB a row", "estimated", "estimate / measured", "ms a row"])
+
+    def told(name, side, rows, call, estimate):
+        measured = peak_of(call) / rows
+        took = 1000 * seconds(call, "cuda", repeats=2) / rows
+        shown = f"{measured / 2**20:.1f}", f"{estimate / 2**20:.1f}", f"{estimate / measured:.2f}"
+        line(name, side * 8, rows, *shown, f"{took:.2f}")
+
     for side in (64,) if small else (64, 96, 128):
-        for rows in SMALL_ROWS if small else ROWS:
-            calls = [
-                ("UNet", unet_call(unet_calls(unet, "none"), unet, rows, side), unet_bytes_per_row(unet, side, side))
-            ]
-            if rows <= 8:
-                calls.append(("MoVQ", movq_call(movq, rows, side), movq_bytes_per_row(movq, side, side)))
-            for name, call, estimate in calls:
-                measured = peak_of(call) / rows
-                took = 1000 * seconds(call, "cuda", repeats=2) / rows
-                shown = f"{measured / 2**20:.1f}", f"{estimate / 2**20:.1f}", f"{estimate / measured:.2f}"
-                line(name, side * 8, rows, *shown, f"{took:.2f}")
+        for way in WAYS:
+            network = unet_calls(unet, way)
+            network.records = False
+            estimate = unet_bytes_per_row(unet, side, side, way)
+            for rows in SMALL_ROWS if small else ROWS:
+                told(f"UNet, {way}", side, rows, unet_call(network, unet, rows, side), estimate)
+            network.records = True
+        for rows in SMALL_ROWS if small else MOVQ_ROWS:
+            told("MoVQ", side, rows, movq_call(movq, rows, side), movq_bytes_per_row(movq, side, side))
 
 
 @torch.no_grad()
 def graphs(decoder, small):
-    """What CUDA graphs of small calls keep, and a large call beside them; MiB in all."""
-    unet = decoder.unet
-    network = unet_calls(unet, "CUDA graphs")
-    table(["pixels", "rows", "graphs", "reserved MiB beside the weights", "estimate of 32 rows, MiB"])
-    for side in (64,) if small else (64, 96):
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_reserved()
-        for rows in SMALL_ROWS if small else (1, 2, 4, 8, 32):
-            unet_call(network, unet, rows, side)()
-            held = (torch.cuda.memory_reserved() - before) / 2**20
-            line(
-                side * 8,
-                rows,
-                len(network.graphs),
-                f"{held:.0f}",
-                f"{32 * unet_bytes_per_row(unet, side, side) / 2**20:.0f}",
-            )
-        network.forget()
+    """Calls of few rows launched and replayed, and what their graphs keep: which sizes are worth one."""
+    unet, way = decoder.unet, WAYS[0]
+    network = unet_calls(unet, way)
+    table(
+        [
+            "pixels",
+            "rows",
+            "launched ms",
+            "the CPU's ms",
+            "replayed ms",
+            "kept MiB, all so far",
+            "MiB of that row's call",
+        ]
+    )
+    with mock.patch.object(acceleration, "GRAPH_POSITIONS", 2**40):
+        for side in (64,) if small else (64, 96, 128):
+            torch.cuda.empty_cache()
+            before = torch.cuda.memory_reserved()
+            for rows in SMALL_ROWS if small else (8, 4, 2, 1):
+                call, times = unet_call(network, unet, rows, side), []
+                for network.records in (False, True):
+                    times.append(1000 * seconds(call, "cuda", repeats=5, warm=4))
+                    if not network.records:
+                        launch = 1000 * launch_time(call)
+                torch.cuda.empty_cache()
+                kept = (torch.cuda.memory_reserved() - before) / 2**20
+                own = rows * unet_bytes_per_row(unet, side, side, way) / 2**20
+                line(side * 8, rows, f"{times[0]:.1f}", f"{launch:.1f}", f"{times[1]:.1f}", f"{kept:.0f}", f"{own:.0f}")
+            network.close()
 
 
-def unshared_plan(prompts, width, steps=2):
-    """Embeddings of prompts and a plan that shares nothing."""
+def launch_time(call):
+    """Seconds that the CPU takes for a call that finds the device idle."""
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    call()
+    took = time.perf_counter() - began
+    torch.cuda.synchronize()
+    return took
+
+
+def run_of(prompts, width, steps=16):
+    """Embeddings and a plan with few branches for many steps, whose calls become graphs, and all at the end."""
     positive = torch.randn(prompts, width, generator=torch.Generator().manual_seed(0))
     embeddings = PromptEmbeddings(positive, torch.zeros_like(positive), [f"prompt {i}" for i in range(prompts)])
-    tree = PromptTree.of(positive, "cosine", embeddings.prompts)
-    return embeddings, plan_for(tree, Budget("tau", 0.0), Profile(steps))
+    Z = ward_linkage(positive, "cosine")
+    cut = [float(Z[-few, 2]) for few in (1, 1, 1, 4, 4, 4, 8, 8, 8)]
+    return embeddings, build_plan(Z, [*cut, *[0.0] * (steps - len(cut))])
 
 
 @torch.no_grad()
@@ -123,21 +156,22 @@ def time_or_none(call):
 
 def cards(decoder, small):
     """Rows of a call that are chosen on smaller cards, beside all other numbers."""
-    unet, way = decoder.unet, ACCELERATIONS[0]
+    unet, way = decoder.unet, WAYS[0]
     network = unet_calls(unet, way)
-    embeddings, plan = unshared_plan(4 if small else PROMPTS, unet.config.encoder_hid_dim)
+    embeddings, plan = run_of(PROMPTS, unet.config.encoder_hid_dim)
     table(CARD_HEAD)
     for gib in CARDS:
         for side in (64,) if small else (64, 96):
+            network.close()
             with small_card(gib) as peaks:
-                times = {}
+                times, network.records = {}, False
                 for rows in SMALL_ROWS if small else OTHER_ROWS:
                     took = time_or_none(unet_call(network, unet, rows, side))
                     if took is not None:
                         times[rows] = 1000 * took / rows
                 chosen = rows_per_call(decoder, torch.zeros(1, 4, side, side, device="cuda"), 0, way)
                 own = time_or_none(unet_call(network, unet, chosen, side))
-                best = min(times, key=times.get)
+                best, network.records = min(times, key=times.get), True
                 peaks.begin()
                 with halved() as fewer:
                     run = functools.partial(sample, decoder, embeddings, plan, width=side * 8, height=side * 8)
@@ -146,7 +180,7 @@ def cards(decoder, small):
             own = float("nan") if own is None else 1000 * own / chosen
             other = ", ".join(f"{rows}: {took:.2f}" for rows, took in times.items())
             ratio = f"{own:.2f}", best, f"{times[best]:.2f}", f"{own / times[best]:.3f}", f"{took:.2f}"
-            line(gib, side * 8, chosen, *ratio, used, reserved, again, fewer.count, other)
+            line(gib, side * 8, chosen, *ratio, used, reserved, again, fewer.count, network.records, other)
 
 
 class halved:

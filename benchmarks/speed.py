@@ -148,34 +148,55 @@ def curve(setting):
     return min(times.values()) / 1000
 
 
-def job(setting, best):
-    """The whole job, and sampling alone, for both sides; our run against tau = 0; the limit."""
+def job(setting):
+    """The whole job, and sampling alone, for both sides."""
     plan, device = plan_of(setting), setting.device
-    whole = plan_for(plan.tree, Budget("tau", 0.0), Profile(setting.num_steps))
     theirs = their_times(setting, plan)
-    prior_time = seconds(lambda: our_embeddings(setting), device, setting.repeats, warm=1)
+    prior_first = seconds(lambda: our_embeddings(setting), device)
+    prior_time = seconds(lambda: our_embeddings(setting), device, setting.repeats)
     embeddings = our_embeddings(setting)
     latents = torch.randn(len(setting.prompts), 4, setting.side, setting.side, device=device)
     decode_time = seconds(lambda: decode(setting.decoder, latents), device, setting.repeats, warm=1)
-    limits = []
 
     def rows():
-        yield "the paper's loop", *(f"{x:.2f}" for x in (*theirs, sum(theirs))), "1", "1"
+        yield "the paper's loop", *(f"{x:.2f}" for x in (*theirs, sum(theirs))), "1", "1", ""
         for way in setting.ways:
             for order in ORDERS if device == "cpu" or way == BEST else ORDERS[:1]:
                 run = our_sampling(setting, embeddings, plan, way, order=order)
-                took = seconds(run, device, setting.repeats, warm=1)
+                first = seconds(run, device)
+                took = seconds(run, device, setting.repeats)
                 times = prior_time, took, decode_time
                 ratios = f"{sum(times) / sum(theirs):.3f}", f"{took / theirs[1]:.3f}"
-                yield f"{way}, {order}", *(f"{x:.2f}" for x in (*times, sum(times))), *ratios
-                if order == ORDERS[0] and (device == "cpu" or way != "none"):
-                    alone = seconds(our_sampling(setting, embeddings, whole, way), device)
-                    limits.append([way, *limit_row(plan, whole, took, alone, best)])
+                yield f"{way}, {order}", *(f"{x:.2f}" for x in (*times, sum(times))), *ratios, f"{first:.2f}"
 
-    head = ["", "prior s", "sampling s", "decoding s", "job s", "job / paper's", "sampling / paper's"]
+    print(f"\nThe prior's first run: {prior_first:.2f} s", flush=True)
+    head = [
+        "",
+        "prior s",
+        "sampling s",
+        "decoding s",
+        "job s",
+        "job / paper's",
+        "sampling / paper's",
+        "first sampling s",
+    ]
     table(f"{plan.num_prompts} prompts, {plan.num_steps} steps, {plan.saved:.1%} saved, {plan.nfe} rows", head, rows())
+
+
+def limit(setting):
+    """Our run against our own with tau = 0, and against rows times the best time of a row."""
+    best, plan, device = curve(setting), plan_of(setting), setting.device
+    whole = plan_for(plan.tree, Budget("tau", 0.0), Profile(setting.num_steps))
+    embeddings = our_embeddings(setting)
+
+    def rows():
+        for way in setting.ways:
+            took = seconds(our_sampling(setting, embeddings, plan, way), device, setting.repeats, warm=1)
+            alone = seconds(our_sampling(setting, embeddings, whole, way), device)
+            yield way, *limit_row(plan, whole, took, alone, best)
+
     head = ["", "shared s", "tau = 0 s", "speed-up", "rows' ratio", "of it", "limit s", "time / limit"]
-    table("Against our own tau = 0 run, and against rows times the best time of a row", head, limits)
+    table("Against our own tau = 0 run, and against rows times the best time of a row", head, rows())
 
 
 def their_times(setting, plan):
@@ -220,7 +241,8 @@ def outside(setting):
             our_sampling(setting, embeddings, plan, way)()  # warm-up
             for what, options in ("no previews", {}), ("previews", {"observer": Previews(plan)}):
                 run = our_sampling(setting, embeddings, plan, way, **options)
-                yield f"{way}, {what}", f"{share_outside(calls, '__call__', run, setting.device):.2%}"
+                shares = [share_outside(calls, "__call__", run, setting.device) for _ in range(setting.repeats)]
+                yield f"{way}, {what}", ", ".join(f"{share:.2%}" for share in shares)
 
     table("Outside the UNet", ["", "of sampling's time"], rows())
 
@@ -253,7 +275,7 @@ def interval(setting):
     plan, embeddings = plan_of(setting), our_embeddings(setting)
 
     def rows():
-        for way in setting.ways if len(setting.ways) < 3 else ("none", BEST):
+        for way in [way for way in setting.ways if way in ("none", BEST)]:
             whole = None
             for part in PARTS:
                 run = our_sampling(setting, embeddings, plan, way, guidance_interval=part)
@@ -405,32 +427,32 @@ def wall_clock(call):
 
 
 def main():
-    parts = ("curve", "job", "outside", "interval", "prior", "overlap", "large_set", "ward")
+    parts = {part.__name__: part for part in (job, limit, curve, outside, interval, prior, overlap, large_set, ward)}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="the bundled model on a CPU")
-    parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
     parser.add_argument(
-        "--ways", nargs="+", choices=ACCELERATIONS, default=ACCELERATIONS, help="of those that there are"
+        "--only",
+        nargs="+",
+        choices=parts,
+        default=[name for name in parts if name != "curve"],
+        metavar="PART",
+        help=f"in this order: {', '.join(parts)}",
     )
+    parser.add_argument("--ways", nargs="+", choices=ACCELERATIONS, default=ACCELERATIONS, help="in this order")
     parser.add_argument("--repeats", type=int, default=3, help="runs that the times are medians of")
     parser.add_argument("--paper-prompts", type=int, default=64, help="that the paper's prior is timed with, of 64")
     options = parser.parse_args()
-    setting = (
-        small_setting()
-        if options.small
-        else full_setting(bool({"job", "outside", "interval", "prior"} & set(options.only)))
-    )
+    with_prior = bool({"job", "limit", "outside", "interval", "prior"} & set(options.only))
+    setting = small_setting() if options.small else full_setting(with_prior)
     if setting.device == "cuda":
         setting.ways, setting.repeats = tuple(options.ways), options.repeats
         setting.paper_prompts = options.paper_prompts
     card = torch.cuda.get_device_name() if setting.device == "cuda" else "CPU"
     print(f"{card}, torch {torch.__version__}, diffusers {diffusers.__version__}, {setting.decoder.unet.dtype}")
-    best = curve(setting) if {"curve", "job"} & set(options.only) else None
-    if "job" in options.only:
-        job(setting, best)
-    for part in (outside, interval, prior, overlap, large_set, ward):
-        if part.__name__ in options.only:
-            part(setting)
+    for name in options.only:
+        began = time.monotonic()
+        parts[name](setting)
+        print(f"\n({name}: {time.monotonic() - began:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

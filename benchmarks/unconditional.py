@@ -10,6 +10,8 @@ Hierarchical KSampler) draw the same plan with shared rows and without, by turns
 
 import argparse
 import functools
+import json
+import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -24,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from timing import between, mark
 
 from hierdiff_core import Budget, GuidanceCourse, Profile, PromptEmbeddings, PromptTree, load_decoder, plan_for, sample
-from hierdiff_core.kandinsky.acceleration import PlainCalls
+from hierdiff_core.kandinsky.acceleration import PlainCalls, unet_calls
 from hierdiff_core.kandinsky.call_sizes import few_call_sizes
 from hierdiff_core.plan.unconditional import rows_of_families, unconditional_families
 
@@ -159,6 +161,49 @@ def sdxl(small):
     return random_sdxl(small)
 
 
+def first(options):
+    """First and second run of processes of their own: does padding calls to few sizes pay? Each way twice, by turns."""
+    head("acceleration", "prompts", "steps", "unconditional rows", "first run s", "second run s", "passes with padding")
+    for count, steps in options.sets:
+        for acceleration in options.acceleration:
+            for how in (*WAYS[1:], *WAYS[:0:-1]):
+                command = [sys.executable, __file__, "--sets", f"{count}x{steps}", "--acceleration", acceleration]
+                command += ["--saving", str(options.saving), "--child", how, *["--small"] * options.small]
+                run = subprocess.run(command, capture_output=True, text=True)
+                if run.returncode:
+                    row(acceleration, count, steps, how, f"failed: {run.stderr.strip().splitlines()[-1][:300]}")
+                    continue
+                *took, rows = json.loads(run.stdout.strip().splitlines()[-1])
+                row(acceleration, count, steps, how, *(f"{seconds:.2f}" for seconds in took), rows)
+
+
+def child(options):
+    """Print what a process of `first` measures, as JSON."""
+    from full_size import random_unet
+
+    decoder, (count, steps) = load_decoder() if options.small else random_unet("cuda"), options.sets[0]
+    width, side, rows = decoder.unet.config.encoder_hid_dim, 64 if options.small else 512, []
+    plan = plan_of(count, steps, options.saving)
+    embeddings = PromptEmbeddings(torch.from_numpy(grouped(count, width)).float(), torch.zeros(count, width))
+    sharing(options.child, options.small)
+    settings = {"guidance": 4.0, "width": side, "height": side, "acceleration": options.acceleration[0]}
+    calls = type(unet_calls(decoder.unet, options.acceleration[0]))
+    evaluate = calls.__call__
+
+    def counted(network, latents, *others):
+        rows.append(len(latents))
+        return evaluate(network, latents, *others)
+
+    calls.__call__ = counted
+    times = []
+    for _ in range(2):
+        rows.clear()
+        began = mark(decoder.unet.device)
+        sample(decoder, embeddings, plan, **settings)
+        times.append(between(began, mark(decoder.unet.device)))
+    print(json.dumps([*times, sum(rows)]))
+
+
 def native(options):
     """A model of the host's: the same plan without shared rows and with them."""
     patcher = sdxl(options.small)
@@ -211,7 +256,7 @@ def check(options):
 
 
 def main():
-    parts = {"table": table, "check": check, "kandinsky": kandinsky, "native": native, "cut": cut}
+    parts = {"table": table, "check": check, "kandinsky": kandinsky, "first": first, "native": native, "cut": cut}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="small models on a CPU")
     parser.add_argument(
@@ -222,9 +267,13 @@ def main():
     parser.add_argument("--acceleration", nargs="+", default=["none"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[6, 13, 37], help="calls whose first is timed")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.whole = {}  # seconds with guidance in all steps, by set
     options.sets = [tuple(map(int, asked.split("x"))) for asked in options.sets]
+    if options.child:
+        child(options)
+        return
     card = torch.cuda.get_device_name() if torch.cuda.is_available() and not options.small else "CPU"
     print(f"{card}, torch {torch.__version__}")
     for part in options.only:

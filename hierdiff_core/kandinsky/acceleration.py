@@ -24,6 +24,9 @@ ACCELERATIONS = ("auto", "none", "CUDA graphs", "torch.compile")
 # Rows of a batch that graphs are recorded for; other numbers are padded. Above, the device is slower than the CPU that
 # feeds it, and a graph gains nothing (docs/measurements/performance.md).
 GRAPH_ROWS = (2, 4, 6, 8, 12, 16)
+# Latent pixels of a batch up to which that holds: larger pictures keep the device at work with fewer rows. So what
+# graphs keep does not grow with the picture either.
+GRAPH_POSITIONS = 16 * 64 * 64
 # Branches for each call of a compiled UNet. More gain nothing, and 64 rows, the side of a latent of 512 pixels, would
 # be compiled once more: the compiler tells sizes apart by their numbers.
 LARGEST_COMPILED = 16
@@ -50,12 +53,9 @@ def unet_calls(unet: UNet2DConditionModel, acceleration: str) -> PlainCalls:
     laid out channels last, and stay so until a run without it. Predictions differ from the plain UNet's by rounding.
     When something fails it is said once, and the UNet is called plainly from then on.
     """
-    if acceleration not in ACCELERATIONS:
-        raise ValueError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
+    acceleration = way_on(unet, acceleration)
     if unet.device.type != "cuda":
         return PlainCalls(unet)
-    if acceleration == "auto" and not (has_kernels(unet.device, unet.dtype) and why_not_fused(unet) is None):
-        acceleration = "none"
     kept = unet.__dict__.setdefault(_KEPT, Kept())
     last = acceleration in ("auto", "torch.compile")
     if last or kept:  # channels last is the faster layout for these, and the slower one for all else
@@ -66,6 +66,38 @@ def unet_calls(unet: UNet2DConditionModel, acceleration: str) -> PlainCalls:
         kept[acceleration] = WAYS[acceleration](unet)
     kept[acceleration].forget_moved_weights()
     return kept[acceleration]
+
+
+def way_on(unet: Any, acceleration: str, device: torch.device | None = None) -> str:
+    """The way that calls are made on a device: "auto" where they are fused, else "none", and what was asked for.
+
+    Parameters
+    ----------
+    unet : UNet2DConditionModel
+    acceleration : str
+        One of `ACCELERATIONS`.
+    device : torch.device, optional
+        That the UNet is about to run on; its own when None.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        For another acceleration.
+    """
+    if acceleration not in ACCELERATIONS:
+        raise ValueError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
+    if acceleration == "none":
+        return "none"
+    device = device or unet.device
+    if device.type != "cuda":
+        return "none"
+    if acceleration == "auto" and not (has_kernels(device, unet.dtype) and why_not_fused(unet) is None):
+        return "none"
+    return acceleration
 
 
 class Kept(dict):
@@ -153,7 +185,7 @@ class GraphedCalls(PlainCalls):
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         rows = len(latents)
-        size = graph_rows(rows)
+        size = graph_rows(rows, latents.shape[2:].numel())
         if size is None or not self.may_record():
             return self.direct(latents, t, image_embeds).float()
         key = size, latents.shape[1:], latents.dtype, t.dtype, image_embeds.shape[1:], torch.is_inference_mode_enabled()
@@ -271,7 +303,7 @@ class FusedCalls(QuickCalls):
 
     def faster(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         rows = len(latents)
-        size = graph_rows(rows) or rows
+        size = graph_rows(rows, latents.shape[2:].numel()) or rows
         if size > rows:
             latents, image_embeds = padded(latents, size), padded(image_embeds, size)
         with torch.cuda.device(latents.device):
@@ -332,9 +364,14 @@ def call(unet: Callable[..., Any], latents: torch.Tensor, t: torch.Tensor, image
     return output[0]
 
 
-def graph_rows(rows: int) -> int | None:
+def graph_sizes(positions: int) -> list[int]:
+    """Rows of a batch that graphs are recorded for, by a picture's latent pixels."""
+    return [size for size in GRAPH_ROWS if size * positions <= GRAPH_POSITIONS]
+
+
+def graph_rows(rows: int, positions: int) -> int | None:
     """The size of the graph for a number of rows; None where there is none."""
-    return next((size for size in GRAPH_ROWS if size >= rows), None)
+    return next((size for size in graph_sizes(positions) if size >= rows), None)
 
 
 def padded(tensor: torch.Tensor, rows: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from ..embeddings import check_image_embeddings
 from ..sampling.microbatch import MicroBatches
 from .acceleration import PlainCalls
-from .decoder import rows_per_call
+from .call_memory import rows_per_call
 from .schedulers import make_scheduler, predicted_original
 
 if TYPE_CHECKING:

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..devices import weight_bytes
 from ..embeddings import check_image_embeddings
 from ..plan.checks import is_finite, shown, whole_number
 from ..plan.matching import check_leaves, check_plan_prompts, check_plan_seeds
 from ..plan.unconditional import rows_of_families
 from ..sampling.finite import latents_not_finite
 from ..sampling.loop import ORDERS, denoise_plan
-from ..sampling.microbatch import MicroBatches, auto_micro_batch
+from ..sampling.microbatch import MicroBatches
 from ..sampling.noise import FIRST_LATENT, BranchNoise, NoiseSource, keyed_noise
 from ..sampling.observer import Observer, with_callbacks
 from ..sampling.pooling import cluster_means, rescaled_means
-from .acceleration import ACCELERATIONS, LARGEST_COMPILED, unet_calls
+from .acceleration import ACCELERATIONS, unet_calls
+from .call_memory import rows_per_call
 from .call_sizes import PaddedCalls, call_counts, few_call_sizes
 from .decoder_step import DecoderStep
 from .guidance import WHOLE_RUN, check_guidance, course_of, passes_per_row, strengths
@@ -251,16 +251,6 @@ def first_latent(shape: Sequence[int], noise: NoiseSource) -> torch.Tensor:
     return randn_tensor(tuple(shape), generator=generator, device=torch.device("cpu"), dtype=torch.float32)
 
 
-def rows_per_call(decoder: KandinskyV22Pipeline, first: torch.Tensor, micro_batch: int, acceleration: str) -> int:
-    """Branches per UNet call: as many as are asked for, or as free memory allows; one on a CPU."""
-    if first.device.type == "cpu":
-        return 1
-    if not micro_batch:
-        row, weights = unet_bytes_per_row(decoder.unet, *first.shape[2:]), weight_bytes(decoder.unet, decoder.movq)
-        micro_batch = auto_micro_batch(first.device, row, weights=weights)
-    return min(micro_batch, LARGEST_COMPILED) if acceleration == "torch.compile" else micro_batch
-
-
 def steps_until(stop_after: float, num_steps: int) -> int:
     """Steps that a run makes which stops after a share of them, at least 1; `ValueError` for what is no such share."""
     if not (is_finite(stop_after) and 0 < stop_after <= 1):
@@ -319,11 +309,3 @@ def check_sample_inputs(
     if whole_number("micro_batch", micro_batch) < 0:
         raise ValueError(f"micro_batch must be 0 (choose from free memory) or more; got {micro_batch}")
     check_guidance(plan, guidance, guidance_interval)
-
-
-def unet_bytes_per_row(unet: Any, height: int, width: int) -> int:
-    """Bytes that one branch's guidance pair takes in the UNet, at `height` x `width` latent pixels.
-
-    The factor is a little above what benchmarks/memory.py measures for Kandinsky 2.2 at several sizes.
-    """
-    return 2 * height * width * unet.config.block_out_channels[0] * unet.dtype.itemsize * 20

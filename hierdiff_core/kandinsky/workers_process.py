@@ -26,7 +26,8 @@ from ..sampling.observer import Observer
 from ..sampling.plan_numbers import PlanNumbers
 from ..sampling.pooling import cluster_means, rescaled_means
 from .acceleration import unet_calls
-from .decoder import LEAST_PART, rows_per_call
+from .call_memory import rows_per_call
+from .decoder import LEAST_PART
 from .decoder_step import DecoderStep
 from .decoding import decode
 from .fingerprint import decoder_fingerprint

@@ -127,7 +127,11 @@ class MicroBatches:
 
 
 def auto_micro_batch(
-    device: torch.device, bytes_per_row: float, largest: int = LARGEST_AUTO, weights: int | None = None
+    device: torch.device,
+    bytes_per_row: float,
+    largest: int = LARGEST_AUTO,
+    weights: int | None = None,
+    kept: int = 0,
 ) -> int:
     """Rows per call from the device's memory, one of `SIZES`, `largest` at most; always 1 on a CPU.
 
@@ -143,13 +147,17 @@ def auto_micro_batch(
     largest : int
     weights : int, optional
         Bytes of the weights that are on the device.
+    kept : int
+        Rows of calls for which memory is kept that other calls do not get: those of CUDA graphs. Calls with fewer rows
+        keep their own.
     """
     if device.type == "cpu":
         return 1
     memory = free_memory(device)
     if weights is not None and (total := total_memory(device)) is not None:
         memory = min(memory, total - weights - TAKEN_BY_OTHERS)
-    return rounded_down(min(largest, int(SAFE_SHARE * memory / bytes_per_row)))
+    fit = int(SAFE_SHARE * memory / bytes_per_row)
+    return rounded_down(min(largest, max(fit - kept, min(fit // 2, kept))))
 
 
 def rounded_down(rows: int) -> int:

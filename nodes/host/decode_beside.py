@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 
 from ...hierdiff_core.devices import SideStream, free_memory
-from ...hierdiff_core.kandinsky.decoder import unet_bytes_per_row
+from ...hierdiff_core.kandinsky.call_memory import unet_bytes_per_row
 from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, decode, movq_bytes_per_row, pictures_beside
 
 if TYPE_CHECKING:

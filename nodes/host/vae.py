@@ -11,7 +11,7 @@ import comfy.taesd.taesd
 import torch
 
 from ...hierdiff_core.kandinsky.acceleration import movq_pixels
-from ...hierdiff_core.kandinsky.decoder import unet_bytes_per_row
+from ...hierdiff_core.kandinsky.call_memory import unet_bytes_per_row
 from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, movq_bytes_per_row
 from ...hierdiff_core.sampling.microbatch import MicroBatches
 from .known_embeddings import Known

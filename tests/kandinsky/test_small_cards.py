@@ -10,8 +10,8 @@ import torch
 
 from hierdiff_core import load_decoder
 from hierdiff_core.devices import SideStream, weight_bytes
-from hierdiff_core.kandinsky import decoder as decoders
-from hierdiff_core.kandinsky.decoder import rows_per_call, unet_bytes_per_row
+from hierdiff_core.kandinsky import acceleration, call_memory
+from hierdiff_core.kandinsky.call_memory import rows_per_call, unet_bytes, unet_bytes_per_row
 from hierdiff_core.kandinsky.decoding import movq_bytes_per_row, pictures_beside
 
 GIB = 2**30
@@ -28,7 +28,7 @@ CARDS += [(8, 1024, 6, 0), (6, 512, 16, 0), (4, 512, 3, 0)]
 @pytest.mark.parametrize(("gib", "pixels", "rows", "pictures"), CARDS)
 def test_rows_of_a_call_and_pictures_beside_it_fit_the_card(monkeypatch, gib, pixels, rows, pictures):
     free, side = int(gib * GIB - TAKEN - WEIGHTS), pixels // 8
-    monkeypatch.setattr(decoders, "weight_bytes", lambda *networks: WEIGHTS)
+    monkeypatch.setattr(call_memory, "weight_bytes", lambda *networks: WEIGHTS)
     monkeypatch.setattr("hierdiff_core.sampling.microbatch.free_memory", lambda device: free)
     monkeypatch.setattr("hierdiff_core.sampling.microbatch.total_memory", lambda device: gib * GIB)
     first = SimpleNamespace(device=torch.device("cuda"), shape=(1, 4, side, side))
