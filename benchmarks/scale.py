@@ -16,10 +16,11 @@ mean nothing.
 before: the sets that the same processes have drawn before, or "cold"; "prepared" with --early. efficiency: seconds of
 one worker, over workers x seconds, for the same set after the same sets. start, loading: of Ray, of the workers; not in
 the seconds. trunk: share of the seconds before every worker has had work. idle: share of the seconds in which a worker
-had no piece, mean and most. first piece: how much longer a worker's first piece took than its rows take it later. sent,
-got: by the driver. killed: rows of the piece that was lost; rows that were heard of twice; seconds that such a piece
-takes; how long its worker was at it; how much longer the set took than the run before; seconds until another worker was
-in its place, or all was drawn.
+had no piece, mean and most. first piece: how much longer a worker's first piece took than its rows take it later.
+calls: seconds that the UNet's calls take by the times of one card (scale_calls.py), and their share of the seconds in
+which workers had pieces; the JSON says how many there are of each size. sent, got: by the driver. killed: rows of the
+piece that was lost; rows that were heard of twice; seconds that such a piece takes; how long its worker was at it; how
+much longer the set took than the run before; seconds until another worker was in its place, or all was drawn.
 """
 
 import argparse
@@ -35,10 +36,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from scale_watch import Killer, Metered, Watched, first_pieces
+from scale_calls import ROW_MS, Card
+from scale_watch import Killer, Metered, Watched, calls_by_size, first_pieces
 
 from hierdiff_core import Budget, Profile, PromptEmbeddings, PromptTree, load_decoder, plan_for
 from hierdiff_core.kandinsky.acceleration import ACCELERATIONS
+from hierdiff_core.kandinsky.call_sizes import steady_sizes
 from hierdiff_core.kandinsky.model_folder import BUNDLED
 from hierdiff_core.kandinsky.workers import sample_on
 from hierdiff_core.kandinsky.workers_early import ENTRY, EarlyWorkers
@@ -80,7 +83,22 @@ def drawn(setting, decoder, executor, prompts):
     latents = sample_on(executor, decoder, embeddings, plan, **options)
     if not torch.isfinite(latents).all():
         raise RuntimeError("some latents are not finite, or were not drawn")
-    return figures_of(executor, plan)
+    return {**figures_of(executor, plan), **calls_in(executor, setting)}
+
+
+def calls_in(metered, setting):
+    """What the calls of a run would take by the curve of one card, if that is known."""
+    card = torch.cuda.get_device_name() if setting.device == "cuda" else ""
+    row_ms = next(
+        (curve for (name, way), curve in ROW_MS.items() if name in card and way == setting.acceleration), None
+    )
+    if row_ms is None or metered.families is None:
+        return {}
+    done = [piece for piece in metered.pieces if not piece.failed]
+    padded = Card(row_ms, sizes=steady_sizes(max(row_ms)))
+    seconds, sizes = calls_by_size(done, metered.families, padded)
+    busy = sum(piece.seconds for piece in done)
+    return {"calls s": seconds, "calls / busy": seconds / busy, "calls by size": sizes}
 
 
 def figures_of(metered, plan):
@@ -167,6 +185,8 @@ COLUMNS = {
     "pieces": "{}",
     "longest piece s": "{:.2f}",
     "first piece s more": "{:.2f}",
+    "calls s": "{:.1f}",
+    "calls / busy": "{:.1%}",
     "MB sent": "{:.1f}",
     "MB got": "{:.1f}",
     "its rows": "{}",

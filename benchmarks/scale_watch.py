@@ -4,13 +4,16 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from scale_calls import calls_of
 
 from hierdiff_core.sampling.executor import Told
+from hierdiff_core.sampling.executor_plain import part_of
 from hierdiff_core.sampling.ray_executor import RayExecutor
 
 
@@ -24,6 +27,7 @@ class Piece:
     worker: int
     head: bool
     failed: bool
+    part: dict | None = None  # as its worker gets it
 
     @property
     def seconds(self):
@@ -55,7 +59,7 @@ class Metered:
         return self.executor.kinds
 
     def begin(self, job):
-        began = time.monotonic()
+        began, self.families = time.monotonic(), job.setup["families"]
         self.executor.begin(job)
         self.loading = time.monotonic() - began
 
@@ -71,7 +75,7 @@ class Metered:
         if task is not None:
             number, data = task
             rows = sum(len(step[0]) for step in data["part"]["steps"])
-            self.open[number] = Piece(time.monotonic(), 0.0, rows, worker, bool(data["head"]), False)
+            self.open[number] = Piece(time.monotonic(), 0.0, rows, worker, bool(data["head"]), False, data["part"])
             self.sent += size_of(data)
             self.on_piece(len(self.pieces) + len(self.open), number, rows)
         return task
@@ -102,6 +106,14 @@ def first_pieces(pieces, workers):
         if rows := sum(piece.rows for piece in own[1:]):
             more.append(own[0].seconds - own[0].rows * sum(piece.seconds for piece in own[1:]) / rows)
     return float(np.mean(more)) if more else None
+
+
+def calls_by_size(pieces, families, card):
+    """Seconds that the calls of pieces take, where none is new, and how many there are of each size."""
+    sizes = Counter()
+    for piece in pieces:
+        sizes.update(map(card.size, calls_of(part_of(piece.part), piece.head, families, card.pairs)))
+    return float(sum(card.call[size] * count for size, count in sizes.items())), dict(sorted(sizes.items()))
 
 
 class Watched(RayExecutor):

@@ -26,7 +26,7 @@ from ..sampling.noise import BranchNoise, keyed_noise
 from ..sampling.observer import Observer
 from ..sampling.plan_numbers import PlanNumbers
 from ..sampling.pooling import cluster_means, rescaled_means
-from .acceleration import GRAPH_ROWS, unet_calls
+from .acceleration import graph_sizes, unet_calls
 from .call_memory import rows_per_call
 from .call_sizes import PaddedCalls, steady_sizes
 from .decoder import LEAST_PART
@@ -126,9 +126,10 @@ def prepare_calls(decoder: KandinskyV22Pipeline, setup: dict[str, Any], enough: 
     network = unet_calls(decoder.unet, way)
     made = make_scheduler(setup["scheduler"], decoder.scheduler.config, 2)
     t, given = made.timesteps.to(device)[0], torch.zeros(1, config.encoder_hid_dim, device=device)
+    graphed = graph_sizes(side[0] * side[1])
     for size in reversed(steady_sizes(rows_per_call(decoder, latent, setup["micro_batch"], way))):
         rows, means = (own.to(network.dtype).repeat(size, *[1] * (own.ndim - 1)) for own in (latent, given))
-        for _ in range(CALLS if size in GRAPH_ROWS else 1):
+        for _ in range(CALLS if size in graphed else 1):
             if enough():
                 return
             network(rows, t, means)

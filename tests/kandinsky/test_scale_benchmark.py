@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from hierdiff_core import load_decoder
+from hierdiff_core.kandinsky import shared, workers_process
+from hierdiff_core.kandinsky.call_sizes import steady_sizes
 from hierdiff_core.kandinsky.model_folder import BUNDLED
 from hierdiff_core.sampling.executor import Threads
 
@@ -50,6 +53,32 @@ def test_its_figures_are_those_of_all_pieces(scale, capsys, one_thread):
     assert found["MB got"] * 1e6 >= 8 * 4 * 8 * 8 * 4  # a latent of each prompt
     scale.table([{**found, "workers": 1}, found])
     assert capsys.readouterr().out.count("| 8 |") == 2
+
+
+def test_calls_are_counted_as_workers_make_them(scale, monkeypatch):
+    made = []
+
+    class Network:
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def __call__(self, x, t, embeds):
+            made.append(len(x))
+            return torch.cat([x, x], dim=1)
+
+    for module in (shared, workers_process):
+        monkeypatch.setattr(module, "shares_rows", lambda device: True)
+    monkeypatch.setattr(workers_process, "unet_calls", lambda unet, acceleration: Network())
+    monkeypatch.setattr(workers_process, "rows_per_call", lambda *_: 5)
+    folder = BUNDLED / "decoder"
+    setting = scale.Setting(folder, "cpu", scale.WIDTHS["small"], 64, 4, 3.0, "none")
+    with Threads(2) as threads:
+        metered = scale.Metered(threads)
+        scale.drawn(setting, load_decoder(folder), metered, 24)
+    card = scale.Card({1: 40.0, 5: 10.0}, sizes=steady_sizes(5))
+    seconds, sizes = scale.calls_by_size(metered.pieces, metered.families, card)
+    assert sizes == Counter(map(card.size, made))
+    assert len(sizes) > 1
+    assert seconds == pytest.approx(sum(card.call[size] for size in map(card.size, made)))
 
 
 def test_bytes_are_of_all_arrays_in_plain_data(scale):

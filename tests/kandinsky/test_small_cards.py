@@ -10,8 +10,8 @@ import torch
 
 from hierdiff_core import load_decoder
 from hierdiff_core.devices import SideStream, weight_bytes
-from hierdiff_core.kandinsky import acceleration, call_memory
-from hierdiff_core.kandinsky.call_memory import rows_per_call, unet_bytes, unet_bytes_per_row
+from hierdiff_core.kandinsky import call_memory
+from hierdiff_core.kandinsky.call_memory import rows_per_call, unet_bytes_per_row
 from hierdiff_core.kandinsky.decoding import movq_bytes_per_row, pictures_beside
 
 GIB = 2**30
