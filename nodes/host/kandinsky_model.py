@@ -13,7 +13,7 @@ import comfy.supported_models_base
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
-from ...hierdiff_core.kandinsky.decoder import unet_bytes_per_row
+from ...hierdiff_core.kandinsky.call_memory import unet_bytes_per_row
 from .models import whole_patcher
 
 # The host's names for diffusers' beta schedules: its "linear" is linear in the square root.

@@ -33,10 +33,10 @@ def test_rows_of_a_call_and_pictures_beside_it_fit_the_card(monkeypatch, gib, pi
     monkeypatch.setattr("hierdiff_core.sampling.microbatch.total_memory", lambda device: gib * GIB)
     first = SimpleNamespace(device=torch.device("cuda"), shape=(1, 4, side, side))
     assert rows_per_call(FULL, first, 0, "none") == rows
-    row, picture = unet_bytes_per_row(UNET, side, side), movq_bytes_per_row(MOVQ, side, side)
-    assert rows == 1 or rows * row < 0.8 * free
-    assert pictures_beside(free, 32, row, picture) == pictures
-    assert not pictures or 32 * row + pictures * picture < free
+    taken, picture = unet_bytes(UNET, 32, side, side), movq_bytes_per_row(MOVQ, side, side)
+    assert rows == 1 or unet_bytes(UNET, rows, side, side) < 0.8 * free
+    assert pictures_beside(free, taken, picture) == pictures
+    assert not pictures or taken + pictures * picture < free
 
 
 def test_rows_that_are_asked_for_are_taken_but_on_a_cpu():
