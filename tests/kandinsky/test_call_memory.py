@@ -1,4 +1,4 @@
-"""What estimates say of the UNet's calls against what its tensors take, counted without a card: at full size, on meta."""
+"""Estimates of the UNet's calls against what their tensors take, counted without a card: at full size, on meta."""
 
 import sys
 import weakref
@@ -76,7 +76,7 @@ class EmptyKernels(TorchKernels):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("side", [64, 96, 128])
+@pytest.mark.parametrize("side", [64, 128])
 @pytest.mark.parametrize("way", ["none", "auto"])
 def test_estimates_are_a_little_above_what_a_call_holds(unet, monkeypatch, way, side):
     """The rest is for what libraries take beside it: 1.5 to 2.5 such activations on an H100."""
