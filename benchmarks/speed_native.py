@@ -8,6 +8,7 @@ of `make setup`.
 
 run       32 prompts against the host's sampling
 few       8 prompts whose steps have few clusters, with and without CUDA graphs; SDXL and a part of Flux
+failing   a recording that fails on purpose: what the report says, and that noise is drawn after it as ever
 compiled  a block of Flux that the host's own function compiles for each size: how often, and how long the runs take
 """
 
@@ -16,6 +17,8 @@ import contextlib
 import importlib
 import sys
 import tempfile
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -94,7 +97,7 @@ def random_flux(small, shape=None):
     return patcher_of(comfy.model_base.Flux(config, device=device), device, dtype)
 
 
-PARTS = ("run", "few", "compiled")
+PARTS = ("run", "few", "failing", "compiled")
 # As each size was compiled before calls were padded, as it is now, and code that torch makes for any size.
 COMPILED = ("each size", "few sizes", "any size")
 
@@ -218,17 +221,39 @@ def few_clusters(name, patcher, side, cfg, steps):
     )
 
 
-def compare_graphs(small, sdxl=None):
+def compare_graphs(small, sdxl, models):
     """Prints what CUDA graphs give where steps have few clusters."""
     print("\n| model | pixels | steps of 1 or 2 clusters | s | s, graphs | ratio | latents | report |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
-    sdxl, steps = sdxl or random_sdxl(small), 6 if small else 16
-    for side in (8,) if small else (128, 64):
+    steps = 6 if small else 16
+    for side in ((8,) if small else (128, 64)) if "sdxl" in models else ():
         few_clusters("SDXL", sdxl, side, 7.0, steps)
-    del sdxl
-    flux = random_flux(small)
-    for side in (16,) if small else (128, 64):
+    flux = random_flux(small) if "flux" in models else None
+    for side in ((16,) if small else (128, 64)) if flux else ():
         few_clusters("a quarter of Flux", flux, side, 1.0, steps)
+
+
+def fail_to_record(patcher, side, steps):
+    """Prints what a run says whose network waits for the device, which cannot be recorded, and draws noise after it."""
+    runs, device = Runs(patcher, 8, steps, side, saving=0.8 if steps > 8 else 0.7), patcher.load_device
+
+    def drawn():
+        """Noise of the device's own generator, in this thread and in another."""
+        torch.manual_seed(0)
+        with ThreadPoolExecutor(1) as thread:
+            return torch.randn(1000, device=device), thread.submit(torch.randn, 1000, device=device).result()
+
+    before, expected = drawn(), runs.shared(runs.plan)
+    layer = patcher.model.diffusion_model.time_embed[0]
+    waiting = layer.register_forward_pre_hook(lambda module, args: args[0].sum().item() and None)
+    try:
+        latents = runs.shared(runs.plan)
+    finally:
+        waiting.remove()
+    said = [line for line in runs.reports[-1].splitlines() if "CUDA graphs" in line]
+    noise = all(torch.equal(*pair) for pair in zip(before, drawn(), strict=True))
+    print(f"\nA recording that fails: {said or 'nothing was recorded'}", flush=True)
+    print(f"noise after it is as before: {noise}; latents are the same: {torch.equal(latents, expected)}", flush=True)
 
 
 class CompiledRuns:
@@ -276,15 +301,23 @@ def main():
     parser.add_argument("--small", action="store_true", help="a narrow model on a CPU")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--compiled", nargs="+", choices=COMPILED, default=COMPILED)
+    parser.add_argument("--models", nargs="+", choices=("sdxl", "flux"), default=("sdxl", "flux"), help="of few")
     options = parser.parse_args()
     import_pack(Path(tempfile.mkdtemp()), cpu=options.small)
     print("CPU" if options.small else torch.cuda.get_device_name(), f"torch {torch.__version__}", end=", ")
     print("" if options.small else torch.cuda.get_allocator_backend(), flush=True)
-    sdxl = random_sdxl(options.small) if {"run", "few"} & {*options.only} else None
+    sdxl = random_sdxl(options.small) if {"run", "few", "failing"} & {*options.only} else None
     if sdxl is not None:
         print(f"UNet {sum(p.numel() for p in sdxl.model.diffusion_model.parameters()) / 1e6:.0f} M parameters")
-    if "few" in options.only:
-        compare_graphs(options.small, sdxl)
+    if {"few", "failing"} & {*options.only}:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            if "few" in options.only:
+                compare_graphs(options.small, sdxl, options.models)
+            if "failing" in options.only:
+                fail_to_record(sdxl, *((8, 6) if options.small else (64, 16)))
+        said = sorted({str(one.message).splitlines()[0] for one in warned})
+        print(f"\n{len(warned)} warnings: {said}", flush=True)
     if "run" in options.only:
         compare_with_host(sdxl, *((16, 6, 4, (1, 2)) if options.small else (128, 32, 20, (1, 2, 4, 8, 16, 24))))
     for way in options.compiled if "compiled" in options.only else ():

@@ -227,7 +227,8 @@ def cut(options):
     whole = options.whole.get((count, steps))
     sharing(WAYS[0])
     courses = guidance_cut.COURSES if whole is None else guidance_cut.COURSES[1:2]
-    guidance_cut.measure(patcher, count, steps, 8 if options.small else 128, 1, courses, whole)
+    given = patcher, count, steps, 8 if options.small else 128, 1, courses, whole
+    guidance_cut.measure(*given, passes_of=lambda course, plan, device: course.passes(plan))
 
 
 @torch.no_grad()

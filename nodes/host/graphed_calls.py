@@ -220,11 +220,12 @@ class GraphedCalls:
         return self._sizes.setdefault(key, Size())
 
     def _calls_left(self):
-        """Steps with as many clusters as now, from this one on."""
+        """Steps with as many clusters as now and as many passes of each, from this one on: guidance may end before."""
         current = self._current
         assert current is not None  # of the evaluation under way
-        steps, count = current.plan.steps, len(current.clusters.first)
-        return sum(steps[k].num_clusters == count for k in range(current.k, current.last_step + 1))
+        counts, passes, k = current.plan.clusters_per_step, current.progress.passes, current.k
+        alike = (counts == len(current.clusters.first)) & (passes == passes[k])
+        return int(alike[k : current.last_step + 1].sum())
 
     def _record(self, size, executor, args, kwargs, output):
         case = self._case

@@ -19,6 +19,7 @@ import torch
 from ...hierdiff_core.sampling.leaves import size_of
 from ...hierdiff_core.sampling.lineage import content
 from .fingerprint import digest, entries, is_plain
+from .weights_sum import sum_of, sums_of
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 BUDGET = 512 * 2**20  # bytes of each kind
 VALUE_COSTS = 1024  # bytes beside the numbers, about
 DEEPEST = 12
-WORD = 8  # bytes that are added up at once
 KNOWN_PARTS = {"cond_stage_model", "tokenizer", "patcher"}  # of a CLIP
 SET_FOR_A_CALL = {"training", "model_lowvram", "return_projected_pooled"}
 
@@ -98,7 +98,7 @@ def clip_digest(clip: Any) -> bytes | None:
     if told is None:
         return None
     patches = sorted((key, value) for key, value in patcher.patches.items())
-    return content("clip", type(model).__name__, told, weights_digest(weights), patches_digest(patches))
+    return content("clip", type(model).__name__, told, sum_of_state(model, weights), patches_digest(patches))
 
 
 def is_flag(name: str, value: Any) -> bool:
@@ -140,7 +140,7 @@ def prior_digest(prior: LoadedModel) -> bytes:
         network = getattr(pipeline, name)
         config = network.config.to_dict() if hasattr(network.config, "to_dict") else dict(network.config)
         parts += [name, type(network).__name__, str(sorted((k, str(v)) for k, v in config.items() if k[:1] != "_"))]
-        parts.append(weights_digest(dict(network.state_dict())))
+        parts.append(sum_of_state(network, network.state_dict()))
     scheduler = sorted((k, str(v)) for k, v in pipeline.scheduler.config.items() if k[:1] != "_")
     return content("prior", *parts, str(scheduler), str(prior.patcher.load_device))
 
@@ -148,31 +148,17 @@ def prior_digest(prior: LoadedModel) -> bytes:
 # --- digests
 
 
-def weights_digest(weights: Mapping[str, torch.Tensor]) -> bytes:
-    """Of all numbers of weights: one that changes, changes the sum of its tensor's bytes."""
-    named = sorted((name, tensor) for name, tensor in weights.items() if isinstance(tensor, torch.Tensor))
-    sums = [sums_of(tensor) for _, tensor in named]
-    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in named]
-    return content(str(shapes), digest(named), str(sums))
+def sum_of_state(network: torch.nn.Module, weights: Mapping[str, Any]) -> str:
+    """The digest of a network's weights by name."""
+    return sum_of(
+        network, sorted((name, tensor) for name, tensor in weights.items() if isinstance(tensor, torch.Tensor))
+    )
 
 
 def patches_digest(patches: Any) -> str:
     """Of what LoRAs and merges add to weights."""
-    sums = [sums_of(entry) for entry in entries(patches) if isinstance(entry, torch.Tensor)]
-    return f"{digest(patches)} {sums}"
-
-
-def sums_of(tensor: torch.Tensor) -> list[int]:
-    """The sum of a tensor's bytes, eight at a time, and of the rest; none where they cannot be read."""
-    if tensor.device.type == "meta" or not tensor.numel():
-        return []
-    try:
-        data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-        whole = len(data) // WORD * WORD
-        words = data[:whole].view(torch.int64) if data.storage_offset() % WORD == 0 else data[:whole]
-        return [int(words.sum()), int(data[whole:].sum())]
-    except (RuntimeError, TypeError, NotImplementedError):  # quantized by a pack: known by name and shape alone
-        return []
+    added = [(str(i), entry) for i, entry in enumerate(entries(patches)) if isinstance(entry, torch.Tensor)]
+    return f"{digest(patches)} {[*sums_of(added)]}"
 
 
 def value_digest(value: Any) -> bytes | None:

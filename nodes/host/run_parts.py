@@ -6,9 +6,7 @@ a sample of it as in `fingerprint`: a LoRA that was merged at another strength, 
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
@@ -30,21 +28,18 @@ from .attachments import (
     wrappers_of,
 )
 from .dry_run import is_hosts
-from .fingerprint import COSTS_ONLY, SCHEDULE, own_weights, schedule_of, values_of
-from .made_of import CannotTell, lasting_name, made_of
+from .fingerprint import COSTS_ONLY, SCHEDULE, schedule_of
+from .made_of import CannotTell, made_of
 from .run_guidance import DUAL, kind_of
 from .step_caches import OURS, host_cache, name_of_code
+from .weights_sum import weights_sum
 
 if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
-
     from ...hierdiff_core.plan.plan import Plan
 
 AROUND = "outer_sample", "sampler_sample"  # wrappers that see a run's noise and latents before the sampler does
 OF_RUN = ("model_patcher", "model_options", "original_conds", "conds", "inner_model", "loaded_models")
 OF_SHARING = ("sharing", "rows_given", "cfg")
-_sums: weakref.WeakKeyDictionary[Any, dict[bytes, str]] = weakref.WeakKeyDictionary()  # of loaded networks
-_lock = threading.Lock()
 
 
 def run_parts(
@@ -94,42 +89,6 @@ def run_parts(
         "seed": str(seed),
         "precision": " ".join(map(str, precision)),
     }
-
-
-def weights_sum(patcher: ModelPatcher) -> str:
-    """A digest in which every bit of a model's own weights counts; read once for each loaded model."""
-    weights = own_weights(patcher)
-    sampled = made_of([(name, values_of(weight) if torch.is_tensor(weight) else None) for name, weight in weights])
-    with _lock:
-        known = _sums.setdefault(patcher.model, {})
-        if sampled not in known:
-            known.clear()  # a model whose weights were changed in place does not change back
-            known[sampled] = made_of(lasting_name(patcher.model), sampled, [*sums_of(weights)]).hex()
-        return known[sampled]
-
-
-def sums_of(weights: Sequence[tuple[str, Any]]) -> Iterator[Any]:
-    """Name, shape, type and the sum of all bits of each weight; a device is waited for once."""
-    sums: list[tuple[str, torch.Tensor]] = []
-    for name, weight in weights:
-        yield [name, tuple(weight.shape), str(weight.dtype)] if torch.is_tensor(weight) else name
-        total = bits_of(weight)
-        if total is not None:
-            sums.append((str(total.device), total))
-    for device in sorted({device for device, _ in sums}):
-        yield torch.stack([total for where, total in sums if where == device]).tolist()
-
-
-def bits_of(weight: Any) -> torch.Tensor | None:
-    """The sum of all bits of a tensor, read as whole numbers; None for one that cannot be read."""
-    if not torch.is_tensor(weight) or weight.device.type == "meta" or not weight.numel():
-        return None
-    try:
-        flat = weight.detach().reshape(-1)
-        words = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
-        return flat.view(words).sum(dtype=torch.int64)
-    except (RuntimeError, TypeError, NotImplementedError, KeyError):  # quantized by a pack: known by its samples alone
-        return None
 
 
 def patches_of_run(guider: comfy.samplers.CFGGuider) -> Iterator[Any]:
@@ -211,4 +170,4 @@ def needs_latents(guider: comfy.samplers.CFGGuider, sampler: comfy.samplers.KSAM
     return "noise_sampler" in options or options.get("s_churn", 0) > 0 or not is_hosts(sampler.sampler_function)
 
 
-__all__ = ["CannotTell", "needs_latents", "run_parts", "weights_sum", "why_not"]
+__all__ = ["CannotTell", "needs_latents", "run_parts", "why_not"]

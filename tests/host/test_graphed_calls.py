@@ -1,10 +1,13 @@
 """Calls of few rows that are recorded and replayed, with a stand-in for the device that records."""
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
 from shared_runs import N, ksampler, one_noise, shared_model
+
+from hierdiff_core.plan.guidance import GuidanceCourse
 
 pytestmark = pytest.mark.host
 
@@ -80,6 +83,14 @@ def test_several_calls_of_a_sampler_step_are_replayed_with_their_own_values(run,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
         assert torch.equal(latents, run(model, sampler="heun")[0])
+
+
+def test_calls_are_counted_to_the_end_of_guidance(run, model, recorder, plans):
+    """Of four steps of one cluster the first two are guided: neither size has as many calls as recording needs."""
+    run(model, replace(plans.shared, guidance=GuidanceCourse(0, 0.25)))
+    assert recorder.sizes == []
+    run(model, replace(plans.shared, guidance=GuidanceCourse(0.125, 1)))
+    assert recorder.sizes == [2]
 
 
 def test_what_does_not_gain_is_forgotten_and_no_larger_call_recorded(run, model, recorder, plans):

@@ -20,6 +20,7 @@ def modules(pack):
     return SimpleNamespace(
         **{name: importlib.import_module(f"{pack.__name__}.nodes.{name}") for name in ("clip", "prior")},
         known=importlib.import_module(f"{pack.__name__}.nodes.host.known_embeddings"),
+        sums=importlib.import_module(f"{pack.__name__}.nodes.host.weights_sum"),
         nodes=pack.nodes,
     )
 
@@ -107,7 +108,7 @@ def test_a_lora_its_strength_and_clip_skip_are_other_encoders(modules, clip):
 def test_one_number_of_one_weight_is_another_encoder(modules, clip):
     encode(modules, clip, FIRST)
     weight = next(p for p in clip.cond_stage_model.parameters() if p.numel() > 1000)
-    weight.data.view(-1)[777] += 1e-3
+    weight.detach().view(-1)[777] += 1e-3
     changed = encode(modules, clip, FIRST)
     assert changed.encoded == len(FIRST) + 1
 
@@ -227,7 +228,7 @@ def test_the_image_encoder_looks_at_one_black_image_for_all_sets_of_a_prior(modu
     assert embed(modules, prior, ("cat face", "fox face")).made == ["fox face"]
     assert loaded == [prior]
     weight = next(p for p in prior.pipeline.image_encoder.parameters() if p.numel() > 1000)
-    weight.data.view(-1)[777] += 1e-3
+    weight.detach().view(-1)[777] += 1e-3
     embed(modules, prior, ("cat face",))
     assert loaded == [prior, prior]
 
@@ -243,8 +244,28 @@ def test_other_settings_negatives_or_weights_predict_anew(modules, prior):
     ):
         assert embed(modules, prior, ("cat face",), **changes).made == ["cat face"]
     weight = next(p for p in prior.pipeline.prior.parameters() if p.numel() > 1000)
-    weight.data.view(-1)[777] += 1e-3
+    weight.detach().view(-1)[777] += 1e-3
     assert embed(modules, prior, ("cat face",)).made == ["cat face"]
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_weights_are_added_up_once_while_they_stay_as_they_are(modules, monkeypatch, inference):
+    added, plain = [], modules.sums.bits_of
+    monkeypatch.setattr(modules.sums, "bits_of", lambda weight: added.append(weight) or plain(weight))
+    with torch.inference_mode(inference):  # as the host runs nodes: there torch counts no changes
+        prior = modules.nodes.PriorLoader.execute("emoji-kandinsky (bundled)", "fp32").args[0]
+        first, count = modules.known.prior_digest(prior), len(added)
+        assert count > 100
+        prior.pipeline.prior.to(torch.float64).to(torch.float32)  # as a move would, it makes other tensors
+        assert modules.known.prior_digest(prior) == first
+        assert len(added) == count
+        added.clear()
+        assert modules.known.prior_digest(prior) == first
+        assert not added
+        weight = next(p for p in prior.pipeline.prior.parameters() if p.numel() > 1000)
+        weight.data.mul_(1.001)  # all of a weight, as by training or a merge
+        assert modules.known.prior_digest(prior) != first
+        assert len(added) == len(prior.pipeline.prior.state_dict())  # of the network that was changed
 
 
 def test_prompts_keep_what_is_their_own(modules, prior):

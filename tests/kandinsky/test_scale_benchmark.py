@@ -1,6 +1,8 @@
 """What benchmarks/scale.py says of a run: all pieces, rows and bytes of it; threads stand in for Ray."""
 
+import contextlib
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -35,12 +37,13 @@ def test_its_figures_are_those_of_all_pieces(scale, capsys, one_thread):
     setting = scale.Setting(folder, "cpu", scale.WIDTHS["small"], 64, 4, 3.0, "none")
     handed = []
     with Threads(2) as threads:
-        metered = scale.Metered(threads, handed.append)
+        metered = scale.Metered(threads, lambda *piece: handed.append(piece))
         found = scale.drawn(setting, load_decoder(folder), metered, 8)
-    assert sum(piece.rows for piece in metered.pieces) == found["plan rows"] <= 8 * 4
+    assert sum(piece.rows for piece in metered.pieces) == found["plan rows"] == metered.told <= 8 * 4
     assert found["pieces"] == len(metered.pieces) == len(handed) > 1
+    assert [count for count, _, _ in handed] == list(range(1, len(handed) + 1))
     assert not metered.open
-    assert {piece.lane for piece in metered.pieces} <= {0, 1}
+    assert {piece.worker for piece in metered.pieces} <= {0, 1}
     assert all(piece.began < piece.ended for piece in metered.pieces)
     assert 0 <= found["idle"] <= found["most idle"] < 1
     assert 0 <= found["trunk"] <= 1
@@ -51,21 +54,46 @@ def test_its_figures_are_those_of_all_pieces(scale, capsys, one_thread):
 
 def test_bytes_are_of_all_arrays_in_plain_data(scale):
     data = {"part": [np.zeros(3), (np.zeros(2, dtype=np.int8), "text")], "head": None}
-    assert scale.size_of(data) == 26
+    assert scale_watch(scale).size_of(data) == 26
 
 
-def test_results_that_are_there_are_not_measured_again(scale, tmp_path, monkeypatch):
-    measured = []
+def scale_watch(scale):
+    return sys.modules[scale.Metered.__module__]
 
-    def fake(setting, decoder, prompts, workers, usual=None):
-        measured.append((prompts, workers, usual is not None))
-        return {"prompts": prompts, "workers": workers, **({"killed": True} if usual else {})}
 
+def test_the_first_piece_of_a_process_is_compared_with_its_later_ones(scale):
+    piece = scale_watch(scale).Piece
+    pieces = [piece(0, 6, 10, 0, False, False), piece(6, 8, 10, 0, False, False), piece(0, 3, 30, 1, False, False)]
+    assert scale.first_pieces(pieces, 2) == 4  # ten rows take two seconds; the other worker had one piece alone
+    assert scale.first_pieces(pieces[1:], 2) is None
+
+
+def test_sets_follow_each_other_on_the_same_workers_and_are_compared_with_their_like(
+    scale, tmp_path, monkeypatch, capsys
+):
+    measured, entered = [], []
+
+    class Executor(contextlib.nullcontext):
+        def __init__(self, workers, *_):
+            entered.append(workers.count)
+            super().__init__(workers.count)
+
+    def fake(setting, decoder, executor, prompts, usual=None):
+        measured.append((prompts, executor, usual and usual["before"]))
+        seconds = {1: 8.0, 2: 5.0}[executor] - len(measured) % 3 / 4
+        return {"prompts": prompts, "workers": executor, "seconds": seconds, **({"killed": True} if usual else {})}
+
+    monkeypatch.setattr(scale, "Watched", Executor)
     monkeypatch.setattr(scale, "measured", fake)
-    setting = scale.Setting(tmp_path, "cpu", 8, 64, 4, 3.0, "none")
-    results = []
-    for kill in (False, True, False, True):
-        scale.one_more(results, tmp_path / "scale.json", setting, None, 16, 2, kill)
-    assert measured == [(16, 2, False), (16, 2, True)]
-    assert len(results) == 2
-    assert (tmp_path / "scale.json").exists()
+    setting, out = scale.Setting(tmp_path, "cpu", 8, 64, 4, 3.0, "none"), tmp_path / "scale.json"
+    scale.one_after_the_other(out, setting, None, (16, 16), 1, False)
+    scale.one_after_the_other(out, setting, None, (16, 16), 2, True)
+    assert entered == [1, 2]
+    assert measured == [(16, 1, None), (16, 1, None), (16, 2, None), (16, 2, None), (16, 2, "16")]
+    capsys.readouterr()
+    scale.table(json.loads(out.read_text()))
+    rows = [line.split(" | ") for line in capsys.readouterr().out.strip().splitlines()]
+    place = {name.strip("| "): i for i, name in enumerate(rows[0])}
+    efficiency = [row[place["efficiency"]] for row in rows[2:]]
+    assert [row[place["before"]] for row in rows[2:]] == ["cold", "16", "cold", "16", "16 16"]
+    assert efficiency == ["1.000", "1.000", f"{7.75 / 2 / 5:.3f}", f"{7.5 / 2 / 4.75:.3f}", ""]
