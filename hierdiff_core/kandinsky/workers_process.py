@@ -141,7 +141,7 @@ class DecoderWorker:
         embeddings = to_tensor(task["embeddings"], device)
         teller = Teller(tell, self.setup["ends"])
         made = make_scheduler(self.setup["scheduler"], self.decoder.scheduler.config, self.setup["num_steps"])
-        limit = rows_per_call(self.decoder, rows, self.setup["micro_batch"], self.setup["acceleration"])
+        limit = rows_per_call(self.decoder, rows, self.setup["micro_batch"], self.network.acceleration)
         families = self.setup["families"] if shares_rows(device.type) else None
         settings = self.setup["guidance"], self.noise, MicroBatches(limit), teller
         step = DecoderStep(self.network, made, *settings, families=families)

@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 
 from ...hierdiff_core.devices import SideStream, free_memory
-from ...hierdiff_core.kandinsky.acceleration import ACCELERATIONS
+from ...hierdiff_core.kandinsky.acceleration import ACCELERATIONS, way_on
 from ...hierdiff_core.kandinsky.call_memory import unet_bytes
 from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, decode, movq_bytes_per_row, pictures_beside
 from .device import main_device
@@ -51,7 +51,7 @@ def load_beside(
     """
     pipeline, f = decoder.pipeline, decoder.pipeline.movq_scale_factor
     size = height // f, width // f
-    taken = unet_bytes(pipeline.unet, rows, *size, acceleration, main_device())
+    taken = unet_bytes(pipeline.unet, rows, *size, way_on(pipeline.unet, acceleration, main_device()))
     picture = movq_bytes_per_row(pipeline.movq, *size)
     required = taken + LARGEST_MOVQ * picture
     comfy.model_management.load_models_gpu(

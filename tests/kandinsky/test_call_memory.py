@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hierdiff_core.kandinsky import call_memory, fused_unet
+from hierdiff_core.kandinsky import fused_unet
 from hierdiff_core.kandinsky.acceleration import GRAPH_ROWS, call, graph_rows, graph_sizes, way_on
 from hierdiff_core.kandinsky.call_memory import graphed_branches, unet_bytes, unet_bytes_per_row
 from hierdiff_core.kandinsky.fused_kernels import TorchKernels
@@ -80,25 +80,24 @@ class EmptyKernels(TorchKernels):
 @pytest.mark.parametrize("way", ["none", "auto"])
 def test_estimates_are_a_little_above_what_a_call_holds(unet, monkeypatch, way, side):
     """The rest is for what libraries take beside it: 1.5 to 2.5 such activations on an H100."""
-    monkeypatch.setattr(call_memory, "way_on", lambda unet, acceleration, device=None: acceleration)
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_: torch.empty_like(q))  # in one kernel
     monkeypatch.setattr(fused_unet, "last", in_place)  # a convolution on a card keeps the layout
     given = torch.empty(2, 4, side, side), torch.empty(()), torch.empty(2, 1280)
     given = [tensor.to("meta", torch.float16) for tensor in given]
     with Peak([*unet.parameters(), *given]) as peak:
         call(FusedUNet(unet, EmptyKernels()) if way == "auto" else unet, *given)
-    estimate = unet_bytes_per_row(unet, side, side, way, CARD)
+    estimate = unet_bytes_per_row(unet, side, side, way)
     assert 0.7 * estimate < peak.most < 0.9 * estimate
 
 
-def test_fused_calls_take_less_where_they_are_fused(unet, monkeypatch):
+def test_calls_are_fused_where_the_card_can_and_take_less_then(unet, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    plain = unet_bytes_per_row(unet, 64, 64)
-    assert way_on(unet, "auto", CARD) == "auto"  # by its device, it is not there yet
-    assert unet_bytes_per_row(unet, 64, 64, "auto", CARD) == 0.6 * plain == 72 * 2**20
-    assert unet_bytes_per_row(unet, 64, 64, "auto") == plain
+    assert way_on(unet, "auto", CARD) == "auto"
+    assert way_on(unet, "auto") == way_on(unet, "torch.compile") == "none"  # it is not on the card yet
+    assert way_on(unet, "torch.compile", CARD) == "torch.compile"
+    assert unet_bytes_per_row(unet, 64, 64, "auto") == 0.6 * unet_bytes_per_row(unet, 64, 64) == 72 * 2**20
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
-    assert unet_bytes_per_row(unet, 64, 64, "auto", CARD) == plain
+    assert way_on(unet, "auto", CARD) == "none"
     with pytest.raises(ValueError, match="acceleration must be one of"):
         way_on(unet, "fast", CARD)
 
@@ -110,9 +109,8 @@ def test_graphs_are_of_calls_that_leave_the_device_waiting():
     assert graph_sizes(512 * 512) == []
 
 
-def test_a_run_takes_its_largest_call_and_what_graphs_keep(unet, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    row = unet_bytes_per_row(unet, 64, 64, "auto", CARD)
-    assert [unet_bytes(unet, rows, 64, 64, "auto", CARD) / row for rows in (1, 8, 32)] == [2, 16, 40]
-    assert graphed_branches(unet, 96, 96, "auto", CARD) == 3
-    assert unet_bytes(unet, 32, 64, 64, "none", CARD) == 32 * unet_bytes_per_row(unet, 64, 64)
+def test_a_run_takes_its_largest_call_and_what_graphs_keep(unet):
+    row = unet_bytes_per_row(unet, 64, 64, "auto")
+    assert [unet_bytes(unet, rows, 64, 64, "auto") / row for rows in (1, 8, 32)] == [3, 24, 48]
+    assert graphed_branches(96, 96, "auto") == 3
+    assert unet_bytes(unet, 32, 64, 64) == 32 * unet_bytes_per_row(unet, 64, 64)
