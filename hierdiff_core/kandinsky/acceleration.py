@@ -93,10 +93,10 @@ def way_on(unet: Any, acceleration: str, device: torch.device | None = None) -> 
         raise ValueError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
     if acceleration == "none":
         return "none"
-    device = device or unet.device
-    if device.type != "cuda":
+    on: torch.device = unet.device if device is None else device
+    if on.type != "cuda":
         return "none"
-    if acceleration == "auto" and not (has_kernels(device, unet.dtype) and why_not_fused(unet) is None):
+    if acceleration == "auto" and not (has_kernels(on, unet.dtype) and why_not_fused(unet) is None):
         return "none"
     return acceleration
 
