@@ -292,7 +292,7 @@ class Shown(Observer):
         files = None if self.live is None else TreeFiles(self.live)
 
         def pictures(wanted):
-            made = to_pictures(decoder.vae.decode(self.branches.stacked(wanted))) if wanted else []
+            made = to_pictures(decoder.vae.shown(self.branches.stacked(wanted))) if wanted else []
             if files is not None:
                 self.decorations.attempt(LIVE_TREE, files.add, wanted, made)
             return made
