@@ -196,9 +196,27 @@ class Saver(Observer):
 
 @contextlib.contextmanager
 def saving_as_drawn(
-    saving: Saving | None, decoder: Any, prompts: Sequence[str], width: int, height: int, rows: int, here: bool = True
+    saving: Saving | None,
+    decoder: Any,
+    prompts: Sequence[str],
+    size: tuple[int, int],
+    rows: int,
+    acceleration: str | None = None,
 ) -> Iterator[list[Saver]]:
-    """What saves during the run of the `with` block: one observer, or none; `here`: the decoder samples beside it.
+    """What saves during the run of the `with` block: one observer, or none.
+
+    Parameters
+    ----------
+    saving : Saving, optional
+    decoder : LoadedModel
+    prompts : sequence of str
+        Of the run.
+    size : (int, int)
+        Width and height, in pixels.
+    rows : int
+        Branches of a call.
+    acceleration : str, optional
+        Of the calls that are made beside it; None where the decoder does not sample here.
 
     Raises
     ------
@@ -209,7 +227,8 @@ def saving_as_drawn(
         yield []
         return
     check_prompts_of(saving, prompts)
-    beside = load_beside(decoder, width, height, rows) if here else Beside(True)
+    here = acceleration is not None
+    beside = load_beside(decoder, *size, rows, acceleration) if here else Beside(True)
     decode = functools.partial(decoded_beside, decoder, pictures=beside.pictures) if here else decoder.vae.decode
     saver = Saver(saving, decode, beside.fits, side_stream(decoder, beside), pictures_kept(decoder))
     try:

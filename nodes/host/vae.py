@@ -10,10 +10,11 @@ import comfy.sd
 import comfy.taesd.taesd
 import torch
 
-from ...hierdiff_core.kandinsky.acceleration import movq_pixels
-from ...hierdiff_core.kandinsky.call_memory import unet_bytes_per_row
+from ...hierdiff_core.kandinsky.acceleration import ACCELERATIONS, movq_pixels, way_on
+from ...hierdiff_core.kandinsky.call_memory import unet_bytes
 from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, movq_bytes_per_row
 from ...hierdiff_core.sampling.microbatch import MicroBatches
+from .device import main_device
 from .known_embeddings import Known
 from .models import make_patcher
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from .models import LoadedModel
 
 
-def load_unet(decoder: LoadedModel, width: int, height: int, rows: int) -> None:
-    """Bring a decoder's UNet to the device, with room for `rows` branches of this size in pixels."""
-    f = decoder.pipeline.movq_scale_factor
-    decoder.load(memory_required=rows * unet_bytes_per_row(decoder.pipeline.unet, height // f, width // f))
+def load_unet(decoder: LoadedModel, width: int, height: int, rows: int, acceleration: str = ACCELERATIONS[0]) -> None:
+    """Bring a decoder's UNet to the device, with room for calls of `rows` branches of this size in pixels."""
+    unet, f = decoder.pipeline.unet, decoder.pipeline.movq_scale_factor
+    way = way_on(unet, acceleration, main_device())
+    decoder.load(memory_required=unet_bytes(unet, rows, height // f, width // f, way))
 
 
 class MoVQ(torch.nn.Module):
