@@ -1,23 +1,25 @@
 """A set on 1, 2, 4 and 8 GPUs: time, efficiency at the same rows, trunk, idle workers, bytes, a killed worker.
 
-    python benchmarks/scale.py [--workers 1 2 4 8] [--prompts 256 256 2000 2000] [--kill] [--acceleration auto]
-                               [--folder FOLDER] [--out scale.json] [--device cuda] [--small] [--prepare] [--table]
+    python benchmarks/scale.py [--workers 1 2 4 8] [--prompts 256 256 2000 2000] [--kill] [--early SECONDS]
+                               [--acceleration auto] [--folder FOLDER] [--out scale.json] [--device cuda] [--small]
+                               [--prepare] [--table]
 
 Kandinsky 2.2 at full size with random weights, float16, 512 x 512, 40 steps, 60 % saved, on Ray workers of this
 machine. The weights are written to --folder once (2.6 GB), where the workers load them. The sets of --prompts are drawn
 one after the other by the same workers: the first by processes that have drawn nothing yet. --kill draws the last once
-more, and ends a worker's process in the middle of a piece. Each result is appended to --out as it comes, also where
-several such commands run side by side, each on GPUs of its own (CUDA_VISIBLE_DEVICES); --table prints all.
+more, and ends a worker's process in the middle of a piece. With --early workers are there for so long before the first
+set, as while prompts are embedded: they load, and prepare calls. Each result is appended to --out as it comes, also
+where several such commands run side by side, each on GPUs of its own (CUDA_VISIBLE_DEVICES); --table prints all.
 --device cpu --small takes the bundled model, few prompts and few steps: it shows that all of it works, and its times
 mean nothing.
 
-before: the sets that the same processes have drawn before, or "cold". efficiency: seconds of one worker, over workers x
-seconds, for the same set after the same sets. start, loading: of Ray, of the workers; not in the seconds. trunk: share
-of the seconds before every worker has had work. idle: share of the seconds in which a worker had no piece, mean and
-most. first piece: how much longer a worker's first piece took than its rows take it later. sent, got: by the driver.
-killed: rows of the piece that was lost; rows that were heard of twice; seconds that such a piece takes; how long its
-worker was at it; how much longer the set took than the run before; seconds until another worker was in its
-place, or all was drawn.
+before: the sets that the same processes have drawn before, or "cold"; "prepared" with --early. efficiency: seconds of
+one worker, over workers x seconds, for the same set after the same sets. start, loading: of Ray, of the workers; not in
+the seconds. trunk: share of the seconds before every worker has had work. idle: share of the seconds in which a worker
+had no piece, mean and most. first piece: how much longer a worker's first piece took than its rows take it later. sent,
+got: by the driver. killed: rows of the piece that was lost; rows that were heard of twice; seconds that such a piece
+takes; how long its worker was at it; how much longer the set took than the run before; seconds until another worker was
+in its place, or all was drawn.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from hierdiff_core import Budget, Profile, PromptEmbeddings, PromptTree, load_de
 from hierdiff_core.kandinsky.acceleration import ACCELERATIONS
 from hierdiff_core.kandinsky.model_folder import BUNDLED
 from hierdiff_core.kandinsky.workers import sample_on
+from hierdiff_core.kandinsky.workers_early import ENTRY, EarlyWorkers
 from hierdiff_core.sampling.executor import Workers
 
 SAVING, GROUP = 0.6, 20  # prompts of one kind in a set
@@ -199,6 +202,7 @@ def main():
     parser.add_argument("--workers", type=int, nargs="+", default=None)
     parser.add_argument("--prompts", type=int, nargs="+", default=None, help="sets, one after the other")
     parser.add_argument("--kill", action="store_true", help="the last set once more, in which a worker dies")
+    parser.add_argument("--early", type=float, help="seconds that workers have before, as while prompts are embedded")
     parser.add_argument("--acceleration", default=ACCELERATIONS[0], choices=ACCELERATIONS)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("scale.json"))
@@ -215,21 +219,25 @@ def main():
     gpus = torch.cuda.device_count() or 2
     sets = options.prompts or ((24, 24) if options.small else (256, 256, 2000, 2000))
     for count in options.workers or [count for count in (1, 2, 4, 8) if count <= gpus]:
-        one_after_the_other(options.out, setting, decoder, sets, count, options.kill and count > 1)
+        one_after_the_other(options.out, setting, decoder, sets, count, options.kill and count > 1, options.early)
     return table(json.loads(options.out.read_text()))
 
 
-def one_after_the_other(out, setting, decoder, sets, count, kill):
+def one_after_the_other(out, setting, decoder, sets, count, kill, early=None):
     """Draw sets on the same workers, the last once more with a worker that is killed; keep the figures of each."""
     began, said = time.monotonic(), {"acceleration": setting.acceleration, "torch": torch.__version__}
     said["card"] = torch.cuda.get_device_name() if setting.device == "cuda" else "CPU"
     with Watched(Workers(count), setting.device, print) as executor:
         said["start s"] = time.monotonic() - began
+        if early is not None:
+            sizes = {"width": setting.pixels, "height": setting.pixels, "acceleration": setting.acceleration}
+            executor.early(ENTRY, EarlyWorkers(Workers(count), setting.folder, setting.device, **sizes).setup)
+            time.sleep(early)
         found = None
         for i, prompts in enumerate([*sets, *sets[-1:]] if kill else sets):
             usual = found if kill and i == len(sets) else None
             found = {**measured(setting, decoder, executor, prompts, usual), **said}
-            found["before"] = " ".join(map(str, sets[:i])) or "cold"
+            found["before"] = " ".join([*["prepared"] * (early is not None), *map(str, sets[:i])]) or "cold"
             said["start s"] = 0.0
             keep(out, found)
 

@@ -69,7 +69,7 @@ from .set_note import (
 )
 from .set_trunk import SetTrunk
 from .shard_command import SHARD, shard
-from .workers_command import device_here, draw_on_workers, load_for_workers, workers_of, workers_words
+from .workers_command import device_here, draw_on_workers, early_workers, load_for_workers, workers_of, workers_words
 
 
 def read_prompts(options: argparse.Namespace) -> tuple[str, ...]:
@@ -172,13 +172,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         prepared(options, note, prompts) as there,
         drawn_set(options, note, prompts, there) as drawn,
         SetTrunk(drawn.trunk, note["set"], options.trunk_gb, tell) as trunk,
+        early_workers(options, tell) or contextlib.nullcontext() as workers,
     ):
+        if workers is not None and len(there) < len(prompts):
+            tell("starting the workers")
+            workers.start()
         drawn.make_room = trunk.make_room
         began = time.monotonic()
         if options.grow:
             trunk.take_over(options.grow, read_set(options.grow / REPORT) or {})
         embeddings = trunk.embeddings(prompts, lambda prompts: embed(prompts, options))
-        workers = workers_of(options)
         load = load_decoder if workers is None else load_for_workers
         decoder = load(options.decoder, device=options.device)
         plan = make_plan(embeddings, profile, advice, decoder, options)

@@ -25,6 +25,7 @@ from .files.set_folder import file_name
 from .kandinsky.guidance import passes_per_row
 from .kandinsky.loading import load_decoder
 from .kandinsky.shared import shared_rows
+from .kandinsky.workers_early import EarlyWorkers
 from .kandinsky.workers_run import Run, lost_in_words, make_ready, part_to_draw, run_of, run_on
 from .picture_files import PictureFiles, raise_first, writing
 from .previews import BranchLatents
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from .embeddings import PromptEmbeddings
     from .files.set_folder import DrawnSet
     from .plan.plan import Plan
+
+EARLY = ("scheduler", "width", "height", "micro_batch", "acceleration")  # settings that workers prepare calls for
 
 
 def workers_of(options: argparse.Namespace) -> Workers | None:
@@ -77,8 +80,17 @@ def load_for_workers(folder: str | Path, device: str) -> Any:
     return load_decoder(folder, torch.float32 if device == "cpu" else torch.float16, "cpu")
 
 
+def early_workers(options: argparse.Namespace, tell: Callable[[str], Any]) -> EarlyWorkers | None:
+    """The workers that the options ask for, not started yet; None where this process draws."""
+    workers = workers_of(options)
+    if workers is None:
+        return None
+    settings = {name: getattr(options, name) for name in EARLY}
+    return EarlyWorkers(workers, options.decoder.absolute(), options.device, tell=tell, **settings)
+
+
 def draw_on_workers(
-    workers: Workers,
+    workers: EarlyWorkers,
     decoder: Any,
     embeddings: PromptEmbeddings,
     plan: Plan,
@@ -91,7 +103,8 @@ def draw_on_workers(
 
     Parameters
     ----------
-    workers : Workers
+    workers : EarlyWorkers
+        Started or not; they are ended as soon as all is drawn.
     decoder : KandinskyV22Pipeline
         From `load_for_workers`; afterwards it is where figures are decoded.
     embeddings : PromptEmbeddings
@@ -149,7 +162,7 @@ def draw_on_workers(
 
 
 def draw_rest(
-    workers: Workers,
+    workers: EarlyWorkers,
     run: Run,
     finished: Finished,
     begin: Callable[[], RunProgress],
@@ -157,10 +170,8 @@ def draw_rest(
     tell: Callable[[str], Any],
 ) -> tuple[list[Lost], RunProgress]:
     """Have workers draw the prompts that are not there; those that cannot be drawn, and what `begin` has made."""
-    from .sampling.ray_executor import RayExecutor
-
-    tell("starting the workers")
-    with RayExecutor(workers, run.setup["device"], tell) as executor, shared_token(finished.drawn, run):
+    with workers, shared_token(finished.drawn, run):
+        executor = workers.ready()
         make_ready(executor, run)
         finished.drawn.begin()
         progress = begin()

@@ -122,7 +122,7 @@ def rows_of_set(plan: Plan, prompts: Sequence[str] | None) -> PromptRows:
     if prompts is not None:
         if len(prompts) != plan.num_prompts or plan.prompt_keys not in (None, tuple(map(text_key, prompts))):
             raise ValueError(
-                f"the plan is of {plan.num_prompts} prompts, and prompts are {len(prompts)}"
+                f"the plan is of {prompts_in_words(plan.num_prompts)}, and prompts are {len(prompts)}"
                 f"{' others' if len(prompts) == plan.num_prompts else ''}: connect those that the plan was made from, "
                 "all of them and in the same order"
             )
@@ -140,16 +140,21 @@ def numbered(rows: PromptRows, numbers: np.ndarray) -> list[PromptRow]:
 def lines(plan: Plan, shard: Plan, index: int, count: int, named: str) -> list[str]:
     """What the shard has, and what splitting the plan costs."""
     if shard is plan:
-        return [f"the whole plan: {plan.num_prompts} prompts, {plan.nfe} UNet rows"]
+        return [f"the whole plan: {prompts_in_words(plan.num_prompts)}, {plan.nfe} UNet rows"]
     rows = rows_of_shards(plan, count)
     shown = named if len(named) <= LONGEST_NUMBERS else named[:LONGEST_NUMBERS] + " …"
     return [
-        f"shard {index} of {count}: {shard.num_prompts} of {plan.num_prompts} prompts, {shard.nfe} UNet rows",
+        f"shard {index} of {count}: {shard.num_prompts} of {prompts_in_words(plan.num_prompts)}, {shard.nfe} UNet rows",
         f"numbers: {shown}",
         f"all shards: {sum(rows)} rows instead of {plan.nfe}, {sum(rows) / plan.nfe - 1:.1%} more, since each computes "
         "its trunk",
         f"the largest shard has {max(rows)} rows, {max(rows) * count / sum(rows):.2f} times the mean",
     ]
+
+
+def prompts_in_words(count: int) -> str:
+    """A number of prompts."""
+    return f"{count} prompt{'s' * (count != 1)}"
 
 
 def drawn(shard: Plan, prompts: PromptRows) -> object:

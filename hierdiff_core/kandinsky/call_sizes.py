@@ -2,7 +2,8 @@
 
 Libraries choose their kernels for every size of a batch anew, for some tenths of a second in all
 (docs/measurements/rows.md). A plan has as many sizes as it has numbers of clusters, and others in the steps in which
-clusters share unconditional rows.
+clusters share unconditional rows. A worker draws many parts of many plans, and has the same sizes for all of them
+(`steady_sizes`), so that it may meet them before it knows what it is to draw.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from ..sampling.row_counts import few_sizes, padded_count, padding_of
-from .acceleration import padded
+from .acceleration import GRAPH_ROWS, padded
 
 MOST_PADDING = 0.02  # of a run's rows: less than sharing unconditional rows saves
 MOST_OF_CALL = 0.25  # of the rows of a call
@@ -30,10 +31,12 @@ class PaddedCalls:
         See `unet_calls`.
     sizes : sequence of int
         Rows of a call; where none is near, a call is made as it is.
+    most : float
+        Padding at most, of the rows of a call.
     """
 
-    def __init__(self, network: Any, sizes: Sequence[int]):
-        self.network, self.sizes = network, tuple(sizes)
+    def __init__(self, network: Any, sizes: Sequence[int], most: float = MOST_OF_CALL):
+        self.network, self.sizes, self.most = network, tuple(sizes), most
 
     @property
     def device(self) -> torch.device:
@@ -49,9 +52,26 @@ class PaddedCalls:
         """As the network."""
         count = len(latents)
         size = padded_count(count, self.sizes)
-        if not 0 < size - count <= MOST_OF_CALL * count:
+        if not 0 < size - count <= self.most * count:
             return self.network(latents, t, image_embeds)
         return self.network(padded(latents, size), t, padded(image_embeds, size))[:count]
+
+
+def steady_sizes(pairs: int) -> tuple[int, ...]:
+    """Sizes for all calls of up to so many guidance pairs, whatever the plan is.
+
+    Those that graphs are recorded for, then one and a half times and twice as many in turn: a call is padded by half of
+    its rows at most, and those of a set by some 5 % in all (docs/measurements/scale.md).
+
+    Examples
+    --------
+    >>> steady_sizes(32), steady_sizes(9)
+    ((2, 4, 6, 8, 12, 16, 24, 32, 48, 64), (2, 4, 6, 8, 12, 16, 18))
+    """
+    most, sizes = 2 * pairs, list(GRAPH_ROWS)
+    while sizes[-1] < most:
+        sizes.append(2 * sizes[-2])
+    return (*(size for size in sizes if size < most), most)
 
 
 def call_counts(clusters: np.ndarray, passes: np.ndarray, most: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..devices import AsyncHostCopy
+from ..devices import AsyncHostCopy, free_memory
 from ..files.picture_marks import as_png, mark_of
 from ..files.whole_files import write_new
 from ..plan.part import Part
-from ..plan.unconditional import shares_rows
+from ..plan.unconditional import families_of_part, shares_rows
 from ..previews import LARGEST_KEPT, shrunk, to_pictures
 from ..sampling.executor_plain import part_of, plain_state, state_of, to_tensor
 from ..sampling.finite import rows_not_finite
@@ -25,8 +26,9 @@ from ..sampling.noise import BranchNoise, keyed_noise
 from ..sampling.observer import Observer
 from ..sampling.plan_numbers import PlanNumbers
 from ..sampling.pooling import cluster_means, rescaled_means
-from .acceleration import unet_calls
+from .acceleration import GRAPH_ROWS, unet_calls
 from .call_memory import rows_per_call
+from .call_sizes import PaddedCalls, steady_sizes
 from .decoder import LEAST_PART
 from .decoder_step import DecoderStep
 from .decoding import decode
@@ -39,7 +41,11 @@ if TYPE_CHECKING:
     from diffusers.pipelines.kandinsky2_2.pipeline_kandinsky2_2 import KandinskyV22Pipeline
 
 Tell = Callable[[Any], None]
+ROOM = 20 * 2**30  # free bytes of a card, from which on it holds the decoder while a prior may be at work on it, too
+CALLS = 4  # of a size that is prepared: with the third a graph is recorded of it, where graphs are
 _loaded: dict[tuple[str, str, str], Any] = {}  # the decoder of this process
+_loading = threading.Lock()
+_wanted = threading.Event()  # a run begins: nothing more is prepared for it
 
 
 def make_worker(setup: dict[str, Any]) -> DecoderWorker:
@@ -62,18 +68,70 @@ def make_worker(setup: dict[str, Any]) -> DecoderWorker:
     check_shared(setup["pictures"])
     if setup["device"] == "cpu":
         torch.set_num_threads(setup["threads"])
-    key = (setup["folder"], setup["dtype"], setup["device"])
-    if key not in _loaded:
-        _loaded.clear()
-        dtype: torch.dtype = getattr(torch, setup["dtype"])
-        _loaded[key] = load_decoder(setup["folder"], dtype, setup["device"])
-    decoder = _loaded[key]
+    _wanted.set()
+    with _loading:
+        decoder = loaded(setup).to(setup["device"])
     if decoder_fingerprint(decoder) != setup["fingerprint"]:
         raise ValueError(
             f"{title(setup['folder'])} holds another decoder here than on the machine that draws; copy the same folder "
             "to each machine"
         )
     return DecoderWorker(decoder, setup)
+
+
+def loaded(setup: dict[str, Any]) -> Any:
+    """The decoder of this process, in main memory if it was not there before."""
+    key = (setup["folder"], setup["dtype"], setup["device"])
+    if key not in _loaded:
+        _loaded.clear()
+        dtype: torch.dtype = getattr(torch, setup["dtype"])
+        _loaded[key] = load_decoder(setup["folder"], dtype)
+    return _loaded[key]
+
+
+def make_ready_early(setup: dict[str, Any]) -> None:
+    """Load the decoder before it is known what is to be drawn, and prepare calls for as long as it is not.
+
+    Parameters
+    ----------
+    setup : dict
+        From `workers_early.EarlyWorkers`.
+    """
+    with _loading:
+        if _wanted.is_set():
+            return
+        if setup["device"] == "cpu":
+            torch.set_num_threads(setup["threads"])
+        decoder, device = loaded(setup), torch.device(setup["device"])
+        if device.type != "cpu" and free_memory(device) > ROOM:
+            prepare_calls(decoder.to(device), setup, _wanted.is_set)
+
+
+@torch.no_grad()
+def prepare_calls(decoder: KandinskyV22Pipeline, setup: dict[str, Any], enough: Callable[[], bool]) -> None:
+    """Call the UNet in each size that runs call it in: libraries choose their kernels, and graphs are recorded.
+
+    Parameters
+    ----------
+    decoder : KandinskyV22Pipeline
+        On its device.
+    setup : dict
+        As of `make_ready_early`.
+    enough : callable
+        Asked before each call whether to stop.
+    """
+    config, device, way = decoder.unet.config, decoder.unet.device, setup["acceleration"]
+    side = [setup[name] // decoder.movq_scale_factor for name in ("height", "width")]
+    latent = torch.zeros(1, config.in_channels, *side, device=device)
+    network = unet_calls(decoder.unet, way)
+    made = make_scheduler(setup["scheduler"], decoder.scheduler.config, 2)
+    t, given = made.timesteps.to(device)[0], torch.zeros(1, config.encoder_hid_dim, device=device)
+    for size in reversed(steady_sizes(rows_per_call(decoder, latent, setup["micro_batch"], way))):
+        rows, means = (own.to(network.dtype).repeat(size, *[1] * (own.ndim - 1)) for own in (latent, given))
+        for _ in range(CALLS if size in GRAPH_ROWS else 1):
+            if enough():
+                return
+            network(rows, t, means)
 
 
 def check_shared(pictures: dict[str, Any] | None) -> None:
@@ -142,9 +200,12 @@ class DecoderWorker:
         teller = Teller(tell, self.setup["ends"])
         made = make_scheduler(self.setup["scheduler"], self.decoder.scheduler.config, self.setup["num_steps"])
         limit = rows_per_call(self.decoder, rows, self.setup["micro_batch"], self.setup["acceleration"])
-        families = self.setup["families"] if shares_rows(device.type) else None
+        families, network = None, self.network
+        if shares_rows(device.type):
+            families = families_of_part(self.setup["families"], part)
+            network = PaddedCalls(network, steady_sizes(limit), most=1.0)
         settings = self.setup["guidance"], self.noise, MicroBatches(limit), teller
-        step = DecoderStep(self.network, made, *settings, families=families)
+        step = DecoderStep(network, made, *settings, families=families)
         state = step.first if task["state"] is None else state_of(task["state"], device)
         if task["head"]:
             return self.head(part, rows, state, step, embeddings, teller)

@@ -97,10 +97,13 @@ def shared_out(plan: Plan, count: int) -> list[np.ndarray]:
     """
     last = plan.steps[-1]
     if count > last.num_clusters:
-        differ = "" if last.num_clusters == plan.num_prompts else " that differ"
+        one = last.num_clusters == 1
+        what = "1 prompt" if one else f"{last.num_clusters} prompts"
+        if plan.num_prompts > last.num_clusters:
+            what = f"{plan.num_prompts} equal prompts, one picture," if one else f"{what} that differ"
         raise ValueError(
-            f"a plan of {last.num_clusters} prompt{'s' * (last.num_clusters != 1)}{differ} cannot be split into "
-            f"{count} shards; count must be at most {last.num_clusters}"
+            f"a plan of {what} cannot be split into {count} shards; count must be "
+            f"{'1' if one else f'at most {last.num_clusters}'}"
         )
     labels = np.stack([step.labels[last.first] for step in plan.steps])  # (K, U)
     order = np.lexsort(labels[::-1])

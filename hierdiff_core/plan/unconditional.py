@@ -93,6 +93,38 @@ def first_alike(*keys: np.ndarray) -> np.ndarray:
     return first[of.reshape(-1)].astype(np.int64)
 
 
+def families_of_part(families: Sequence[np.ndarray], part: Part) -> list[np.ndarray]:
+    """Families of a whole run as a part of it has them, whose clusters take no row of another part's.
+
+    Parameters
+    ----------
+    families : list of K (C_k,) int64 arrays
+        From `unconditional_families`.
+    part : Part
+        Of the same plan.
+
+    Returns
+    -------
+    families : list of K (C_k,) int64 arrays
+        Clusters of its steps that are not in the part are families of their own; other steps' are as they were.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.part import below, whole
+    >>> plan = build_plan(np.array([[0, 1, 0.2, 2], [2, 3, 0.5, 3]]), [0.6, 0.4, 0.1, 0])
+    >>> part = below(whole(plan), 2, np.array([1, 2]))
+    >>> [own.tolist() for own in families_of_part(unconditional_families(plan), part)]
+    [[0], [0, 0], [0, 1, 2], [0, 1, 2]]
+    """
+    found = list(families)
+    for k, step in enumerate(part.steps, part.start):
+        found[k] = np.arange(len(found[k]), dtype=np.int64)
+        found[k][step.clusters] = step.clusters[first_alike(families[k][step.clusters])]
+    return found
+
+
 def rows_of_families(families: Sequence[np.ndarray]) -> np.ndarray:
     """Unconditional rows of each step, if all of them are guided: (K,) int64."""
     return np.array([int((own == np.arange(len(own))).sum()) for own in families], dtype=np.int64)

@@ -162,6 +162,19 @@ class Executor(Protocol):
         """End."""
         ...
 
+    def early(self, entry: str, setup: dict[str, Any]) -> None:
+        """Have workers made before a job is known, and do what can be done for it; nothing is waited for.
+
+        Parameters
+        ----------
+        entry : str
+            As of `Job`; it is called by each worker that is another process, and its result is not wanted. What goes
+            wrong is said by `begin`.
+        setup : dict
+            What it is given.
+        """
+        ...
+
     def begin(self, job: Job) -> None:
         """Make the workers.
 
@@ -208,6 +221,9 @@ class Here:
     def __exit__(self, *_: object) -> None:
         pass
 
+    def early(self, entry: str, setup: dict[str, Any]) -> None:
+        """Nothing: the work is made in this process."""
+
     def begin(self, job: Job) -> None:
         """As in `Executor`."""
         self.work = job.here()
@@ -242,6 +258,9 @@ class Threads:
     def __exit__(self, *_: object) -> None:
         self.closed = True
         self.pool.shutdown(cancel_futures=True)
+
+    def early(self, entry: str, setup: dict[str, Any]) -> None:
+        """Nothing: the work is made in this process."""
 
     def begin(self, job: Job) -> None:
         """As in `Executor`."""

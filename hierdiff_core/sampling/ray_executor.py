@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .executor import MOST_REASON, SECONDS, Done, Failure, Job, NoWorkers, Said, Take, Told, Workers
+from .ray_actor import actor_class
 from .ray_cluster import begun_here, connected, import_ray
 
 PACKAGE = Path(__file__).parents[1]
@@ -124,8 +125,7 @@ class RayExecutor:
         ValueError
             If one cannot be made: it says why.
         """
-        version = sys.modules[__name__.rpartition(".sampling")[0]].__version__
-        self.job, self.late = self.ray.put([job.entry, job.setup, version]), False
+        self.job, self.late = self.ray.put([job.entry, job.setup, version()]), False
         self.slots = self.slots or [Slot() for _ in range(self.count)]
         for slot in self.slots:
             slot.task, slot.deaths, slot.failures, slot.rests = None, 0, 0, 0.0
@@ -139,6 +139,16 @@ class RayExecutor:
         self.late = True
         if not any(slot.actor for slot in self.slots):
             raise ValueError(f"no worker could be made: {self.reason}")
+
+    def early(self, entry: str, setup: dict[str, Any]) -> None:
+        """As in `Executor`; workers that were there before are not asked."""
+        if self.slots:
+            return
+        told = self.ray.put([entry, setup, version()])
+        self.slots = [Slot() for _ in range(self.count)]
+        for slot in self.slots:
+            slot.actor = self._actor()
+            slot.actor.early.remote(str(PACKAGE), PACKAGE.name, told)
 
     def run(self, take: Take) -> Iterator[tuple[int, Said] | None]:
         """As in `Executor`; workers that are late join, and those that die are replaced.
@@ -188,10 +198,12 @@ class RayExecutor:
 
     def _begin(self, slot: Slot) -> None:
         """Have a slot's worker made."""
-        if slot.actor is None:
-            options: dict[str, Any] = {"num_gpus": 1} if self.device != "cpu" else {"num_cpus": 1}
-            slot.actor = self.actors.options(**options, scheduling_strategy="SPREAD").remote()
+        slot.actor = slot.actor or self._actor()
         slot.ready, slot.ref = False, slot.actor.begin.remote(str(PACKAGE), PACKAGE.name, self.job)
+
+    def _actor(self) -> Any:
+        options: dict[str, Any] = {"num_gpus": 1} if self.device != "cpu" else {"num_cpus": 1}
+        return self.actors.options(**options, scheduling_strategy="SPREAD").remote()
 
     def _wait(self, slots: list[Slot], hear: Callable[[Slot, Any], Any]) -> None:
         """Hear what workers were asked, for a moment."""
@@ -279,71 +291,13 @@ class RayExecutor:
         self.slots = []
 
 
+def version() -> str:
+    """Of this package, under whatever name."""
+    return sys.modules[__name__.rpartition(".sampling")[0]].__version__
+
+
 def in_short(error: Exception) -> str:
     """Why a worker died, on one line."""
     text = " ".join(str(getattr(error, "error_msg", None) or error).split())
+    text = text.partition(" Object store memory usage: ")[0]  # where memory ran out: Ray's statistics, a page of them
     return text[:MOST_REASON] or type(error).__name__
-
-
-def actor_class(ray: Any) -> Any:
-    """The class of the actors, sent by value: a worker may not find this module, so it imports what it needs itself."""
-
-    class Worker:
-        def begin(self, folder: str, name: str, job: Any) -> Any:
-            """Make the work; what is wrong is said, not raised."""
-            import importlib
-            import importlib.util
-            import os
-            import socket
-            import sys
-
-            try:
-                if name not in sys.modules and os.path.isfile(os.path.join(folder, "__init__.py")):
-                    spec: Any = importlib.util.spec_from_file_location(
-                        name, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
-                    )
-                    sys.modules[name] = importlib.util.module_from_spec(spec)
-                    spec.loader.exec_module(sys.modules[name])
-                entry, setup, version = job
-                found = importlib.import_module(name).__version__
-                if found != version:
-                    raise ValueError(f"{name} is {found} here and {version} where the set is drawn from")
-                module, _, function = entry.partition(":")
-                self.work_of = getattr(importlib.import_module(f"{name}.{module}"), function)(setup)
-            except Exception as error:
-                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-                return ["refused", socket.gethostname(), f"{kind}{str(error)[:500]}"]
-            return ["made", os.getpid(), getattr(self.work_of, "kind", "")]
-
-        def work(self, task: Any) -> Any:
-            """Begin a task, and say what there is to say first."""
-            import queue
-            import threading
-
-            self.said: Any = queue.SimpleQueue()
-
-            def do(said: Any = self.said) -> None:
-                try:
-                    said.put(("done", self.work_of(task, lambda value: said.put(("told", value)))))
-                except OSError as error:
-                    said.put(("disk", str(error)[:500]))
-                except Exception as error:
-                    said.put(("failed", f"{type(error).__name__}: {str(error)[:500]}"))
-
-            threading.Thread(target=do, daemon=True).start()
-            return self.more()
-
-        def more(self) -> Any:
-            """What there is to say: waits a moment for something."""
-            import queue
-
-            found = []
-            with_patience = 1.0
-            try:
-                found.append(self.said.get(timeout=with_patience))
-                while True:
-                    found.append(self.said.get_nowait())
-            except queue.Empty:
-                return found
-
-    return ray.remote(max_restarts=0, max_task_retries=0)(Worker)

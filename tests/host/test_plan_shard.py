@@ -81,6 +81,29 @@ def test_shards_and_prompts_that_are_not_there_are_refused(pack, shard, plan):
         shard(plan, 1, 2, prompts=TEXTS[::-1])
 
 
+def test_shards_of_one_prompt_each(shard, plan):
+    found = [shard(plan, index, N, prompts=ROWS) for index in range(1, N + 1)]
+    assert sorted(each.prompts.rows[0].place for each in found) == [(i, N) for i in range(N)]
+    for each in found:
+        assert each.numbers == str(each.prompts.rows[0].place[0])
+        assert f"1 of {N} prompts, 8 UNet rows" in each.report
+        assert each.ui["images"]
+
+
+@pytest.mark.parametrize("texts", [["a cat"], ["a cat"] * 3], ids=["one prompt", "equal prompts"])
+def test_a_set_of_one_picture_is_its_own_only_shard(shard, texts):
+    rows = torch.ones(len(texts), 16)
+    plan = plan_for(PromptTree.of(rows, "chord", texts), Budget("saving", 0.4, clamp=True), Profile(8))
+    for index in (0, 1):
+        found = shard(plan, index, 1)
+        assert found.plan is plan
+        assert found.report == f"the whole plan: {len(texts)} prompts, 8 UNet rows".replace("1 prompts", "1 prompt")
+        assert found.ui["images"]
+    words = "1 prompt" if len(texts) == 1 else "3 equal prompts, one picture,"
+    with pytest.raises(ValueError, match=f"a plan of {words} cannot be split into 2 shards; count must be 1"):
+        shard(plan, 2, 2)
+
+
 def test_files_get_the_numbers_of_the_whole_set_and_can_be_listed(pack, shard, plan, tmp_path, monkeypatch):
     import folder_paths
 

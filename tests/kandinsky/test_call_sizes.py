@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hierdiff_core.kandinsky.call_sizes import MOST_PADDING, PaddedCalls, call_counts, few_call_sizes
+from hierdiff_core.kandinsky.call_sizes import MOST_PADDING, PaddedCalls, call_counts, few_call_sizes, steady_sizes
 from hierdiff_core.sampling.row_counts import padding_of
 
 
@@ -44,3 +44,15 @@ def test_few_sizes_pad_little():
 def test_where_no_size_can_be_left_out_none_is_padded():
     assert few_call_sizes([2, 4, 8, 16]) == ()
     assert few_call_sizes([]) == ()
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5, 8, 9, 12, 32, 50])
+def test_steady_sizes_hold_all_calls_and_pad_none_by_more_than_half(pairs):
+    sizes = steady_sizes(pairs)
+    assert sizes == tuple(sorted(set(sizes)))
+    assert sizes[-1] == 2 * pairs
+    for rows in range(2, 2 * pairs + 1):
+        network = Network()
+        PaddedCalls(network, sizes, most=1.0)(torch.zeros(rows, 1), torch.tensor(0.0), torch.zeros(rows, 1))
+        assert network.calls[0] in sizes
+        assert network.calls[0] <= 1.5 * rows

@@ -18,13 +18,16 @@ from hierdiff_core import (
     ward_linkage,
 )
 from hierdiff_core.kandinsky import decoder as decoders
-from hierdiff_core.kandinsky import shared
+from hierdiff_core.kandinsky import shared, workers_process
 from hierdiff_core.kandinsky.guidance import passes_per_row
 from hierdiff_core.kandinsky.plan_embeddings import embeddings_for
 from hierdiff_core.kandinsky.schedulers import SCHEDULERS
+from hierdiff_core.kandinsky.workers import sample_on
 from hierdiff_core.plan.algebra import rerolled
+from hierdiff_core.plan.part import below, whole
 from hierdiff_core.plan.rerolls import Reroll
-from hierdiff_core.plan.unconditional import rows_of_families, unconditional_families
+from hierdiff_core.plan.unconditional import families_of_part, rows_of_families, unconditional_families
+from hierdiff_core.sampling.executor import Threads
 from hierdiff_core.sampling.loop import ORDERS
 from hierdiff_core.sampling.microbatch import MicroBatches
 
@@ -87,6 +90,40 @@ def draw(decoder, monkeypatch):
         return latents, network
 
     return drawn
+
+
+@pytest.mark.parametrize("plan", [PLAN, REROLLED, SEEDED], ids=["plain", "rerolled", "guided in part"])
+def test_workers_share_rows_within_a_piece_and_make_calls_of_few_sizes(draw, decoder, monkeypatch, plan):
+    expected, _ = draw(plan, share=False)
+    networks = [Rows(), Rows()]
+    network = iter(networks)
+    monkeypatch.setattr(shared, "shares_rows", lambda device: True)
+    monkeypatch.setattr(workers_process, "shares_rows", lambda device: True)
+    monkeypatch.setattr(workers_process, "unet_calls", lambda unet, acceleration: next(network))
+    monkeypatch.setattr(workers_process, "rows_per_call", lambda *args: 5)
+    with Threads(2) as executor:
+        latents = sample_on(executor, decoder, EMBEDDINGS, plan, guidance=3.0, **SMALL)
+    assert torch.equal(latents, expected)
+    assert {size for each in networks for size in each.calls} <= {2, 4, 6, 8, 10}
+    course = plan.guidance or GuidanceCourse()
+    assert sum(each.passes for each in networks) >= course.passes(plan, unconditional(plan))
+
+
+def test_families_of_a_part_are_of_its_own_clusters():
+    families = unconditional_families(PLAN)
+    k = next(
+        k for k, own in enumerate(families) if len(set(own.tolist())) < len(own) and PLAN.steps[k].num_clusters > 2
+    )
+    everyone, part = np.arange(len(families[k])), whole(PLAN)
+    gone = np.flatnonzero(np.bincount(families[k], minlength=len(everyone)) > 1)[:1]  # the first of several siblings
+    own = families_of_part(families, below(part, k, np.setdiff1d(everyone, gone)))
+    assert all(np.array_equal(one, other) for one, other in zip(own[:k], families[:k], strict=True))
+    siblings = np.setdiff1d(np.flatnonzero(families[k] == families[k][gone]), gone)
+    assert (own[k][siblings] == siblings[0]).all()  # nobody waits for a row of another part's
+    assert own[k][gone] == gone
+    others = np.setdiff1d(everyone, [*siblings, *gone])
+    assert np.array_equal(own[k][others], families[k][others])
+    assert rows_of_families(families_of_part(families, part)).tolist() == rows_of_families(families).tolist()
 
 
 def unconditional(plan, embeddings=EMBEDDINGS):

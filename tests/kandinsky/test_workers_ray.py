@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import torch
 
 import hierdiff_core.kandinsky.workers_run as workers_run
@@ -30,7 +31,9 @@ from hierdiff_core import (
 from hierdiff_core.__main__ import main
 from hierdiff_core.files.picture_marks import mark_of
 from hierdiff_core.files.set_folder import TRUNK, UNFINISHED
+from hierdiff_core.kandinsky.model_folder import BUNDLED
 from hierdiff_core.kandinsky.workers import sample_on
+from hierdiff_core.kandinsky.workers_early import EarlyWorkers
 from hierdiff_core.previews import to_pictures
 from hierdiff_core.sampling.executor import Workers
 from hierdiff_core.sampling.ray_cluster import SETTINGS, environment, loopback, open_ports
@@ -53,19 +56,19 @@ def stop(*_):
 command.KeptBranches.keep = stop
 sys.exit(main({arguments!r}))
 """
-# Ray as it is started for one machine, and where it listens
+# Ray as it is started for one machine, in the background, and where it listens
 STARTED_HERE = """
-import signal, sys, time
+import signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from hierdiff_core.sampling.ray_cluster import begun_here, import_ray, open_ports
-with begun_here(import_ray(), 1, gpus=False) as count:
+from hierdiff_core.kandinsky.model_folder import BUNDLED
+from hierdiff_core.kandinsky.workers_early import EarlyWorkers
+from hierdiff_core.sampling.executor import Workers
+from hierdiff_core.sampling.ray_cluster import open_ports
+with EarlyWorkers(Workers(1), BUNDLED / "decoder", "cpu") as early:
+    early.start()
+    (slot,) = early.ready().slots
     import ray
-    @ray.remote
-    class Worker:
-        def here(self):
-            return 1
-    worker = Worker.remote()
-    assert ray.get(worker.here.remote()) == count
+    assert ray.get(slot.actor.__ray_call__.remote(lambda worker: 1)) == 1
     print(open_ports(), flush=True)
     time.sleep(600)
 """
@@ -94,8 +97,9 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def executor(cluster):
-    with ray_executor.RayExecutor(Workers(2, cluster.address), "cpu") as found:
-        yield found
+    with EarlyWorkers(Workers(2, cluster.address), BUNDLED / "decoder", "cpu") as early:
+        early.start()
+        yield early.ready()
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +154,27 @@ def drawn(executor, decoder, embeddings, plan, observer=None, **options):
     assert sorted(observer.finished) == list(range(plan.num_prompts))
     assert sorted(observer.rows) == [(k, c) for k, step in enumerate(plan.steps) for c in range(step.num_clusters)]
     return latents
+
+
+def loaded(worker):
+    """Its process, and the decoder that it has when all is done that waits."""
+    import os
+    import queue
+    import sys
+
+    done = queue.SimpleQueue()
+    worker.waiting.put(lambda: done.put(None))
+    done.get()
+    return os.getpid(), [id(one) for one in sys.modules["hierdiff_core.kandinsky.workers_process"]._loaded.values()]
+
+
+def test_workers_that_were_started_early_have_loaded_what_they_draw_with(executor, decoder, embeddings, plan, expected):
+    before = [ray.get(slot.actor.__ray_call__.remote(loaded)) for slot in executor.slots]
+    assert [len(decoders) for _, decoders in before] == [1, 1]
+    assert not any(slot.ready for slot in executor.slots)
+    assert torch.equal(drawn(executor, decoder, embeddings, plan), expected)
+    assert [ray.get(slot.actor.__ray_call__.remote(loaded)) for slot in executor.slots] == before
+    assert [slot.pid for slot in executor.slots] == [pid for pid, _ in before]
 
 
 def test_two_workers_draw_and_decode_what_one_device_does(executor, decoder, embeddings, plan, expected):
