@@ -32,7 +32,7 @@ WARM_CALLS = 2  # before a size is recorded: the first sets up libraries, the se
 LEAST_CALLS = 6  # that a size must have before it: recording takes as long as two or three calls
 GAINS = 0.95  # of the time before; else a graph is forgotten
 MEMORY_SHARE = 0.25  # of the free memory that a recorded call may hold
-KEPT_SHARE, MOST_KEPT = 0.05, 4  # of it that one may hold which is kept for other runs, and how many are
+KEPT_SHARE = 0.05  # of it that all may hold which are kept for other runs
 # In transformer_options: changes nothing of what a network without patches computes.
 NOT_READ = ("wrappers", "callbacks", "patches", "patches_replace", "uuids", "hierdiff", RUN_KEY)
 _FAILED: WeakSet[torch.nn.Module] = WeakSet()  # networks that cannot be recorded: no later run tries
@@ -104,8 +104,10 @@ class Graph:
 
     Attributes
     ----------
-    stays : bool
-        Whether it is so small that it may be kept for other runs.
+    needed : float
+        Bytes that it holds, by the host's estimate.
+    kept_with : float
+        Bytes that all may hold with which it is kept for other runs.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Graph:
         output: torch.Tensor,
     ):
         self.inputs: list[torch.Tensor] = []
-        self.stays = False
+        self.needed = self.kept_with = 0.0
 
         def copied(tensor: torch.Tensor) -> torch.Tensor:
             self.inputs.append(tensor.clone())
@@ -200,10 +202,9 @@ class GraphedCalls:
     def let_go(self) -> None:
         """Forget what was recorded for the clusters so far, but for what is kept for later ones."""
         network = self._network and self._network()
-        kept = {key: size.graph for key, size in self._sizes.items() if size.graph is not None and size.graph.stays}
-        if kept and network is not None:
-            kept = {**_KEPT.get(network, {}), **kept}
-            _KEPT[network] = dict([*kept.items()][-MOST_KEPT:])
+        recorded = {key: size.graph for key, size in self._sizes.items() if size.graph is not None}
+        if recorded and network is not None:
+            _KEPT[network] = those_that_stay({**_KEPT.get(network, {}), **recorded})
         self._case, self._sizes = None, {}
 
     def forget(self) -> None:
@@ -280,7 +281,7 @@ class GraphedCalls:
             size.graph = Graph(self.device, network, executor, args, kwargs, output)
             if not torch.equal(size.graph(args, kwargs).nan_to_num(), output.nan_to_num()):
                 raise RuntimeError("a replay gave another result than the call")
-            size.graph.stays = needed <= KEPT_SHARE * free
+            size.graph.needed, size.graph.kept_with = needed, KEPT_SHARE * free
         except Exception as error:  # a kernel or a line of the network that cannot be recorded, of whatever kind
             if not is_out_of_memory(error):
                 _FAILED.add(network)
@@ -323,6 +324,15 @@ class GraphedCalls:
         if self.failed:
             return [f"⚠ the model's calls cannot be recorded as CUDA graphs and were launched as ever ({self.failed})"]
         return [f"calls replayed as CUDA graphs: {self.replayed}"] if self.replayed else []
+
+
+def those_that_stay(graphs: dict[tuple, Graph]) -> dict[tuple, Graph]:
+    """The newest of some recorded calls that together hold no more than they may."""
+    kept, held = {}, 0.0
+    for key, graph in reversed(graphs.items()):
+        if held + graph.needed <= graph.kept_with:
+            kept[key], held = graph, held + graph.needed
+    return dict(reversed(kept.items()))
 
 
 def may_be_recorded(device: torch.device) -> bool:

@@ -8,6 +8,7 @@ may wait for the device, or read memory of the CPU, which a replay would read ag
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,7 +45,9 @@ def refused_waits() -> Iterator[None]:
         yield
         return
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says of itself that it is a prototype, once
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ import torch
 
 from ...hierdiff_core.devices import SideStream
 from .attachments import MODEL_WRAPPERS, ROW_WRAPPERS, UNET_FUNCTION, objects_of, patches_of, wrappers_of
+from .compiled_models import is_compiled
 from .dry_run import is_hosts
 from .known_embeddings import replaced
 from .vae import KandinskyVAE
@@ -93,6 +94,8 @@ def vae_beside(vae: Any, guider: Any, sampler: Any, rows: Sequence[int]) -> VaeB
     """
     patcher = guider.model_patcher
     if not (is_known(vae) and has_streams(vae.device) and vae.device == patcher.load_device):
+        return None
+    if is_compiled(guider.model_options, patcher):  # it may be compiled, or recorded, at any call
         return None
     if loads_models(guider, sampler) or not has_room(vae, patcher, rows):
         return None

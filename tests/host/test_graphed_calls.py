@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -192,6 +193,15 @@ def test_what_does_not_give_the_same_any_more_is_recorded_anew(run, host, record
     assert "calls replayed as CUDA graphs: 2" in report
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
     assert torch.equal(latents, run(model)[0])
+
+
+def test_what_is_kept_is_bounded_in_all(graphed_calls):
+    graphs = {
+        (name,): SimpleNamespace(needed=needed, kept_with=5) for name, needed in (("old", 2), ("large", 6), ("new", 3))
+    }
+    assert [*graphed_calls.those_that_stay(graphs)] == [("old",), ("new",)]
+    graphs["newest",] = SimpleNamespace(needed=1, kept_with=5)
+    assert [*graphed_calls.those_that_stay(graphs)] == [("new",), ("newest",)]
 
 
 @pytest.mark.parametrize("how", ["too large", "moved", "another network"])

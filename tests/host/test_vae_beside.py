@@ -121,7 +121,7 @@ def test_pictures_decoded_beside_the_sampler_are_the_same(host, model, vae, besi
     assert torch.equal(samples, one)
     assert saved.images.keys() == expected.images.keys() == set(range(N))
     assert all(torch.equal(image, expected.images[i]) for i, image in saved.images.items())
-    line = f"drawn in 2 groups of subtrees; {N // 2} pictures were decoded and saved while others were sampled"
+    line = "drawn in 2 groups of subtrees; 4 pictures were decoded and saved while others were sampled"
     assert line in report.splitlines()
     assert "drawn in 2 groups of subtrees, each saved before the next was begun" in other.splitlines()
     assert saved.threads[0].startswith(THREAD)
@@ -208,6 +208,10 @@ class TestWhereItIsNotSafe:
     def test_a_wrapper_of_another_pack(self, asked, kind):
         wrappers = {kind: {"theirs": [lambda executor, *args: executor(*args)]}}
         assert asked(model_options={"transformer_options": {"wrappers": wrappers}}) is None
+
+    def test_a_model_that_is_compiled(self, asked, host, monkeypatch):
+        monkeypatch.setattr(host.vae_beside, "is_compiled", lambda options, patcher: True)
+        assert asked() is None
 
     def test_a_function_around_the_model(self, asked):
         assert asked(model_options={"model_function_wrapper": lambda apply, args: apply(**args)}) is None
