@@ -54,9 +54,9 @@ def child(way, small):
     unet, side = decoder.unet, 8 if small else 64
     capture = GraphedCalls.capture
 
-    def counted(calls, key, inputs):
+    def counted(calls, key, *others):
         sizes.add(key[0])
-        capture(calls, key, inputs)
+        capture(calls, key, *others)
 
     GraphedCalls.capture = counted
     most = 2 if small else ROWS

@@ -105,7 +105,10 @@ class Emoji(Model):
         self.texts = spread(sets, count + NEW)
         self.embeddings = embed_prompts(load_prior(device=device), self.texts, seed=SEED)
         self.vectors = self.embeddings.positive
-        self.decoder = load_decoder(device=device)
+        self.decoder = self.make_decoder(device)
+
+    def make_decoder(self, device):
+        return load_decoder(device=device)
 
     def run(self, plan, store=None, stop=None):
         places = self.places(plan)
@@ -130,7 +133,7 @@ class Full(Emoji):
     name = "full size"
 
     def __init__(self, count, device, small):
-        from full_size import UNET, random_decoder
+        from full_size import UNET
 
         super().__init__(count, device, small)
         self.size = 64 if small else 512
@@ -138,7 +141,11 @@ class Full(Emoji):
         turn = torch.randn(own.width, width, generator=torch.Generator().manual_seed(SEED)) / width**0.5
         self.embeddings = PromptEmbeddings(own.positive @ turn, own.negative @ turn, own.prompts, own.kind)
         self.vectors = self.embeddings.positive
-        self.decoder = random_decoder(device)
+
+    def make_decoder(self, device):
+        from full_size import random_decoder
+
+        return random_decoder(device)
 
 
 class Stopping(Observer):

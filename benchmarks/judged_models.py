@@ -24,7 +24,7 @@ from hierdiff_core import PromptTree, decode, embed_prompts, load_decoder, load_
 from hierdiff_core.kandinsky.adherence import DecoderDenoiser
 from hierdiff_core.measure.adherence import LEVELS, adherence
 from hierdiff_core.measure.detail import detail_loss
-from hierdiff_core.plan.algebra import join
+from hierdiff_core.plan.joining import join
 from hierdiff_core.prompts.prompt_set import parse_prompts
 from hierdiff_core.sampling.noise import common_noise
 

@@ -109,11 +109,14 @@ def graphs(decoder, small):
             "MiB of that row's call",
         ]
     )
-    with mock.patch.object(acceleration, "GRAPH_POSITIONS", 2**40):
+    with (
+        mock.patch.object(acceleration, "GRAPH_ROWS", (2, 4, 8, 16, 24)),
+        mock.patch.object(acceleration, "GRAPH_POSITIONS", 2**40),
+    ):
         for side in (64,) if small else (64, 96, 128):
             torch.cuda.empty_cache()
             before = torch.cuda.memory_reserved()
-            for rows in SMALL_ROWS if small else (8, 4, 2, 1):
+            for rows in SMALL_ROWS if small else (12, 8, 4, 2, 1):
                 call, times = unet_call(network, unet, rows, side), []
                 for network.records in (False, True):
                     times.append(1000 * seconds(call, "cuda", repeats=5, warm=4))

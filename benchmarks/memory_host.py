@@ -5,8 +5,8 @@
 *job*: loaders, prior, plan, sampler with and without saving, VAE Decode, twice, on a card of 8 GiB (`small_card`).
 *prior*: Prior Embedding with all networks of the prior loaded as one, and with its image encoder apart.
 *beside*: how long saving takes that happens while Branching Sampler draws, depth first; *native*: the same for
-Hierarchical KSampler with a UNet of SDXL's size and a VAE of the host's. Full size with random weights; --small is the
-bundled model on a CPU, which shows that all parts work.
+Hierarchical KSampler with a UNet of SDXL's size and a VAE of the host's, and whether its pictures stay. Full size with
+random weights; --small is the bundled model on a CPU, which shows that all parts work.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import functools
 import gc
 import importlib
 import io
+import itertools
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -296,19 +298,22 @@ def random_vae():
 
 
 def native(pack, options):
-    """A MODEL: its groups of pictures saved as they finish, against all pictures saved afterwards."""
+    """A MODEL: its pictures saved as they finish, decoded beside the sampler and in turns with it."""
     from speed_native import Runs, random_sdxl
 
     patcher, vae = random_sdxl(options.small), random_vae()
     last = patcher.model.diffusion_model.out[-1]
     last.weight.mul_(1e-2), last.bias.zero_()  # or the pictures of random weights would all be NaN, and decoded once
-    count, steps, side = (6, 4, 16) if options.small else (16, 8, 128)
-    runs, prompts, folders = Runs(patcher, count, steps, side), prompts_of(count), iter(range(10**6))
+    count, steps, side = (6, 4, 16) if options.small else (32, 10, 128)
+    prompts, folders = prompts_of(count), itertools.count()
+    runs = Runs(patcher, count, steps, side, texts=prompts)
     samplers, saving_module = module("nodes.host.samplers"), module("nodes.saving")
+    said = []
 
     def draw(saving=None):
         given = patcher, runs.positive, runs.negative, 7.0, runs.plan, 0
-        guider = samplers.make_guider(*given, show_tree=False, tell=lambda *_, **__: None, vae=vae, saving=saving)
+        tell = lambda text, **_: said.append(text)  # noqa: E731
+        guider = samplers.make_guider(*given, show_tree=False, tell=tell, vae=vae, saving=saving)
         rest = runs.noise, torch.zeros_like(runs.noise), runs.sampler, runs.sigmas
         return guider.sample(*rest, disable_pbar=True, seed=0)
 
@@ -316,17 +321,34 @@ def native(pack, options):
         asked = pack.nodes.SaveAsDrawn.execute(prompts, f"n{next(folders)}", "png", "none", "{index:04d}").args[0]
         return draw(saving_module.saving_in_run(asked, vae, runs.plan))
 
+    def in_turns():
+        with mock.patch.object(module("nodes.host.finishing"), "vae_beside", return_value=None):
+            return as_finished()
+
     z = draw()
     vae.decode(z[:1])
     print(f"{len(set(map(bytes, z.cpu().numpy())))} different latents, all finite: {bool(z.isfinite().all())}")
-    print("\n| | s |\n|---|---|")
+    print("\n| | s | report |\n|---|---|---|")
     ways = {
         "all in one batch, nothing saved": draw,
         "decoding alone": lambda: vae.decode(z),
-        "saved as they finish": as_finished,
+        "saved as they finish, in turns": in_turns,
+        "saved as they finish, beside": as_finished,
     }
     for name, call in ways.items():
-        print(f"| {name} | {', '.join(f'{t:.2f}' for t in timed(call, options.repeats))} |", flush=True)
+        said[:] = [""]
+        times = timed(call, options.repeats)
+        notes = "; ".join(line for line in said[-1].splitlines() if "groups" in line or "\u26a0" in line)
+        print(f"| {name} | {', '.join(f'{t:.2f}' for t in times)} | {notes} |", flush=True)
+    folder = Path(importlib.import_module("folder_paths").get_output_directory())
+    sets = [[pixels_of(file) for file in sorted((folder / f"n{i}").glob("*.png"))] for i in (0, next(folders) - 1)]
+    largest = max(int(np.abs(one - other).max()) for one, other in zip(*sets, strict=True))
+    print(f"\n{len(sets[0])} pictures of both ways: the largest difference is {largest} of 255")
+
+
+def pixels_of(file):
+    with Image.open(file) as picture:
+        return np.asarray(picture, dtype=int)
 
 
 def cards(pack, options):

@@ -46,7 +46,8 @@ from hierdiff_core import (
 )
 from hierdiff_core.files.whole_files import replace
 from hierdiff_core.kandinsky.model_folder import BUNDLED
-from hierdiff_core.plan.algebra import alone, join
+from hierdiff_core.plan.algebra import alone
+from hierdiff_core.plan.joining import join
 from hierdiff_core.prompts.prompt_set import parse_prompts
 from hierdiff_core.sampling.noise import common_noise
 

@@ -28,7 +28,7 @@ from full_size import random_decoder, random_prior
 from PIL import Image
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import pdist
-from timing import seconds, share_outside
+from timing import seconds, shares_outside
 
 from hierdiff_core import (
     Budget,
@@ -241,10 +241,12 @@ def outside(setting):
             our_sampling(setting, embeddings, plan, way)()  # warm-up
             for what, options in ("no previews", {}), ("previews", {"observer": Previews(plan)}):
                 run = our_sampling(setting, embeddings, plan, way, **options)
-                shares = [share_outside(calls, "__call__", run, setting.device) for _ in range(setting.repeats)]
-                yield f"{way}, {what}", ", ".join(f"{share:.2%}" for share in shares)
+                for _ in range(setting.repeats):
+                    shares = shares_outside(calls, "__call__", run, setting.device)
+                    yield f"{way}, {what}", *(f"{share:.2%}" for share in (sum(shares), *shares))
 
-    table("Outside the UNet", ["", "of sampling's time"], rows())
+    head = ["", "of sampling's time", "before the first call", "between calls", "after the last"]
+    table("Outside the UNet", head, rows())
 
 
 class Previews(Observer):

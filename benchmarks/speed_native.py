@@ -103,9 +103,12 @@ COMPILED = ("each size", "few sizes", "any size")
 
 
 class Runs:
-    """Runs of one set: by the host alone, and with shared steps; with a `spread` it splits at many steps."""
+    """Runs of one set: by the host alone, and with shared steps; with a `spread` it splits at many steps.
 
-    def __init__(self, patcher, prompts, steps, side, saving=0.6, cfg=7.0, spread=0.0):
+    `texts` are the prompts, which a plan has to know that is drawn in groups.
+    """
+
+    def __init__(self, patcher, prompts, steps, side, saving=0.6, cfg=7.0, spread=0.0, texts=None):
         import comfy.samplers
 
         self.patcher, self.prompts, self.cfg, self.reports = patcher, prompts, cfg, []
@@ -121,7 +124,7 @@ class Runs:
         self.noise = torch.randn(1, channels, side, side, generator=generator).repeat(prompts, 1, 1, 1)
         self.sampler = comfy.samplers.sampler_object("euler")
         self.sigmas = comfy.samplers.calculate_sigmas(patcher.get_model_object("model_sampling"), "normal", steps)
-        tree, profile = PromptTree.of(rows.mean(dim=1), "cosine"), Profile(steps)
+        tree, profile = PromptTree.of(rows.mean(dim=1), "cosine", texts), Profile(steps)
         self.plan, self.whole = (plan_for(tree, Budget(*how), profile) for how in (("saving", saving), ("tau", 0.0)))
 
     def host(self):

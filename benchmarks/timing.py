@@ -1,5 +1,6 @@
 """Times of the benchmarks: CUDA events where there is a device, else the clock."""
 
+import itertools
 import statistics
 import time
 
@@ -37,6 +38,11 @@ def between(began, ended):
 
 def share_outside(owner, method, call, device):
     """Share of the time of `call` in which `owner.method` is not at work: nothing of it is on the device."""
+    return sum(shares_outside(owner, method, call, device))
+
+
+def shares_outside(owner, method, call, device):
+    """Shares of the time of `call` before the first work of `owner.method`, between one and the next, and after all."""
     evaluate, had, spans = getattr(owner, method), method in vars(owner), []
 
     def timed(*args, **kwargs):
@@ -47,7 +53,11 @@ def share_outside(owner, method, call, device):
 
     setattr(owner, method, timed)
     try:
-        took = seconds(call, device)
+        start = mark(device)
+        call()
+        end = mark(device)
     finally:
         setattr(owner, method, evaluate) if had else delattr(owner, method)
-    return 1 - sum(between(*span) for span in spans) / took
+    took = between(start, end)
+    gaps = sum(between(one[1], after[0]) for one, after in itertools.pairwise(spans))
+    return between(start, spans[0][0]) / took, gaps / took, between(spans[-1][1], end) / took

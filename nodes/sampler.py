@@ -180,7 +180,7 @@ class BranchingSampler(io.ComfyNode):
         rows = min(micro_batch or LARGEST_AUTO, plan.num_prompts)
         if workers is None:
             tell(cls, "Moving the decoder to the device …")
-            load_unet(decoder, width, height, rows)
+            load_unet(decoder, width, height, rows, acceleration)
         else:
             tell(cls, f"Starting {where(workers)} …")
             make_way(workers)
@@ -196,8 +196,9 @@ class BranchingSampler(io.ComfyNode):
         run = RunProgress(drawn, passes=passes_per_row(plan, guidance, interval, shared)[:steps])
         given = known | {"seed": seed, "rescale_means": rescale_means, "guidance_interval": interval}
         saving = None if steps < plan.num_steps else saving  # there are no pictures yet
+        beside = acceleration if workers is None else None
         with (
-            saving_as_drawn(saving, decoder, own.prompts, width, height, rows, workers is None) as savers,
+            saving_as_drawn(saving, decoder, own.prompts, (width, height), rows, beside) as savers,
             decorations.context(LIVE_TREE, lambda: LiveTree(drawn, colours, told, run.times)) as live,
         ):
             shown = Shown(run, decoder.latent_rgb, live, decorations)
@@ -291,7 +292,7 @@ class Shown(Observer):
         files = None if self.live is None else TreeFiles(self.live)
 
         def pictures(wanted):
-            made = to_pictures(decoder.vae.decode(self.branches.stacked(wanted))) if wanted else []
+            made = to_pictures(decoder.vae.shown(self.branches.stacked(wanted))) if wanted else []
             if files is not None:
                 self.decorations.attempt(LIVE_TREE, files.add, wanted, made)
             return made

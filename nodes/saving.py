@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,8 @@ from .host.decoration import Decorations
 from .host.folders import output_folder, writes_metadata
 from .host.runs import running, sent_along
 from .host.tree_files import writers
+from .host.upstream import is_taken
+from .host.vae import latent_key
 from .save_set import EXIF_MAKE, OWN, SOURCES, Told, encode, megabytes, to_picture
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
 
     from ..hierdiff_core.devices import SideStream
     from ..hierdiff_core.plan.plan import Plan
+    from .host.known_embeddings import Known
 
 MOST_OF_A_NAME = 10_000  # files name.png, name_2.png and so on that are looked at
 SAVING = "saving the pictures"
+LATENTS = 0  # output of the sampler
 SAVER = "saver"  # a node that the workflow does not have: it would be saved from after the sampler
 
 
@@ -81,6 +84,8 @@ class Saver(Observer):
         Whether it can be called during the run; else all is decoded at its end.
     side : SideStream, optional
         Where it is called while others are sampled; without it the two take turns.
+    known : Known, optional
+        Gets the images, for a node that decodes the same latents afterwards.
 
     Attributes
     ----------
@@ -96,8 +101,9 @@ class Saver(Observer):
         decode: Callable[[torch.Tensor], torch.Tensor],
         at_once: bool,
         side: SideStream | None = None,
+        known: Known | None = None,
     ) -> None:
-        self.saving, self.decode, self.at_once, self.side = saving, decode, at_once, side
+        self.saving, self.decode, self.at_once, self.side, self.known = saving, decode, at_once, side, known
         self.count, self.skipped = len(saving.prompts), 0
         self.decorations = Decorations()
         sent = sent_along()
@@ -129,18 +135,20 @@ class Saver(Observer):
     def save(self, prompts: np.ndarray, latents: torch.Tensor) -> None:
         """Decode and write what is not there yet."""
         self.raise_failure()
-        keys = list(map(latent_key, latents.cpu()))
+        keys = [latent_key(latent) for latent in latents.cpu()]
         places = [file_parts(self.saving.name, self.about.picture(i, self.saving.strip_tags)[0]) for i in prompts]
         new = [
             row
             for row, parts in enumerate(places)
-            if not is_saved(self.tree.folder.joinpath(*parts), self.saving.format, keys[row])
+            if not is_saved(self.tree.folder.joinpath(*parts), self.saving.format, keys[row].hex())
         ]
         images = self.decode(latents[new]) if new else []
         self.skipped += len(places) - len(new)
         for row, pixels in zip(new, images, strict=True):
             i = int(prompts[row])
-            data = writers().submit(self.file_of, i, keys[row], pixels)
+            if self.known is not None:
+                self.known.put(keys[row], pixels.clone())  # or all that were decoded with it would be kept
+            data = writers().submit(self.file_of, i, keys[row].hex(), pixels)
             self.jobs.append(self.writer.submit(self.write, i, places[row], data))
 
     def file_of(self, i: int, key: str, pixels: torch.Tensor) -> bytes:
@@ -188,9 +196,27 @@ class Saver(Observer):
 
 @contextlib.contextmanager
 def saving_as_drawn(
-    saving: Saving | None, decoder: Any, prompts: Sequence[str], width: int, height: int, rows: int, here: bool = True
+    saving: Saving | None,
+    decoder: Any,
+    prompts: Sequence[str],
+    size: tuple[int, int],
+    rows: int,
+    acceleration: str | None = None,
 ) -> Iterator[list[Saver]]:
-    """What saves during the run of the `with` block: one observer, or none; `here`: the decoder samples beside it.
+    """What saves during the run of the `with` block: one observer, or none.
+
+    Parameters
+    ----------
+    saving : Saving, optional
+    decoder : LoadedModel
+    prompts : sequence of str
+        Of the run.
+    size : (int, int)
+        Width and height, in pixels.
+    rows : int
+        Branches of a call.
+    acceleration : str, optional
+        Of the calls that are made beside it; None where the decoder does not sample here.
 
     Raises
     ------
@@ -201,9 +227,10 @@ def saving_as_drawn(
         yield []
         return
     check_prompts_of(saving, prompts)
-    beside = load_beside(decoder, width, height, rows) if here else Beside(True)
+    here = acceleration is not None
+    beside = load_beside(decoder, *size, rows, acceleration) if here else Beside(True)
     decode = functools.partial(decoded_beside, decoder, pictures=beside.pictures) if here else decoder.vae.decode
-    saver = Saver(saving, decode, beside.fits, side_stream(decoder, beside))
+    saver = Saver(saving, decode, beside.fits, side_stream(decoder, beside), pictures_kept(decoder))
     try:
         yield [saver]
     except BaseException:
@@ -213,6 +240,12 @@ def saving_as_drawn(
     if saver.waiting:
         saver.decode = decoder.vae.decode
     saver.end()
+
+
+def pictures_kept(decoder: Any) -> Known | None:
+    """Where a decoder's VAE finds what was saved, if a node takes the latents: a VAE Decode, as a rule."""
+    decoder.vae.saved.clear()  # of an earlier run
+    return decoder.vae.saved if is_taken(sent_along().get("prompt"), running().node, LATENTS) else None
 
 
 def saving_in_run(saving: Saving | None, vae: Any, plan: Plan) -> finishing.Saving | None:
@@ -266,12 +299,6 @@ def told_by(saving: Saving, workflow: dict[str, Any] | None, sampler: str | None
     """What there is to say of the pictures of a run: as if they were saved after the sampler."""
     graph = {**(workflow or {}), SAVER: {"inputs": {SOURCES[1]: [str(sampler), 0]}}}
     return Told.of(SimpleNamespace(hidden=SimpleNamespace(prompt=graph, unique_id=SAVER)), saving.prompts, saving.start)
-
-
-def latent_key(latent: torch.Tensor) -> str:
-    """What tells a picture from all others: its latent, number for number."""
-    data = latent.detach().float().contiguous().numpy()
-    return hashlib.blake2b(repr(data.shape).encode() + data.tobytes(), digest_size=16).hexdigest()
 
 
 def is_saved(path: Path, format: str, key: str) -> bool:

@@ -39,7 +39,8 @@ from hierdiff_core import (
     sample,
 )
 from hierdiff_core.kandinsky.model_folder import suitable_settings
-from hierdiff_core.plan.algebra import alone, join
+from hierdiff_core.plan.algebra import alone
+from hierdiff_core.plan.joining import join
 
 STEPS, GUIDANCE, SEED = 40, 4.0, 0
 PRIOR_GUIDANCES = (1.0, 2.0, 4.0)

@@ -11,6 +11,7 @@ const WIDGETS = { [SET_NODE]: "text", [TABLE_NODE]: "table" };
 const LINES = /\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]/; // as Python's splitlines has them
 const LINES_WITH_ENDS = /(\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029])/;
 const GROUPS = /(^|[^\\])[{}]|__[^\s_].*?__/; // alternatives, and wildcards
+const OFF = [2, 4]; // modes of a node: muted, bypassed
 const MOST_NODES = 2000;
 const MOST_COMPARED = 4e6; // pairs of entries
 
@@ -89,7 +90,8 @@ export function upstreamOf(node, holders, follows = () => true) {
  */
 export function sourceOf(node, texts, root) {
   if (node.comfyClass === WHOLE_NODE && !isLinked(node, "prompts")) return { ...describe(node, "text"), alone: true };
-  const upstream = upstreamOf(node, holdersOf(root));
+  const holders = holdersOf(root);
+  const upstream = upstreamOf(node, holders).filter((maker) => runs(maker.node, holders));
   const makers = upstream.filter(({ node: { comfyClass } }) => comfyClass in WIDGETS);
   if (!makers.length) return { problem: "source_none" };
   const wanted = new Set(texts.map(plain));
@@ -99,6 +101,12 @@ export function sourceOf(node, texts, root) {
   if (best.problem) return best;
   const behind = ({ node: other }) => other.comfyClass === VARIANTS_NODE && comesFrom(other, best.node, root);
   return { ...best, variants: upstream.filter(behind).map((maker) => maker.node).reverse() };
+}
+
+/** Whether a node, and each that stands for a subgraph around it, is neither muted nor bypassed. */
+function runs(node, holders) {
+  for (let at = node; at; at = holders.get(at.graph)) if (OFF.includes(at.mode)) return false;
+  return true;
 }
 
 function comesFrom(node, source, root) {

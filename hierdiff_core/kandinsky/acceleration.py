@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,7 +65,7 @@ def unet_calls(unet: UNet2DConditionModel, acceleration: str) -> PlainCalls:
         return PlainCalls(unet)
     if acceleration not in kept:
         kept[acceleration] = WAYS[acceleration](unet)
-    kept[acceleration].forget_moved_weights()
+    kept[acceleration].renew()
     return kept[acceleration]
 
 
@@ -92,10 +93,10 @@ def way_on(unet: Any, acceleration: str, device: torch.device | None = None) -> 
         raise ValueError(f"acceleration must be one of {', '.join(ACCELERATIONS)}; got {acceleration!r}")
     if acceleration == "none":
         return "none"
-    device = device or unet.device
-    if device.type != "cuda":
+    on: torch.device = unet.device if device is None else device
+    if on.type != "cuda":
         return "none"
-    if acceleration == "auto" and not (has_kernels(device, unet.dtype) and why_not_fused(unet) is None):
+    if acceleration == "auto" and not (has_kernels(on, unet.dtype) and why_not_fused(unet) is None):
         return "none"
     return acceleration
 
@@ -156,16 +157,16 @@ def lay_out(network: torch.nn.Module, memory_format: torch.memory_format) -> Non
 class PlainCalls:
     """The UNet as it is."""
 
+    acceleration = "none"
+
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self.unet = unet
+        self.renew()
 
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.dtype
+    def renew(self) -> None:
+        """Look at the UNet before a run: the host may have moved it."""
+        # once: the network goes through all of its parameters to say them, which takes it a millisecond
+        self.device, self.dtype = self.unet.device, self.unet.dtype
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         return call(self.unet, latents, t, image_embeds).float()
@@ -177,11 +178,12 @@ class PlainCalls:
 class GraphedCalls(PlainCalls):
     """Calls of few rows as CUDA graphs, others as they are."""
 
+    acceleration = "CUDA graphs"
+
     def __init__(self, unet: UNet2DConditionModel) -> None:
-        super().__init__(unet)
         self.records = True
         self.addresses = None
-        self.forget()
+        super().__init__(unet)
 
     def __call__(self, latents: torch.Tensor, t: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         rows = len(latents)
@@ -223,13 +225,13 @@ class GraphedCalls(PlainCalls):
         `torch.cuda.graph` would first wait for the device.
         """
         inputs = padded(latents, key[0]), t.clone(), padded(image_embeds, key[0])
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream = recording_stream(latents.device.index)
+        stream.wait_stream(torch.cuda.current_stream(latents.device))
         with torch.cuda.stream(stream):
             made = self.direct(*inputs)  # what a first call sets up must not be in the graph
             if self.may_record():
                 self.capture(key, inputs, torch.empty_like(made))
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream(latents.device).wait_stream(stream)
 
     def capture(
         self, key: tuple[Any, ...], inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor], output: torch.Tensor
@@ -251,8 +253,9 @@ class GraphedCalls(PlainCalls):
         else:
             self.graphs[key] = graph, inputs, output
 
-    def forget_moved_weights(self) -> None:
-        """Graphs read weights at the addresses that they were recorded with: the host may have moved them since."""
+    def renew(self) -> None:
+        """Graphs read weights at the addresses that they were recorded with."""
+        super().renew()
         addresses = [p.data_ptr() for p in self.unet.parameters()]
         if addresses != self.addresses:
             self.addresses = addresses
@@ -295,6 +298,7 @@ class FusedCalls(QuickCalls):
     no bit of it: what is not is padded to the same size.
     """
 
+    acceleration = "auto"
     way = "the fused UNet"
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
@@ -324,7 +328,7 @@ class FusedCalls(QuickCalls):
 class CompiledCalls(QuickCalls):
     """Calls of the compiled network."""
 
-    way = "torch.compile"
+    acceleration = way = "torch.compile"
 
     def may_record(self) -> bool:
         return self.records and captured_memory_is_known()
@@ -342,7 +346,16 @@ class CompiledCalls(QuickCalls):
         return call(self.network, latents, t, image_embeds)
 
 
-WAYS = {"auto": FusedCalls, "CUDA graphs": GraphedCalls, "torch.compile": CompiledCalls}
+WAYS = {calls.acceleration: calls for calls in (FusedCalls, GraphedCalls, CompiledCalls)}
+
+
+@cache
+def recording_stream(index: int) -> torch.cuda.Stream:
+    """The one stream in which graphs of a device are recorded.
+
+    Memory belongs to a stream: what one recording has done with, only recordings in the same one can take.
+    """
+    return torch.cuda.Stream(torch.device("cuda", index))
 
 
 def captured_memory_is_known() -> bool:

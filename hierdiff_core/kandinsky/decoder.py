@@ -188,7 +188,7 @@ def sample(
     elif found.notes:
         logging.warning("HierDiff: %s", "; ".join(found.notes))
     network = calls = unet_calls(decoder.unet, acceleration)
-    limit = rows_per_call(decoder, first, micro_batch, acceleration)
+    limit = rows_per_call(decoder, first, micro_batch, calls.acceleration)
     batches = MicroBatches(limit, None if observer is None else observer.before_call)
     last = stop if stop_after < 1 else None
     families = shared_families(plan, found, first.device.type)

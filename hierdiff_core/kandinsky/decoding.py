@@ -100,25 +100,24 @@ def movq_bytes_per_row(movq: VQModel, height: int, width: int) -> int:
     return height * width * factor**2 * channels[0] * movq.dtype.itemsize * 11
 
 
-def pictures_beside(free: int, rows: int, bytes_per_row: int, bytes_per_picture: int) -> int:
-    """Latents of a call of MoVQ for which there is memory while the UNet is called with `rows` branches.
+def pictures_beside(free: int, taken: int, bytes_per_picture: int) -> int:
+    """Latents of a call of MoVQ for which there is memory while the UNet is at work.
 
     Parameters
     ----------
     free : int
         Bytes, with the weights of both on the device.
-    rows : int
-        Branches of the UNet's largest call.
-    bytes_per_row, bytes_per_picture : int
-        `unet_bytes_per_row` and `movq_bytes_per_row`.
+    taken : int
+        By the UNet's calls, see `unet_bytes`.
+    bytes_per_picture : int
+        See `movq_bytes_per_row`.
 
     Returns
     -------
     int
         0 ... `LARGEST_MOVQ`; 0: they have to take turns.
     """
-    left = SAFE_SHARE * free - rows * bytes_per_row
-    return max(0, min(LARGEST_MOVQ, int(left / bytes_per_picture)))
+    return max(0, min(LARGEST_MOVQ, int((SAFE_SHARE * free - taken) / bytes_per_picture)))
 
 
 class BackgroundDecoder:

@@ -120,14 +120,15 @@ def prepare_calls(decoder: KandinskyV22Pipeline, setup: dict[str, Any], enough: 
     enough : callable
         Asked before each call whether to stop.
     """
-    config, device, way = decoder.unet.config, decoder.unet.device, setup["acceleration"]
+    config, device = decoder.unet.config, decoder.unet.device
     side = [setup[name] // decoder.movq_scale_factor for name in ("height", "width")]
     latent = torch.zeros(1, config.in_channels, *side, device=device)
-    network = unet_calls(decoder.unet, way)
+    network = unet_calls(decoder.unet, setup["acceleration"])
+    limit = rows_per_call(decoder, latent, setup["micro_batch"], network.acceleration)
     made = make_scheduler(setup["scheduler"], decoder.scheduler.config, 2)
     t, given = made.timesteps.to(device)[0], torch.zeros(1, config.encoder_hid_dim, device=device)
     graphed = graph_sizes(side[0] * side[1])
-    for size in reversed(steady_sizes(rows_per_call(decoder, latent, setup["micro_batch"], way))):
+    for size in reversed(steady_sizes(limit)):
         rows, means = (own.to(network.dtype).repeat(size, *[1] * (own.ndim - 1)) for own in (latent, given))
         for _ in range(CALLS if size in graphed else 1):
             if enough():
@@ -200,7 +201,7 @@ class DecoderWorker:
         embeddings = to_tensor(task["embeddings"], device)
         teller = Teller(tell, self.setup["ends"])
         made = make_scheduler(self.setup["scheduler"], self.decoder.scheduler.config, self.setup["num_steps"])
-        limit = rows_per_call(self.decoder, rows, self.setup["micro_batch"], self.setup["acceleration"])
+        limit = rows_per_call(self.decoder, rows, self.setup["micro_batch"], self.network.acceleration)
         families, network = None, self.network
         if shares_rows(device.type):
             families = families_of_part(self.setup["families"], part)

@@ -1,4 +1,4 @@
-"""Plans from plans: side by side, with more prompts, with fewer, with others.
+"""Plans from plans: with more prompts, with fewer, with others (side by side: `joining`).
 
 Legend: N prompts of the plan, L leaves (`Plan.leaf_keys`): these prompts, and those that are gone but belong to a mean.
 """
@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .checks import checked_keys, whole_number
-from .joining import joined_trees, offsets
 from .linkage import as_vectors
 from .plan import Plan
 from .replanning import check_prompt, check_texts, frozen_tree, replanned
 from .rerolls import Reroll, checked_rerolls
 from .seeds import checked_seeds
-from .steps import Step, linked_steps
+from .steps import linked_steps
 
 if TYPE_CHECKING:
     import torch
@@ -61,71 +60,6 @@ def alone(num_prompts: int, num_steps: int, prompt_keys: Iterable[int] | None = 
         raise ValueError(f"prompt_keys must be one for each of {num_prompts} prompts; got {len(keys)}")
     everyone = np.arange(num_prompts)
     return Plan(np.zeros(num_steps), linked_steps([everyone] * num_steps), prompt_keys=keys)
-
-
-def join(plans: Iterable[Plan]) -> Plan:
-    """Several plans side by side as one: they share nothing but the first noise.
-
-    Parameters
-    ----------
-    plans : iterable of Plan
-        At least one, all of one number of steps. Their prompts follow each other.
-
-    Returns
-    -------
-    plan : Plan
-        Drawing it draws what each of them draws. It has keys and prompts if all of them do, the seeds of those that
-        have some, and their guidance. It has no linkage matrix, unless one of them has a history: prompts that were
-        attached, removed or rerolled. Then it has one whose heights are the steps at which prompts part.
-
-    Raises
-    ------
-    ValueError
-        If there is no plan, their numbers of steps or their guidance differ, or one of them has a history and another
-        no keys, or no linkage matrix.
-
-    Examples
-    --------
-    >>> from hierdiff_core import build_plan
-    >>> from hierdiff_core.plan.algebra import alone, join
-    >>> plan = join([build_plan([[0, 1, 0.5, 2]], [1, 0]), alone(2, 2)])
-    >>> [step.labels.tolist() for step in plan.steps]
-    [[0, 0, 1, 2], [0, 1, 2, 3]]
-    """
-    plans = list(plans)
-    steps = {plan.num_steps for plan in plans}
-    if len(steps) != 1:
-        raise ValueError(f"plans to join must be at least one and of equal numbers of steps; got {sorted(steps)}")
-    if any(plan.guidance != plans[0].guidance for plan in plans):
-        raise ValueError("plans to join must have the same guidance: one run has one course of it")
-    if any(plan.frozen is not None for plan in plans):
-        return joined_trees(plans)
-    counts = [plan.num_prompts for plan in plans]
-    prompts = offsets(counts)
-    keys = [plan.prompt_keys for plan in plans]
-    texts = [plan.prompts for plan in plans]
-    return Plan(
-        np.zeros(steps.pop()),
-        tuple(side_by_side(plans, prompts, k) for k in range(plans[0].num_steps)),
-        prompt_keys=None if None in keys else tuple(key for part in keys for key in part or ()),
-        prompts=None if None in texts else tuple(text for part in texts for text in part or ()),
-        differ=np.concatenate([plan.distinct + p for plan, p in zip(plans, prompts, strict=True)]),
-        guidance=plans[0].guidance,
-        seeds=checked_seeds((seed for plan in plans for seed in plan.seeds or (None,) * plan.num_prompts), sum(counts)),
-    )
-
-
-def side_by_side(plans: Sequence[Plan], prompts: np.ndarray, k: int) -> Step:
-    """Step k of joined plans, whose first prompts have the numbers `prompts`."""
-    parts = [plan.steps[k] for plan in plans]
-    clusters = offsets(part.num_clusters for part in parts)
-    before = offsets(plan.steps[k - 1].num_clusters for plan in plans) if k else [0] * len(plans)
-    return Step(
-        np.concatenate([part.labels + c for part, c in zip(parts, clusters, strict=True)]),
-        np.concatenate([part.first + p for part, p in zip(parts, prompts, strict=True)]),
-        np.concatenate([part.counts for part in parts]),
-        np.concatenate([part.parents + b for part, b in zip(parts, before, strict=True)]),
-    )
 
 
 def attach(

@@ -197,13 +197,13 @@ class FrozenTree:
         Z = self.tree.Z
         kept = np.zeros(self.tree.num_prompts, dtype=bool)
         kept[self.present] = True
-        parents, oldest = parents_of(Z), over_nodes(Z, self.generations, np.minimum)
-        alive = over_nodes(Z, kept, np.logical_or)
-        for leaf in np.flatnonzero(~kept):
+        parents, oldest = parents_of(Z).tolist(), over_nodes(Z, self.generations, np.minimum).tolist()
+        alive, ages = over_nodes(Z, kept, np.logical_or).tolist(), self.generations.tolist()
+        for leaf in np.flatnonzero(~kept).tolist():
             node = parents[leaf]
-            while node >= 0 and oldest[node] == self.generations[leaf] and not alive[node]:
+            while node >= 0 and oldest[node] == ages[leaf] and not alive[node]:
                 node = parents[node]
-            kept[leaf] = node >= 0 and oldest[node] == self.generations[leaf]
+            kept[leaf] = node >= 0 and oldest[node] == ages[leaf]
         return np.flatnonzero(kept)
 
     def of_leaves(self, leaves: np.ndarray) -> FrozenTree:

@@ -1,4 +1,4 @@
-"""Trees side by side as one, with their histories.
+"""Plans side by side as one, and their trees with their histories.
 
 Trees whose thresholds differ are joined by steps: a merge is as high as it is long together. Legend: K steps, G trees.
 """
@@ -14,13 +14,80 @@ from .branching import cut_steps
 from .frozen import FrozenTree
 from .plan import Plan
 from .replanning import frozen_tree
-from .seeds import seed_groups, side_by_side
+from .seeds import checked_seeds, seed_groups, side_by_side
+from .steps import Step
 from .surgery import restricted
 from .tree import PromptTree
 
 
+def join(plans: Iterable[Plan]) -> Plan:
+    """Several plans side by side as one: they share nothing but the first noise.
+
+    Parameters
+    ----------
+    plans : iterable of Plan
+        At least one, all of one number of steps. Their prompts follow each other.
+
+    Returns
+    -------
+    plan : Plan
+        Drawing it draws what each of them draws. It has keys and prompts if all of them do, the seeds of those that
+        have some, and their guidance. It has no linkage matrix, unless one of them has a history: prompts that were
+        attached, removed or rerolled. Then it has one whose heights are the steps at which prompts part.
+
+    Raises
+    ------
+    ValueError
+        If there is no plan, their numbers of steps or their guidance differ, or one of them has a history and another
+        no keys, or no linkage matrix.
+
+    Examples
+    --------
+    >>> from hierdiff_core import build_plan
+    >>> from hierdiff_core.plan.algebra import alone
+    >>> from hierdiff_core.plan.joining import join
+    >>> plan = join([build_plan([[0, 1, 0.5, 2]], [1, 0]), alone(2, 2)])
+    >>> [step.labels.tolist() for step in plan.steps]
+    [[0, 0, 1, 2], [0, 1, 2, 3]]
+    """
+    plans = list(plans)
+    steps = {plan.num_steps for plan in plans}
+    if len(steps) != 1:
+        raise ValueError(f"plans to join must be at least one and of equal numbers of steps; got {sorted(steps)}")
+    if any(plan.guidance != plans[0].guidance for plan in plans):
+        raise ValueError("plans to join must have the same guidance: one run has one course of it")
+    if any(plan.frozen is not None for plan in plans):
+        return joined_trees(plans)
+    counts = [plan.num_prompts for plan in plans]
+    prompts = offsets(counts)
+    keys = [plan.prompt_keys for plan in plans]
+    texts = [plan.prompts for plan in plans]
+    return Plan(
+        np.zeros(steps.pop()),
+        tuple(joined_step(plans, prompts, k) for k in range(plans[0].num_steps)),
+        prompt_keys=None if None in keys else tuple(key for part in keys for key in part or ()),
+        prompts=None if None in texts else tuple(text for part in texts for text in part or ()),
+        differ=np.concatenate([plan.distinct + p for plan, p in zip(plans, prompts, strict=True)]),
+        guidance=plans[0].guidance,
+        seeds=checked_seeds((seed for plan in plans for seed in plan.seeds or (None,) * plan.num_prompts), sum(counts)),
+    )
+
+
+def joined_step(plans: Sequence[Plan], prompts: np.ndarray, k: int) -> Step:
+    """Step k of joined plans, whose first prompts have the numbers `prompts`."""
+    parts = [plan.steps[k] for plan in plans]
+    clusters = offsets(part.num_clusters for part in parts)
+    before = offsets(plan.steps[k - 1].num_clusters for plan in plans) if k else [0] * len(plans)
+    return Step(
+        np.concatenate([part.labels + c for part, c in zip(parts, clusters, strict=True)]),
+        np.concatenate([part.first + p for part, p in zip(parts, prompts, strict=True)]),
+        np.concatenate([part.counts for part in parts]),
+        np.concatenate([part.parents + b for part, b in zip(parts, before, strict=True)]),
+    )
+
+
 def joined_trees(plans: Sequence[Plan]) -> Plan:
-    """`algebra.join` of plans of which some have a history."""
+    """`join` of plans of which some have a history."""
     num_steps = plans[0].num_steps
     parts = [frozen_tree(plan) for plan in plans]
     parts = [

@@ -131,7 +131,7 @@ def auto_micro_batch(
     bytes_per_row: float,
     largest: int = LARGEST_AUTO,
     weights: int | None = None,
-    kept: int = 0,
+    kept: tuple[int, int] = (0, 0),
 ) -> int:
     """Rows per call from the device's memory, one of `SIZES`, `largest` at most; always 1 on a CPU.
 
@@ -147,17 +147,17 @@ def auto_micro_batch(
     largest : int
     weights : int, optional
         Bytes of the weights that are on the device.
-    kept : int
-        Rows of calls for which memory is kept that other calls do not get: those of CUDA graphs. Calls with fewer rows
-        keep their own.
+    kept : (int, int)
+        Rows of the largest call that is recorded as a CUDA graph, and how many times the memory of such a call graphs
+        keep, beside all calls. Where a call has fewer rows, so has the largest graph.
     """
     if device.type == "cpu":
         return 1
     memory = free_memory(device)
     if weights is not None and (total := total_memory(device)) is not None:
         memory = min(memory, total - weights - TAKEN_BY_OTHERS)
-    fit = int(SAFE_SHARE * memory / bytes_per_row)
-    return rounded_down(min(largest, max(fit - kept, min(fit // 2, kept))))
+    fit, (graphed, times) = int(SAFE_SHARE * memory / bytes_per_row), kept
+    return rounded_down(min(largest, max(fit - times * graphed, min(fit // (1 + times), graphed))))
 
 
 def rounded_down(rows: int) -> int:

@@ -115,10 +115,11 @@ def _cheapest(padding, is_last, is_free, most):
     came = np.zeros((count, most + 1), dtype=np.int64)
     for j in range(count):
         own = 0 if is_free[j] else 1
-        for new in range(own, most + 1):
-            ways = [padding[0, j], *(best[i, new - own] + padding[i + 1, j] for i in range(j))]
-            came[j, new] = int(np.argmin(ways))
-            best[j, new] = ways[came[j, new]]
+        ways = np.full((j + 1, most + 1), float(padding[0, j]))
+        ways[1:] = best[:j] + padding[1 : j + 1, j, None]
+        ways = ways[:, : most + 1 - own]
+        came[j, own:] = ways.argmin(axis=0)
+        best[j, own:] = ways.min(axis=0)
     ends = np.where(is_last[:, None], best, np.inf)
     j, new = (int(place) for place in np.unravel_index(np.argmin(ends), ends.shape))
     chosen = []

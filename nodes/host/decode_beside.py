@@ -8,8 +8,10 @@ import comfy.model_management
 import torch
 
 from ...hierdiff_core.devices import SideStream, free_memory
-from ...hierdiff_core.kandinsky.call_memory import unet_bytes_per_row
+from ...hierdiff_core.kandinsky.acceleration import ACCELERATIONS, way_on
+from ...hierdiff_core.kandinsky.call_memory import unet_bytes
 from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, decode, movq_bytes_per_row, pictures_beside
+from .device import main_device
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -32,7 +34,9 @@ class Beside(NamedTuple):
     pictures: int = 0
 
 
-def load_beside(decoder: LoadedModel, width: int, height: int, rows: int) -> Beside:
+def load_beside(
+    decoder: LoadedModel, width: int, height: int, rows: int, acceleration: str = ACCELERATIONS[0]
+) -> Beside:
     """Bring a decoder's UNet and its MoVQ to the device, with room for both at work where there is so much.
 
     Parameters
@@ -42,21 +46,24 @@ def load_beside(decoder: LoadedModel, width: int, height: int, rows: int) -> Bes
         Pixels.
     rows : int
         Branches that the UNet is called with.
+    acceleration : str
+        Of these calls.
     """
     pipeline, f = decoder.pipeline, decoder.pipeline.movq_scale_factor
     size = height // f, width // f
-    row, picture = unet_bytes_per_row(pipeline.unet, *size), movq_bytes_per_row(pipeline.movq, *size)
-    required = rows * row + LARGEST_MOVQ * picture
+    taken = unet_bytes(pipeline.unet, rows, *size, way_on(pipeline.unet, acceleration, main_device()))
+    picture = movq_bytes_per_row(pipeline.movq, *size)
+    required = taken + LARGEST_MOVQ * picture
     comfy.model_management.load_models_gpu(
         [decoder.patcher, decoder.vae.patcher], memory_required=required, force_full_load=True
     )
     device = pipeline.unet.device
     if pipeline.movq.device != device:
-        decoder.load(memory_required=rows * row)
+        decoder.load(memory_required=taken)
         return Beside(False)
     if device.type != "cuda":
         return Beside(True)
-    return Beside(True, pictures_beside(free_memory(device), rows, row, picture))
+    return Beside(True, pictures_beside(free_memory(device), taken, picture))
 
 
 def decoded_beside(decoder: LoadedModel, latents: torch.Tensor, pictures: int = 0) -> torch.Tensor:

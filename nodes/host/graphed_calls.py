@@ -1,8 +1,8 @@
 """Calls of few rows replayed as CUDA graphs: the CPU, which launches each kernel, is slower there than the device.
 
 A replay is the same kernels with the same numbers. A call is recorded where all that goes into it is known. Its replay
-has to be bit-identical to the call, and faster; it is forgotten when clusters split, weights move, memory runs out, or
-the run ends.
+has to be bit-identical to the call, and faster; it is forgotten when weights move or memory runs out. When clusters
+split or a run ends, small ones are kept for the next: there too the first replay has to be bit-identical to a call.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -19,6 +19,7 @@ from ...hierdiff_core.devices import after_failed_recording, is_out_of_memory
 from .compiled_models import is_compiled
 from .device import free_memory_beside
 from .guard import RUN_KEY
+from .recordable import obstacle_of
 from .row_clones import CLONES
 
 if TYPE_CHECKING:
@@ -31,9 +32,12 @@ WARM_CALLS = 2  # before a size is recorded: the first sets up libraries, the se
 LEAST_CALLS = 6  # that a size must have before it: recording takes as long as two or three calls
 GAINS = 0.95  # of the time before; else a graph is forgotten
 MEMORY_SHARE = 0.25  # of the free memory that a recorded call may hold
+KEPT_SHARE = 0.05  # of it that all may hold which are kept for other runs
 # In transformer_options: changes nothing of what a network without patches computes.
 NOT_READ = ("wrappers", "callbacks", "patches", "patches_replace", "uuids", "hierdiff", RUN_KEY)
 _FAILED: WeakSet[torch.nn.Module] = WeakSet()  # networks that cannot be recorded: no later run tries
+_KEPT: WeakKeyDictionary[torch.nn.Module, dict[tuple, Graph]] = WeakKeyDictionary()  # of the last network alone
+_LOOKED_AT: WeakKeyDictionary[torch.nn.Module, set] = WeakKeyDictionary()  # kinds of their calls that can be
 
 
 class Unknown(Exception):
@@ -42,6 +46,10 @@ class Unknown(Exception):
 
 class CudaDevice:
     """Records and times on a CUDA device."""
+
+    def obstacle(self, call: Callable[[], object]) -> str:
+        """What keeps a call from being recorded; "" for nothing."""
+        return obstacle_of(call)
 
     def recorded(self, call: Callable[[], torch.Tensor], output: torch.Tensor) -> Callable[[], object]:
         """Record a call: what replays it, into `output`. cudaMallocAsync warns of what outlives a recording."""
@@ -93,6 +101,13 @@ class Graph:
         Of the call that is recorded.
     output : tensor
         The call's result.
+
+    Attributes
+    ----------
+    needed : float
+        Bytes that it holds, by the host's estimate.
+    kept_with : float
+        Bytes that all may hold with which it is kept for other runs.
     """
 
     def __init__(
@@ -105,6 +120,7 @@ class Graph:
         output: torch.Tensor,
     ):
         self.inputs: list[torch.Tensor] = []
+        self.needed = self.kept_with = 0.0
 
         def copied(tensor: torch.Tensor) -> torch.Tensor:
             self.inputs.append(tensor.clone())
@@ -155,37 +171,53 @@ class GraphedCalls:
         self._too_large: int | None = None  # latents of a call that a graph did not make faster
         self._current: CurrentClusters | None = None
         self._clusters: Any = None  # that all sizes are of
+        self._network: ref[torch.nn.Module] | None = None
 
     @contextlib.contextmanager
     def of_run(self, guider: Any) -> Iterator[None]:
         """A context around a guider's run, whose network's calls are seen. Nobody sees those of a compiled one."""
         options, patcher = guider.model_options, guider.model_patcher
-        can = may_be_recorded(patcher.load_device) and getattr(patcher.model, "diffusion_model", None) not in _FAILED
+        network = getattr(patcher.model, "diffusion_model", None)
+        self._network = None if network is None else ref(network)
+        for known, graphs in [*_KEPT.items()]:
+            if known is not network or not all(graph.is_valid for graph in graphs.values()):
+                del _KEPT[known]
+        can = may_be_recorded(patcher.load_device) and network not in _FAILED
         if can and not is_compiled(options, patcher):
             wrappers = options.setdefault("transformer_options", {}).setdefault("wrappers", {})
             wrappers.setdefault(WrappersMP.DIFFUSION_MODEL, {})[KEY] = [self.call]
         try:
             yield
         finally:
-            self.forget()
+            self.let_go()
 
     def begin(self, case: Case, alone: bool, current: CurrentClusters) -> None:
         """An evaluation of the current clusters begins; `alone`: nothing of other nodes takes part in it."""
         if current.clusters is not self._clusters:
-            self.forget()
+            self.let_go()
         self._current, self._clusters = current, current.clusters
         can = alone and not self.failed and may_be_recorded(case.x.device) and not case.options.get(CLONES)
         self._case = case if can else None
 
+    def let_go(self) -> None:
+        """Forget what was recorded for the clusters so far, but for what is kept for later ones."""
+        network = self._network and self._network()
+        recorded = {key: size.graph for key, size in self._sizes.items() if size.graph is not None}
+        if recorded and network is not None:
+            _KEPT[network] = those_that_stay({**_KEPT.get(network, {}), **recorded})
+        self._case, self._sizes = None, {}
+
     def forget(self) -> None:
         """Let go of all that was recorded, and of its memory."""
+        _KEPT.clear()
         self._case, self._sizes = None, {}
 
     def call(self, executor, *args: Any, **kwargs: Any) -> Any:
         """A DIFFUSION_MODEL wrapper: the network's call, or a replay of one like it."""
-        size = self._size_of(args, kwargs)
-        if size is None:
+        key = self._kind_of(args, kwargs)
+        if key is None:
             return self._plainly(executor, args, kwargs)
+        size = self._sizes.setdefault(key, Size())
         size.calls += 1
         if size.graph is not None and not (size.graph.is_valid and self._gains(size, args)):
             size.graph = None
@@ -194,9 +226,19 @@ class GraphedCalls:
         began = self.device.mark()
         output = self._plainly(executor, args, kwargs)
         size.plain = began, self.device.mark()
-        if size.calls == WARM_CALLS and self._calls_left() >= LEAST_CALLS:
+        if size.calls == 1 and self._calls_left() > 1:
+            size.graph = self._kept(key, args, kwargs, output)
+        if size.graph is None and size.calls == WARM_CALLS and self._calls_left() >= LEAST_CALLS:
             self._record(size, executor, args, kwargs, output)
         return output
+
+    def _kept(self, key, args, kwargs, output):
+        """What an earlier run has recorded of such calls, if a replay gives this call's result now."""
+        network = self._network and self._network()
+        graph = None if network is None else _KEPT.get(network, {}).pop(key, None)
+        if graph is None or not graph.is_valid:
+            return None
+        return graph if torch.equal(graph(args, kwargs).nan_to_num(), output.nan_to_num()) else None
 
     def _plainly(self, executor, args, kwargs):
         try:
@@ -206,18 +248,17 @@ class GraphedCalls:
                 self.forget()
             raise
 
-    def _size_of(self, args, kwargs):
-        """What is known of calls like this one; None where it must not be recorded."""
+    def _kind_of(self, args, kwargs):
+        """What calls like this one are known by; None where it must not be recorded."""
         latents = args[0] if args else None
         if self._case is None or not torch.is_tensor(latents) or len(latents) > MOST_LATENTS:
             return None
         if self._too_large is not None and len(latents) >= self._too_large:
             return None
         try:
-            key = kind_of([list(args), kwargs], latents.device)
+            return kind_of([list(args), kwargs], latents.device)
         except Unknown:
             return None
-        return self._sizes.setdefault(key, Size())
 
     def _calls_left(self):
         """Steps with as many clusters as now and as many passes of each, from this one on: guidance may end before."""
@@ -236,14 +277,26 @@ class GraphedCalls:
         if needed > MEMORY_SHARE * free or not weights_stay(network, args[0].device):
             return
         try:
+            self._look_at(network, executor, args, kwargs)
             size.graph = Graph(self.device, network, executor, args, kwargs, output)
             if not torch.equal(size.graph(args, kwargs).nan_to_num(), output.nan_to_num()):
                 raise RuntimeError("a replay gave another result than the call")
+            size.graph.needed, size.graph.kept_with = needed, KEPT_SHARE * free
         except Exception as error:  # a kernel or a line of the network that cannot be recorded, of whatever kind
             if not is_out_of_memory(error):
                 _FAILED.add(network)
             self.failed = f"{type(error).__name__}: {error}".splitlines()[0][:160]
             self.forget()
+
+    def _look_at(self, network, executor, args, kwargs):
+        """Refuse a call that cannot be recorded; once for each kind, whatever its sizes."""
+        kind = frozenset(_parts([list(args), kwargs], args[0].device, values=False))
+        known = _LOOKED_AT.setdefault(network, set())
+        if kind not in known:
+            obstacle = self.device.obstacle(lambda: executor(*args, **kwargs))
+            if obstacle:
+                raise RuntimeError(obstacle)
+            known.add(kind)
 
     def _replayed(self, size, args, kwargs):
         self.replayed += 1
@@ -271,6 +324,15 @@ class GraphedCalls:
         if self.failed:
             return [f"⚠ the model's calls cannot be recorded as CUDA graphs and were launched as ever ({self.failed})"]
         return [f"calls replayed as CUDA graphs: {self.replayed}"] if self.replayed else []
+
+
+def those_that_stay(graphs: dict[tuple, Graph]) -> dict[tuple, Graph]:
+    """The newest of some recorded calls that together hold no more than they may."""
+    kept, held = {}, 0.0
+    for key, graph in reversed(graphs.items()):
+        if held + graph.needed <= graph.kept_with:
+            kept[key], held = graph, held + graph.needed
+    return dict(reversed(kept.items()))
 
 
 def may_be_recorded(device: torch.device) -> bool:
@@ -313,23 +375,25 @@ def kind_of(value: Any, device: torch.device) -> tuple:
     return tuple(_parts(value, device))
 
 
-def _parts(value: Any, device: torch.device) -> Iterator[Any]:
+def _parts(value: Any, device: torch.device, values: bool = True) -> Iterator[Any]:
+    """What makes the kind of a call; without `values` neither these nor sizes, but types and names alone."""
     if torch.is_tensor(value):
         plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
         if value.device != device or not plain or not (value.is_contiguous() or is_channels_last(value)):
             raise Unknown
-        yield value.shape, value.stride(), value.dtype, torch.is_inference_mode_enabled()
+        yield from (value.shape, value.stride()) if values else ()
+        yield value.dtype, torch.is_inference_mode_enabled()
     elif value is None or isinstance(value, (bool, int, float, str)):
-        yield type(value), value
+        yield (type(value), value) if values else type(value)
     elif type(value) in (list, tuple):
-        yield type(value), len(value)
+        yield (type(value), len(value)) if values else type(value)
         for item in value:
-            yield from _parts(item, device)
+            yield from _parts(item, device, values)
     elif isinstance(value, dict):
         for key, item in value.items():
             if key not in NOT_READ:
                 yield key
-                yield from _parts(item, device)
+                yield from _parts(item, device, values)
     else:
         raise Unknown
 

@@ -231,6 +231,12 @@ class GroupRuns:
         self.drawing, self.groups, self.stored = drawing, groups, stored
         self.calls = 0
 
+    @property
+    def largest(self) -> tuple[int, ...]:
+        """The shape of the latents of the largest group."""
+        rows = max(len(group.prompts) for group in self.groups)
+        return rows, *self.drawing.inputs.rows.latents.shape[1:]
+
     def drawn(self, finished: Callable[[np.ndarray, torch.Tensor], object]) -> torch.Tensor:
         """(N, ...) samples; ``finished(prompts, samples)`` gets what a group has made, before the next one begins."""
         drawing, count = self.drawing, self.drawing.run.plan.num_prompts

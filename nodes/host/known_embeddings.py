@@ -53,6 +53,21 @@ class Known:
             self._values.move_to_end(key)
             return self._values[key]
 
+    def take(self, key: bytes) -> Any:
+        """What is known, which is given up; None where nothing is."""
+        with self._lock:
+            if key not in self._values:
+                return None
+            value = self._values.pop(key)
+            self.held -= size_of(value) + VALUE_COSTS
+            return value
+
+    def clear(self) -> None:
+        """Give up all."""
+        with self._lock:
+            self._values.clear()
+            self.held = 0
+
     def put(self, key: bytes | None, value: Any) -> None:
         """Keep a value of tensors, in lists and dicts, unless it is larger than all that may be kept."""
         size = size_of(value) + VALUE_COSTS

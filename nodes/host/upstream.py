@@ -1,4 +1,4 @@
-"""What a prompt says of the nodes before one: the seed and the negative text that pictures were made with."""
+"""What a prompt says of the nodes before one, such as the seed of its pictures, and whether one comes after it."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def negative_before(prompt: Mapping[str, Any] | None, node: str, inputs: Iterabl
                 texts = (texts[name] for texts in nodes_of(prompt, [value[0]]) for name in TEXTS if name in texts)
                 return next((text for text in texts if isinstance(text, str)), None)
     return None
+
+
+def is_taken(prompt: Mapping[str, Any] | None, node: str | None, output: int) -> bool:
+    """Whether another node takes an output of a node; where the prompt does not know the node, yes."""
+    if node is None or node not in (prompt or {}):
+        return True
+    values = (value for other in prompt or {} for value in inputs_of(prompt, other).values())
+    return any(is_link(value) and [*value] == [node, output] for value in values)
 
 
 def nodes_before(prompt: Mapping[str, Any] | None, node: str, inputs: Iterable[str]) -> Iterator[Mapping[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -9,22 +10,23 @@ import comfy.sd
 import comfy.taesd.taesd
 import torch
 
-from ...hierdiff_core.kandinsky.acceleration import movq_pixels
-from ...hierdiff_core.kandinsky.call_memory import unet_bytes_per_row
+from ...hierdiff_core.kandinsky.acceleration import ACCELERATIONS, movq_pixels, way_on
+from ...hierdiff_core.kandinsky.call_memory import unet_bytes
 from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, movq_bytes_per_row
 from ...hierdiff_core.sampling.microbatch import MicroBatches
-from .models import (
-    make_patcher,
-)
+from .device import main_device
+from .known_embeddings import Known
+from .models import make_patcher
 
 if TYPE_CHECKING:
     from .models import LoadedModel
 
 
-def load_unet(decoder: LoadedModel, width: int, height: int, rows: int) -> None:
-    """Bring a decoder's UNet to the device, with room for `rows` branches of this size in pixels."""
-    f = decoder.pipeline.movq_scale_factor
-    decoder.load(memory_required=rows * unet_bytes_per_row(decoder.pipeline.unet, height // f, width // f))
+def load_unet(decoder: LoadedModel, width: int, height: int, rows: int, acceleration: str = ACCELERATIONS[0]) -> None:
+    """Bring a decoder's UNet to the device, with room for calls of `rows` branches of this size in pixels."""
+    unet, f = decoder.pipeline.unet, decoder.pipeline.movq_scale_factor
+    way = way_on(unet, acceleration, main_device())
+    decoder.load(memory_required=unet_bytes(unet, rows, height // f, width // f, way))
 
 
 class MoVQ(torch.nn.Module):
@@ -44,6 +46,42 @@ class MoVQ(torch.nn.Module):
         return batches.map(lambda z: movq_pixels(self.movq, latents[z]), len(latents))
 
 
+class KandinskyVAE(comfy.sd.VAE):
+    """The host's VAE, which decodes no latent again whose picture was saved while others were sampled.
+
+    Attributes
+    ----------
+    saved : Known
+        (H, W, 3) float32 images by `latent_key`, as many as its memory holds; each is given once.
+    """
+
+    saved: Known
+
+    def decode(self, samples_in: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """(B, H, W, 3) images of (B, C, h, w) latents."""
+        if args or kwargs or not self.saved.held:
+            return super().decode(samples_in, *args, **kwargs)
+        return self._images(samples_in, self.saved.take)
+
+    def shown(self, samples: torch.Tensor) -> torch.Tensor:
+        """The same images, which `decode` gives once more."""
+        return self._images(samples, self.saved.get)
+
+    def _images(self, samples, find):
+        known = [find(latent_key(row)) for row in samples.cpu()]
+        new = [row for row, image in enumerate(known) if image is None]
+        if len(new) == len(known):
+            return super().decode(samples)
+        made = iter(super().decode(samples[new]) if new else ())
+        return torch.stack([(next(made) if image is None else image).to(self.output_device) for image in known])
+
+
+def latent_key(latent: torch.Tensor) -> bytes:
+    """What tells a picture from all others: its latent, number for number."""
+    data = latent.detach().float().cpu().contiguous().numpy()
+    return hashlib.blake2b(repr(data.shape).encode() + data.tobytes(), digest_size=16).digest()
+
+
 def movq_vae(movq: Any) -> Any:
     """The host's VAE around a MoVQ.
 
@@ -52,7 +90,8 @@ def movq_vae(movq: Any) -> Any:
     """
     channels = movq.config.latent_channels
     stand_in = comfy.taesd.taesd.TAESD(latent_channels=channels).state_dict()
-    vae = comfy.sd.VAE(sd=stand_in, dtype=movq.dtype)
+    vae = KandinskyVAE(sd=stand_in, dtype=movq.dtype)
+    vae.saved = Known()
     factor = 2 ** (len(movq.config.block_out_channels) - 1)
     vae.first_stage_model = MoVQ(movq).eval().requires_grad_(False)
     vae.patcher = make_patcher(vae.first_stage_model)

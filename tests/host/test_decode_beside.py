@@ -174,3 +174,52 @@ def test_movq_makes_fewer_pictures_where_memory_runs_out_and_no_tiles(modules, m
     monkeypatch.setattr(modules.vae, "MicroBatches", lambda limit: batches(8))  # as on a card
     assert torch.equal(movq.decode(latents), latents * 2)
     assert sizes == [8, 4, *[2] * 10]
+
+
+def test_vae_decode_gives_what_was_saved_and_decodes_the_rest(modules, pack, monkeypatch):
+    _, vae = pack.nodes.DecoderLoader.execute("emoji-kandinsky (bundled)", "fp32").args
+    latents = torch.randn((4, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    expected = vae.decode(latents)
+    made, plain = [], type(vae.first_stage_model).decode
+    counted = lambda self, z: made.append(len(z)) or plain(self, z)  # noqa: E731
+    monkeypatch.setattr(type(vae.first_stage_model), "decode", counted)
+    for row in (2, 0):
+        vae.saved.put(modules.vae.latent_key(latents[row].double()), expected[row].clone())
+    for decode in (vae.shown, vae.decode):
+        assert torch.equal(decode(latents), expected)
+        assert sum(made) == 2
+        made.clear()
+    assert vae.saved.held == 0  # nothing is kept for longer than it is needed
+    assert torch.equal(vae.decode(latents), expected)
+    assert sum(made) == 4
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_pictures_that_a_run_has_saved_are_kept_for_the_node_that_decodes_them(
+    modules, pack, tmp_path, monkeypatch, taken
+):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(modules.saving, "is_taken", lambda prompt, node, output: taken)
+    decoder, vae = pack.nodes.DecoderLoader.execute("emoji-kandinsky (bundled)", "fp32").args
+    saving = pack.nodes.SaveAsDrawn.execute(PROMPTS, "kept", "png", "none", "{index:04d}").result[0]
+    latents = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    vae.saved.put(b"of an earlier run", torch.zeros(1))
+    with modules.saving.saving_as_drawn(saving, decoder, PROMPTS, 64, 64, 3) as (saver,):
+        saver.on_finished(np.arange(3), latents)
+    monkeypatch.setattr(vae, "first_stage_model", None if taken else vae.first_stage_model)  # it is not asked
+    images = vae.decode(latents)
+    assert vae.saved.held == 0
+    monkeypatch.undo()
+    assert torch.equal(images, vae.decode(latents))
+
+
+def test_a_prompt_says_whether_an_output_is_taken(pack):
+    upstream = importlib.import_module(f"{pack.__name__}.nodes.host.upstream")
+    prompt = {"1": {"inputs": {"seed": 3}}, "2": {"inputs": {"samples": ["1", 0], "text": ["9", 1]}}, "3": {}}
+    assert upstream.is_taken(prompt, "1", 0)
+    assert not upstream.is_taken(prompt, "1", 2)
+    assert not upstream.is_taken(prompt, "3", 0)
+    assert upstream.is_taken(prompt, "7", 0)  # in a graph that the prompt does not show
+    assert upstream.is_taken(None, None, 0)

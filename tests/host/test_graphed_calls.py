@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,17 @@ pytestmark = pytest.mark.host
 class Recorder:
     """Replays by calling again, into the same result; all calls take `plain` seconds, and replays `graphed`."""
 
+    pack = ""
+
     def __init__(self):
         self.plain, self.graphed = 2.0, 1.0
         self.sizes, self.replays, self.marks, self.error, self.off_by = [], 0, [], None, 0.0
+
+        self.looked_at = 0
+
+    def obstacle(self, call):
+        self.looked_at += 1
+        return importlib.import_module(f"{type(self).pack}.nodes.host.recordable").obstacle_of(call)
 
     def recorded(self, call, output):
         if self.error:
@@ -45,12 +54,14 @@ def graphed_calls(pack):
 
 
 @pytest.fixture
-def recorder(graphed_calls, all_at_once, monkeypatch):
+def recorder(pack, graphed_calls, all_at_once, monkeypatch):
     """As on a GPU: all rows in a call, and few of them recorded by this."""
+    monkeypatch.setattr(Recorder, "pack", pack.__name__)
     recorder = Recorder()
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: True)
     monkeypatch.setattr(graphed_calls, "CudaDevice", lambda: recorder)
     monkeypatch.setattr(graphed_calls, "LEAST_CALLS", 2)
+    graphed_calls._KEPT.clear()
     return recorder
 
 
@@ -127,6 +138,99 @@ def test_after_a_failure_nothing_is_recorded(run, host, recorder, graphed_calls,
     assert recorder.sizes == []
     monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
     assert torch.equal(latents, run(model, sampler="heun")[0])
+
+
+def test_what_waits_for_the_device_is_found_before_anything_is_recorded(run, host, recorder, graphed_calls):
+    """Under cudaMallocAsync a recording that fails ends the process."""
+    model = host.native_models.unet_model()
+    layer = model.model.diffusion_model.time_embed[0]
+    waiting = layer.register_forward_pre_hook(lambda module, args: args[0].sum().item() and None)
+    latents, report = run(model)
+    assert (recorder.sizes, recorder.looked_at) == ([], 1)
+    assert any(line.endswith("waits for the device)") for line in report if "cannot be recorded" in line)
+    assert run(model)[1] != report
+    assert recorder.looked_at == 1  # no later run looks again
+    waiting.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+        assert torch.equal(latents, run(model)[0])
+
+
+def test_a_kind_of_call_is_looked_at_once_whatever_its_size(run, host, recorder, graphed_calls):
+    model = host.native_models.unet_model()
+    run(model, sampler="heun")
+    graphed_calls._KEPT.clear()
+    run(model)
+    assert recorder.sizes == [2, 6, 2]
+    assert recorder.looked_at == 1
+
+
+def test_the_next_run_replays_what_the_last_one_has_recorded(run, host, recorder, graphed_calls, monkeypatch):
+    model = host.native_models.unet_model()
+    first, _ = run(model)
+    assert (recorder.sizes, recorder.replays) == ([2], 3)
+    second, report = run(model, seed=3)
+    assert (recorder.sizes, recorder.replays) == ([2], 3 + 4)  # to compare with the first call, and for all others
+    assert "calls replayed as CUDA graphs: 3" in report
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+    assert torch.equal(first, run(model)[0])
+    assert torch.equal(second, run(model, seed=3)[0])
+
+
+def test_what_does_not_give_the_same_any_more_is_recorded_anew(run, host, recorder, graphed_calls, monkeypatch):
+    """As where somebody has changed the network's code: what was recorded are the old one's kernels."""
+    model, plain = host.native_models.unet_model(), recorder.recorded
+    run(model)
+    recorder.off_by = 1e-3
+
+    def recorded(call, output):
+        recorder.off_by = 0.0
+        return plain(call, output)
+
+    monkeypatch.setattr(recorder, "recorded", recorded)
+    latents, report = run(model)
+    assert recorder.sizes == [2, 2]
+    assert "calls replayed as CUDA graphs: 2" in report
+    monkeypatch.setattr(graphed_calls, "may_be_recorded", lambda device: False)
+    assert torch.equal(latents, run(model)[0])
+
+
+def test_what_is_kept_is_bounded_in_all(graphed_calls):
+    graphs = {
+        (name,): SimpleNamespace(needed=needed, kept_with=5) for name, needed in (("old", 2), ("large", 6), ("new", 3))
+    }
+    assert [*graphed_calls.those_that_stay(graphs)] == [("old",), ("new",)]
+    graphs["newest",] = SimpleNamespace(needed=1, kept_with=5)
+    assert [*graphed_calls.those_that_stay(graphs)] == [("new",), ("newest",)]
+
+
+@pytest.mark.parametrize("how", ["too large", "moved", "another network"])
+def test_what_cannot_be_kept_is_not(run, host, recorder, graphed_calls, monkeypatch, how):
+    model = host.native_models.unet_model()
+    if how == "too large":
+        monkeypatch.setattr(graphed_calls, "KEPT_SHARE", 0)
+    run(model)
+    if how == "moved":
+        weight = model.model.diffusion_model.out[2].weight
+        weight.data = weight.data.clone()
+    if how == "another network":
+        run(host.native_models.unet_model())
+        assert len(graphed_calls._KEPT) == 1
+        recorder.sizes.pop()
+    run(model)
+    assert recorder.sizes == [2, 2]
+
+
+def test_operations_that_cannot_be_recorded_are_named(pack):
+    recordable = importlib.import_module(f"{pack.__name__}.nodes.host.recordable")
+    x, there = torch.randn(3, 4), torch.empty(3, 4, device="meta")
+    for call in (lambda: x @ x.T, lambda: there * 2.0, lambda: there * torch.tensor(2.0), lambda: torch.zeros_like(x)):
+        assert recordable.obstacle_of(call) == ""
+    for call in (lambda: float(x.sum()), lambda: x[x > 0], lambda: torch.equal(x, x), lambda: x.nonzero()):
+        assert recordable.obstacle_of(call).endswith("waits for the device")
+    for call in (lambda: x.to("meta"), lambda: there.copy_(x), lambda: there + x.to("meta")):
+        assert recordable.obstacle_of(call).endswith("goes from one device to another")
+    assert recordable.obstacle_of(lambda: x.reshape(5)).startswith("RuntimeError: shape '[5]' is invalid")
 
 
 def test_weights_that_move_are_not_read_where_they_were(run, host, recorder, graphed_calls, monkeypatch):

@@ -240,7 +240,7 @@ def inside(pack, monkeypatch):
         "hierdiff_core.kandinsky.loading",
         "hierdiff_core.kandinsky.schedulers",
     )
-    names += ("hierdiff_core.kandinsky.decoder", "hierdiff_core.previews")
+    names += ("hierdiff_core.kandinsky.call_memory", "hierdiff_core.previews")
     ours = {name.rsplit(".", 1)[-1]: importlib.import_module(f"{pack.__name__}.{name}") for name in names}
     pipeline = ours["loading"].load_decoder()
     latent_rgb = torch.linspace(-0.2, 0.5, 15).reshape(5, 3)
@@ -344,7 +344,9 @@ def test_what_the_host_reads_off_the_model(inside):
     # nodes that rebuild the noise schedule from the config, such as ModelSamplingDiscrete, find the same one
     rebuilt = model_sampling.ModelSamplingDiscrete(model.model_config)
     assert torch.allclose(rebuilt.sigmas, model.model_sampling.sigmas, rtol=1e-3)
-    assert patcher.memory_required([2, 4, 16, 24]) == inside.decoder.unet_bytes_per_row(inside.pipeline.unet, 16, 24)
+    assert patcher.memory_required([2, 4, 16, 24]) == inside.call_memory.unet_bytes_per_row(
+        inside.pipeline.unet, 16, 24
+    )
     assert patcher.model_dtype() == torch.float32
     # a ControlNet is refused before it runs
     with pytest.raises(ValueError, match="does not support ControlNets"):

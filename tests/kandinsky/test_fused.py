@@ -8,13 +8,14 @@ import pytest
 import torch
 from emulated_kernels import emulated
 
-from hierdiff_core import load_decoder
+from hierdiff_core import PromptEmbeddings, load_decoder, sample
 from hierdiff_core.kandinsky import acceleration, fused_kernels
 from hierdiff_core.kandinsky.acceleration import FusedCalls, Kept, PlainCalls, call, movq_pixels, unet_calls
 from hierdiff_core.kandinsky.fused_checks import has_kernels
 from hierdiff_core.kandinsky.fused_kernels import FusedKernels, TorchKernels, chunk_of, enlarged, last
 from hierdiff_core.kandinsky.fused_movq import FusedMovq, why_not_fused_movq
 from hierdiff_core.kandinsky.fused_unet import FusedUNet, why_not_fused
+from hierdiff_core.plan.algebra import alone
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,23 @@ def test_auto_is_fused_in_half_precision_on_cards_that_have_it(monkeypatch, card
 def test_nothing_is_done_to_a_unet_on_a_cpu(changed):
     assert type(unet_calls(changed, "auto")) is PlainCalls
     assert changed.conv_in.weight.is_contiguous()
+
+
+def test_the_network_is_not_asked_in_each_step_what_it_is(decoder, monkeypatch):
+    """It goes through all of its weights to say so, while the device waits for its next call."""
+    asked, rows = [], torch.eye(3, 128)
+    embeddings = PromptEmbeddings(rows, torch.zeros_like(rows), ["a cat", "a dog", "a fox"])
+    for name in ("dtype", "device"):
+        plain = getattr(type(decoder.unet), name)
+        monkeypatch.setattr(
+            type(decoder.unet), name, property(lambda unet, plain=plain: asked.append(1) or plain.fget(unet))
+        )
+    counts = []
+    for steps in (1, 3):
+        asked.clear()
+        sample(decoder, embeddings, alone(3, steps), width=64, height=64)
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
 
 
 @torch.no_grad()

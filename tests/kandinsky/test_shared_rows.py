@@ -40,6 +40,8 @@ class Rows:
 
     dtype, device = torch.float32, torch.device("cpu")
 
+    acceleration = "none"
+
     def __init__(self):
         self.calls = []
 

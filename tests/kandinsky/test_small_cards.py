@@ -11,7 +11,7 @@ import torch
 from hierdiff_core import load_decoder
 from hierdiff_core.devices import SideStream, weight_bytes
 from hierdiff_core.kandinsky import call_memory
-from hierdiff_core.kandinsky.call_memory import rows_per_call, unet_bytes_per_row
+from hierdiff_core.kandinsky.call_memory import rows_per_call, unet_bytes
 from hierdiff_core.kandinsky.decoding import movq_bytes_per_row, pictures_beside
 
 GIB = 2**30
@@ -20,23 +20,29 @@ TAKEN = 0.75 * GIB
 UNET = SimpleNamespace(config=SimpleNamespace(block_out_channels=(384,)), dtype=torch.float16)
 MOVQ = SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 256, 512)), dtype=torch.float16)
 FULL = SimpleNamespace(unet=UNET, movq=MOVQ)
-CARDS = [(80, 512, 32, 8), (80, 1024, 32, 8), (24, 512, 32, 8), (24, 768, 32, 5), (24, 1024, 32, 0)]
-CARDS += [(16, 512, 32, 8), (16, 768, 32, 1), (12, 512, 32, 4), (12, 768, 24, 0), (8, 512, 24, 0), (8, 768, 12, 0)]
-CARDS += [(8, 1024, 6, 0), (6, 512, 16, 0), (4, 512, 3, 0)]
+PLAIN = [(80, 512, 32, 8), (80, 1024, 32, 8), (24, 512, 32, 8), (24, 768, 32, 5), (24, 1024, 32, 0)]
+PLAIN += [(16, 512, 32, 8), (16, 768, 32, 1), (12, 512, 32, 4), (12, 768, 24, 0), (8, 512, 24, 0), (8, 768, 12, 0)]
+PLAIN += [(8, 1024, 6, 0), (6, 512, 16, 0), (4, 512, 3, 0)]
+FUSED = [(80, 1024, 32, 8), (24, 768, 32, 6), (24, 1024, 32, 2), (16, 512, 32, 8), (16, 768, 32, 2), (16, 1024, 24, 0)]
+FUSED += [(12, 512, 32, 5), (12, 768, 32, 0), (12, 1024, 16, 0), (8, 512, 32, 0), (8, 768, 16, 0), (8, 1024, 8, 0)]
+FUSED += [(6, 512, 12, 0), (6, 1024, 3, 0), (4, 512, 2, 0), (4, 1024, 1, 0)]
 
 
-@pytest.mark.parametrize(("gib", "pixels", "rows", "pictures"), CARDS)
-def test_rows_of_a_call_and_pictures_beside_it_fit_the_card(monkeypatch, gib, pixels, rows, pictures):
+@pytest.mark.parametrize(
+    ("way", "gib", "pixels", "rows", "pictures"),
+    [("none", *case) for case in PLAIN] + [("auto", *case) for case in FUSED],
+)
+def test_rows_of_a_call_and_pictures_beside_it_fit_the_card(monkeypatch, way, gib, pixels, rows, pictures):
     free, side = int(gib * GIB - TAKEN - WEIGHTS), pixels // 8
     monkeypatch.setattr(call_memory, "weight_bytes", lambda *networks: WEIGHTS)
     monkeypatch.setattr("hierdiff_core.sampling.microbatch.free_memory", lambda device: free)
     monkeypatch.setattr("hierdiff_core.sampling.microbatch.total_memory", lambda device: gib * GIB)
     first = SimpleNamespace(device=torch.device("cuda"), shape=(1, 4, side, side))
-    assert rows_per_call(FULL, first, 0, "none") == rows
-    row, picture = unet_bytes_per_row(UNET, side, side), movq_bytes_per_row(MOVQ, side, side)
-    assert rows == 1 or rows * row < 0.8 * free
-    assert pictures_beside(free, 32, row, picture) == pictures
-    assert not pictures or 32 * row + pictures * picture < free
+    assert rows_per_call(FULL, first, 0, way) == rows
+    taken, picture = unet_bytes(UNET, 32, side, side, way), movq_bytes_per_row(MOVQ, side, side)
+    assert rows == 1 or unet_bytes(UNET, rows, side, side, way) < 0.8 * free
+    assert pictures_beside(free, taken, picture) == pictures
+    assert not pictures or taken + pictures * picture < free
 
 
 def test_rows_that_are_asked_for_are_taken_but_on_a_cpu():

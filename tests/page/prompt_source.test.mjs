@@ -80,6 +80,8 @@ test("prompts are found through the edges of subgraphs, in and out", () => {
     { id: 4, type: "uuid2", inputs: { plan: [3, 0] }, subgraph: sampling },
   ]);
   assert.equal(sourceOf(sampling.getNodeById(1), ["a cat"], root).node, inner.getNodeById(1));
+  root.getNodeById(3).mode = 4;
+  assert.equal(sourceOf(sampling.getNodeById(1), ["a cat"], root).problem, "source_none"); // bypassed with all that is in it
   const twice = graphOf([
     { id: 3, type: "uuid", subgraph: inner },
     { id: 4, type: "uuid2", inputs: { plan: [3, 0] }, subgraph: sampling },
@@ -206,6 +208,25 @@ test("variants are asked of a node behind the source, which takes more of the sa
   assert.equal(addVariants(source(), { number: 1, count: 5, part_at: 0.5 }, create), node);
   assert.deepEqual([values(node), values(other)], [["1", 5, 0.5], ["7", 7, 0.5]]); // still the third
   assert.equal(addVariants({ node: {}, variants: [] }, { number: 0, count: 1, part_at: 0 }, () => null), null);
+});
+
+test("what is bypassed or muted takes no part, though the way leads through it", () => {
+  const graph = chain("a cat\na dog");
+  const sampler = graph.getNodeById(4);
+  const source = () => sourceOf(sampler, ["a cat", "a dog"], graph);
+  const node = addVariants(source(), { number: 1, count: 4, part_at: 0.25 }, (type) =>
+    graph.make({ type, inputs: { prompts: null }, widgets: { which: "", count: 3, part_at: 0.5 } }),
+  );
+  assert.deepEqual(source().variants, [node]);
+  for (const mode of [2, 4]) {
+    node.mode = mode;
+    assert.deepEqual(source().variants, []);
+    assert.equal(source().node, graph.getNodeById(1)); // the way leads through it
+  }
+  node.mode = 0;
+  assert.deepEqual(source().variants, [node]);
+  graph.getNodeById(1).mode = 2;
+  assert.equal(source().problem, "source_none");
 });
 
 test("nodes Variants mean the same prompts when one before comes or goes", () => {

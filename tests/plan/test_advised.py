@@ -7,7 +7,8 @@ import pytest
 
 from hierdiff_core import Budget, Profile, PromptTree, plan_for
 from hierdiff_core.plan.advised import Advised
-from hierdiff_core.plan.algebra import attach, edited, join, removed
+from hierdiff_core.plan.algebra import attach, edited, removed
+from hierdiff_core.plan.joining import join
 from hierdiff_core.plan.matching import refined, separated
 
 ADVISED = Advised("5f1c", {"sampler": "euler", "steps": 8}, "none", 0.004, 12, "looks as good")

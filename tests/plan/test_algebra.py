@@ -20,8 +20,9 @@ from hierdiff_core import (
     ward_linkage,
     write_plan,
 )
-from hierdiff_core.plan.algebra import alone, attach, edited, join, removed, rerolled
+from hierdiff_core.plan.algebra import alone, attach, edited, removed, rerolled
 from hierdiff_core.plan.frozen import FrozenTree, restricted, with_leaf
+from hierdiff_core.plan.joining import join
 from hierdiff_core.plan.linkage import check_linkage, cut
 from hierdiff_core.plan.matching import separated
 from hierdiff_core.plan.rerolls import Reroll

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hierdiff_core import build_plan, linear_thresholds, ward_linkage
-from hierdiff_core.plan.algebra import alone, join, removed, rerolled
+from hierdiff_core.plan.algebra import alone, removed, rerolled
 from hierdiff_core.plan.groups import groups_in_order, part_of
+from hierdiff_core.plan.joining import join
 from hierdiff_core.plan.rerolls import Reroll
 
 K = 9

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hierdiff_core import GuidanceCourse, build_plan, linear_thresholds, read_plan, ward_linkage, write_plan
-from hierdiff_core.plan.algebra import alone, attach, join, removed
+from hierdiff_core.plan.algebra import alone, attach, removed
+from hierdiff_core.plan.joining import join
 from hierdiff_core.plan.matching import refined, separated
 from hierdiff_core.plan.part import below, whole
 from hierdiff_core.plan.plan_file import plan_json, plan_of_json

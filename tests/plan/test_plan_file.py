@@ -25,7 +25,8 @@ from hierdiff_core import (
 )
 from hierdiff_core.plan import plan_file
 from hierdiff_core.plan.advised import Advised, advised_data
-from hierdiff_core.plan.algebra import alone, attach, edited, join, removed
+from hierdiff_core.plan.algebra import alone, attach, edited, removed
+from hierdiff_core.plan.joining import join
 from hierdiff_core.plan.matching import separated
 from hierdiff_core.plan.plan_file import plan_json, plan_of_json
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from hierdiff_core import Budget, Profile, PromptTree, Sensitivity, build_plan, plan_for
-from hierdiff_core.plan.algebra import attach, join
+from hierdiff_core.plan.algebra import attach
 from hierdiff_core.plan.budget import UNITS
+from hierdiff_core.plan.joining import join
 from hierdiff_core.plan.matching import check_plan_prompts
 from hierdiff_core.plan.plan_file import plan_json, plan_of_json
 from hierdiff_core.plan.profile import SHAPES
