@@ -59,7 +59,7 @@ def test_calls_are_counted_as_workers_make_them(scale, monkeypatch):
     made = []
 
     class Network:
-        device, dtype = torch.device("cpu"), torch.float32
+        acceleration, device, dtype = "none", torch.device("cpu"), torch.float32
 
         def __call__(self, x, t, embeds):
             made.append(len(x))
