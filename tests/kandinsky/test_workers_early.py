@@ -126,7 +126,7 @@ def test_an_embedding_that_fails_leaves_nothing_running(executor, monkeypatch, t
 
 
 class Network:
-    device, dtype = torch.device("cpu"), torch.float32
+    acceleration, device, dtype = "none", torch.device("cpu"), torch.float32
 
     def __init__(self):
         self.calls = []
