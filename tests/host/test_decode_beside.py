@@ -206,7 +206,7 @@ def test_pictures_that_a_run_has_saved_are_kept_for_the_node_that_decodes_them(
     saving = pack.nodes.SaveAsDrawn.execute(PROMPTS, "kept", "png", "none", "{index:04d}").result[0]
     latents = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(1))
     vae.saved.put(b"of an earlier run", torch.zeros(1))
-    with modules.saving.saving_as_drawn(saving, decoder, PROMPTS, 64, 64, 3) as (saver,):
+    with modules.saving.saving_as_drawn(saving, decoder, PROMPTS, (64, 64), 3, "none") as (saver,):
         saver.on_finished(np.arange(3), latents)
     monkeypatch.setattr(vae, "first_stage_model", None if taken else vae.first_stage_model)  # it is not asked
     images = vae.decode(latents)
