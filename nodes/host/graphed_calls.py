@@ -16,9 +16,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ...hierdiff_core.devices import after_failed_recording, is_out_of_memory
+from .call_kinds import Unknown, kind_of, structure_of, with_tensors
 from .compiled_models import is_compiled
 from .device import free_memory_beside
-from .guard import RUN_KEY
 from .recordable import obstacle_of
 from .row_clones import CLONES
 
@@ -33,15 +33,9 @@ LEAST_CALLS = 6  # that a size must have before it: recording takes as long as t
 GAINS = 0.95  # of the time before; else a graph is forgotten
 MEMORY_SHARE = 0.25  # of the free memory that a recorded call may hold
 KEPT_SHARE = 0.05  # of it that all may hold which are kept for other runs
-# In transformer_options: changes nothing of what a network without patches computes.
-NOT_READ = ("wrappers", "callbacks", "patches", "patches_replace", "uuids", "hierdiff", RUN_KEY)
 _FAILED: WeakSet[torch.nn.Module] = WeakSet()  # networks that cannot be recorded: no later run tries
 _KEPT: WeakKeyDictionary[torch.nn.Module, dict[tuple, Graph]] = WeakKeyDictionary()  # of the last network alone
 _LOOKED_AT: WeakKeyDictionary[torch.nn.Module, set] = WeakKeyDictionary()  # kinds of their calls that can be
-
-
-class Unknown(Exception):
-    """Something goes into a call of which nobody knows whether it stays."""
 
 
 class CudaDevice:
@@ -290,7 +284,7 @@ class GraphedCalls:
 
     def _look_at(self, network, executor, args, kwargs):
         """Refuse a call that cannot be recorded; once for each kind, whatever its sizes."""
-        kind = frozenset(_parts([list(args), kwargs], args[0].device, values=False))
+        kind = structure_of([list(args), kwargs], args[0].device)
         known = _LOOKED_AT.setdefault(network, set())
         if kind not in known:
             obstacle = self.device.obstacle(lambda: executor(*args, **kwargs))
@@ -351,53 +345,3 @@ def weights_stay(network: torch.nn.Module, device: torch.device) -> bool:
             if any(each is not None and each.device != device for each in tensors.values()):
                 return False
     return True
-
-
-def with_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The arguments of a call with other tensors."""
-    if torch.is_tensor(value):
-        return change(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)(with_tensors(item, change) for item in value)
-    if isinstance(value, dict):
-        return {key: item if key in NOT_READ else with_tensors(item, change) for key, item in value.items()}
-    return value
-
-
-def kind_of(value: Any, device: torch.device) -> tuple:
-    """Equal for the arguments of calls that differ in the values of tensors alone.
-
-    Raises
-    ------
-    Unknown
-        For anything but plain values and dense tensors on the device.
-    """
-    return tuple(_parts(value, device))
-
-
-def _parts(value: Any, device: torch.device, values: bool = True) -> Iterator[Any]:
-    """What makes the kind of a call; without `values` neither these nor sizes, but types and names alone."""
-    if torch.is_tensor(value):
-        plain = type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout == torch.strided
-        if value.device != device or not plain or not (value.is_contiguous() or is_channels_last(value)):
-            raise Unknown
-        yield from (value.shape, value.stride()) if values else ()
-        yield value.dtype, torch.is_inference_mode_enabled()
-    elif value is None or isinstance(value, (bool, int, float, str)):
-        yield (type(value), value) if values else type(value)
-    elif type(value) in (list, tuple):
-        yield (type(value), len(value)) if values else type(value)
-        for item in value:
-            yield from _parts(item, device, values)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if key not in NOT_READ:
-                yield key
-                yield from _parts(item, device, values)
-    else:
-        raise Unknown
-
-
-def is_channels_last(tensor: torch.Tensor) -> bool:
-    """Whether a copy of it is laid out as it is, though not contiguous."""
-    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
