@@ -707,6 +707,8 @@ def test_template_that_is_opened_twice_knows_nothing_of_the_first(open_page):
     first = page.serialized()["id"]
     page.set_value(SCHEDULE, "steps", 10)
     page.set_value("HierDiffPromptSet", "text", FEW)
+    for side in ("width", "height"):
+        page.set_value(SAMPLER, side, SIDE)
     page.run()
     until(page, "done")
     other = to_next_tab(page)  # from the first tab the newest front end opens it there again
