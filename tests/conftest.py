@@ -4,11 +4,13 @@ Beside this file are modules that tests import: graphs (workflows for a server),
 one), trees (messages of a growing tree), native_models, text_models, small_clips and large_models (small and full-sized
 networks with random weights), toy_models (models of a few lines that decide early or late), scene_folders (a tiny model
 in diffusers' format), first_parser (the first release's parser of prompts), attached_nodes (what other nodes attach to
-a model), compat_* (what users combine with Share Steps, and runs with and without it).
+a model), compat_* (what users combine with Share Steps, and runs with and without it), cpu_seconds (what a run
+took), prepared_process (scripts that need not import for seconds).
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import re
@@ -19,6 +21,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+# The collector looks at all objects again and again while torch, ComfyUI and thousands of tests are loaded, which stay:
+# that took a fourth of the collection's time, and a twentieth of the tests'.
+gc.disable()
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: its threads must not spin beside a server's
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the other cores have workers of their own
@@ -27,6 +32,7 @@ REPO_ROOT = Path(__file__).resolve().parent.parent
 sys.path += [str(REPO_ROOT), *(str(REPO_ROOT / name) for name in ("scripts", "tests", "training"))]
 
 from comfyui_host import ComfyServer, import_pack  # noqa: E402
+from cpu_seconds import CpuSeconds  # noqa: E402
 
 SERVER_LOG_LINES = 60
 # Each takes a minute or more: they begin first, so that no worker is left with one while the others are done.
@@ -42,6 +48,7 @@ LONGEST = (
     "test_training.py",
 )
 MEMORY_HOLDS = 0.2  # seconds
+NEW_OBJECTS = 20_000  # before the collector looks at them, instead of 700
 SLOW_FIXTURES = {"pack", "smoke_run"}  # they import ComfyUI, or train a model: marked, for `make quick`
 
 
@@ -80,6 +87,7 @@ class _FilesAndFrontEnds:
 def pytest_configure(config):
     # As a plugin: a conftest's own hook is not asked about the folder above it.
     config.pluginmanager.register(_RootIsNoPackage())
+    config.pluginmanager.register(CpuSeconds())
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_FilesAndFrontEnds())
 
@@ -97,6 +105,12 @@ def pytest_collection_modifyitems(items):
         own = LONGEST.index(item.path.name) - len(LONGEST) if item.path.name in LONGEST else own
         rank[item.path] = min(own, rank.get(item.path, own))
     items.sort(key=lambda item: rank[item.path])
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is there now stays until the end
+    gc.set_threshold(NEW_OBJECTS, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from comfyui_host import PromptFailed
-from graphs import changed, messages_of, native_graph, node, pictures, said, small_graph
+from graphs import FULL_SIZE, changed, messages_of, native_graph, node, pictures, said, small_graph
 
 pytestmark = pytest.mark.host
 ASKED = {"goal": "no visible loss", "value": 20.0, "samples": 3, "measure": "looks the same"}
@@ -23,7 +23,7 @@ def advised_graph(**changes):
 
 
 def advised_kandinsky_graph(**changes):
-    graph = small_graph()
+    graph = small_graph(**FULL_SIZE)
     del graph["plan"]
     settings = {"scheduler": "DDPM", "steps": 4, "guidance": 3.0, "width": 128, "height": 128, "seed": 1}
     links = {"decoder": ["load_decoder", 0], "embeddings": ["embed", 0], "linkage": ["link", 0]}

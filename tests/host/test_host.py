@@ -206,7 +206,7 @@ def test_pictures_are_those_of_the_library(comfyui, small_run):
     shape = falling_shape(6)
     plan = build_plan(Z, thresholds_at(tau_for_saving(Z, shape, 0.4), shape))
     decoder = load_decoder()
-    latents = sample(decoder, embeddings, plan, seed=1, guidance=3.0, width=128, height=128)
+    latents = sample(decoder, embeddings, plan, seed=1, guidance=3.0, width=64, height=64)
     expected = [np.asarray(picture, dtype=int) for picture in to_pictures(decode(decoder, latents))]
     for made, wanted in zip(pictures(comfyui, small_run, "save"), expected, strict=True):
         assert abs(made - wanted).max() <= 1  # the host rounds down

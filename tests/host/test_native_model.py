@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui_host import PromptFailed
-from graphs import pictures, small_graph
+from graphs import FULL_SIZE, pictures, small_graph
 
 pytestmark = pytest.mark.host
 
@@ -37,7 +37,8 @@ def saved(latent):
 def native_graph(*extra, ours=False, batch=6, **changes):
     """The bundled model under KSampler; `changes` are its inputs, `extra` more nodes, `ours` our own sampler too."""
     every_step = {"plan.mode": "tau", "plan.value": 0.0, "plan.steps": STEPS, "sample.scheduler": "Euler"}
-    graph = small_graph(**{"embed.seed": 7, "save.filename_prefix": f"ours{next(UNCACHED)}"}, **every_step)
+    ours_alone = {"embed.seed": 7, "save.filename_prefix": f"ours{next(UNCACHED)}", **FULL_SIZE}
+    graph = small_graph(**ours_alone, **every_step)
     if not ours:
         for name in ("sample", "decode", "sheet", "save", "plan", "link"):
             del graph[name]

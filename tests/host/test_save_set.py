@@ -365,7 +365,7 @@ def test_server_saves_what_vae_decode_and_save_image_do(comfyui):
         assert set(one.info) == {"prompt", "workflow"}
         assert own["seed"] == graph["sample"]["inputs"]["seed"]
     assert np.array_equal(*(pictures(comfyui, {"outputs": outputs}, name) for name in ("sheet", "list_sheet")))
-    assert "6 images, 128 × 128" in outputs["set_saved"]["text"][0]
+    assert "6 images, 64 × 64" in outputs["set_saved"]["text"][0]
     graph["set_saved"]["inputs"]["name"] = "{seeds}"
     with pytest.raises(HttpFailed, match="seeds"):
         comfyui.queue(graph)

@@ -1,8 +1,9 @@
 """Pages of a real ComfyUI in a real Chromium, for the tests of this folder.
 
-Loading a page costs two seconds of a processor, and six where the browser has not loaded it before: more than many of
-these tests. A test that asks for a `shared` page gets one that stays open between tests, with an empty workflow in it;
-the browser and its windows, with the files that they have, stay open until the tests of this folder are over.
+Loading a page costs three seconds of a processor, and five where its process has not loaded it before: more than many
+of these tests. A test that asks for a `shared` page gets one that stays open between tests, with an empty workflow in
+it; any other gets one that loads anew in a process that has loaded it, with nothing stored. The browser, its windows
+and the pages stay open until the tests of this folder are over.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from comfyui_host import REPO_ROOT, ComfyServer
-from comfyui_page import QUIET, chromium, comfyui_page, new_window, newest_front_end
+from comfyui_page import QUIET, SIZE, ComfyPage, chromium, new_window, newest_front_end
 from other_pack import write_pack
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 ARTIFACTS = REPO_ROOT / "test_artifacts" / "browser"
 MOST_KEPT = 2
@@ -43,8 +45,20 @@ FEWER_FRAMES = f"""(() => {{
     window.cancelAnimationFrame = (id) => waiting.delete(id);
     window.millisecondsOfFrame = {FRAMES_APART};
 }})()"""
+# While something moves the browser lays out and paints the page sixty times a second: a third of what a run costs.
+STILL = """addEventListener("DOMContentLoaded", () => {
+    const style = document.createElement("style");
+    style.textContent = "*, ::before, ::after { animation: none !important; transition: none !important }";
+    document.head.append(style);
+})"""
 EMPTY = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "version": 0.4}
 FAILED = pytest.StashKey[bool]()
+
+
+def empty(page):
+    """Open an empty workflow and close what lies over it."""
+    page.load_graph({**EMPTY, "id": str(uuid.uuid4())})
+    page.close_panels()
 
 
 class Pages:
@@ -52,64 +66,80 @@ class Pages:
 
     def __init__(self, browser, server):
         self.browser, self.server = browser, server
-        self.kept = {}  # settings as a text -> page, window; the one used last at the end
-        self.free = {}  # options of a window as a text -> windows that no page is in
+        self.kept = {}  # settings as a text -> page, what gives it back; the one used last at the end
+        self.free = {}  # options of a window as a text -> pages that no test has
+        self.spoilt = set()  # pages that no other test may have
 
     def share(self, settings):
         """The page with these settings that stays open, with an empty workflow; a new one where there is none."""
         settings = {**QUIET, **settings}
-        page, window = self.kept.pop(str(settings), (None, None))
-        if page is None:
+        page, lent = self.kept.pop(str(settings), (None, None))
+        if page is None or not self.emptied(page, lent, settings):
             while len(self.kept) >= MOST_KEPT:
                 self.drop(next(iter(self.kept.values()))[0])
-            window = self.new(settings=settings)
-            page = window.__enter__()
-        else:
-            self.server.post("/settings", settings)  # the server keeps those of the page that came last
-            page.errors.clear()
-            page.refused.clear()
-            page.page.mouse.move(0, 0)
-        self.kept[str(settings)] = page, window
-        try:
-            page.load_graph({**EMPTY, "id": str(uuid.uuid4())})
-            page.close_panels()
-        except BaseException:
-            self.drop(page)
-            raise
+            lent = self.new(settings=settings)
+            page = lent.__enter__()
+            empty(page)
+        self.kept[str(settings)] = page, lent
         return page
+
+    def emptied(self, page, lent, settings):
+        """Whether a page that was open before could be emptied; one that has something over its graph is given up."""
+        self.server.post("/settings", settings)  # the server keeps those of the page that came last
+        page.errors.clear()
+        page.refused.clear()
+        page.page.mouse.move(0, 0)
+        with contextlib.suppress(PlaywrightTimeoutError):
+            empty(page)
+            return True
+        self.spoilt.add(page)
+        lent.__exit__(None, None, None)
+        return False
 
     @contextlib.contextmanager
     def new(self, *, settings=None, **options):
-        """A new page, in a window that has the host's files in its cache if there is one."""
+        """A page that has just been loaded, in a window that no other page is in."""
         free = self.free.setdefault(str(options), [])
-        window = free.pop() if free else self.new_window(**options)
-        with comfyui_page(self.browser, self.server, settings=settings, window=window) as page:
+        page = free.pop() if free else ComfyPage(self.new_window(**options).new_page(), self.server)
+        self.server.post("/settings", {**QUIET, **(settings or {})})
+        try:
+            page.page.set_viewport_size(options.get("viewport", SIZE))
+            page.forget()
+            page.load()
             yield page
-        free.append(window)
+            if page not in self.spoilt:
+                page.leave()
+        except BaseException:
+            self.spoilt.add(page)
+            raise
+        finally:
+            if page in self.spoilt:
+                page.page.context.close()
+            else:
+                free.append(page)
 
     def new_window(self, **options):
         window = new_window(self.browser, **options)
         window.add_init_script(FEWER_FRAMES)
+        window.add_init_script(STILL)
         return window
-
-    def drop_all(self):
-        for page, _ in list(self.kept.values()):
-            self.drop(page)
 
     def close(self):
         """Close all that stays open."""
-        self.drop_all()
-        for windows in self.free.values():
-            for window in windows:
-                window.close()
+        for page, _ in list(self.kept.values()):
+            self.spoilt.add(page)  # its server may be gone: nothing is to be left in it
+            self.drop(page)
+        for pages in self.free.values():
+            for page in pages:
+                page.page.context.close()
         self.free.clear()
 
     def drop(self, page):
-        """Close a page if it is one that stays open."""
-        for settings, (kept, window) in list(self.kept.items()):
+        """Give back a page if it is one that stays open."""
+        for settings, (kept, lent) in list(self.kept.items()):
             if kept is page:
                 del self.kept[settings]
-                window.__exit__(None, None, None)
+                lent.__exit__(None, None, None)
 
 
 class Opened:
@@ -180,9 +210,7 @@ def server(comfyui):
 
 @pytest.fixture(scope="module")
 def pages(server):
-    made = OPENED.pages_of(server)
-    yield made
-    made.drop_all()  # what a file did to its pages is no other's
+    return OPENED.pages_of(server)
 
 
 @pytest.fixture
@@ -206,9 +234,10 @@ def open_page(pages, request):
         name = re.sub(r"[^\w-]+", "_", request.node.name.removeprefix("test_"))
         for i, page in enumerate(opened):
             page.screenshot(ARTIFACTS / f"{name}{f'_{i}' if i else ''}.png")
-    for page in opened:
-        if page.errors or page.refused or request.node.stash.get(FAILED, False):
-            pages.drop(page)  # whatever went wrong in it ends with it
+        for page in opened:
+            if page.errors or page.refused or request.node.stash.get(FAILED, False):
+                pages.spoilt.add(page)  # whatever went wrong in it ends with it
+                pages.drop(page)
     for page in opened:
         assert page.errors == []
         assert page.refused == []

@@ -28,6 +28,7 @@ WORKFLOWS = REPO_ROOT / "workflows"
 SAMPLER, SCHEDULE = "HierDiffBranchingSampler", "HierDiffThresholdSchedule"
 FEW = "{cat face|tiger face|red apple}, {noto|flat} style"
 BUNDLED = "emoji-kandinsky (bundled)"
+SIDE = 64  # of most pictures, in pixels: half of what the bundled model is for takes a fourth of the time
 
 
 # --- Servers, pages, workflows ---------------------------------------------------------------------------------------
@@ -50,8 +51,9 @@ def template(name, **values):
 
 
 def small(seed=0, steps=12, **values):
-    """The quick start with six prompts and few steps; another seed is drawn anew."""
-    changes = {"HierDiffPromptSet.0": FEW, f"{SAMPLER}.0": seed, f"{SCHEDULE}.0": steps}
+    """The quick start with six small pictures in few steps; another seed is drawn anew."""
+    changes = {"HierDiffPromptSet.0": FEW, "HierDiffPriorEmbedding.1": 5, f"{SAMPLER}.0": seed, f"{SCHEDULE}.0": steps}
+    changes |= {f"{SAMPLER}.4": SIDE, f"{SAMPLER}.5": SIDE}
     return template("hierdiff_quickstart", **{**changes, **values})
 
 
@@ -170,7 +172,9 @@ def test_quick_start_grows_a_tree(open_page):
     page.drop_workflow(WORKFLOWS / "hierdiff_quickstart.json")
     assert [state["state"] for state in states(page)] == ["none"]
     page.set_value("HierDiffPromptSet", "text", "{cat face|tiger face|red apple}, {noto|flat|3d|pixel} style")
-    page.set_value(SCHEDULE, "steps", 20)  # a fifth of the time
+    page.set_value(SCHEDULE, "steps", 20)  # with the size a tenth of the time
+    for side in ("width", "height"):
+        page.set_value(SAMPLER, side, SIDE)
     seen = watched(page)
     assert seen == sorted(seen)
     assert len({step for step in seen if 0 < step < 20}) >= 3  # it grew while it was sampled
@@ -192,8 +196,9 @@ def test_kandinsky_template_runs_once_its_models_are_there(open_page):
         ("HierDiffPriorLoader", "model", BUNDLED),
         ("HierDiffDecoderLoader", "model", BUNDLED),
         (SAMPLER, "guidance", 3.0),
-        (SAMPLER, "width", 128),
-        (SAMPLER, "height", 128),
+        ("HierDiffPriorEmbedding", "steps", 5),
+        (SAMPLER, "width", SIDE),
+        (SAMPLER, "height", SIDE),
         (SCHEDULE, "steps", 10),
     ]:
         page.set_value(node, name, value)
@@ -527,7 +532,7 @@ def test_tree_of_a_run_depth_first_grows_subtree_by_subtree(open_page):
     """In pieces of at least 16 branches: the first are done before others begin."""
     page = open_page(shared=True)
     settings = {"HierDiffPromptSet.0": "{cat face|tiger face|red apple|tulip}, {noto|flat|3d|pixel|paper} style"}
-    settings |= {f"{SCHEDULE}.0": 8, f"{SAMPLER}.8": "depth first"}
+    settings |= {f"{SCHEDULE}.0": 8, f"{SAMPLER}.8": "depth first", f"{SAMPLER}.4": SIDE, f"{SAMPLER}.5": SIDE}
     page.drop("depth.json", json.dumps(template("hierdiff_quickstart", **settings)).encode(), "application/json")
     page.evaluate(
         """() => {
@@ -702,6 +707,8 @@ def test_template_that_is_opened_twice_knows_nothing_of_the_first(open_page):
     first = page.serialized()["id"]
     page.set_value(SCHEDULE, "steps", 10)
     page.set_value("HierDiffPromptSet", "text", FEW)
+    for side in ("width", "height"):
+        page.set_value(SAMPLER, side, SIDE)
     page.run()
     until(page, "done")
     other = to_next_tab(page)  # from the first tab the newest front end opens it there again
@@ -781,7 +788,7 @@ def test_panels_work_in_nodes_2(open_page):
     page.page.keyboard.press("Home")
     page.page.keyboard.press("End")
     picture = opened_picture(page)
-    assert (picture["sides"], picture["strip"], picture["note"]) == ([128, 128], 6, "")
+    assert (picture["sides"], picture["strip"], picture["note"]) == ([SIDE, SIDE], 6, "")
     page.page.keyboard.press("Escape")
     page.show(page.node_of(SCHEDULE), zoom=0.8)
     page.settle(1000)
@@ -1003,11 +1010,13 @@ def test_panels_follow_the_theme(open_page, theme):
 
 
 def test_tree_does_not_move_for_those_who_want_less_motion(open_page):
-    page = open_page(reduced_motion="reduce")
+    page = open_page(shared=True)
+    page.page.emulate_media(reduced_motion="reduce")
     workflow = small()
     page.load_graph(workflow)
     begin, *progress = synthetic_run(leaves=40, steps=20, node=str(page.node_of(SAMPLER)), workflow=workflow["id"])
     frames = page.evaluate(GROW_AND_COUNT, [begin, progress[:1], TREE])
+    page.page.emulate_media(reduced_motion="null")
     assert frames <= 3
 
 
@@ -1230,7 +1239,7 @@ def test_seconds_are_told_and_a_prompt_is_compared_with_itself_unshared(open_pag
         )
         for name in ("shared", "unshared")
     )
-    assert shared == unshared == 128
+    assert shared == unshared == SIDE
     # the keys move the line at once, and the pointer takes it along
     assert line(page) == 50
     page.page.keyboard.press("ArrowRight")

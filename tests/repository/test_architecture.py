@@ -1,6 +1,8 @@
 """Arrows between the packages point one way, and heavy imports wait until they are needed."""
 
 import ast
+import copy
+import functools
 import json
 import subprocess
 import sys
@@ -56,12 +58,17 @@ def module_level(tree):
     """The module without the bodies of its functions, which run later, and without what is imported for types alone."""
     outside = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     outside = [node for node in outside if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
-    for node in outside:
-        if isinstance(node, ast.ClassDef):
-            node.body = [part for part in node.body if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    return ast.Module(outside, [])
+    return ast.Module([without_methods(node) if isinstance(node, ast.ClassDef) else node for node in outside], [])
 
 
+def without_methods(node):
+    """A class with the rest of its body."""
+    shown = copy.copy(node)
+    shown.body = [part for part in node.body if not isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return shown
+
+
+@functools.cache  # several tests read each file, and none changes what it reads
 def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 

@@ -6,11 +6,13 @@ import sys
 
 import pytest
 import torch
+import train
 import train_scenes
 from assemble import OF_THIS_MACHINE
 from conftest import REPO_ROOT
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
+from prepared_process import PREPARED
 from safetensors.torch import load_file
 from scenes.config import PICTURE
 from scenes.sampling import draw, load_model, starting_noise
@@ -29,6 +31,7 @@ def run(out, *arguments):
     terminated, precision = signal.getsignal(signal.SIGTERM), torch.get_float32_matmul_precision()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", command(out, *arguments))
+        patch.setattr(train, "subprocess", PREPARED)
         patch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)  # back as it was
         patch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
         try:

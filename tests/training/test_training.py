@@ -22,6 +22,7 @@ from guidance import COUNT, WAYS, Toy
 from loop import Run, ema_decay, is_finished, learning_rate, mark_finished
 from movq import fold_statistics, normalised
 from PIL import Image
+from prepared_process import PREPARED
 from prior import guided, noised, rollout
 from stage import run_stage
 from tokens import BEGIN, END, keep_tokenizer, vocabulary_of
@@ -296,6 +297,7 @@ def smoke_run(tmp_path_factory):
     """A whole training of a few steps; its stages are scripts, and what starts them is here: it imports for seconds."""
     out, terminated = tmp_path_factory.mktemp("run"), signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "subprocess", PREPARED)
         patch.setattr(sys, "argv", ["train.py", "--smoke", "--device", "cpu", "--out", str(out)])
         try:
             train.main()
