@@ -236,6 +236,13 @@ def compare_graphs(small, sdxl, models):
         few_clusters("a quarter of Flux", flux, side, 1.0, steps)
 
 
+def forget_recorded():
+    """As in a new process: what was recorded of a network is kept from run to run."""
+    graphed_calls = importlib.import_module("hierdiff_pack.nodes.host.graphed_calls")
+    for kept in (graphed_calls._KEPT, graphed_calls._LOOKED_AT, graphed_calls._FAILED):
+        kept.clear()
+
+
 def fail_to_record(patcher, side, steps):
     """Prints what a run says whose network waits for the device, which cannot be recorded, and draws noise after it."""
     runs, device = Runs(patcher, 8, steps, side, saving=0.8 if steps > 8 else 0.7), patcher.load_device
@@ -247,6 +254,7 @@ def fail_to_record(patcher, side, steps):
             return torch.randn(1000, device=device), thread.submit(torch.randn, 1000, device=device).result()
 
     before, expected = drawn(), runs.shared(runs.plan)
+    forget_recorded()
     layer = patcher.model.diffusion_model.time_embed[0]
     waiting = layer.register_forward_pre_hook(lambda module, args: args[0].sum().item() and None)
     try:

@@ -31,6 +31,7 @@ MOST_LATENTS = 8  # of a call: for more the device takes longer than the CPU, on
 WARM_CALLS = 2  # before a size is recorded: the first sets up libraries, the second is measured
 LEAST_CALLS = 6  # that a size must have before it: recording takes as long as two or three calls
 GAINS = 0.95  # of the time before; else a graph is forgotten
+TIMED = 3  # replays, of which the least is compared: one alone may have had to wait for a busy CPU
 MEMORY_SHARE = 0.25  # of the free memory that a recorded call may hold
 KEPT_SHARE = 0.05  # of it that all may hold which are kept for other runs
 _FAILED: WeakSet[torch.nn.Module] = WeakSet()  # networks that cannot be recorded: no later run tries
@@ -70,15 +71,16 @@ class CudaDevice:
 class Size:
     """What is known of the calls of one kind and size.
 
-    calls : int              so far
-    plain, graphed : tuple   marks around one of them as it is, and around one that was replayed
+    calls : int       so far
+    plain : tuple     marks around one of them as it is
+    graphed : list    marks around each of the first that were replayed
     graph : Graph or None
     """
 
     def __init__(self) -> None:
         self.calls = 0
         self.plain: tuple[Any, Any] | None = None
-        self.graphed: tuple[Any, Any] | None = None
+        self.graphed: list[tuple[Any, Any]] = []
         self.graph: Graph | None = None
 
 
@@ -294,21 +296,23 @@ class GraphedCalls:
 
     def _replayed(self, size, args, kwargs):
         self.replayed += 1
-        began = self.device.mark() if size.graphed is None else None
+        if len(size.graphed) >= TIMED:
+            return size.graph(args, kwargs)
+        began = self.device.mark()
         output = size.graph(args, kwargs)
-        if began is not None:
-            size.graphed = began, self.device.mark()
+        size.graphed.append((began, self.device.mark()))
         return output
 
     def _gains(self, size, args):
-        """Whether a replay is faster than the call was; as long as nobody knows, yes."""
-        if size.plain is None or size.graphed is None:
+        """Whether replays are faster than the call was; as long as nobody knows, yes."""
+        if size.plain is None or len(size.graphed) < TIMED:
             return True
-        before, now = self.device.seconds(*size.plain), self.device.seconds(*size.graphed)
-        if before is None or now is None:
+        before = self.device.seconds(*size.plain)
+        now = [took for marks in size.graphed if (took := self.device.seconds(*marks)) is not None]
+        if before is None or len(now) < TIMED:
             return True
         size.plain = None
-        if now < GAINS * before:
+        if min(now) < GAINS * before:
             return True
         self._too_large = len(args[0])
         return False
