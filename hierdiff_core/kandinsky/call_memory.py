@@ -83,9 +83,7 @@ def rows_per_call(decoder: KandinskyV22Pipeline, first: torch.Tensor, micro_batc
         return 1
     if not micro_batch:
         (height, width), weights = first.shape[2:], weight_bytes(decoder.unet, decoder.movq)
-        row, kept = (
-            unet_bytes_per_row(decoder.unet, height, width, way),
-            (graphed_branches(height, width, way), KEPT_BY_GRAPHS),
-        )
+        row = unet_bytes_per_row(decoder.unet, height, width, way)
+        kept = graphed_branches(height, width, way), KEPT_BY_GRAPHS
         micro_batch = auto_micro_batch(first.device, row, weights=weights, kept=kept)
     return min(micro_batch, LARGEST_COMPILED) if way == "torch.compile" else micro_batch

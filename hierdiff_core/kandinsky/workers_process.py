@@ -66,8 +66,6 @@ def make_worker(setup: dict[str, Any]) -> DecoderWorker:
         If the decoder's folder is not here or holds other weights, or the set's folder is not seen from here.
     """
     check_shared(setup["pictures"])
-    if setup["device"] == "cpu":
-        torch.set_num_threads(setup["threads"])
     _wanted.set()
     with _loading:
         decoder = loaded(setup).to(setup["device"])
@@ -80,7 +78,9 @@ def make_worker(setup: dict[str, Any]) -> DecoderWorker:
 
 
 def loaded(setup: dict[str, Any]) -> Any:
-    """The decoder of this process, in main memory if it was not there before."""
+    """The decoder of this process, in main memory if it was not there before; a CPU works with so many threads."""
+    if setup["device"] == "cpu":
+        torch.set_num_threads(setup["threads"])
     key = (setup["folder"], setup["dtype"], setup["device"])
     if key not in _loaded:
         _loaded.clear()
@@ -100,8 +100,6 @@ def make_ready_early(setup: dict[str, Any]) -> None:
     with _loading:
         if _wanted.is_set():
             return
-        if setup["device"] == "cpu":
-            torch.set_num_threads(setup["threads"])
         decoder, device = loaded(setup), torch.device(setup["device"])
         if device.type != "cpu" and free_memory(device) > ROOM:
             prepare_calls(decoder.to(device), setup, _wanted.is_set)

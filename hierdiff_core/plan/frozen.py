@@ -8,6 +8,7 @@ Legend: N prompts of the plan; L leaves of the tree: these prompts, and prompts 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -197,8 +198,8 @@ class FrozenTree:
         Z = self.tree.Z
         kept = np.zeros(self.tree.num_prompts, dtype=bool)
         kept[self.present] = True
-        parents, oldest = parents_of(Z).tolist(), over_nodes(Z, self.generations, np.minimum).tolist()
-        alive, ages = over_nodes(Z, kept, np.logical_or).tolist(), self.generations.tolist()
+        parents, oldest = parents_of(Z).tolist(), over_nodes(Z, self.generations, min).tolist()
+        alive, ages = over_nodes(Z, kept, operator.or_).tolist(), self.generations.tolist()
         for leaf in np.flatnonzero(~kept).tolist():
             node = parents[leaf]
             while node >= 0 and oldest[node] == ages[leaf] and not alive[node]:
@@ -225,7 +226,7 @@ class Walk:
         self.counted[np.unique(cut(self.Z, 0.0), return_index=True)[1]] = True
         alive = np.zeros(len(unit), dtype=bool)
         alive[frozen.present] = True
-        self.alive = over_nodes(self.Z, alive, np.logical_or)
+        self.alive = over_nodes(self.Z, alive, operator.or_)
 
     def place(self, root: int) -> tuple[int, float]:
         """The node to be the new leaf's sibling, in the tree below a root, and the height of their merge."""

@@ -8,10 +8,9 @@ import comfy.model_management
 import torch
 
 from ...hierdiff_core.devices import SideStream, free_memory
-from ...hierdiff_core.kandinsky.acceleration import ACCELERATIONS, way_on
-from ...hierdiff_core.kandinsky.call_memory import unet_bytes
+from ...hierdiff_core.kandinsky.acceleration import ACCELERATIONS
 from ...hierdiff_core.kandinsky.decoding import LARGEST_MOVQ, decode, movq_bytes_per_row, pictures_beside
-from .device import main_device
+from .vae import bytes_of_calls
 
 if TYPE_CHECKING:
     from .models import LoadedModel
@@ -50,9 +49,8 @@ def load_beside(
         Of these calls.
     """
     pipeline, f = decoder.pipeline, decoder.pipeline.movq_scale_factor
-    size = height // f, width // f
-    taken = unet_bytes(pipeline.unet, rows, *size, way_on(pipeline.unet, acceleration, main_device()))
-    picture = movq_bytes_per_row(pipeline.movq, *size)
+    taken = bytes_of_calls(decoder, width, height, rows, acceleration)
+    picture = movq_bytes_per_row(pipeline.movq, height // f, width // f)
     required = taken + LARGEST_MOVQ * picture
     comfy.model_management.load_models_gpu(
         [decoder.patcher, decoder.vae.patcher], memory_required=required, force_full_load=True

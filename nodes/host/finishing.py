@@ -140,11 +140,10 @@ class Finishing:
         if self._waiting is None or self.beside is None:
             return None
         prompts, samples = self._waiting
-        at_once = self.beside.at_once(rows, samples.shape)
-        decode = self.beside.decode
-        return (
-            self.beside.side.run(lambda own: self._decode(prompts, own, decode, at_once), samples) if at_once else None
-        )
+        decode, at_once = self.beside.decode, self.beside.at_once(rows, samples.shape)
+        if not at_once:
+            return None
+        return self.beside.side.run(lambda own: self._decode(prompts, own, decode, at_once), samples)
 
     def _decode(self, prompts, samples, decode, at_once):
         """In the thread: whatever fails here is decoded by the host once the sampler is done."""

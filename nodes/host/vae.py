@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
 def load_unet(decoder: LoadedModel, width: int, height: int, rows: int, acceleration: str = ACCELERATIONS[0]) -> None:
     """Bring a decoder's UNet to the device, with room for calls of `rows` branches of this size in pixels."""
+    decoder.load(memory_required=bytes_of_calls(decoder, width, height, rows, acceleration))
+
+
+def bytes_of_calls(decoder: LoadedModel, width: int, height: int, rows: int, acceleration: str) -> int:
+    """What a decoder's UNet takes on the device, beside its weights, for such calls."""
     unet, f = decoder.pipeline.unet, decoder.pipeline.movq_scale_factor
-    way = way_on(unet, acceleration, main_device())
-    decoder.load(memory_required=unet_bytes(unet, rows, height // f, width // f, way))
+    return unet_bytes(unet, rows, height // f, width // f, way_on(unet, acceleration, main_device()))
 
 
 class MoVQ(torch.nn.Module):
